@@ -1,0 +1,241 @@
+"""Recipes: everything a run does, as frozen, strict, JSON round-tripping values.
+
+An ablation is another value of a field or a weight of 0, never another class.
+"""
+
+from __future__ import annotations
+
+import json
+from math import exp
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from textmask.errors import ConfigError, choose
+
+
+class Config(BaseModel):
+    """Frozen settings: an unknown field or a wrong type is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+class Optim(Config):
+    """Optimiser of a stage."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Schedule(Config):
+    """Learning rate over the steps of a stage.
+
+    `cosine` falls from lr to lr_min; `one_cycle` rises for `warmup` (a fraction of the stage) and falls to lr_min;
+    `warm_restarts` is a cosine restarted every `period_epochs`.
+    """
+
+    name: Literal["constant", "cosine", "one_cycle", "warm_restarts"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1)
+    lr_min: float = Field(1e-6, ge=0)
+    period_epochs: int = Field(10, ge=1)
+
+
+class Augment(Config):
+    """Paired augmentation of image, mask and sentence.
+
+    A horizontal flip mirrors the sentence too; where a sentence cannot be rewritten the flip is refused for it.
+    """
+
+    rotate_deg: float = Field(10.0, ge=0, le=180)
+    translate: float = Field(0.05, ge=0, lt=1, description="of the image size")
+    scale: tuple[float, float] = (0.9, 1.1)
+    flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip, sentence included")
+    gamma: tuple[float, float] = (1.0, 1.0)
+    brightness: float = Field(0.0, ge=0)
+    contrast: float = Field(0.0, ge=0)
+
+
+class Ramp(Config):
+    """A loss weight that grows from 0 to `to` between two epochs of its stage."""
+
+    to: float = Field(ge=0)
+    start_epoch: int = Field(0, ge=0)
+    end_epoch: int = Field(ge=0)
+    shape: Literal["linear", "sigmoid"] = "linear"
+
+    def at(self, epoch: float) -> float:
+        """Weight at a (fractional) epoch."""
+        if self.end_epoch <= self.start_epoch:
+            return self.to if epoch >= self.start_epoch else 0.0
+        t = min(max((epoch - self.start_epoch) / (self.end_epoch - self.start_epoch), 0.0), 1.0)
+        if self.shape == "linear":
+            return self.to * t
+        return 0.0 if t == 0 else self.to * exp(-5.0 * (1.0 - t) ** 2)
+
+
+class Stage(Config):
+    """One ordered part of a training.
+
+    Attributes:
+        optim: None means that nothing is trained by gradient: `Method.observe` sees every batch once.
+        lr_scale: name pattern (shell style, over parameter names) -> factor on lr; 0 freezes.
+        weights: loss name -> weight; must name exactly what `Method.losses` returns.
+        views: further pictures the loader makes ("weak", "strong"), same geometry.
+        labelled_fraction: of the train split, nested and seeded.
+        unlabelled_batch_size: 0 means no unlabelled stream; otherwise all train rows, sentence without mask.
+        steps_per_epoch: None means one pass over the labelled rows.
+        start_from: name of an earlier stage whose chosen weights start this one; None means where the last one ended.
+        select: keep the epoch with the best validation score, or the last one (a stage that predicts no mask yet).
+    """
+
+    name: str
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optim: Optim | None = Optim()
+    schedule: Schedule = Schedule()
+    lr_scale: dict[str, float] = {}
+    weights: dict[str, float | Ramp] = {}
+    views: tuple[str, ...] = ()
+    augment: Augment | None = Augment()
+    labelled_fraction: float = Field(1.0, gt=0, le=1)
+    unlabelled_batch_size: int = Field(0, ge=0)
+    steps_per_epoch: int | None = Field(None, ge=1)
+    start_from: str | None = None
+    clip_norm: float | None = Field(1.0, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="evaluate and keep an average of the weights")
+    patience: int | None = Field(None, ge=1, description="epochs without a better validation score before stopping")
+    select: Literal["metric", "last"] = "metric"
+
+
+class Recipe(Config):
+    """Everything about one training. A method adds its own fields by subclassing and its presets by overriding.
+
+    Attributes:
+        method: name of the method; fixed by the subclass.
+        image_size: rows and columns the pictures are resized to; 224 in all five papers.
+        precision: `bf16` autocast (about twice as fast on CPUs with bf16) or `fp32`.
+        select_on: validation metric that chooses the checkpoint, higher is better.
+        threshold: probability above which a pixel belongs to the mask.
+        empty_policy: per-image score when both masks are empty.
+    """
+
+    needs_text: ClassVar[bool] = True
+
+    method: str
+    stages: tuple[Stage, ...]
+    image_size: tuple[int, int] = (224, 224)
+    seed: int = Field(0, ge=0)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    select_on: Literal["dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled"] = "dice_per_image"
+    threshold: float = Field(0.5, gt=0, lt=1)
+    empty_policy: Literal["one", "zero", "skip"] = "one"
+
+    @model_validator(mode="after")
+    def _stage_names(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names repeat: {names}")
+        for i, stage in enumerate(self.stages):
+            if stage.start_from is not None and stage.start_from not in names[:i]:
+                raise ValueError(f"stage {stage.name!r} starts from {stage.start_from!r}, which is no earlier stage")
+        return self
+
+    def smoke(self) -> Self:
+        """Shrunk so that a test trains it in a second; methods also shrink their widths."""
+        stages = tuple(
+            stage.model_copy(update={"epochs": 1, "batch_size": 4, "steps_per_epoch": 2 if stage.optim else None})
+            for stage in self.stages
+        )
+        return self.model_copy(update={"image_size": (32, 32), "precision": "fp32", "stages": stages})
+
+    def lite(self) -> Self:
+        """CPU preset; methods override it."""
+        return self
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name."""
+        choose("stage", name, [stage.name for stage in self.stages])
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def override(self, *assignments: str) -> Self:
+        """A copy with fields replaced: `override("seed=1", "stages.segment.epochs=3", "augment.flip=0.5")`.
+
+        A key is a dotted path; stages are addressed by name or number, and `stages.*` addresses all of them.
+        Values are read as JSON, and as plain text where they are no JSON.
+
+        Raises:
+            ConfigError: unknown field, wrong type, or an assignment without "=".
+        """
+        tree = self.model_dump(mode="json")
+        for assignment in assignments:
+            path, sep, value = assignment.partition("=")
+            if not sep:
+                raise ConfigError(f"override {assignment!r} has no '='. Write field=value, e.g. seed=1.")
+            try:
+                parsed = json.loads(value)
+            except json.JSONDecodeError:
+                parsed = value
+            _assign(tree, path.strip().split("."), parsed, path)
+        return self.from_json(json.dumps(tree))
+
+    def to_json(self) -> str:
+        """Indented JSON that `from_json` reads back to an equal recipe."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Parse and validate.
+
+        Raises:
+            ConfigError: each wrong field with what was expected.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            lines = [
+                f"  {'.'.join(str(part) for part in e['loc']) or 'recipe'}: {e['msg']} (got {e['input']!r:.80})"
+                for e in error.errors()
+            ]
+            raise ConfigError(f"recipe of {cls.__name__} is not valid:\n" + "\n".join(lines)) from None
+
+
+def _assign(tree: Any, keys: list[str], value: Any, path: str) -> None:
+    """Set tree[keys...] = value in place; stages are found by name or number."""
+    key, rest = keys[0], keys[1:]
+    if isinstance(tree, list) and tree and isinstance(tree[0], dict) and "name" in tree[0]:
+        names = [item["name"] for item in tree]
+        if key == "*":
+            for item in tree:
+                _assign(item, rest, value, path)
+            return
+        if not key.isdigit() or int(key) >= len(tree):
+            choose(f"stage in override {path!r}: stage", key, names)
+            key = str(names.index(key))
+        _assign(tree[int(key)], rest, value, path)
+        return
+    if not isinstance(tree, dict):
+        raise ConfigError(f"override {path!r}: {key!r} is below a plain value, not a field.")
+    if not rest:
+        if key not in tree and not path.split(".")[-2:-1] in (["weights"], ["lr_scale"]):
+            choose(f"field in override {path!r}: field", key, list(tree))
+        tree[key] = value
+        return
+    choose(f"field in override {path!r}: field", key, list(tree))
+    _assign(tree[key], rest, value, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old or the new file, never half of one.
+
+    Raises:
+        OSError: e.g. a full disk; the previous file is left as it was.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Tables, layouts, checks, transforms, loaders and phantoms."""

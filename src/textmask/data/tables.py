@@ -1,0 +1,71 @@
+"""Tables as people keep them: CSV and Excel workbooks, read to a header and numbered rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import openpyxl
+from openpyxl.utils.exceptions import InvalidFileException
+
+from textmask.errors import DataError
+
+# a spreadsheet runs a cell that starts like this as a formula; our own tables prefix it with '
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+MAX_TABLE_BYTES = 200_000_000
+Records = list[tuple[int, list[str]]]
+
+
+def read_csv(path: Path, delimiter: str = ",") -> tuple[list[str], Records]:
+    """Header and (spreadsheet row number, cells) of a UTF-8 CSV, with or without byte-order mark; empty rows left out.
+
+    Raises:
+        DataError: missing, empty, not UTF-8, or not a CSV.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a CSV table.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 (byte {error.start}); save it as 'CSV UTF-8'.") from error
+    except (csv.Error, OSError) as error:
+        raise DataError(f"{path}: cannot be read as CSV ({error}).") from error
+    if not records or not any(records[0]):
+        raise DataError(f"{path}: is empty; expected a header row.")
+    body = [(n, [_unescaped(c) for c in cells]) for n, cells in enumerate(records[1:], start=2) if any(cells)]
+    return [name.strip() for name in records[0]], body
+
+
+def _unescaped(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def read_xlsx(path: Path) -> tuple[list[str], Records]:
+    """Header and (row number, cells) of the first sheet of a workbook, formulas not run; empty rows left out.
+
+    Raises:
+        DataError: no workbook, or one that unpacks to more than 200 MB (a zip bomb).
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MAX_TABLE_BYTES:
+            raise DataError(
+                f"{path}: unpacks to {unpacked:,} bytes, at most {MAX_TABLE_BYTES:,}; save it as CSV UTF-8."
+            )
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (zipfile.BadZipFile, InvalidFileException, KeyError, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as an Excel workbook ({error}); save it as CSV UTF-8.") from error
+    try:
+        sheet = book.worksheets[0]
+        records = [["" if cell is None else str(cell) for cell in cells] for cells in sheet.iter_rows(values_only=True)]
+    finally:
+        book.close()
+    if not records or not any(records[0]):
+        raise DataError(f"{path}: the first sheet is empty; expected a header row.")
+    body = [(number, cells) for number, cells in enumerate(records[1:], start=2) if any(cells)]
+    return [name.strip() for name in records[0]], body

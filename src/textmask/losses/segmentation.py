@@ -1,0 +1,41 @@
+"""Segmentation losses on logits, in fp32, written here because library calls changed their meaning between versions."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from textmask.types import Logits, Mask
+
+
+def soft_dice(logits: Logits, mask: Mask, eps: float = 1e-5) -> Float[Tensor, ""]:
+    """1 - (2 sum p y + eps) / (sum p + sum y + eps), per image, then the mean (C2Seg Eq. 12, BiCLIP Eq. 8).
+
+    `eps` in numerator and denominator makes an empty prediction of an empty mask cost 0 instead of NaN.
+    """
+    p = rearrange(torch.sigmoid(logits.float()), "b 1 h w -> b (h w)")
+    y = rearrange(mask.float(), "b 1 h w -> b (h w)")
+    overlap = (p * y).sum(1)
+    return (1 - (2 * overlap + eps) / (p.sum(1) + y.sum(1) + eps)).mean()
+
+
+def bce(logits: Logits, mask: Mask) -> Float[Tensor, ""]:
+    """Binary cross-entropy, mean over pixels (C2Seg Eq. 11); `mask` may be soft."""
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), mask.float())
+
+
+def focal(logits: Logits, mask: Mask, gamma: float = 2.0) -> Float[Tensor, ""]:
+    """Binary cross-entropy weighted by (1 - p_t)^gamma, mean over pixels; gamma 0 is `bce`."""
+    y = mask.float()
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), y, reduction="none")
+    p = torch.sigmoid(logits.float())
+    p_true = p * y + (1 - p) * (1 - y)
+    return ((1 - p_true) ** gamma * cross_entropy).mean()
+
+
+def dice_bce(logits: Logits, mask: Mask, dice_weight: float = 0.5) -> Float[Tensor, ""]:
+    """`dice_weight` soft Dice + (1 - dice_weight) cross-entropy; 1.0 is the Dice-only loss of LanGuideMedSeg's release."""
+    loss = dice_weight * soft_dice(logits, mask)
+    return loss if dice_weight == 1 else loss + (1 - dice_weight) * bce(logits, mask)

@@ -1,0 +1,134 @@
+"""The one base class of all methods, and how methods are found."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from textmask.errors import CheckpointError, ConfigError, choose
+
+if TYPE_CHECKING:
+    from textmask.config import Recipe
+    from textmask.types import Batch, Image, Output, Text
+
+ENTRY_POINT_GROUP = "textmask.methods"
+
+
+class Method(nn.Module):
+    """A model, its losses, and what it does after a step. The training loop knows nothing else of it.
+
+    Subclasses implement `forward` and `losses`. The mask is never an input of `forward`.
+    """
+
+    def forward(self, image: Image, text: Text) -> Output:
+        """Predict: image B 3 H W in [0, 1] and its sentences -> logits B 1 H W."""
+        raise NotImplementedError(f"{type(self).__name__}.forward")
+
+    def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """Unweighted loss terms (scalars), named as in the paper; the recipe's `weights` must name the same terms."""
+        raise NotImplementedError(f"{type(self).__name__}.losses")
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """See every distinct training sentence once before the first stage (statistics, cached text features)."""
+
+    def observe(self, stage: str, batch: Batch) -> None:
+        """See one batch of a stage without gradient training (`Stage.optim is None`)."""
+        raise NotImplementedError(f"{type(self).__name__}.observe")
+
+    def after_step(self, stage: str, step: int) -> None:
+        """Run after each optimiser step; a teacher's moving average lives here."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person should know of a method before using it.
+
+    Attributes:
+        title: one line.
+        paper: citation, or "" for a baseline.
+        uses_image, uses_text: what the prediction depends on.
+        published: dataset -> metric -> value as printed in the paper (metric names carry the protocol).
+        symbols: paper symbol -> (our name, shape).
+        limits: what not to expect.
+    """
+
+    title: str
+    paper: str = ""
+    uses_image: bool = True
+    uses_text: bool = True
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
+    symbols: dict[str, tuple[str, str]] = field(default_factory=dict)
+    limits: str = ""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What a method's package exports as `SPEC`: its card, its recipe class and how to build it."""
+
+    name: str
+    card: Card
+    recipe: type[Recipe]
+    build: Any  # Callable[[Recipe], Method]; each method takes its own recipe class
+
+
+def list_methods() -> list[str]:
+    """Names of all methods: the folders of `textmask.methods` and the entry points of third parties."""
+    from textmask import methods
+
+    names = {module.name for module in pkgutil.iter_modules(methods.__path__) if module.ispkg}
+    return sorted(names | {point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
+
+
+def get_method(name: str) -> MethodSpec:
+    """The method of that name.
+
+    Raises:
+        ConfigError: unknown name; lists the valid ones.
+    """
+    choose("method", name, list_methods())
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == name:
+            spec = point.load()
+            break
+    else:
+        spec = import_module(f"textmask.methods.{name}").SPEC
+    if not isinstance(spec, MethodSpec):
+        raise ConfigError(f"method {name!r} exports {type(spec).__name__}, expected a MethodSpec called SPEC.")
+    return spec
+
+
+def load_recipe(text: str) -> Recipe:
+    """The recipe in a JSON text, as an instance of its method's recipe class.
+
+    Raises:
+        ConfigError: no JSON, no known method, or a wrong field.
+    """
+    import json
+
+    try:
+        name = json.loads(text)["method"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError("a recipe is a JSON object with a field 'method'; this text is not.") from None
+    return get_method(name).recipe.from_json(text)
+
+
+def build_method(recipe: Recipe) -> Method:
+    """Build the method of a recipe, with weights initialised from `recipe.seed`.
+
+    The global random state is left as it was.
+    """
+    import torch
+
+    spec = get_method(recipe.method)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        method = spec.build(recipe)
+    if not isinstance(method, Method):
+        raise CheckpointError(f"method {recipe.method!r} built a {type(method).__name__}, expected a Method.")
+    return method

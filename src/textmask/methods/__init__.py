@@ -1,0 +1,1 @@
+"""One folder a method; `textmask.method.list_methods` lists the folders."""

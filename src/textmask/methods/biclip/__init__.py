@@ -1,0 +1,103 @@
+"""`biclip`: bidirectional language-image fusion through a pseudo image (Talaei et al.)."""
+
+from typing import Literal, Self
+
+from textmask.config import Augment, Optim, Recipe, Schedule, Stage
+from textmask.method import Card, MethodSpec
+from textmask.methods.biclip.method import BiCLIP
+from textmask.nn.image_encoders import NormName
+
+CARD = Card(
+    title="BiCLIP: text refined by the image, a pseudo image painted from it, U-Net over both",
+    paper="Talaei et al., BiCLIP: Bidirectional and Consistent Language-Image Processing for Robust Medical Image "
+    "Segmentation",
+    published={"qata-cov19": {"dice_pooled": 90.59, "iou_pooled": 82.81}},
+    symbols={
+        "t": ("text", "B E, E = text_grid^2"),
+        "i": ("image_embedding", "B I"),
+        "t' = t + g_BMF([t; i])": ("refined", "B E"),
+        "x_hat": ("pseudo_image", "B 3 H W in [0, 1]"),
+        "t_hat = h(x_hat)": ("cycled", "B E"),
+        "x_cat, x_g": ("joint", "B 6 H W"),
+        "F(x_w), F(x_s)": ("feature_weak, feature_strong", "B C H/s W/s"),
+        "p_w, p_s": ("projected_weak, projected_strong", "B P"),
+        "lambda_gen, lambda_IAC, lambda_cycle": ("weights gen, iac, cycle of the stage", "scalars"),
+    },
+    limits="Uses one pooled vector per sentence; small wording changes may be lost by the frozen encoder.",
+)
+
+
+class BiCLIPRecipe(Recipe):
+    """Fields of `biclip`; the defaults are the paper's, and the official code's where the paper is silent.
+
+    Attributes:
+        text_encoder: frozen encoder; `standardise_text` spreads its sentence vectors by the mean and deviation of the
+            training sentences, which frozen vectors of near-equal captions need.
+        text_grid: the projected text has text_grid^2 dimensions and is painted from a text_grid x text_grid map.
+        image_widths: channels of the two convolutions of the image branch; its input is pooled by `branch_pool`.
+        generator_widths: channels of the transposed convolutions between the map and the pseudo image.
+        head_widths: channels of the image-to-text head h.
+        cycle_norm: squared L2 as in Eq. 2 (mean over dimensions), or the released code's L1.
+        iac_target: `detached` strong branch (released code), or gradient through `both`.
+        warp: `joint` warps picture, pseudo image and mask together after painting (Eq. 3); `input` warps picture and
+            mask before, in the loader, which is cheaper and leaves the painting in the frame of the mask.
+        spatial: the geometric augmentation A_g of Eq. 3, used when `warp` is "joint". Flips stay off: a mirrored
+            picture makes "left" false.
+        weak, strong: photometric presets of `textmask.data.transforms`.
+    """
+
+    method: str = "biclip"
+    text_encoder: str = "cxr_bert"
+    standardise_text: bool = False
+    text_grid: int = 28
+    image_widths: tuple[int, int] = (64, 256)
+    branch_pool: int = 1
+    generator_widths: tuple[int, int] = (16, 8)
+    head_widths: tuple[int, int] = (32, 64)
+    iac_width: int = 256
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    stem_stride: int = 1
+    norm: NormName = "batch"
+    cycle_norm: Literal["l2", "l1"] = "l2"
+    iac_target: Literal["detached", "both"] = "detached"
+    warp: Literal["joint", "input"] = "joint"
+    spatial: Augment = Augment(rotate_deg=20.0, translate=0.1, scale=(0.8, 1.2))
+    weak: str = "weak"
+    strong: str = "strong"
+    stages: tuple[Stage, ...] = (
+        Stage(
+            name="segment",
+            epochs=150,
+            batch_size=16,
+            optim=Optim(lr=1e-4),
+            schedule=Schedule(name="warm_restarts", period_epochs=150),
+            weights={"seg": 1.0, "gen": 0.1, "iac": 0.05, "cycle": 0.07},
+            augment=None,
+        ),
+    )
+
+    def lite(self) -> Self:
+        """CPU preset: MiniLM, the stride-4 U-Net, small branches; QaTa in under 40 minutes on two cores."""
+        stage = self.stages[0].model_copy(
+            update={
+                "epochs": 14,
+                "batch_size": 32,
+                "optim": Optim(lr=2e-3),
+                "schedule": Schedule(name="one_cycle"),
+                "augment": Augment(),
+                "views": ("strong",),
+            }
+        )
+        small = {"image_widths": (32, 64), "branch_pool": 4, "head_widths": (16, 32), "iac_width": 64}
+        net = {"widths": (32, 80, 144, 208), "stem_stride": 4, "warp": "input"}
+        text = {"text_encoder": "minilm", "standardise_text": True}
+        return self.model_copy(update={**small, **net, **text, "stages": (stage,)})
+
+    def smoke(self) -> Self:
+        """Tiny, for tests."""
+        small = {"image_widths": (4, 8), "head_widths": (4, 8), "iac_width": 8, "text_grid": 4}
+        net = {"text_encoder": "tiny", "widths": (8, 12), "stem_stride": 2}
+        return super().smoke().model_copy(update={**small, **net})
+
+
+SPEC = MethodSpec("biclip", CARD, BiCLIPRecipe, BiCLIP)

@@ -1,0 +1,53 @@
+"""Zone bits -> small MLP -> FiLM at every block, and a learned low-resolution map beside the stem."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from textmask.errors import DataError
+from textmask.losses.segmentation import bce, soft_dice
+from textmask.method import Method
+from textmask.nn.decoders import UNet
+from textmask.nn.image_encoders import standardise
+from textmask.text.statement import ZONES
+from textmask.types import Batch, Image, Output, Text
+
+if TYPE_CHECKING:
+    from textmask.methods.statement_unet import StatementUNetRecipe
+
+
+class StatementUNet(Method):
+    """A U-Net conditioned on the nine zone bits of the parsed sentence."""
+
+    def __init__(self, recipe: StatementUNetRecipe) -> None:
+        super().__init__()
+        self.unet = UNet(recipe.widths, recipe.stem_stride, stem_extra=recipe.map_channels, norm=recipe.norm)
+        width = recipe.statement_width
+        self.statement = nn.Sequential(nn.Linear(len(ZONES), width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.map_size = recipe.map_size
+        self.map = nn.Linear(width, recipe.map_channels * recipe.map_size**2) if recipe.map_channels else None
+        widths = self.unet.film_widths if recipe.film else ()
+        self.films = nn.ModuleList(nn.Linear(width, 2 * channels) for channels in widths)
+        for film in self.films:  # starts as the unconditioned net
+            nn.init.zeros_(film.weight)
+            nn.init.zeros_(film.bias)
+
+    def forward(self, image: Image, text: Text) -> Output:
+        """Image B 3 H W and the zones of its sentence -> logits B 1 H W."""
+        hidden = self.statement(text.zones * 2 - 1)
+        films = [film(hidden) for film in self.films] or None
+        grid = None
+        if self.map is not None:
+            grid = rearrange(self.map(hidden), "b (c h w) -> b c h w", h=self.map_size, w=self.map_size)
+        logits, feature = self.unet(standardise(image), films, grid)
+        return Output(logits, {"feature": feature} | ({} if grid is None else {"map": grid}))
+
+    def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """`dice` and `bce` on the labelled batch."""
+        if batch.mask is None:
+            raise DataError("statement_unet trains on labelled rows only; this batch has no masks.")
+        logits = self(batch.image, batch.text).logits
+        return {"dice": soft_dice(logits, batch.mask), "bce": bce(logits, batch.mask)}

@@ -1,0 +1,64 @@
+"""`unet`: the image-only baseline that every result table carries."""
+
+from typing import Self
+
+from textmask.config import Augment, Optim, Recipe, Schedule, Stage
+from textmask.method import Card, MethodSpec
+from textmask.methods.unet.method import UNetMethod
+from textmask.nn.image_encoders import NormName
+
+CARD = Card(
+    title="U-Net, image only",
+    paper="Ronneberger et al., U-Net, MICCAI 2015 (baseline)",
+    uses_text=False,
+    limits="Ignores the sentence: it marks every lesion it sees.",
+)
+
+
+class UNetRecipe(Recipe):
+    """Fields of `unet`.
+
+    Attributes:
+        widths: channels per scale, fine to coarse.
+        stem_stride: stride of the finest map; 1 is the original U-Net, 4 the CPU preset.
+        norm: batch or group norm.
+    """
+
+    needs_text = False
+
+    method: str = "unet"
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    stem_stride: int = 1
+    norm: NormName = "batch"
+    stages: tuple[Stage, ...] = (
+        Stage(
+            name="segment",
+            epochs=100,
+            batch_size=16,
+            optim=Optim(lr=1e-4),
+            schedule=Schedule(name="cosine"),
+            weights={"dice": 0.5, "bce": 0.5},
+            patience=20,
+        ),
+    )
+
+    def lite(self) -> Self:
+        """2 M parameters at stride 4: a QaTa epoch in under two minutes on two cores."""
+        stage = self.stages[0].model_copy(
+            update={
+                "epochs": 12,
+                "batch_size": 32,
+                "optim": Optim(lr=2e-3),
+                "schedule": Schedule(name="one_cycle"),
+                "augment": Augment(),
+                "patience": None,
+            }
+        )
+        return self.model_copy(update={"widths": (32, 80, 144, 208), "stem_stride": 4, "stages": (stage,)})
+
+    def smoke(self) -> Self:
+        """Tiny, for tests."""
+        return super().smoke().model_copy(update={"widths": (8, 12), "stem_stride": 2})
+
+
+SPEC = MethodSpec("unet", CARD, UNetRecipe, lambda recipe: UNetMethod(recipe.widths, recipe.stem_stride, recipe.norm))

@@ -1,0 +1,1 @@
+"""Metrics whose names carry their protocol."""

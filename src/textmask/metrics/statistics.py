@@ -1,0 +1,286 @@
+"""Bootstrap intervals that resample whole patients, paired tests of two models, and Holm's correction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from textmask.errors import ConfigError, DataError
+from textmask.metrics.overlap import Counts, Floats, Ints, Kind, pooled
+
+Statistic = Literal["mean"] | Callable[[Floats], float]
+Groups = Sequence[str] | None
+CHUNK = 1 << 21  # drawn numbers held at a time, 16 MB
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its percentile bootstrap interval.
+
+    Attributes:
+        estimate: on the data themselves.
+        low, high: ends of the interval; NaN with a single group, which says nothing about the spread.
+        n, n_groups: images and independent groups (patients).
+        level: coverage aimed at.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    n_groups: int
+    level: float = 0.95
+
+    def excludes(self, value: float) -> bool:
+        """Whether `value` lies outside; never with a single group."""
+        return value < self.low or value > self.high
+
+
+def _codes(groups: Groups, n: int) -> tuple[Ints, int]:
+    """N group numbers and how many there are; the name "" makes a group of its own each time."""
+    if groups is None:
+        return np.arange(n), n
+    if len(groups) != n:
+        raise DataError(f"groups: got {len(groups)} names, expected one for each of the {n} images.")
+    numbers: dict[str | int, int] = {}
+    keys = (name if name != "" else i for i, name in enumerate(groups))
+    codes = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+    return codes, len(numbers)
+
+
+def _finite(values: npt.ArrayLike, what: str) -> Floats:
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or not len(array):
+        raise DataError(f"{what}: got shape {array.shape}, expected one figure for each of at least 1 image.")
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        raise DataError(f"{what}: {bad} of {len(array)} figures are not finite; select the images kept first.")
+    return array
+
+
+def _check(n: int, level: float) -> None:
+    if n < 1 or not 0 < level < 1:
+        raise ConfigError(f"got n={n}, level={level}; expected n of at least 1 and a level between 0 and 1.")
+
+
+def _group_sums(columns: npt.NDArray[np.number], codes: Ints, n_groups: int) -> Floats:
+    """G K, the sum of each of K columns in each group."""
+    return np.stack([np.bincount(codes, column, n_groups) for column in columns.T], axis=1)
+
+
+def _resampled_sums(sums: Floats, n: int, seed: int) -> Floats:
+    """Column sums (n K) over G groups drawn with replacement, n times."""
+    rng = np.random.default_rng(seed)
+    n_groups = len(sums)
+    step = max(1, CHUNK // n_groups)
+    out = np.empty((n, sums.shape[1]))
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        drawn = rng.integers(0, n_groups, (stop - start, n_groups))
+        for k, column in enumerate(sums.T):
+            out[start:stop, k] = column[drawn].sum(1)
+    return out
+
+
+def _interval(estimate: float, replicates: Floats, level: float, n: int, n_groups: int) -> Interval:
+    if n_groups < 2:
+        return Interval(estimate, math.nan, math.nan, n, n_groups, level)
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), n, n_groups, level)
+
+
+def _any_replicates(
+    values: Floats, codes: Ints, n_groups: int, statistic: Callable[[Floats], float], n: int, seed: int
+) -> Floats:
+    """Any statistic of n resamples of whole groups, one after the other."""
+    rng = np.random.default_rng(seed)
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n_groups))[:-1])
+    draws = (rng.integers(0, n_groups, n_groups) for _ in range(n))
+    return np.array([statistic(values[np.concatenate([members[g] for g in drawn])]) for drawn in draws])
+
+
+def bootstrap_ci(
+    values: npt.ArrayLike,
+    groups: Groups = None,
+    statistic: Statistic = "mean",
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval that resamples whole groups.
+
+    Args:
+        values: N finite figures, one per image.
+        groups: N names (patients); "" is a group of its own; None makes every image its own group.
+        statistic: "mean" (vectorised) or a function of the resampled values, e.g. `np.median`.
+        n: resamples.
+        level: coverage aimed at.
+        seed: of a generator of its own; the same seed gives the same interval.
+
+    Raises:
+        DataError: for no figures, NaN, or a different number of groups.
+    """
+    array = _finite(values, "values")
+    _check(n, level)
+    codes, n_groups = _codes(groups, len(array))
+    if statistic == "mean":
+        sums = _resampled_sums(_group_sums(np.stack([array, np.ones_like(array)], 1), codes, n_groups), n, seed)
+        return _interval(float(array.mean()), sums[:, 0] / sums[:, 1], level, len(array), n_groups)
+    replicates = _any_replicates(array, codes, n_groups, statistic, n, seed)
+    return _interval(float(statistic(array)), replicates, level, len(array), n_groups)
+
+
+def _columns(counts: Counts) -> Ints:
+    """N 3: intersection, predicted, true."""
+    if not len(counts):
+        raise DataError("counts: got 0 images, expected at least 1.")
+    return np.stack([counts.intersection, counts.predicted, counts.true], axis=1)
+
+
+def _same_images(a: Counts, b: Counts) -> None:
+    if len(a) != len(b) or not np.array_equal(a.true, b.true):
+        raise DataError(f"paired comparison: {len(a)} and {len(b)} images, whose truth must be the same in order.")
+
+
+def bootstrap_pooled(
+    counts: Counts, groups: Groups, kind: Kind, n: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of the pooled Dice or IoU: each resample of groups makes a confusion matrix of its own.
+
+    Args:
+        counts: of N images.
+        groups: N names, as in `bootstrap_ci`.
+        kind: `dice` or `iou`.
+        n: resamples.
+        level: coverage aimed at.
+        seed: of a generator of its own.
+    """
+    columns = _columns(counts)
+    _check(n, level)
+    codes, n_groups = _codes(groups, len(counts))
+    sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
+    return _interval(float(pooled(kind, columns.sum(0))), pooled(kind, sums), level, len(counts), n_groups)
+
+
+def _differences(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
+    first, second = _finite(a, "first model"), _finite(b, "second model")
+    if len(first) != len(second):
+        raise DataError(f"paired comparison: got {len(first)} and {len(second)} figures, expected the same images.")
+    return first - second
+
+
+def paired_difference(
+    a: npt.ArrayLike, b: npt.ArrayLike, groups: Groups = None, n: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of the mean of a - b over the same images.
+
+    Args:
+        a: N figures of one model.
+        b: N figures of the other, same images in the same order.
+        groups: N names, as in `bootstrap_ci`.
+        n: resamples.
+        level: coverage aimed at.
+        seed: of a generator of its own.
+    """
+    return bootstrap_ci(_differences(a, b), groups, "mean", n, level, seed)
+
+
+def paired_difference_pooled(
+    a: Counts, b: Counts, groups: Groups, kind: Kind, n: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of pooled Dice (or IoU) of a minus that of b, both on the same resampled groups.
+
+    Args:
+        a: counts of one model on N images.
+        b: counts of the other, same images in the same order.
+        groups: N names, as in `bootstrap_ci`.
+        kind: `dice` or `iou`.
+        n: resamples.
+        level: coverage aimed at.
+        seed: of a generator of its own.
+    """
+    _same_images(a, b)
+    columns = np.concatenate([_columns(a), _columns(b)], axis=1)
+    _check(n, level)
+    codes, n_groups = _codes(groups, len(a))
+    sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
+    total = columns.sum(0)
+    estimate = float(pooled(kind, total[:3]) - pooled(kind, total[3:]))
+    return _interval(estimate, pooled(kind, sums[:, :3]) - pooled(kind, sums[:, 3:]), level, len(a), n_groups)
+
+
+def _swapped_sums(sums: Floats, n: int, seed: int) -> tuple[Floats, bool]:
+    """Column sums (R K) over the groups that swap their two models, one row per relabelling.
+
+    All 2^G relabellings where these are no more than n (then True), else n drawn ones.
+    """
+    n_groups = len(sums)
+    if n_groups < 63 and 1 << n_groups <= n:
+        swaps = np.arange(1 << n_groups)[:, None] >> np.arange(n_groups) & 1
+        return swaps @ sums, True
+    rng = np.random.default_rng(seed)
+    step = max(1, CHUNK // n_groups)
+    sizes = [min(step, n - start) for start in range(0, n, step)]
+    return np.concatenate([rng.integers(0, 2, (size, n_groups), dtype=np.uint8) @ sums for size in sizes]), False
+
+
+def _p_value(observed: float, relabelled: Floats, exact: bool) -> float:
+    """Two-sided share of relabellings at least as far from 0; drawn ones count the observed labelling as one more."""
+    slack = 1e-12 * max(1.0, abs(observed))
+    extreme = int((np.abs(relabelled) >= abs(observed) - slack).sum())
+    return extreme / len(relabelled) if exact else (extreme + 1) / (len(relabelled) + 1)
+
+
+def paired_permutation(
+    a: npt.ArrayLike, b: npt.ArrayLike, groups: Groups = None, n: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p value of the mean of a - b: the two models change places group by group.
+
+    Args:
+        a: N figures of one model.
+        b: N figures of the other, same images in the same order.
+        groups: N names, as in `bootstrap_ci`.
+        n: relabellings; where all 2^G are no more than n, all are taken and the p value is exact.
+        seed: of a generator of its own.
+    """
+    differences = _differences(a, b)
+    _check(n, 0.5)
+    codes, n_groups = _codes(groups, len(differences))
+    moved, exact = _swapped_sums(_group_sums(differences[:, None], codes, n_groups), n, seed)
+    mean = float(differences.mean())
+    return _p_value(mean, mean - 2 * moved[:, 0] / len(differences), exact)
+
+
+def paired_permutation_pooled(
+    a: Counts, b: Counts, groups: Groups, kind: Kind, n: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p value of the difference of pooled Dice (or IoU); arguments as in `paired_difference_pooled`."""
+    _same_images(a, b)
+    _check(n, 0.5)
+    codes, n_groups = _codes(groups, len(a))
+    first, second = (_group_sums(_columns(x), codes, n_groups) for x in (a, b))
+    moved, exact = _swapped_sums(second - first, n, seed)
+    relabelled = pooled(kind, first.sum(0) + moved) - pooled(kind, second.sum(0) - moved)
+    observed = float(pooled(kind, first.sum(0)) - pooled(kind, second.sum(0)))
+    return _p_value(observed, relabelled, exact)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p values, in the order given; reject those at most alpha.
+
+    Raises:
+        DataError: where a value is not in [0, 1].
+    """
+    p = np.asarray(p_values, np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise DataError(f"p_values: got {list(p_values)}, expected values from 0 to 1.")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return [float(x) for x in adjusted]

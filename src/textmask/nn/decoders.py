@@ -1,0 +1,101 @@
+"""Decoders and heads: from a feature pyramid back to one logit a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from textmask.nn.image_encoders import ConvBlock, EncoderInfo, NormName, UNetEncoder
+from textmask.types import Image, Logits
+
+
+class UNetDecoder(nn.Module):
+    """Bilinear up-sampling to the skip's size, concatenation, two convolutions; once a scale.
+
+    Returns the finest decoded feature: B C_0 H/s_0 W/s_0.
+    """
+
+    def __init__(self, channels: Sequence[int], norm: NormName = "batch") -> None:
+        super().__init__()
+        pairs = list(zip(channels[1:], channels[:-1], strict=True))[::-1]
+        self.blocks = nn.ModuleList(ConvBlock(coarse + fine, fine, norm) for coarse, fine in pairs)
+        self.out_channels = channels[0]
+
+    def forward(self, features: Sequence[Tensor], films: Sequence[Tensor] | None = None) -> Float[Tensor, "b c h w"]:
+        """Features fine to coarse -> the finest decoded feature; `films` conditions each block, coarse to fine."""
+        x = features[-1]
+        for i, (block, skip) in enumerate(zip(self.blocks, reversed(features[:-1]), strict=True)):
+            x = nn.functional.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = block(torch.cat([x, skip], 1), None if films is None else films[i])
+        return x
+
+
+class SubPixelHead(nn.Module):
+    """Feature at stride s -> logits at full size: 1x1 convolution, pixel shuffle, then 3x3 that sees the input again.
+
+    The input enters as one grey channel per three `image_channels`. With stride 1 it is the plain 1x1 head.
+    """
+
+    def __init__(self, in_channels: int, stride: int, image_channels: int = 3, channels: int = 8) -> None:
+        super().__init__()
+        self.stride = stride
+        if stride == 1:
+            self.out: nn.Module = nn.Conv2d(in_channels, 1, 1)
+            return
+        self.expand = nn.Conv2d(in_channels, channels * stride**2, 1)
+        self.mix = nn.Conv2d(channels + image_channels // 3, channels, 3, padding=1)
+        self.out = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def forward(self, feature: Float[Tensor, "b c h w"], image: Image) -> Logits:
+        """Feature B C H/s W/s and the image B C H W -> logits B 1 H W."""
+        rows, columns = image.shape[-2:]
+        if self.stride == 1:
+            logits: Tensor = self.out(feature)
+            return logits
+        x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[..., :rows, :columns]
+        grey = reduce(image, "b (pictures rgb) h w -> b pictures h w", "mean", rgb=3).to(x.dtype)
+        logits = self.out(torch.relu(self.mix(torch.cat([x, grey], 1))))
+        return logits
+
+
+class UNet(nn.Module):
+    """Encoder, decoder and head; `film_widths` lists the channels of every block that a condition may modulate."""
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        stem_stride: int = 1,
+        in_channels: int = 3,
+        stem_extra: int = 0,
+        norm: NormName = "batch",
+    ) -> None:
+        super().__init__()
+        self.encoder = UNetEncoder(widths, stem_stride, in_channels, stem_extra, norm)
+        self.decoder = UNetDecoder(self.info.channels, norm)
+        self.head = SubPixelHead(self.decoder.out_channels, self.info.strides[0], in_channels)
+        self.film_widths = (*widths, *reversed(list(widths)[:-1]))
+
+    @property
+    def info(self) -> EncoderInfo:
+        """Channels and strides of the encoder."""
+        return self.encoder.info
+
+    def forward(
+        self, image: Image, films: Sequence[Tensor] | None = None, extra: Tensor | None = None
+    ) -> tuple[Logits, Float[Tensor, "b c h w"]]:
+        """Image B C H W -> (logits B 1 H W, last decoder feature)."""
+        feature = self.features(image, films, extra)
+        return self.head(feature, image), feature
+
+    def features(
+        self, image: Image, films: Sequence[Tensor] | None = None, extra: Tensor | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """The last decoder feature alone: B C_0 H/s_0 W/s_0."""
+        n = len(self.info.channels)
+        features = self.encoder(image, None if films is None else films[:n], extra)
+        out: Tensor = self.decoder(features, None if films is None else films[n:])
+        return out

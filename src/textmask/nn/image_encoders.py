@@ -1,0 +1,114 @@
+"""Image encoders: feature pyramids that publish their channels and strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from textmask.errors import ConfigError
+from textmask.types import Image
+
+NormName = Literal["batch", "group"]
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What a decoder must know of an encoder: `channels` and `strides` of its maps, fine to coarse."""
+
+    name: str
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def norm_layer(name: NormName, channels: int) -> nn.Module:
+    """Batch norm, or group norm where a batch is small or split over processes (batch statistics then differ)."""
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(max(g for g in (1, 2, 4, 8) if channels % g == 0), channels)
+
+
+def standardise(image: Image) -> Image:
+    """[0, 1] to about zero mean and unit variance with fixed constants, the same for every picture."""
+    return (image - 0.5) / 0.25
+
+
+class ConvBlock(nn.Module):
+    """Twice 3x3 convolution, norm, ReLU; with FiLM, the second norm's output is scaled and shifted by a condition."""
+
+    def __init__(self, in_channels: int, channels: int, norm: NormName = "batch") -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        self.norm1 = norm_layer(norm, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = norm_layer(norm, channels)
+
+    def forward(
+        self, x: Float[Tensor, "b i h w"], film: Float[Tensor, "b 2c"] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """B I H W -> B C H W; `film` holds the C log-scales, then the C shifts."""
+        x = torch.relu(self.norm1(self.conv1(x)))
+        x = self.norm2(self.conv2(x))
+        if film is not None:
+            scale, shift = film.to(x.dtype)[:, :, None, None].chunk(2, dim=1)
+            x = torch.addcmul(shift, x, 1 + scale)
+        return torch.relu(x)
+
+
+class UNetEncoder(nn.Module):
+    """Plain U-Net encoder of any width.
+
+    Args:
+        widths: channels per scale, fine to coarse.
+        stem_stride: stride of the finest map: 1 as in the first U-Net; 2 or 4 put that many halvings (stride-2
+            convolutions) in front, which on a CPU buys several times the speed at nearly the same accuracy.
+        in_channels: 3, or more where something is concatenated to the picture.
+        stem_extra: channels that are concatenated after the stem (a learned map beside the picture).
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 128, 256, 512, 1024),
+        stem_stride: int = 1,
+        in_channels: int = 3,
+        stem_extra: int = 0,
+        norm: NormName = "batch",
+    ) -> None:
+        super().__init__()
+        if stem_stride not in (1, 2, 4):
+            raise ConfigError(f"stem_stride is {stem_stride}, expected 1, 2 or 4.")
+        stem: list[nn.Module] = []
+        channels = in_channels
+        for _ in range(stem_stride // 2):
+            stem += [nn.Conv2d(channels, widths[0], 3, stride=2, padding=1, bias=False)]
+            stem += [norm_layer(norm, widths[0]), nn.ReLU()]
+            channels = widths[0]
+        self.stem = nn.Sequential(*stem)
+        ins = [channels + stem_extra, *widths[:-1]]
+        self.blocks = nn.ModuleList(ConvBlock(i, o, norm) for i, o in zip(ins, widths, strict=True))
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.info = EncoderInfo("unet", tuple(widths), tuple(stem_stride * 2**i for i in range(len(widths))))
+
+    def forward(
+        self,
+        image: Image,
+        films: Sequence[Tensor] | None = None,
+        extra: Float[Tensor, "b e h w"] | None = None,
+    ) -> list[Tensor]:
+        """Image B C H W -> features fine to coarse, at ceil(H / stride) each.
+
+        `films` conditions each block (B 2C); `extra` (B E h w, any size) is resized and set beside the stem's output.
+        """
+        x = self.stem(image)
+        if extra is not None:
+            extra = nn.functional.interpolate(extra.float(), x.shape[-2:], mode="bilinear", align_corners=False)
+            x = torch.cat([x, extra.to(x.dtype)], 1)
+        features = []
+        for i, block in enumerate(self.blocks):
+            x = block(self.pool(x) if i else x, None if films is None else films[i])
+            features.append(x)
+        return features

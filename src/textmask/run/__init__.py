@@ -1,0 +1,1 @@
+"""What is done with methods: train, evaluate, predict, report."""

@@ -1,0 +1,160 @@
+"""Run folders: what is written, atomically, and how it is read back. Safetensors and JSON only, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from textmask.config import Recipe
+from textmask.errors import CheckpointError
+from textmask.method import Method, build_method, load_recipe
+
+WEIGHTS = "weights.safetensors"
+LAST = "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, read back: `method` holds the chosen weights and is in eval mode."""
+
+    path: Path
+    recipe: Recipe
+    method: Method
+    data: dict[str, Any]
+    result: dict[str, Any]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a safetensors file; a reader sees the old or the new file, never half of one.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; the previous file survives.
+    """
+    part = path.with_name(path.name + ".part")
+    text = {key: json.dumps(value) for key, value in metadata.items()}
+    try:
+        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, part, metadata=text)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error}. The previous file is untouched; free some space and --resume."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file written by `write_tensors`.
+
+    Raises:
+        CheckpointError: missing, a pickle, truncated, or without our metadata.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist. Is this a run folder, and has it finished an epoch?")
+    with path.open("rb") as stream:
+        magic = stream.read(4)
+    if magic[:2] == b"PK" or magic[:1] == b"\x80":
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when opened; only safetensors files are read. "
+            "Convert it with a tool you trust, or train again."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or truncated ({error}). Copy it again, or --resume the run that wrote it."
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_weights(method: Method, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], recipe: Recipe) -> None:
+    """Put weights into a method.
+
+    Raises:
+        CheckpointError: they are another method's, or do not fit the recipe.
+    """
+    name = metadata.get("method")
+    if name != recipe.method:
+        raise CheckpointError(f"these weights are of method {name!r}, the recipe says {recipe.method!r}.")
+    fingerprint = text_fingerprint(method)
+    if metadata.get("text_encoder") != fingerprint:
+        raise CheckpointError(
+            f"trained with the frozen text encoder {metadata.get('text_encoder')!r}, this one is {fingerprint!r}. "
+            "Install the encoder that the run used."
+        )
+    try:
+        method.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit the recipe of {recipe.method!r}: {error}") from error
+
+
+def text_fingerprint(method: Method) -> str:
+    """Identity of a method's frozen text encoder, "" when it has none: the tower itself is never stored."""
+    return str(getattr(getattr(method, "text_encoder", None), "fingerprint", ""))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a run folder.
+
+    Raises:
+        CheckpointError: missing or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} does not exist. Is {path.parent} a run folder made by `textmask train`?"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object.")
+    return value
+
+
+def load_run(path: Path | str) -> Run:
+    """Read a run folder back with its chosen weights.
+
+    Raises:
+        CheckpointError: not a run folder, no weights yet, or weights that do not fit.
+    """
+    path = Path(path)
+    recipe = load_recipe(json.dumps(read_json(path / "recipe.json")))
+    tensors, metadata = read_tensors(path / WEIGHTS)
+    method = build_method(recipe)
+    load_weights(method, tensors, metadata, recipe)
+    result = path / "result.json"
+    method.eval().requires_grad_(False)
+    return Run(path, recipe, method, read_json(path / "data.json"), read_json(result) if result.exists() else {})
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimiser state as flat tensors `optim/<parameter number>/<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"optim/{i}/{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what `pack_optimizer` packed."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optim/"):
+            _, number, name = key.split("/")
+            state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

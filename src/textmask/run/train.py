@@ -1,0 +1,477 @@
+"""The one training loop: for stage, for epoch, for batch: sum the weighted losses, step, log, save.
+
+A run folder explains itself: recipe.json, data.json, environment.json, splits/, log.jsonl and log.csv,
+weights.safetensors (the chosen epoch), last.safetensors (to resume), result.json, card.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from textmask.config import Recipe, Stage, write_json
+from textmask.data.loaders import Loader, SplitData, indices_from_list, labelled_indices, open_split
+from textmask.data.manifest import Manifest
+from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
+from textmask.method import Method, build_method, get_method
+from textmask.metrics.overlap import counts, dice_per_image, dice_pooled, iou_per_image, iou_pooled
+from textmask.run import checkpoint
+from textmask.run.inference import predict_split
+from textmask.run.machine import environment, prepare_cpu
+from textmask.run.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate, weighted_sum
+from textmask.run.trackers import Tracker, build_trackers
+from textmask.types import Batch
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the run is and what it chose."""
+
+    path: Path
+    best: float
+    best_epoch: int
+    seconds: float
+
+
+@dataclass
+class Progressed:
+    """How far a run has come; stored with `last.safetensors`, so that a resumed run goes on exactly there."""
+
+    stage: int = 0
+    epoch: int = 0  # finished epochs of the stage
+    step: int = 0
+    best: float = -math.inf
+    best_epoch: int = -1
+    seconds: float = 0.0
+    done: bool = False
+
+
+class LossModule(nn.Module):
+    """The losses as a `forward`, so that autocast and gradient synchronisation see them."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """Unweighted loss terms."""
+        return self.method.losses(stage, batch)
+
+
+def train(
+    recipe: Recipe,
+    manifest: Manifest,
+    out: Path,
+    *,
+    resume: bool = False,
+    cache_dir: Path | None = None,
+    labelled_list: Path | None = None,
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    accelerator: str = "auto",
+    trackers: Sequence[str] = (),
+    progress: bool = True,
+) -> TrainResult:
+    """Train a recipe on a manifest's `train` split, choose on `valid`, and leave a run folder.
+
+    With the same seed the numbers are the same; after a kill at any moment `resume=True` continues from the last
+    finished epoch, bit for bit on a CPU. The test split is never read.
+
+    Args:
+        labelled_list: a text file of image names: only these train rows are labelled (a published few-label list).
+        devices, num_nodes, strategy, accelerator: as in Lightning Fabric; batch sizes are global.
+        trackers: "tensorboard", "mlflow".
+
+    Raises:
+        ConfigError: the run folder exists and `resume` is off, or it holds another recipe.
+        DataError: no train or valid rows.
+        CheckpointError: the disk is full; the previous checkpoint survives.
+    """
+    prepare_cpu()
+    precision: Any = "bf16-mixed" if recipe.precision == "bf16" else "32-true"
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
+    )
+    fabric.launch()
+    run = _Run(fabric, recipe, manifest, Path(out), resume, cache_dir, labelled_list, tuple(trackers), progress)
+    return run.go()
+
+
+@dataclass
+class _Run:
+    """State of one `train` call; the methods below read top-down as the loop."""
+
+    fabric: Fabric
+    recipe: Recipe
+    manifest: Manifest
+    out: Path
+    resume: bool
+    cache_dir: Path | None
+    labelled_list: Path | None
+    tracker_names: tuple[str, ...]
+    show: bool
+    state: Progressed = field(default_factory=Progressed)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def go(self) -> TrainResult:
+        """Prepare, run the stages that are left, finish."""
+        self._open_folder()
+        self.train_data = self._open("train")
+        self.valid_data = self._open("valid")
+        self.method = build_method(self.recipe)
+        self.method.prepare(sorted(set(self.train_data.prompts)))
+        self.method.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        restored = self._restore() if self.resume else {}
+        if not self.resume:
+            self._describe()
+        self.trackers: list[Tracker] = []
+        if self.fabric.is_global_zero:
+            self.trackers = build_trackers(self.tracker_names, self.out, self.recipe)
+        with self._bar() as self.bar:
+            while not self.state.done:
+                self._run_stage(self.recipe.stages[self.state.stage], restored)
+                restored = {}
+        for tracker in self.trackers:
+            tracker.close()
+        self._finish()
+        return TrainResult(self.out, self.state.best, self.state.best_epoch, self.state.seconds)
+
+    def _run_stage(self, stage: Stage, restored: Mapping[str, Tensor]) -> None:
+        """Train (or observe) one stage from the epoch it has reached."""
+        if stage.start_from and not restored:
+            tensors, metadata = checkpoint.read_tensors(self._weights_path(stage.start_from))
+            checkpoint.load_weights(self.method, tensors, metadata, self.recipe)
+        loader = Loader(
+            self.train_data,
+            stage,
+            seed=self.recipe.seed,
+            train=stage.optim is not None,
+            indices=self._labelled(stage),
+            unlabelled_indices=np.arange(len(self.train_data)) if stage.unlabelled_batch_size else None,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+        if stage.optim is None:
+            self._observe(stage, loader)
+        else:
+            self._optimise(stage, loader, restored)
+        last = self.state.stage + 1 == len(self.recipe.stages)
+        self.state.stage += 0 if last else 1
+        self.state.done = last
+        if not last:
+            self.state.epoch, self.state.best, self.state.best_epoch = 0, -math.inf, -1
+
+    def _optimise(self, stage: Stage, loader: Loader, restored: Mapping[str, Tensor]) -> None:
+        if stage.optim is None:
+            raise ConfigError(f"stage {stage.name!r} has no optimiser.")
+        optimizer = build_optimizer(stage.optim, parameter_groups(self.method, stage))
+        if any(key.startswith("optim/") for key in restored):
+            checkpoint.unpack_optimizer(optimizer, restored)
+        average = self._average(stage, restored)
+        module, optimizer = self.fabric.setup(LossModule(self.method), optimizer)
+        while self.state.epoch < stage.epochs and not self._out_of_patience(stage):
+            begin = time.perf_counter()
+            row = self._train_epoch(stage, loader, module, optimizer, average)
+            self._end_epoch(stage, row, begin, optimizer, average)
+
+    def _train_epoch(
+        self, stage: Stage, loader: Loader, module: Any, optimizer: Any, average: AveragedModel | None
+    ) -> dict[str, Any]:
+        """One epoch; returns the mean losses and the throughput."""
+        if stage.optim is None:
+            raise ConfigError(f"stage {stage.name!r} has no optimiser.")
+        epoch, per_epoch = self.state.epoch, loader.steps_per_epoch
+        total_steps = per_epoch * stage.epochs
+        sums: dict[str, float] = {}
+        images, begin, lr = 0, time.perf_counter(), stage.optim.lr
+        self.method.train()
+        with _seeded(self.recipe.seed, self.state.stage, epoch, self.fabric.global_rank):
+            task = self.bar.add_task(f"{stage.name} {epoch + 1}/{stage.epochs}", total=per_epoch, note="")
+            for i, cpu_batch in enumerate(loader.epoch(epoch)):
+                step = epoch * per_epoch + i
+                lr = learning_rate(stage.schedule, stage.optim.lr, step, total_steps, per_epoch)
+                set_learning_rate(optimizer, lr)
+                batch = cpu_batch.to(self.fabric.device, torch.channels_last)
+                losses = module(stage.name, batch)
+                loss = weighted_sum(losses, stage.weights, epoch + i / per_epoch)
+                if not torch.isfinite(loss):
+                    terms = {name: float(value) for name, value in losses.items()}
+                    raise TextMaskError(
+                        f"the loss is {float(loss)} at epoch {epoch + 1}, step {i + 1}: {terms}. "
+                        "Lower the learning rate or set precision=fp32."
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                self.fabric.backward(loss)
+                if stage.clip_norm is not None:
+                    self.fabric.clip_gradients(module, optimizer, max_norm=stage.clip_norm, error_if_nonfinite=False)
+                optimizer.step()
+                self.method.after_step(stage.name, step)
+                if average is not None:
+                    average.update_parameters(self.method)
+                for name, value in {"loss": loss, **{f"loss/{k}": v for k, v in losses.items()}}.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+                images += len(batch) * self.fabric.world_size
+                rate = images / (time.perf_counter() - begin)
+                self.bar.update(task, advance=1, note=f"loss {float(loss):.3f} · {rate:.0f} images/s")
+            self.bar.remove_task(task)
+        self.state.step += per_epoch
+        means = {name: value / per_epoch for name, value in sums.items()}
+        if self.fabric.world_size > 1:
+            means = {
+                name: float(self.fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for name, v in means.items()
+            }
+        return {"lr": lr, **means, "images_per_s": images / (time.perf_counter() - begin)}
+
+    def _observe(self, stage: Stage, loader: Loader) -> None:
+        """A stage without gradient: every training batch once."""
+        begin = time.perf_counter()
+        with torch.no_grad():
+            task = self.bar.add_task(stage.name, total=loader.steps_per_epoch, note="")
+            for batch in loader.epoch(0):
+                self.method.observe(stage.name, batch.to(self.fabric.device))
+                self.bar.advance(task)
+            self.bar.remove_task(task)
+        self._end_epoch(stage, {"lr": 0.0}, begin, None, None)
+
+    def _end_epoch(
+        self, stage: Stage, row: dict[str, Any], begin: float, optimizer: Any, average: AveragedModel | None
+    ) -> None:
+        """Validate, choose, save, log; on rank 0 only, the others wait."""
+        if self.fabric.is_global_zero:
+            chosen: Method = self.method if average is None else average.module  # type: ignore[assignment]
+            scores = validate(chosen, self.valid_data, self.recipe)
+            self.state.epoch += 1
+            self.state.seconds += time.perf_counter() - begin
+            value = scores[self.recipe.select_on] if stage.select == "metric" else float(self.state.epoch)
+            if value > self.state.best:
+                self.state.best, self.state.best_epoch = value, self.state.epoch
+                self._save_weights(stage, chosen)
+            entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step, **row}
+            entry |= {f"valid/{name}": score for name, score in scores.items()} | {"seconds": self.state.seconds}
+            self.log.append(entry)
+            self._save_last(optimizer, average)
+            self._write_log()
+            for tracker in self.trackers:
+                tracker.log(entry, self.state.epoch)
+            star = " *" if self.state.best_epoch == self.state.epoch else ""
+            self.bar.console.print(
+                f"{stage.name} {self.state.epoch}/{stage.epochs}: loss {row.get('loss', 0.0):.4f}, valid "
+                + ", ".join(f"{name} {scores[name]:.4f}" for name in ("dice_per_image", "dice_pooled"))
+                + f", {row.get('images_per_s', 0.0):.1f} images/s{star}",
+                highlight=False,
+            )
+        state: Any = self.fabric.broadcast(vars(self.state))
+        self.state = Progressed(**state)
+
+    def _out_of_patience(self, stage: Stage) -> bool:
+        return stage.patience is not None and self.state.epoch - max(self.state.best_epoch, 0) >= stage.patience
+
+    def _average(self, stage: Stage, restored: Mapping[str, Tensor]) -> AveragedModel | None:
+        """Moving average of the parameters; buffers (running statistics) are copied from the model, not averaged."""
+        if stage.ema_decay is None:
+            return None
+        average = AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(stage.ema_decay))
+        state = {key.removeprefix("average/"): v for key, v in restored.items() if key.startswith("average/")}
+        if state:
+            average.load_state_dict(state)
+        return average
+
+    def _labelled(self, stage: Stage) -> np.ndarray:
+        keys = self.train_data.keys
+        if self.labelled_list is not None:
+            return indices_from_list(self.labelled_list, keys)
+        return labelled_indices(keys, stage.labelled_fraction, self.recipe.seed)
+
+    def _open(self, split: str) -> SplitData:
+        if split not in self.manifest.splits:
+            hint = "hold some of train out with `--hold-out 0.1`" if split == "valid" else "name a split 'train'"
+            raise DataError(
+                f"the data has no {split!r} split (it has {dict(self.manifest.splits)}). Training needs one: {hint}."
+            )
+        if self.fabric.is_global_zero:
+            open_split(self.manifest, split, self.recipe.image_size, self.cache_dir)
+        self.fabric.barrier()
+        return open_split(self.manifest, split, self.recipe.image_size, self.cache_dir)
+
+    def _open_folder(self) -> None:
+        recipe_path = self.out / "recipe.json"
+        if not self.resume:
+            if recipe_path.exists():
+                raise ConfigError(f"{self.out} already holds a run. Use --resume to continue it, or another --out.")
+            return
+        if not (self.out / checkpoint.LAST).exists():
+            if recipe_path.exists() and recipe_path.read_text(encoding="utf-8") == self.recipe.to_json():
+                self.resume = False  # killed before the first epoch was saved: start again
+                return
+            raise CheckpointError(f"{self.out} has no {checkpoint.LAST} to resume from. Start it without --resume.")
+        if recipe_path.read_text(encoding="utf-8") != self.recipe.to_json():
+            raise ConfigError(
+                f"{self.out} was started with another recipe. Resume with the recipe it holds ({recipe_path}), "
+                "or start a new run."
+            )
+
+    def _describe(self) -> None:
+        """Write what the run is before its first step."""
+        if not self.fabric.is_global_zero:
+            return
+        try:
+            (self.out / "splits").mkdir(parents=True, exist_ok=True)
+            for name, data in (("train", self.train_data), ("valid", self.valid_data)):
+                (self.out / "splits" / f"{name}.txt").write_text("\n".join(data.keys) + "\n", encoding="utf-8")
+            labelled = {stage.name: self._labelled(stage) for stage in self.recipe.stages}
+            for name, indices in labelled.items():
+                if len(indices) < len(self.train_data):
+                    lines = [self.train_data.keys[i] for i in sorted(indices)]
+                    (self.out / "splits" / f"labelled-{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_json(self.out / "environment.json", environment())
+            write_json(
+                self.out / "data.json",
+                {
+                    "name": self.manifest.name,
+                    "hash": self.manifest.hash(),
+                    "counts": dict(self.manifest.splits),
+                    "laterality": str(self.manifest.laterality),
+                    "train_rows": len(self.train_data),
+                    "labelled_rows": {name: len(indices) for name, indices in labelled.items()},
+                },
+            )
+            (self.out / "recipe.json").write_text(self.recipe.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"cannot write the run folder {self.out}: {error}.") from error
+
+    def _weights_path(self, stage: str) -> Path:
+        last = self.recipe.stages[-1].name
+        return self.out / (checkpoint.WEIGHTS if stage == last else f"weights-{stage}.safetensors")
+
+    def _save_weights(self, stage: Stage, method: Method) -> None:
+        metadata = {
+            "method": self.recipe.method,
+            "stage": stage.name,
+            "epoch": self.state.best_epoch,
+            self.recipe.select_on: self.state.best,
+            "text_encoder": checkpoint.text_fingerprint(method),
+            "laterality": str(self.manifest.laterality),
+            "data": self.manifest.hash(),
+        }
+        checkpoint.write_tensors(self._weights_path(stage.name), method.state_dict(), metadata)
+
+    def _save_last(self, optimizer: Any, average: AveragedModel | None) -> None:
+        tensors = {f"method/{key}": value for key, value in self.method.state_dict().items()}
+        if optimizer is not None:
+            tensors |= checkpoint.pack_optimizer(optimizer.optimizer)
+        if average is not None:
+            tensors |= {f"average/{key}": value for key, value in average.state_dict().items()}
+        metadata = {"state": {**vars(self.state), "best": max(self.state.best, -1e9)}, "log": self.log}
+        checkpoint.write_tensors(self.out / checkpoint.LAST, tensors, metadata)
+
+    def _restore(self) -> dict[str, Tensor]:
+        tensors, metadata = checkpoint.read_tensors(self.out / checkpoint.LAST)
+        self.state = Progressed(**metadata["state"])
+        self.log = metadata["log"]
+        self.method.load_state_dict(
+            {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
+        )
+        stage = self.recipe.stages[self.state.stage]
+        if self.state.epoch >= stage.epochs or stage.optim is None:
+            last = self.state.stage + 1 == len(self.recipe.stages)
+            self.state.done = last
+            if not last:
+                self.state.stage, self.state.epoch = self.state.stage + 1, 0
+                self.state.best, self.state.best_epoch = -math.inf, -1
+                return {}
+        return tensors
+
+    def _write_log(self) -> None:
+        columns = list(dict.fromkeys(key for row in self.log for key in row))
+        try:
+            with (self.out / "log.csv").open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, columns)
+                writer.writeheader()
+                writer.writerows(self.log)
+            lines = "".join(json.dumps(row) + "\n" for row in self.log)
+            (self.out / "log.jsonl").write_text(lines, encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write the log in {self.out}: {error}. Free some space and --resume."
+            ) from error
+
+    def _finish(self) -> None:
+        if self.fabric.is_global_zero:
+            write_json(
+                self.out / "result.json",
+                {
+                    "stage": self.recipe.stages[-1].name,
+                    "epoch": self.state.best_epoch,
+                    f"valid/{self.recipe.select_on}": self.state.best,
+                    "seconds": round(self.state.seconds, 1),
+                    "weights_sha256": checkpoint.file_sha256(self.out / checkpoint.WEIGHTS),
+                },
+            )
+            (self.out / "card.md").write_text(self._card(), encoding="utf-8")
+        self.fabric.barrier()
+
+    def _card(self) -> str:
+        card = get_method(self.recipe.method).card
+        return (
+            "\n".join(
+                [
+                    f"# {self.recipe.method}: {card.title}",
+                    "",
+                    f"- data: {self.manifest.name or 'own'} {dict(self.manifest.splits)}, sha256 {self.manifest.hash()[:16]}",
+                    f"- left and right in its sentences: {self.manifest.laterality} side",
+                    f"- chosen: epoch {self.state.best_epoch} by valid {self.recipe.select_on} = {self.state.best:.4f}",
+                    f"- seed {self.recipe.seed}, {self.state.seconds / 60:.1f} minutes",
+                    f"- paper: {card.paper or 'none, a baseline'}",
+                    "- research use only: not a medical device, not validated for any clinical use",
+                    *([f"- limits: {card.limits}"] if card.limits else []),
+                ]
+            )
+            + "\n"
+        )
+
+    def _bar(self) -> Progress:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        return Progress(*columns, disable=not (self.show and self.fabric.is_global_zero), transient=True)
+
+
+def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float]:
+    """Mean per-image and pooled overlap of a split at the recipe's size and threshold."""
+    truth = np.asarray(data.masks)
+    found = counts(predict_split(method, data, recipe) > recipe.threshold, truth)
+    policy = recipe.empty_policy
+    return {
+        "dice_per_image": float(np.mean(dice_per_image(found, policy))),
+        "dice_pooled": float(dice_pooled(found)),
+        "iou_per_image": float(np.mean(iou_per_image(found, policy))),
+        "iou_pooled": float(iou_pooled(found)),
+    }
+
+
+@contextmanager
+def _seeded(*key: int) -> Iterator[None]:
+    """Give library code that draws from torch's default generator (dropout) a seed of its own; restored afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        yield

@@ -1,0 +1,1 @@
+"""Sentences: what they claim, how they are rewritten, how they are encoded."""

@@ -1,0 +1,129 @@
+"""What flows between the parts: enums, the batch, the output of a method, and shape aliases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from textmask.text.statement import Statement
+
+Image: TypeAlias = Float[Tensor, "b c h w"]
+Mask: TypeAlias = Float[Tensor, "b 1 h w"]
+Logits: TypeAlias = Float[Tensor, "b 1 h w"]
+TokenIds: TypeAlias = Int[Tensor, "b l"]
+TokenMask: TypeAlias = Bool[Tensor, "b l"]
+TextTokens: TypeAlias = Float[Tensor, "b l d"]
+Embedding: TypeAlias = Float[Tensor, "b d"]
+ZoneBits: TypeAlias = Float[Tensor, "b 9"]
+
+
+class Laterality(StrEnum):
+    """What "left" means: the left of the picture, the patient's left, or nobody knows."""
+
+    IMAGE = "image"
+    PATIENT = "patient"
+    UNKNOWN = "unknown"
+
+
+class TextFeatures(NamedTuple):
+    """What a text encoder returns. `token_mask` is True for real tokens."""
+
+    text_tokens: TextTokens
+    text_embedding: Embedding
+    token_mask: TokenMask
+
+
+@dataclass(frozen=True)
+class Text:
+    """Everything a model may know of the sentences of a batch.
+
+    Attributes:
+        prompts: the B sentences, after any rewriting by a transform.
+        zones: B 9, the parsed `Statement.bits()` of each sentence (all 0 when nothing was parsed).
+        token_ids, token_mask: B L, filled by `TextEncoder.tokenize` for encoders that train; a frozen encoder looks
+            its cached output up by sentence and needs neither.
+    """
+
+    prompts: tuple[str, ...]
+    zones: ZoneBits
+    token_ids: TokenIds | None = None
+    token_mask: TokenMask | None = None
+
+    def __len__(self) -> int:
+        """Number of sentences B."""
+        return len(self.prompts)
+
+    def to(self, device: torch.device | str) -> Text:
+        """Move the tensors to `device`."""
+        return replace(
+            self,
+            zones=self.zones.to(device),
+            token_ids=None if self.token_ids is None else self.token_ids.to(device),
+            token_mask=None if self.token_mask is None else self.token_mask.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples. Labelled means `mask is not None`.
+
+    Attributes:
+        image: B 3 H W in [0, 1], grey pictures repeated; a method normalises inside.
+        text: the sentences.
+        mask: B 1 H W, 0 or 1.
+        statements: the B parsed sentences.
+        keys: the B row keys of the manifest (the image path).
+        views: further pictures with the same geometry as `image`, e.g. {"strong": B 3 H W}.
+        unlabelled: the unlabelled half of a semi-supervised step.
+    """
+
+    image: Image
+    text: Text
+    mask: Mask | None = None
+    statements: tuple[Statement, ...] = ()
+    keys: tuple[str, ...] = ()
+    views: dict[str, Image] = field(default_factory=dict)
+    unlabelled: Batch | None = None
+
+    def __len__(self) -> int:
+        """Number of samples B."""
+        return self.image.shape[0]
+
+    def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
+        """Move the tensors to `device`; pictures also to `memory_format`."""
+
+        def picture(x: Tensor) -> Tensor:
+            return x.to(device).contiguous(memory_format=memory_format)
+
+        return replace(
+            self,
+            image=picture(self.image),
+            text=self.text.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+            views={name: picture(view) for name, view in self.views.items()},
+            unlabelled=None if self.unlabelled is None else self.unlabelled.to(device, memory_format),
+        )
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a method predicts.
+
+    Attributes:
+        logits: B 1 H W before the sigmoid, at the size of the input image.
+        aux: named intermediates (features, attention maps, pseudo image ...), for losses, plots and debugging.
+    """
+
+    logits: Logits
+    aux: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def probability(self) -> Mask:
+        """B 1 H W in [0, 1], fp32."""
+        return torch.sigmoid(self.logits.float())

@@ -1,0 +1,233 @@
+"""The training loop: resume after kill -9, two processes, full disks, damaged weights."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from textmask.data.manifest import write_manifest
+from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
+from textmask.method import get_method
+from textmask.run import checkpoint
+from textmask.run.train import train
+
+
+def smoke(name="unet", **changes):
+    recipe = get_method(name).recipe().smoke()
+    stage = recipe.stages[0].model_copy(update=changes)
+    return recipe.model_copy(update={"stages": (stage,)})
+
+
+def log_of(path):
+    return [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+
+
+def same_numbers(a, b):
+    keys = [k for k in a[0] if k not in ("seconds", "images_per_s")]
+    return [[row[k] for k in keys] for row in a] == [[row[k] for k in keys] for row in b]
+
+
+def test_a_run_folder_explains_itself(phantom_manifest, tmp_path):
+    run = tmp_path / "run"
+    result = train(smoke("statement_unet", epochs=2), phantom_manifest, run, cache_dir=tmp_path, progress=False)
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "recipe.json",
+        "data.json",
+        "environment.json",
+        "splits",
+        "log.jsonl",
+        "log.csv",
+        "card.md",
+        "weights.safetensors",
+        "last.safetensors",
+        "result.json",
+    }
+    assert len(log_of(run)) == 2
+    assert result.best == max(row["valid/dice_per_image"] for row in log_of(run))
+    data = json.loads((run / "data.json").read_text())
+    assert data["hash"] == phantom_manifest.hash()
+    loaded = checkpoint.load_run(run)
+    assert not loaded.method.training
+    assert not any(p.requires_grad for p in loaded.method.parameters())
+
+
+def test_the_frozen_text_tower_is_not_stored(phantom_manifest, tmp_path):
+    run = tmp_path / "run"
+    train(smoke("biclip"), phantom_manifest, run, cache_dir=tmp_path, progress=False)
+    for name in (checkpoint.WEIGHTS, checkpoint.LAST):
+        tensors, _ = checkpoint.read_tensors(run / name)
+        assert not [key for key in tensors if "tower" in key or "embeddings" in key]
+    assert checkpoint.load_run(run).recipe.method == "biclip"
+
+
+def test_text_prior_is_the_mean_mask_of_the_statement(phantom_manifest, tmp_path):
+    recipe = get_method("text_prior").recipe().smoke()
+    train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
+    method = checkpoint.load_run(tmp_path / "run").method
+    assert int(method.counts.sum()) == phantom_manifest.splits["train"]
+
+
+def test_same_seed_same_numbers_and_another_seed_others(phantom_manifest, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        recipe = smoke().model_copy(update={"seed": seed})
+        train(recipe, phantom_manifest, tmp_path / name, cache_dir=tmp_path, progress=False)
+    assert same_numbers(log_of(tmp_path / "a"), log_of(tmp_path / "b"))
+    assert not same_numbers(log_of(tmp_path / "a"), log_of(tmp_path / "c"))
+
+
+def run_cli(arguments, **options):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+@pytest.mark.slow
+def test_kill_9_loses_at_most_one_epoch_and_resume_is_bit_for_bit(phantom_manifest, tmp_path):
+    """A real process is killed in the middle of a run; the resumed run's log and weights equal an unbroken run's."""
+    recipe = smoke("biclip", epochs=5, steps_per_epoch=4, ema_decay=0.9)
+    manifest = phantom_manifest.root / "kill.csv"
+    write_manifest(phantom_manifest, manifest)
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    command = ["-m", "textmask", "train", "--recipe", str(tmp_path / "recipe.json"), str(manifest)]
+    env = {"TEXTMASK_CACHE": str(tmp_path / "cache")}
+    process = run_cli([*command, "--out", str(tmp_path / "killed")], env=env)
+    deadline = time.time() + 120
+    log = tmp_path / "killed" / "log.jsonl"
+    while time.time() < deadline and not (log.exists() and len(log.read_text().splitlines()) >= 2):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    finished = len(log_of(tmp_path / "killed"))
+    assert 2 <= finished < 5
+    for out, extra in (("killed", ["--resume"]), ("whole", [])):
+        process = run_cli([*command, "--out", str(tmp_path / out), *extra], env=env)
+        output, _ = process.communicate(timeout=180)
+        assert process.returncode == 0, output
+    assert same_numbers(log_of(tmp_path / "killed"), log_of(tmp_path / "whole"))
+    a, _ = checkpoint.read_tensors(tmp_path / "killed" / checkpoint.WEIGHTS)
+    b, _ = checkpoint.read_tensors(tmp_path / "whole" / checkpoint.WEIGHTS)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_loss_curve_of_one_with_the_same_global_batch(phantom_manifest, tmp_path):
+    recipe = smoke("statement_unet", epochs=2, steps_per_epoch=3, batch_size=8).model_copy(update={"norm": "group"})
+    manifest = phantom_manifest.root / "ddp.csv"
+    write_manifest(phantom_manifest, manifest)
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    arguments = ["train", "--recipe", str(tmp_path / "recipe.json"), str(manifest)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "textmask"]
+    for out, command in (
+        ("one", ["-m", "textmask", *arguments]),
+        ("two", [*torchrun, *arguments, "--devices", "2"]),
+    ):
+        env = {"TEXTMASK_CACHE": str(tmp_path / "cache")}
+        process = run_cli([*command, "--out", str(tmp_path / out)], env=env)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
+    for a, b in zip(one, two, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=2e-5)
+        assert b["valid/dice_per_image"] == pytest.approx(a["valid/dice_per_image"], abs=2e-3)
+
+
+def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
+    recipe = smoke()
+    train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
+    before = (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
+    other = recipe.model_copy(update={"seed": 9})
+    with pytest.raises(ConfigError, match="another recipe"):
+        train(other, phantom_manifest, tmp_path / "run", resume=True, cache_dir=tmp_path, progress=False)
+    train(recipe, phantom_manifest, tmp_path / "run", resume=True, cache_dir=tmp_path, progress=False)
+    assert (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes() == before
+
+
+def test_training_needs_a_valid_split_and_never_reads_test(phantom_manifest, tmp_path):
+    rows = tuple(row for row in phantom_manifest.rows if row.split != "valid")
+    with pytest.raises(DataError, match="hold-out"):
+        train(smoke(), replace(phantom_manifest, rows=rows), tmp_path / "run", cache_dir=tmp_path, progress=False)
+    rows = tuple(replace(row, image="gone.png") if row.split == "test" else row for row in phantom_manifest.rows)
+    train(smoke(), replace(phantom_manifest, rows=rows), tmp_path / "run2", cache_dir=tmp_path, progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(phantom_manifest, tmp_path):
+    recipe = smoke(clip_norm=None).override("stages.segment.optim.lr=1e30", "stages.segment.steps_per_epoch=20")
+    with pytest.raises(TextMaskError, match="Lower the learning rate"):
+        train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    checkpoint.write_tensors(path, {"a": torch.ones(3)}, {"method": "unet"})
+
+    def full(tensors, part, metadata):
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match="previous file is untouched"):
+        checkpoint.write_tensors(path, {"a": torch.zeros(3)}, {"method": "unet"})
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+    assert torch.equal(checkpoint.read_tensors(path)[0]["a"], torch.ones(3))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_really_full_device_is_a_clear_error(tmp_path):
+    link = tmp_path / "weights.safetensors.part"
+    link.symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        checkpoint.write_tensors(tmp_path / "weights.safetensors", {"a": torch.ones(100_000)}, {})
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+class Payload:
+    def __reduce__(self):
+        return (os.system, ("touch pwned",))
+
+
+def test_damaged_foreign_and_pickled_weights_are_refused(phantom_manifest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    train(smoke(), phantom_manifest, run, cache_dir=tmp_path, progress=False)
+    weights = run / checkpoint.WEIGHTS
+    good = weights.read_bytes()
+    weights.write_bytes(good[: len(good) // 2])
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
+        checkpoint.load_run(run)
+    weights.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
+        checkpoint.load_run(run)
+    weights.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(CheckpointError, match="is a pickle"):
+        checkpoint.load_run(run)
+    torch.save({"a": torch.ones(1)}, weights)
+    with pytest.raises(CheckpointError, match="is a pickle"):
+        checkpoint.load_run(run)
+    assert not (tmp_path / "pwned").exists()
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        checkpoint.load_run(run)
+    weights.write_bytes(good)
+    recipe = get_method("statement_unet").recipe().smoke()
+    (run / "recipe.json").write_text(recipe.to_json())
+    with pytest.raises(CheckpointError, match="of method 'unet'"):
+        checkpoint.load_run(run)
+
+
+def test_tensorboard_tracker_writes_events(phantom_manifest, tmp_path):
+    train(smoke(), phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False, trackers=("tensorboard",))
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    with pytest.raises(ConfigError, match="unknown tracker"):
+        train(smoke(), phantom_manifest, tmp_path / "r2", cache_dir=tmp_path, progress=False, trackers=("wandb",))

@@ -1,0 +1,182 @@
+"""What every method must keep, built-in or third-party; runs over `list_methods()` offline with tiny encoders."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from textmask.config import Recipe
+from textmask.method import Method, build_method, get_method, list_methods, load_recipe
+from textmask.run.optim import build_optimizer, parameter_groups, weighted_sum
+from textmask.text.grammar import parse
+from textmask.types import Batch, Text
+
+PROMPTS = (
+    "unilateral pulmonary infection, one infected areas, lower left lung.",
+    "unilateral pulmonary infection, one infected areas, upper right lung.",
+    "bilateral pulmonary infection, two infected areas, lower left lung and lower right lung.",
+)
+
+
+def make_batch(recipe: Recipe, stage: str, n: int = 3, size: tuple[int, int] | None = None) -> Batch:
+    rows, columns = size or recipe.image_size
+    generator = torch.Generator().manual_seed(7)
+    prompts = tuple(PROMPTS[i % 3] for i in range(n))
+    statements = tuple(parse(prompt) for prompt in prompts)
+    text = Text(prompts, torch.tensor([s.bits() for s in statements], dtype=torch.float32))
+    image = torch.rand(n, 1, rows, columns, generator=generator).expand(n, 3, rows, columns)
+    mask = torch.zeros(n, 1, rows, columns)
+    mask[:, :, rows // 2 :, : columns // 2] = 1
+    views = {name: image.clone() for name in recipe.stage(stage).views}
+    batch = Batch(image, text, mask, statements, prompts, views)
+    if recipe.stage(stage).unlabelled_batch_size:
+        batch = replace(batch, unlabelled=replace(batch, mask=None))
+    return batch
+
+
+def smoke(name: str) -> tuple[Recipe, Method]:
+    recipe = get_method(name).recipe().smoke()
+    method = build_method(recipe)
+    method.prepare(PROMPTS)
+    return recipe, method
+
+
+def gradient_stages(recipe: Recipe) -> list[str]:
+    return [stage.name for stage in recipe.stages if stage.optim is not None]
+
+
+def observed(recipe: Recipe, method: Method) -> Method:
+    for stage in recipe.stages:
+        if stage.optim is None:
+            method.observe(stage.name, make_batch(recipe, stage.name))
+    return method
+
+
+@pytest.fixture(params=list_methods())
+def name(request):
+    return request.param
+
+
+def test_the_four_methods_are_listed():
+    assert {"unet", "text_prior", "statement_unet", "biclip"} <= set(list_methods())
+
+
+def test_logits_have_the_shape_of_the_image(name):
+    recipe, method = smoke(name)
+    observed(recipe, method).eval()
+    for n, size in ((1, (32, 32)), (2, (33, 45)), (3, (48, 32))):
+        batch = make_batch(recipe, recipe.stages[0].name, n, size)
+        assert method(batch.image, batch.text).logits.shape == (n, 1, *size)
+
+
+def test_loss_keys_are_the_weight_keys_and_a_mismatch_is_refused(name):
+    recipe, method = smoke(name)
+    for stage in gradient_stages(recipe):
+        losses = method.losses(stage, make_batch(recipe, stage))
+        assert set(losses) == set(recipe.stage(stage).weights)
+        assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
+        with pytest.raises(Exception, match="Name exactly these"):
+            weighted_sum(losses, {**recipe.stage(stage).weights, "no_such_term": 1.0}, 0)
+
+
+def test_every_trainable_parameter_gets_a_gradient_and_no_frozen_one(name):
+    recipe, method = smoke(name)
+    seen: set[str] = set()
+    for stage in gradient_stages(recipe):
+        parameter_groups(method, recipe.stage(stage))
+        method.zero_grad()
+        sum(method.losses(stage, make_batch(recipe, stage)).values()).backward()
+        frozen = {n for n, p in method.named_parameters() if not p.requires_grad}
+        got = {n for n, p in method.named_parameters() if p.grad is not None}
+        assert not frozen & got
+        seen |= got
+    if gradient_stages(recipe):
+        assert seen == {n for n, _ in method.named_parameters()}
+
+
+def test_a_few_steps_lower_the_loss_on_one_batch(name):
+    recipe, method = smoke(name)
+    for stage_name in gradient_stages(recipe):
+        stage = recipe.stage(stage_name)
+        optimizer = build_optimizer(stage.optim.model_copy(update={"lr": 1e-2}), parameter_groups(method, stage))
+        batch = make_batch(recipe, stage_name)
+        values = []
+        for _ in range(12):
+            torch.manual_seed(0)
+            loss = weighted_sum(method.losses(stage_name, batch), stage.weights, 0.0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            values.append(float(loss))
+        assert values[-1] < values[0]
+
+
+def test_same_seed_same_result(name):
+    recipe, method = smoke(name)
+    again = build_method(recipe)
+    state = torch.get_rng_state()
+    other = build_method(recipe.model_copy(update={"seed": 1}))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(method.parameters(), again.parameters(), strict=True))
+    if list(method.parameters()):
+        assert any(not torch.equal(a, b) for a, b in zip(method.parameters(), other.parameters(), strict=True))
+
+
+def test_state_dict_round_trip_gives_the_same_logits(name, tmp_path):
+    from textmask.run import checkpoint
+
+    recipe, method = smoke(name)
+    observed(recipe, method).eval()
+    path = tmp_path / "w.safetensors"
+    metadata = {"method": name, "text_encoder": checkpoint.text_fingerprint(method)}
+    checkpoint.write_tensors(path, method.state_dict(), metadata)
+    again = build_method(recipe).eval()
+    checkpoint.load_weights(again, *checkpoint.read_tensors(path), recipe)
+    batch = make_batch(recipe, recipe.stages[0].name)
+    assert torch.equal(method(batch.image, batch.text).logits, again(batch.image, batch.text).logits)
+
+
+def test_the_mask_is_never_needed_at_test_time(name):
+    recipe, method = smoke(name)
+    observed(recipe, method).eval()
+    batch = make_batch(recipe, recipe.stages[0].name)
+    with torch.no_grad():
+        before = method(batch.image, batch.text).logits
+        after = copy.deepcopy(method)(batch.image, batch.text).logits
+    assert torch.equal(before, after)
+    assert "mask" not in Method.forward.__annotations__
+
+
+def test_padding_never_changes_the_output(name):
+    recipe, method = smoke(name)
+    observed(recipe, method).eval()
+    encoder = getattr(method, "text_encoder", None)
+    if encoder is None:
+        assert not list(method.named_modules()) or "text_encoder" not in dict(method.named_children())
+        return
+    batch = make_batch(recipe, recipe.stages[0].name)
+    outputs = [method(batch.image, encoder.tokenize(batch.text, length)).logits.detach() for length in (None, 24, 32)]
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(outputs[0], outputs[2], atol=1e-5, rtol=1e-5)
+
+
+def test_what_the_card_says_about_image_and_text_is_true(name):
+    recipe, method = smoke(name)
+    observed(recipe, method).eval()
+    card = get_method(name).card
+    batch = make_batch(recipe, recipe.stages[0].name)
+    swapped = Text(batch.text.prompts[::-1], batch.text.zones.flip(0))
+    with torch.no_grad():
+        for p in method.parameters():  # conditions that start at zero would hide the dependence
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+        base = method(batch.image, batch.text).logits
+        assert torch.equal(base, method(1 - batch.image, batch.text).logits) is not card.uses_image
+        assert torch.equal(base, method(batch.image, swapped).logits) is not card.uses_text
+
+
+@pytest.mark.parametrize("preset", ["paper", "lite", "smoke"])
+def test_recipes_survive_json(name, preset):
+    recipe = get_method(name).recipe()
+    recipe = recipe if preset == "paper" else getattr(recipe, preset)()
+    assert load_recipe(recipe.to_json()) == recipe
