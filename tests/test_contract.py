@@ -108,7 +108,7 @@ def test_a_few_steps_lower_the_loss_on_one_batch(name):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            values.append(float(loss))
+            values.append(loss.item())
         assert values[-1] < values[0]
 
 

@@ -219,7 +219,7 @@ def _assign(tree: Any, keys: list[str], value: Any, path: str) -> None:
     if not isinstance(tree, dict):
         raise ConfigError(f"override {path!r}: {key!r} is below a plain value, not a field.")
     if not rest:
-        if key not in tree and not path.split(".")[-2:-1] in (["weights"], ["lr_scale"]):
+        if key not in tree and path.split(".")[-2:-1] not in (["weights"], ["lr_scale"]):
             choose(f"field in override {path!r}: field", key, list(tree))
         tree[key] = value
         return

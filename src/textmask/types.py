@@ -95,7 +95,7 @@ class Batch:
         """Number of samples B."""
         return self.image.shape[0]
 
-    def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
+    def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format) -> Batch:
         """Move the tensors to `device`; pictures also to `memory_format`."""
 
         def picture(x: Tensor) -> Tensor:

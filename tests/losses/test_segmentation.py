@@ -55,7 +55,7 @@ def test_empty_masks_give_a_finite_loss_and_gradient():
     logits = torch.full((2, 1, 4, 4), -30.0, requires_grad=True)
     loss = soft_dice(logits, torch.zeros(2, 1, 4, 4)) + bce(logits, torch.zeros(2, 1, 4, 4))
     loss.backward()
-    assert float(loss) == pytest.approx(0.0, abs=1e-5)
+    assert loss.item() == pytest.approx(0.0, abs=1e-5)
     assert torch.isfinite(logits.grad).all()
 
 

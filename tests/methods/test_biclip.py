@@ -51,8 +51,8 @@ def test_eq1_bmf_adds_the_mlp_of_the_concatenation():
 def test_eq2_cycle_is_the_mean_squared_or_absolute_difference_and_detaches_t():
     t = torch.tensor([[1.0, 2.0], [0.0, -1.0]], requires_grad=True)
     t_hat = torch.tensor([[0.0, 4.0], [0.5, -1.0]], requires_grad=True)
-    assert float(cycle_loss(t, t_hat, "l2")) == pytest.approx((1 + 4 + 0.25 + 0) / 4)
-    assert float(cycle_loss(t, t_hat, "l1")) == pytest.approx((1 + 2 + 0.5 + 0) / 4)
+    assert cycle_loss(t, t_hat, "l2").item() == pytest.approx((1 + 4 + 0.25 + 0) / 4)
+    assert cycle_loss(t, t_hat, "l1").item() == pytest.approx((1 + 2 + 0.5 + 0) / 4)
     cycle_loss(t, t_hat).backward()
     assert t.grad is None
     assert t_hat.grad is not None
@@ -102,9 +102,9 @@ def test_eq8_terms_are_those_of_the_paper_with_the_published_weights():
     losses = method.losses("segment", b)
     painting = method.paint(b.image, b.text)
     target = torch.where(b.mask != 0, b.image, torch.zeros(()))
-    assert float(losses["gen"]) == pytest.approx(float((painting.pseudo_image - target).abs().mean()), abs=1e-6)
-    assert float(losses["cycle"]) == pytest.approx(
-        float(((painting.text - method.image_to_text(painting.pseudo_image)) ** 2).mean()), abs=1e-6
+    assert losses["gen"].item() == pytest.approx((painting.pseudo_image - target).abs().mean().item(), abs=1e-6)
+    assert losses["cycle"].item() == pytest.approx(
+        ((painting.text - method.image_to_text(painting.pseudo_image)) ** 2).mean().item(), abs=1e-6
     )
     assert set(losses) == set(stage.weights)
 

@@ -79,6 +79,14 @@ class Tree:
         """Splits that have a folder of this kind ("" is a folder of no split)."""
         return sorted(split for k, split in self._index if k == kind)
 
+    def of_kind(self, kind: Kind) -> list[str]:
+        """Pictures that lie in a folder of this kind."""
+        return [path for path in self.pictures if _kind(path) == kind]
+
+    def folder_names(self, kind: Kind) -> list[str]:
+        """Folders that hold files of this kind."""
+        return sorted({os.path.dirname(path) or "." for path in self.of_kind(kind)})
+
     def find(self, kind: Kind, name: str, splits: Sequence[str]) -> tuple[str, str] | None:
         """(path, split) of the file that `name` means, None when there is none.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import openpyxl
@@ -69,3 +71,38 @@ def read_xlsx(path: Path) -> tuple[list[str], Records]:
         raise DataError(f"{path}: the first sheet is empty; expected a header row.")
     body = [(number, cells) for number, cells in enumerate(records[1:], start=2) if any(cells)]
     return [name.strip() for name in records[0]], body
+
+
+def read_table(path: Path) -> tuple[list[str], Records]:
+    """Header and rows of a CSV (separated by commas, semicolons or tabs) or of a workbook; short rows are filled up.
+
+    Raises:
+        DataError: as `read_csv` and `read_xlsx`.
+    """
+    if path.suffix.lower() == ".xlsx":
+        header, records = read_xlsx(path)
+    else:
+        header, records = read_csv(path)
+        if len(header) == 1 and (other := next((mark for mark in ";\t" if mark in header[0]), "")):
+            header, records = read_csv(path, other)
+    return header, [(number, cells + [""] * (len(header) - len(cells))) for number, cells in records]
+
+
+def read_json(path: Path) -> object:
+    """Content of a JSON file, with or without byte-order mark.
+
+    Raises:
+        DataError: not readable, not JSON, or larger than 200 MB.
+    """
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise DataError(f"{path}: has {path.stat().st_size:,} bytes, at most {MAX_TABLE_BYTES:,}.")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}).") from error
+
+
+def column_of(header: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first column that goes by one of `names`, letter case ignored."""
+    lower = {column.lower(): column for column in reversed(header)}
+    return next((lower[name] for name in names if name in lower), None)

@@ -58,8 +58,8 @@ class SubPixelHead(nn.Module):
             return logits
         x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[..., :rows, :columns]
         grey = reduce(image, "b (pictures rgb) h w -> b pictures h w", "mean", rgb=3).to(x.dtype)
-        logits = self.out(torch.relu(self.mix(torch.cat([x, grey], 1))))
-        return logits
+        out: Tensor = self.out(torch.relu(self.mix(torch.cat([x, grey], 1))))
+        return out
 
 
 class UNet(nn.Module):

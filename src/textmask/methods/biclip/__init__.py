@@ -77,10 +77,13 @@ class BiCLIPRecipe(Recipe):
     )
 
     def lite(self) -> Self:
-        """CPU preset: MiniLM, the stride-4 U-Net, small branches; QaTa in under 40 minutes on two cores."""
+        """CPU preset: MiniLM, the stride-4 U-Net, small branches; QaTa in under 40 minutes on two cores.
+
+        At its higher learning rate the squared cycle loss of Eq. 2 outgrows the others, hence the released code's L1.
+        """
         stage = self.stages[0].model_copy(
             update={
-                "epochs": 14,
+                "epochs": 12,
                 "batch_size": 32,
                 "optim": Optim(lr=2e-3),
                 "schedule": Schedule(name="one_cycle"),
@@ -90,7 +93,7 @@ class BiCLIPRecipe(Recipe):
         )
         small = {"image_widths": (32, 64), "branch_pool": 4, "head_widths": (16, 32), "iac_width": 64}
         net = {"widths": (32, 80, 144, 208), "stem_stride": 4, "warp": "input"}
-        text = {"text_encoder": "minilm", "standardise_text": True}
+        text = {"text_encoder": "minilm", "standardise_text": True, "cycle_norm": "l1"}
         return self.model_copy(update={**small, **net, **text, "stages": (stage,)})
 
     def smoke(self) -> Self:

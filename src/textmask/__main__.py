@@ -1,0 +1,5 @@
+"""`python -m textmask`."""
+
+from textmask.cli import main
+
+main()

