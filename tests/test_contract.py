@@ -27,7 +27,9 @@ def make_batch(recipe: Recipe, stage: str, n: int = 3, size: tuple[int, int] | N
     text = Text(prompts, torch.tensor([s.bits() for s in statements], dtype=torch.float32))
     image = torch.rand(n, 1, rows, columns, generator=generator).expand(n, 3, rows, columns)
     mask = torch.zeros(n, 1, rows, columns)
-    mask[:, :, rows // 2 :, : columns // 2] = 1
+    mask[0::3, :, rows // 2 :, : columns // 2] = 1
+    mask[1::3, :, : rows // 2, columns // 2 :] = 1
+    mask[2::3, :, rows // 2 :] = 1
     views = {name: image.clone() for name in recipe.stage(stage).views}
     batch = Batch(image, text, mask, statements, prompts, views)
     if recipe.stage(stage).unlabelled_batch_size:

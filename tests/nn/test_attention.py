@@ -39,7 +39,7 @@ def test_against_a_slow_transcription():
     for head in range(2):
         part = slice(8 * head, 8 * head + 8)
         query = attend.query(normed)[part]
-        scores = torch.tensor([float(query @ attend.key(t)[part]) / math.sqrt(8) for t in text])
+        scores = torch.stack([query @ attend.key(t)[part] / math.sqrt(8) for t in text])
         weights = scores.exp() / scores.exp().sum()
         seen += weights / 2
         answer.append(sum(w * attend.value(t)[part] for w, t in zip(weights, text, strict=True)))

@@ -133,7 +133,7 @@ def test_activations_match_the_stored_batch_statistics():
     with torch.no_grad():
         encoder(nn.functional.interpolate(coarse, (128, 128), mode="bicubic", align_corners=False).clamp(0, 1))
     assert len(spreads) == 48
-    assert all(0.1 < spread < 5 for spread in spreads.values()), spreads
+    assert all(0.5 < spread < 2 for spread in spreads.values()), spreads
 
 
 @has_lite0
@@ -175,6 +175,7 @@ def save_convnext(folder):
     logging.disable_progress_bar()
     model = ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1]))
     model.save_pretrained(folder)
+    logging.enable_progress_bar()
     return model.eval()
 
 
@@ -214,7 +215,7 @@ def test_convnext_refuses_pickles_damage_and_moving_names(tmp_path, monkeypatch)
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(WeightsError, match="Name or service not known.*save_pretrained"):
+    with pytest.raises(WeightsError, match=r"Name or service not known.*save_pretrained"):
         ConvNextTiny("0" * 40)
 
 

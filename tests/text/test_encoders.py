@@ -295,7 +295,7 @@ def test_the_tower_runs_once_per_distinct_sentence(monkeypatch):
     assert seen == [3]
     cache(text_of(PROMPTS[0], "new", "new"))
     assert seen == [3, 1]
-    assert len(cache) == 4
+    assert cache.cached_sentences == 4
 
 
 def test_many_sentences_are_encoded_in_chunks(monkeypatch):
@@ -433,7 +433,7 @@ def test_the_table_is_bounded(monkeypatch):
     for i in range(10):
         features = cache(text_of(f"area {i}", "clear", f"area {i + 1}"))
         assert features.text_tokens.shape[0] == 3
-        assert len(cache) <= 4
+        assert cache.cached_sentences <= 4
 
 
 # building

@@ -109,6 +109,7 @@ def check(manifest: Manifest, *, pixels: bool = True, progress: Progress | None 
         convention = _check_laterality(manifest, claims, report)
         _check_sides(claims, convention, report)
         _check_lateral(claims, report)
+        _check_absence(facts, statements, report)
     report.findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return report
 
@@ -294,13 +295,13 @@ def _check_laterality(manifest: Manifest, claims: list[Claim], report: CheckRepo
             Laterality.IMAGE if share >= CLEAR else Laterality.PATIENT if share <= 1 - CLEAR else Laterality.UNKNOWN
         )
     report.measured["laterality"] = {"one_sided": len(sided), "on_image_side": share, "verdict": measured}
-    _compare_laterality(manifest, measured, f"{_share(agree, len(sided))} one-sided sentences", report)
+    _compare_laterality(manifest, measured, _share(agree, len(sided)), report)
     return measured if measured is not Laterality.UNKNOWN else manifest.laterality
 
 
 def _compare_laterality(manifest: Manifest, measured: Laterality, agree: str, report: CheckReport) -> None:
     declared = manifest.laterality
-    said = f"{agree} have most of their mask on that side of the image"
+    said = f"{agree} one-sided sentences have most of their mask on that side of the image"
     means = f"left means the {measured}'s left"
     if len({row.laterality for row in manifest.rows}) > 1:
         report.add("laterality-mixed", "error", "rows declare different meanings of left; use one per data set.")
@@ -349,4 +350,21 @@ def _check_lateral(claims: list[Claim], report: CheckReport) -> None:
             "warning",
             f"{_share(len(wrong), len(said))} sentences say unilateral or bilateral against their mask.",
             [claim.fact.row for claim in wrong],
+        )
+
+
+def _check_absence(facts: list[Facts], statements: dict[str, Statement], report: CheckReport) -> None:
+    """Sentences that say there is nothing beside a mask, or name a place beside an empty mask."""
+
+    def contradicts(fact: Facts) -> bool:
+        statement = statements[fact.row.text]
+        return bool(fact.mask_share) if statement.absent else statement.has_location and not fact.mask_share
+
+    wrong = [fact.row for fact in facts if fact.mask_share is not None and contradicts(fact)]
+    if wrong:
+        report.add(
+            "absence-contradiction",
+            "warning",
+            f"{len(wrong)} sentences say there is no finding beside a mask, or name a place beside an empty mask.",
+            wrong,
         )

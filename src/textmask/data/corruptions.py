@@ -1,4 +1,4 @@
-"""What a worse scanner does to a picture: low-dose noise, motion blur, contrast, gamma, lost resolution, burned-in text.
+"""What worse hardware does to a picture: low-dose noise, motion blur, contrast, gamma, lost resolution, burned-in text.
 
 Applied after resizing and before normalisation (BiCLIP, robustness tests); a mask or a sentence never passes through.
 """
@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -49,12 +49,12 @@ def low_dose(image: Image, dose: float, generator: torch.Generator, *, scale: fl
         return low_dose(image[:, :1], dose, generator, scale=scale).expand_as(image).contiguous()
     pixels = image.detach().to("cpu", torch.float32).contiguous()
     noisy = torch.randn(pixels.shape, generator=generator)
-    _poisson_kernel()(pixels.view(-1).numpy(), noisy.view(-1).numpy(), counts)
+    _compiled(_poisson)(pixels.view(-1).numpy(), noisy.view(-1).numpy(), counts)
     return noisy.to(image.device, image.dtype)
 
 
 def line_kernel(kernel_px: int, angle_deg: float = 0.0) -> Tensor:
-    """k x k weights of a straight motion, sum 1.
+    """Weights (k x k) of a straight motion, sum 1.
 
     Args:
         kernel_px: length k of the motion, odd; 1 is no motion.
@@ -63,8 +63,10 @@ def line_kernel(kernel_px: int, angle_deg: float = 0.0) -> Tensor:
     Raises:
         ConfigError: `kernel_px` is even or below 1.
     """
-    if kernel_px != int(kernel_px) or kernel_px < 1 or kernel_px % 2 == 0:
-        raise ConfigError(f"motion_blur: got a kernel of {kernel_px} px, expected an odd whole number such as 3, 5 or 7.")
+    if not (kernel_px >= 1 and kernel_px % 2 == 1):  # also refuses NaN
+        raise ConfigError(
+            f"motion_blur: got a kernel of {kernel_px} px, expected an odd whole number such as 3, 5 or 7."
+        )
     half = int(kernel_px) // 2
     along = np.arange(-half, half + 1)
     columns = along * math.cos(math.radians(angle_deg))
@@ -94,25 +96,31 @@ def motion_blur(image: Image, kernel_px: int, angle_deg: float | Sequence[float]
         raise ConfigError(f"motion_blur: got {len(angles)} angles for {b} pictures, expected one for all or one each.")
     if kernel_px > min(h, w):
         raise ConfigError(f"motion_blur: a kernel of {kernel_px} px is longer than the {h} x {w} picture.")
-    lines = {angle: line_kernel(kernel_px, angle) for angle in set(angles)}
-    kernels = torch.stack([lines[angle] for angle in angles]).to(image)
+    kernels = {angle: line_kernel(kernel_px, angle).numpy() for angle in set(angles)}
     half = int(kernel_px) // 2
-    padded = F.pad(image, (half,) * 4, mode="reflect")
-    weight = kernels[:, None].expand(b, c, *kernels.shape[1:]).reshape(b * c, 1, *kernels.shape[1:])
-    return F.conv2d(padded.reshape(1, b * c, *padded.shape[2:]), weight, groups=b * c).reshape(image.shape)
+    pixels = image.detach().to("cpu", torch.float32)
+    padded = F.pad(pixels.reshape(1, b * c, h, w), (half,) * 4, mode="reflect")[0].view(
+        b, c, h + 2 * half, w + 2 * half
+    )
+    blurred = torch.empty(b, c, h, w)
+    for i, angle in enumerate(angles):
+        rows, columns = np.nonzero(kernels[angle])
+        weights = kernels[angle][rows, columns]
+        _compiled(_shift_and_add)(padded[i].numpy(), rows, columns, weights, blurred[i].numpy())
+    return blurred.to(image.device, image.dtype)
 
 
 def contrast(image: Image, factor: float) -> Image:
     """Pull every pixel towards the mean of its picture (factor < 1) or away from it."""
-    if not factor >= 0:
-        raise ConfigError(f"contrast: got a factor of {factor}, expected 0 or more.")
+    if not 0 <= factor < math.inf:
+        raise ConfigError(f"contrast: got a factor of {factor}, expected a number of 0 or more.")
     mean = image.mean((1, 2, 3), keepdim=True)
     return ((image - mean) * factor + mean).clamp(0, 1)
 
 
 def gamma(image: Image, exponent: float) -> Image:
-    """y = x ** exponent: above 1 darker, below 1 brighter."""
-    if not exponent > 0:
+    """Raise to a power, y = x ** exponent: above 1 darker, below 1 brighter."""
+    if not 0 < exponent < math.inf:
         raise ConfigError(f"gamma: got an exponent of {exponent}, expected a positive number.")
     return image.pow(exponent)
 
@@ -172,9 +180,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 BICLIP_TABLE_3 = tuple((name, value) for name in ("low_dose", "motion_blur") for value in CORRUPTIONS[name].severities)
 
 
-def corrupt(
-    image: Image, name: str, severity: float, generator: torch.Generator | Sequence[torch.Generator]
-) -> Image:
+def corrupt(image: Image, name: str, severity: float, generator: torch.Generator | Sequence[torch.Generator]) -> Image:
     """A damaged copy of `image`; masks and sentences stay as they are.
 
     Args:
@@ -194,7 +200,7 @@ def corrupt(
         return corruption.apply(image, severity, generator)
     if len(generator) != len(image):
         raise ConfigError(f"corrupt: got {len(generator)} generators for {len(image)} pictures, expected one each.")
-    return torch.cat([corruption.apply(x, severity, g) for x, g in zip(image.split(1), generator, strict=True)])
+    return torch.cat([corruption.apply(image[i : i + 1], severity, g) for i, g in enumerate(generator)])
 
 
 def picture_generators(keys: Sequence[str], seed: int) -> list[torch.Generator]:
@@ -207,7 +213,9 @@ def _check(image: Tensor) -> None:
         raise DataError(f"corrupt: got {image.dtype} of shape {tuple(image.shape)}, expected a float B C H W.")
     low, high = float(image.amin()), float(image.amax())
     if not (low >= 0 and high <= 1):
-        raise DataError(f"corrupt: got pixels from {low:g} to {high:g}, expected 0 to 1; scale before, normalise after.")
+        raise DataError(
+            f"corrupt: got pixels from {low:g} to {high:g}, expected 0 to 1; scale before, normalise after."
+        )
 
 
 def _is_grey(image: Tensor) -> bool:
@@ -234,15 +242,27 @@ def _marker(size: tuple[int, int], height: float, marker: int, right: int, botto
 
 
 @cache
-def _poisson_kernel() -> Callable[[Any, Any, float], None]:
-    """Compiled at the first use, and kept on disk where a cache folder is writable."""
-    from numba import njit  # slow to import and needed for nothing else here
+def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
+    """Compile at the first use, and keep the machine code where a cache folder is writable."""
+    from numba import njit  # slow to import, and not needed by whoever only lists the corruptions
 
     try:
-        kernel: Callable[[Any, Any, float], None] = njit(cache=True, nogil=True, fastmath=True)(_poisson)
+        return cast(Callable[..., None], njit(cache=True, nogil=True, fastmath=True)(loop))
     except RuntimeError:  # numba found neither a writable __pycache__ nor a writable user cache
-        kernel = njit(nogil=True, fastmath=True)(_poisson)
-    return kernel
+        return cast(Callable[..., None], njit(nogil=True, fastmath=True)(loop))
+
+
+def _shift_and_add(padded: Any, rows: Any, columns: Any, weights: Any, out: Any) -> None:
+    """Fill out C H W with the sum over the taps of weight * shifted picture; a row of sums stays in the first cache."""
+    for c in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            line = out[c, y]
+            line[:] = 0
+            for tap in range(weights.size):
+                source = padded[c, y + rows[tap], columns[tap] : columns[tap] + line.size]
+                weight = weights[tap]
+                for x in range(line.size):
+                    line[x] += weight * source[x]
 
 
 def _poisson(x: Any, z: Any, counts: float) -> None:

@@ -105,7 +105,9 @@ class Loader:
         chosen = np.arange(len(data)) if indices is None else np.asarray(indices)
         self.labelled = chosen[usable[chosen]]
         if not len(self.labelled):
-            raise DataError("no labelled row with a mask is left to train on. Check `mask` and `labelled` in the table.")
+            raise DataError(
+                "no labelled row with a mask is left to train on. Check `mask` and `labelled` in the table."
+            )
         self.unlabelled = unlabelled_indices if stage.unlabelled_batch_size else None
         self.data, self.stage, self.seed, self.train = data, stage, seed, train
         self.rank, self.world_size = rank, world_size
@@ -195,9 +197,7 @@ class Loader:
             pairs = [apply_prompt(*item) for item in zip(prompts, statements, params.flipped, strict=True)]
             prompts, statements = tuple(p for p, _ in pairs), tuple(s for _, s in pairs)
         image = torch.from_numpy(images).float().div_(255)
-        views = {
-            name: _view(image, name, seeds) for name, seeds in zip(self.stage.views, view_seeds, strict=True)
-        }
+        views = {name: _view(image, name, seeds) for name, seeds in zip(self.stage.views, view_seeds, strict=True)}
         return Batch(
             image=_three(image),
             text=build_text(prompts, statements),

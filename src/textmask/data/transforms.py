@@ -224,4 +224,3 @@ def line_kernel(size: int, angle_deg: float = 0.0) -> np.ndarray:
     matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), angle_deg, 1.0)
     kernel = cv2.warpAffine(kernel, matrix, (size, size))
     return kernel / kernel.sum()
-

@@ -30,7 +30,7 @@ class TensorBoardTracker:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("tracker 'tensorboard' needs: pip install 'textmask[tensorboard]'.") from error
-        self.writer: Any = SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(out / "tensorboard"))
         self.writer.add_text("recipe", f"```json\n{recipe.to_json()}```")
 
     def log(self, row: Mapping[str, Any], epoch: int) -> None:

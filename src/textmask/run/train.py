@@ -297,7 +297,8 @@ class _Run:
         """Moving average of the parameters; buffers (running statistics) are copied from the model, not averaged."""
         if stage.ema_decay is None:
             return None
-        average = AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(stage.ema_decay))
+        decay = get_ema_multi_avg_fn(stage.ema_decay)  # type: ignore[no-untyped-call]
+        average = AveragedModel(self.method, multi_avg_fn=decay)
         state = {key.removeprefix("average/"): v for key, v in restored.items() if key.startswith("average/")}
         if state:
             average.load_state_dict(state)

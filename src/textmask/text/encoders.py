@@ -216,7 +216,13 @@ class BertTextEncoder(TextEncoder):
     """A BertModel of `transformers` with its tokenizer."""
 
     def __init__(
-        self, name: str, model: nn.Module, tokenizer: Any, max_length: int, pool: Pool, pool_layers: tuple[int, ...]
+        self,
+        name: str,
+        model: nn.Module,
+        tokenizer: Any,
+        max_length: int,
+        pool: Pool = "mean",
+        pool_layers: tuple[int, ...] = (-1,),
     ) -> None:
         config: Any = model.config
         super().__init__(name, int(config.hidden_size), max_length, pool, pool_layers)
@@ -280,7 +286,7 @@ class _FrozenTower:
 
     def encode(self, text: Text, device: torch.device) -> TextFeatures:
         """Run the tower: never with gradient, dropout or autocast, so that a sentence always has the same features."""
-        # rows made in inference mode could not take part in a later training step
+        # what inference mode makes (also weights, by .to) could not take part in a later training step
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
             features: TextFeatures = self.encoder.to(device).eval()(text.to(device))
         return features
@@ -351,7 +357,8 @@ class TextCache(nn.Module):
         """Identity of the frozen tower (name, pooling, sha256 of the weights), to be stored in checkpoints."""
         return self._tower.fingerprint
 
-    def __len__(self) -> int:
+    @property
+    def cached_sentences(self) -> int:
         """Number of sentences in the table."""
         return len(self._tower.rows)
 

@@ -98,9 +98,10 @@ class BiCLIP(Method):
         strong = batch.views.get("strong")
         if recipe.warp == "joint":
             seed = int(torch.randint(2**31, (), generator=generator))
-            matrices = sample_affine(len(batch), recipe.spatial, image.shape[-2:], np.random.default_rng(seed))
+            size = (image.shape[-2], image.shape[-1])
+            matrices = sample_affine(len(batch), recipe.spatial, size, np.random.default_rng(seed))
             joint = warp(torch.cat([image, pseudo.to(image.dtype)], 1), matrices)
-            image, pseudo = joint.split(3, dim=1)
+            image, pseudo = joint[:, :3], joint[:, 3:]
             mask, strong = warp(mask, matrices, mode="nearest"), None
         if strong is None:
             strong = photometric(image, PHOTOMETRIC[recipe.strong], generator)

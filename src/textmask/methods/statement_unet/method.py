@@ -31,9 +31,8 @@ class StatementUNet(Method):
         self.map = nn.Linear(width, recipe.map_channels * recipe.map_size**2) if recipe.map_channels else None
         widths = self.unet.film_widths if recipe.film else ()
         self.films = nn.ModuleList(nn.Linear(width, 2 * channels) for channels in widths)
-        for film in self.films:  # starts as the unconditioned net
-            nn.init.zeros_(film.weight)
-            nn.init.zeros_(film.bias)
+        for parameter in self.films.parameters():  # starts as the unconditioned net
+            nn.init.zeros_(parameter)
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W and the zones of its sentence -> logits B 1 H W."""
