@@ -316,6 +316,35 @@ def test_plain_csv_row_without_mask_is_unlabelled(tmp_path: Path) -> None:
     assert not row.labelled
 
 
+def test_plain_csvs_named_after_splits(tmp_path: Path) -> None:
+    root = plain(tmp_path, "image,mask,text", "films/a.png,targets/a_seg.png,left", "train.csv")
+    assert brief(read_layout(root)) == [("films/a.png", "targets/a_seg.png", "left", "train")]  # without a warning
+    pictures(root, "films/b.png", "targets/b_seg.png")
+    write(root / "val.csv", "image,mask,text\nfilms/b.png,targets/b_seg.png,right\n")
+    assert read_layout(root).splits == {"train": 1, "valid": 1}
+    write(root / "more.csv", "image,mask,text\nfilms/b.png,targets/b_seg.png,right\n")
+    with pytest.raises(DataError, match=r"several tables \(more\.csv, train\.csv, val\.csv\)"):
+        read_layout(root)
+
+
+def test_an_unquoted_comma_is_an_error_not_a_shift(tmp_path: Path) -> None:
+    root = plain(tmp_path, "image,mask,text,split,x", "films/a.png,targets/a_seg.png,left, upper,train,")
+    with pytest.raises(DataError, match=r"texts\.csv row 2: 6 cells, the header has 5; quote texts"):
+        read_layout(root)
+
+
+def test_damaged_json_entries(tmp_path: Path) -> None:
+    good = {"img_name": "a.png", "prompts": {"p6": "x"}}
+    for bad, why in (
+        (3, "expected a list of objects"),
+        ({"prompts": {"p6": "x"}}, r"\[1\]: has no text 'img_name'"),
+        ({"img_name": "a.png", "prompts": ["x"]}, r"\[1\]: has no object 'prompts'"),
+    ):
+        write(tmp_path / "train.json", json.dumps([good, bad]))
+        with pytest.raises(DataError, match=why):
+            read_layout(tmp_path)
+
+
 @pytest.mark.parametrize("cell", ["../a.png", "/etc/a.png", "C:\\a.png", "..\\a.png"])
 def test_plain_csv_cannot_leave_its_folder(tmp_path: Path, cell: str) -> None:
     pictures(tmp_path, "a.png")

@@ -126,8 +126,10 @@ def read_medvlsm(source: Source, options: Options) -> Found:
     for table in prompt_jsons(source):
         for item, where in _items(source.json(table), table):
             prompts = item.get("prompts")
-            choose(f"prompt of {where}", key, list(prompts) if isinstance(prompts, dict) else [])
-            text = first_of(prompts[key] if isinstance(prompts, dict) else "")
+            if not isinstance(prompts, dict):
+                raise DataError(f"{where}: has no object 'prompts'; got {', '.join(item)}.")
+            choose(f"prompt of {where}", key, list(prompts))
+            text = first_of(prompts[key])
             name = _value(item, "img_name", where)
             entries.append(Entry(where, name, text, table_splits(table), str(item.get("mask_name") or name)))
     return entries, f"prompts.{key}"
@@ -138,7 +140,7 @@ def table_entries(source: Source, tables: Sequence[str], options: Options) -> li
     options.refuse_split("the split is the name of the table")
     entries = []
     for table in tables:
-        header, records = source.table(table)
+        header, records = source.rows(table)
         image = header.index(column_of(header, IMAGE_NAMES) or header[0])
         text = header.index(_text_column(header, options.text_column, table))
         splits = table_splits(table)
@@ -150,14 +152,18 @@ def table_entries(source: Source, tables: Sequence[str], options: Options) -> li
 
 def table_splits(table: str) -> tuple[str, ...]:
     """Splits a table's name means ("Train_Val_text.xlsx": two), else its folder's, else a split of its own name."""
-    stem = PurePosixPath(table).stem
-    named = [split for word in re.split(r"[^A-Za-z]+", stem) if (split := folder_split(word))]
-    if named:
-        return tuple(dict.fromkeys(named))
+    if named := splits_in_name(table):
+        return named
     for part in reversed(PurePosixPath(table).parts[:-1]):
         if split := folder_split(part):
             return (split,)
-    return (re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._") or "test",)
+    return (re.sub(r"[^A-Za-z0-9_.-]+", "-", PurePosixPath(table).stem).strip("-._") or "test",)
+
+
+def splits_in_name(table: str) -> tuple[str, ...]:
+    """Splits that words of a table's file name mean."""
+    words = re.split(r"[^A-Za-z]+", PurePosixPath(table).stem)
+    return tuple(dict.fromkeys(split for word in words if (split := folder_split(word))))
 
 
 def first_of(value: object) -> str:

@@ -24,15 +24,14 @@ from textmask.data.entries import (
 from textmask.data.manifest import (
     SPLIT,
     TRUTH,
-    Fence,
     Manifest,
     Row,
-    path_problem,
     read_manifest,
     text_problem,
     warn_about_texts,
 )
 from textmask.data.pairing import Kind, Tree, stem_of
+from textmask.data.paths import Fence, path_problem
 from textmask.data.plain import read_plain
 from textmask.data.published import group_of, identify, known_laterality
 from textmask.data.sources import LAYOUTS, LOOKED_FOR, Source, detect_in, native_tables
@@ -150,7 +149,7 @@ class Pairing:
     def find(self, kind: Kind, name: str, entry: Entry, splits: Sequence[str]) -> tuple[str, str] | None:
         """(path, split) of a file of an entry; what cannot be found is noted."""
         if problem := path_problem(name.replace("\\", "/")):
-            self.wrong.append(f"{entry.where}: {problem}")
+            self.wrong.append(f"{entry.where}: {kind} {problem}")
             return None
         exact = posixpath.normpath(name)
         found = (exact, splits[0]) if exact in self.tree.known else self.tree.find(kind, name, splits)

@@ -9,7 +9,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import posixpath
 import re
 import unicodedata
@@ -17,9 +16,9 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
+from textmask.data.paths import Fence, path_problem
 from textmask.data.tables import FORMULA, read_csv
 from textmask.errors import DataError, DataWarning, choose
 from textmask.io.images import write_whole
@@ -37,7 +36,6 @@ SPLIT_ALIASES = {
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RIGHT_TO_LEFT = {"R", "AL", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI", "PDF", "PDI"}
-WINDOWS = re.compile(r"[A-Za-z]:|\\\\")
 
 
 @dataclass(frozen=True)
@@ -151,54 +149,6 @@ class Problems:
         lines = self.found[:SHOWN] + ([f"... and {more} more"] if more > 0 else [])
         count = f"{len(self.found)} problem{'s' if len(self.found) > 1 else ''}"
         raise DataError(f"{self.path}: {count}\n  " + "\n  ".join(lines))
-
-
-@dataclass(frozen=True)
-class Fence:
-    """Keeps paths inside a folder, symbolic links included."""
-
-    root: Path
-
-    @cached_property
-    def _real(self) -> str:
-        return os.path.realpath(self.root)
-
-    @cached_property
-    def _parents(self) -> dict[str, bool]:
-        return {}
-
-    def problem(self, relative: str) -> str | None:
-        """What is wrong with a path below the root, None when nothing is."""
-        if problem := path_problem(relative):
-            return problem
-        full = os.path.join(self.root, relative)
-        parent = os.path.dirname(full)
-        if parent not in self._parents:  # one lookup per folder, not per file
-            self._parents[parent] = self._inside(parent)
-        if not self._parents[parent] or (os.path.islink(full) and not self._inside(full)):
-            return f"{relative!r} is a symbolic link that leaves {self.root}; copy the files below it instead"
-        return None
-
-    def _inside(self, path: str) -> bool:
-        real = os.path.realpath(path)
-        return real == self._real or real.startswith(self._real.rstrip(os.sep) + os.sep)
-
-
-def path_problem(text: str) -> str | None:
-    """What keeps `text` from being a path below a root, judged by its letters alone; None when nothing does."""
-    if not text.strip():
-        return "is empty; write a path relative to the table's folder"
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-        return f"{text!r} holds a NUL or control character; rename the file"
-    if WINDOWS.match(text) or "://" in text:
-        return f"{text!r} names a drive, a server or a URL; write a path relative to the table's folder"
-    if "\\" in text:
-        return f"{text!r} uses backslashes; write forward slashes"
-    if text.startswith("/"):
-        return f"{text!r} is absolute; write a path relative to the table's folder"
-    if ".." in text.split("/"):
-        return f"{text!r} climbs out with '..'; put the files below the table's folder"
-    return None
 
 
 def split_name(text: str) -> str:

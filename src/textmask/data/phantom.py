@@ -277,8 +277,8 @@ def _state(lesions: tuple[Lesion, ...], laterality: Laterality) -> Statement:
 
 def _expose(anatomy: Floats, opacity: Floats, config: PhantomConfig, rng: np.random.Generator) -> Bytes:
     """Add the soft, mottled opacities, the film's own exposure and noise."""
-    soft = cv2.GaussianBlur(opacity, (0, 0), 0.011 * max(config.size))
-    film = anatomy + config.contrast * soft * (1 + 0.35 * smooth_noise(rng, config.size, 24))
+    soft = cv2.GaussianBlur(opacity, (0, 0), 0.013 * max(config.size))
+    film = anatomy + config.contrast * soft * (1 + 0.3 * smooth_noise(rng, config.size, 24))
     film = film * np.float32(rng.uniform(0.85, 1.05)) + np.float32(rng.uniform(-0.04, 0.06))
     film += config.noise * rng.standard_normal(config.size, np.float32)
     return np.asarray((film * 255).clip(0, 255), np.uint8)

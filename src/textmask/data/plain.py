@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from textmask.data.entries import Entry, Found, Options
+from textmask.data.entries import Entry, Found, Options, splits_in_name
 from textmask.data.manifest import split_name
 from textmask.data.sources import IMAGE_NAMES, MASK_NAMES, SPLIT_NAMES, TEXT_NAMES, Source, plain_tables
 from textmask.data.tables import column_of
@@ -35,24 +35,37 @@ class Columns:
 
 
 def read_plain(source: Source, options: Options) -> Found:
-    """One table with image, mask, text, split and group under their usual names.
+    """Tables with image, mask, text, split and group under their usual names.
 
     With columns split_A, text_A, split_B, ... the first split is taken and the text of the same name, unless told.
-    Without a split column every row is train, with a warning.
+    Without a split column the table's name decides (train.csv, test.csv); else every row is train, with a warning.
     """
+    entries, chosen = [], ""
+    for table in _select(source):
+        header, _ = source.table(table)
+        columns = pick_columns(header, options, table)
+        entries += _entries(source, table, columns)
+        chosen = columns.chosen
+    return entries, chosen
+
+
+def _select(source: Source) -> list[str]:
+    """The table to read, or all where each is named after a split."""
     tables = plain_tables(source) or source.top_csv()
     preferred = [table for table in tables if Path(table).stem.lower() in PREFERRED]
-    if not tables:
-        return [], ""
-    if len(tables) > 1 and not preferred:
+    if len(tables) < 2 or all(splits_in_name(table) for table in tables):
+        return tables
+    if not preferred:
         raise DataError(f"{source.path}: holds several tables ({', '.join(tables[:5])}); name the one you mean.")
-    table = (preferred or tables)[0]
-    header, records = source.table(table)
-    columns = pick_columns(header, options, table)
-    if columns.split is None:
-        warnings.warn(
-            f"{source.tree.root / table}: has no split column; every row is 'train'.", DataWarning, stacklevel=3
-        )
+    return preferred[:1]
+
+
+def _entries(source: Source, table: str, columns: Columns) -> list[Entry]:
+    header, records = source.rows(table)
+    named = next(iter(splits_in_name(table)), "")
+    if columns.split is None and not named:
+        where = source.tree.root / table
+        warnings.warn(f"{where}: has no split column; every row is 'train'.", DataWarning, stacklevel=4)
 
     def entry(number: int, cells: list[str]) -> Entry:
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
@@ -60,14 +73,14 @@ def read_plain(source: Source, options: Options) -> Found:
             where=f"{table} row {number}",
             name=row[columns.image],
             text=_sentence(row, columns.text),
-            splits=(split_name(row[columns.split]) if columns.split else "train",),
+            splits=(split_name(row[columns.split]) if columns.split else named or "train",),
             mask=row[columns.mask] if columns.mask else None,
             group=row[columns.group] if columns.group else "",
             laterality=row.get("laterality", ""),
             labelled=row.get("labelled", ""),
         )
 
-    return [entry(number, cells) for number, cells in records], columns.chosen
+    return [entry(number, cells) for number, cells in records]
 
 
 def pick_columns(header: list[str], options: Options, table: str) -> Columns:

@@ -73,6 +73,19 @@ class Source:
             self._read[name] = read_table(self.tree.root / name)
         return self._read[name]  # type: ignore[return-value]
 
+    def rows(self, name: str) -> tuple[list[str], Records]:
+        """Like `table`, for reading the rows: none may be longer than the header.
+
+        Raises:
+            DataError: a row is, which an unquoted comma in a sentence does, shifting all cells behind it.
+        """
+        header, records = self.table(name)
+        for number, cells in records:
+            if len(cells) > len(header):
+                got = f"{len(cells)} cells, the header has {len(header)}"
+                raise DataError(f"{name} row {number}: {got}; quote texts that hold commas.")
+        return header, records
+
     def json(self, name: str) -> object:
         """Content of a JSON file."""
         if name not in self._read:

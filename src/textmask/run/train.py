@@ -1,13 +1,7 @@
-"""The one training loop: for stage, for epoch, for batch: sum the weighted losses, step, log, save.
-
-A run folder explains itself: recipe.json, data.json, environment.json, splits/, log.jsonl and log.csv,
-weights.safetensors (the chosen epoch), last.safetensors (to resume), result.json, card.md.
-"""
+"""The one training loop: for stage, for epoch, for batch: sum the weighted losses, step, log, save."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,18 +17,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from textmask.config import Recipe, Stage, write_json
+from textmask.config import Recipe, Stage
 from textmask.data.loaders import Loader, SplitData, indices_from_list, labelled_indices, open_split
 from textmask.data.manifest import Manifest
-from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
-from textmask.method import Method, build_method, get_method
+from textmask.errors import ConfigError, DataError, TextMaskError
+from textmask.method import Method, build_method
 from textmask.metrics.overlap import counts, dice_per_image, dice_pooled, iou_per_image, iou_pooled
 from textmask.run import checkpoint
+from textmask.run.folder import RunFolder
 from textmask.run.inference import predict_split
-from textmask.run.machine import environment, prepare_cpu
+from textmask.run.machine import prepare_cpu
 from textmask.run.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate, weighted_sum
 from textmask.run.trackers import Tracker, build_trackers
 from textmask.types import Batch
+
+NO_SCORE = -1.0  # below every score; JSON has no minus infinity
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Progressed:
     stage: int = 0
     epoch: int = 0  # finished epochs of the stage
     step: int = 0
-    best: float = -math.inf
+    best: float = NO_SCORE
     best_epoch: int = -1
     seconds: float = 0.0
     done: bool = False
@@ -120,7 +117,8 @@ def train(
         accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
     )
     fabric.launch()
-    run = _Run(fabric, recipe, manifest, Path(out), resume, cache_dir, labelled_list, tuple(trackers), progress)
+    folder = RunFolder(Path(out), recipe, manifest)
+    run = _Run(fabric, folder, resume, cache_dir, labelled_list, tuple(trackers), progress)
     return run.go()
 
 
@@ -129,9 +127,7 @@ class _Run:
     """State of one `train` call; the methods below read top-down as the loop."""
 
     fabric: Fabric
-    recipe: Recipe
-    manifest: Manifest
-    out: Path
+    folder: RunFolder
     resume: bool
     cache_dir: Path | None
     labelled_list: Path | None
@@ -142,31 +138,34 @@ class _Run:
 
     def go(self) -> TrainResult:
         """Prepare, run the stages that are left, finish."""
-        self._open_folder()
-        self.train_data = self._open("train")
-        self.valid_data = self._open("valid")
+        self.recipe, self.manifest = self.folder.recipe, self.folder.manifest
+        resumed = self.folder.open(self.resume)
+        self.train_data, self.valid_data = self._open("train"), self._open("valid")
         self.method = build_method(self.recipe)
         self.method.prepare(sorted(set(self.train_data.prompts)))
         self.method.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        restored = self._restore() if self.resume else {}
-        if not self.resume:
-            self._describe()
+        restored = self._restore() if resumed else {}
         self.trackers: list[Tracker] = []
         if self.fabric.is_global_zero:
-            self.trackers = build_trackers(self.tracker_names, self.out, self.recipe)
+            if not resumed:
+                labelled = {stage.name: self._labelled(stage) for stage in self.recipe.stages}
+                self.folder.describe({"train": self.train_data, "valid": self.valid_data}, labelled)
+            self.trackers = build_trackers(self.tracker_names, self.folder.path, self.recipe)
         with self._bar() as self.bar:
             while not self.state.done:
                 self._run_stage(self.recipe.stages[self.state.stage], restored)
                 restored = {}
         for tracker in self.trackers:
             tracker.close()
-        self._finish()
-        return TrainResult(self.out, self.state.best, self.state.best_epoch, self.state.seconds)
+        if self.fabric.is_global_zero:
+            self.folder.finish(self.state.best_epoch, self.state.best, self.state.seconds)
+        self.fabric.barrier()
+        return TrainResult(self.folder.path, self.state.best, self.state.best_epoch, self.state.seconds)
 
     def _run_stage(self, stage: Stage, restored: Mapping[str, Tensor]) -> None:
         """Train (or observe) one stage from the epoch it has reached."""
         if stage.start_from and not restored:
-            tensors, metadata = checkpoint.read_tensors(self._weights_path(stage.start_from))
+            tensors, metadata = checkpoint.read_tensors(self.folder.weights_path(stage.start_from))
             checkpoint.load_weights(self.method, tensors, metadata, self.recipe)
         loader = Loader(
             self.train_data,
@@ -182,11 +181,15 @@ class _Run:
             self._observe(stage, loader)
         else:
             self._optimise(stage, loader, restored)
-        last = self.state.stage + 1 == len(self.recipe.stages)
-        self.state.stage += 0 if last else 1
-        self.state.done = last
-        if not last:
-            self.state.epoch, self.state.best, self.state.best_epoch = 0, -math.inf, -1
+        self._next_stage()
+
+    def _next_stage(self) -> None:
+        """Go on to the stage behind a finished one, or be done."""
+        if self.state.stage + 1 == len(self.recipe.stages):
+            self.state.done = True
+            return
+        self.state.stage, self.state.epoch = self.state.stage + 1, 0
+        self.state.best, self.state.best_epoch = NO_SCORE, -1
 
     def _optimise(self, stage: Stage, loader: Loader, restored: Mapping[str, Tensor]) -> None:
         if stage.optim is None:
@@ -272,12 +275,11 @@ class _Run:
             value = scores[self.recipe.select_on] if stage.select == "metric" else float(self.state.epoch)
             if value > self.state.best:
                 self.state.best, self.state.best_epoch = value, self.state.epoch
-                self._save_weights(stage, chosen)
+                self.folder.save_weights(stage.name, chosen, self.state.epoch, value)
             entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step, **row}
             entry |= {f"valid/{name}": score for name, score in scores.items()} | {"seconds": self.state.seconds}
             self.log.append(entry)
-            self._save_last(optimizer, average)
-            self._write_log()
+            self.folder.save_last(self._tensors(optimizer, average), vars(self.state), self.log)
             for tracker in self.trackers:
                 tracker.log(entry, self.state.epoch)
             star = " *" if self.state.best_epoch == self.state.epoch else ""
@@ -321,142 +323,27 @@ class _Run:
         self.fabric.barrier()
         return open_split(self.manifest, split, self.recipe.image_size, self.cache_dir)
 
-    def _open_folder(self) -> None:
-        recipe_path = self.out / "recipe.json"
-        if not self.resume:
-            if recipe_path.exists():
-                raise ConfigError(f"{self.out} already holds a run. Use --resume to continue it, or another --out.")
-            return
-        if not (self.out / checkpoint.LAST).exists():
-            if recipe_path.exists() and recipe_path.read_text(encoding="utf-8") == self.recipe.to_json():
-                self.resume = False  # killed before the first epoch was saved: start again
-                return
-            raise CheckpointError(f"{self.out} has no {checkpoint.LAST} to resume from. Start it without --resume.")
-        if recipe_path.read_text(encoding="utf-8") != self.recipe.to_json():
-            raise ConfigError(
-                f"{self.out} was started with another recipe. Resume with the recipe it holds ({recipe_path}), "
-                "or start a new run."
-            )
-
-    def _describe(self) -> None:
-        """Write what the run is before its first step."""
-        if not self.fabric.is_global_zero:
-            return
-        try:
-            (self.out / "splits").mkdir(parents=True, exist_ok=True)
-            for name, data in (("train", self.train_data), ("valid", self.valid_data)):
-                (self.out / "splits" / f"{name}.txt").write_text("\n".join(data.keys) + "\n", encoding="utf-8")
-            labelled = {stage.name: self._labelled(stage) for stage in self.recipe.stages}
-            for name, indices in labelled.items():
-                if len(indices) < len(self.train_data):
-                    lines = [self.train_data.keys[i] for i in sorted(indices)]
-                    (self.out / "splits" / f"labelled-{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            write_json(self.out / "environment.json", environment())
-            write_json(
-                self.out / "data.json",
-                {
-                    "name": self.manifest.name,
-                    "hash": self.manifest.hash(),
-                    "counts": dict(self.manifest.splits),
-                    "laterality": str(self.manifest.laterality),
-                    "train_rows": len(self.train_data),
-                    "labelled_rows": {name: len(indices) for name, indices in labelled.items()},
-                },
-            )
-            (self.out / "recipe.json").write_text(self.recipe.to_json(), encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(f"cannot write the run folder {self.out}: {error}.") from error
-
-    def _weights_path(self, stage: str) -> Path:
-        last = self.recipe.stages[-1].name
-        return self.out / (checkpoint.WEIGHTS if stage == last else f"weights-{stage}.safetensors")
-
-    def _save_weights(self, stage: Stage, method: Method) -> None:
-        metadata = {
-            "method": self.recipe.method,
-            "stage": stage.name,
-            "epoch": self.state.best_epoch,
-            self.recipe.select_on: self.state.best,
-            "text_encoder": checkpoint.text_fingerprint(method),
-            "laterality": str(self.manifest.laterality),
-            "data": self.manifest.hash(),
-        }
-        checkpoint.write_tensors(self._weights_path(stage.name), method.state_dict(), metadata)
-
-    def _save_last(self, optimizer: Any, average: AveragedModel | None) -> None:
+    def _tensors(self, optimizer: Any, average: AveragedModel | None) -> dict[str, Tensor]:
+        """All that training changes, as flat tensors."""
         tensors = {f"method/{key}": value for key, value in self.method.state_dict().items()}
         if optimizer is not None:
             tensors |= checkpoint.pack_optimizer(optimizer.optimizer)
         if average is not None:
             tensors |= {f"average/{key}": value for key, value in average.state_dict().items()}
-        metadata = {"state": {**vars(self.state), "best": max(self.state.best, -1e9)}, "log": self.log}
-        checkpoint.write_tensors(self.out / checkpoint.LAST, tensors, metadata)
-
-    def _restore(self) -> dict[str, Tensor]:
-        tensors, metadata = checkpoint.read_tensors(self.out / checkpoint.LAST)
-        self.state = Progressed(**metadata["state"])
-        self.log = metadata["log"]
-        self.method.load_state_dict(
-            {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
-        )
-        stage = self.recipe.stages[self.state.stage]
-        if self.state.epoch >= stage.epochs or stage.optim is None:
-            last = self.state.stage + 1 == len(self.recipe.stages)
-            self.state.done = last
-            if not last:
-                self.state.stage, self.state.epoch = self.state.stage + 1, 0
-                self.state.best, self.state.best_epoch = -math.inf, -1
-                return {}
         return tensors
 
-    def _write_log(self) -> None:
-        columns = list(dict.fromkeys(key for row in self.log for key in row))
-        try:
-            with (self.out / "log.csv").open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, columns)
-                writer.writeheader()
-                writer.writerows(self.log)
-            lines = "".join(json.dumps(row) + "\n" for row in self.log)
-            (self.out / "log.jsonl").write_text(lines, encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write the log in {self.out}: {error}. Free some space and --resume."
-            ) from error
-
-    def _finish(self) -> None:
-        if self.fabric.is_global_zero:
-            write_json(
-                self.out / "result.json",
-                {
-                    "stage": self.recipe.stages[-1].name,
-                    "epoch": self.state.best_epoch,
-                    f"valid/{self.recipe.select_on}": self.state.best,
-                    "seconds": round(self.state.seconds, 1),
-                    "weights_sha256": checkpoint.file_sha256(self.out / checkpoint.WEIGHTS),
-                },
-            )
-            (self.out / "card.md").write_text(self._card(), encoding="utf-8")
-        self.fabric.barrier()
-
-    def _card(self) -> str:
-        card = get_method(self.recipe.method).card
-        return (
-            "\n".join(
-                [
-                    f"# {self.recipe.method}: {card.title}",
-                    "",
-                    f"- data: {self.manifest.name or 'own'} {dict(self.manifest.splits)}",
-                    f"- data sha256: {self.manifest.hash()}",
-                    f"- left and right in its sentences: {self.manifest.laterality} side",
-                    f"- chosen: epoch {self.state.best_epoch} by valid {self.recipe.select_on} = {self.state.best:.4f}",
-                    f"- seed {self.recipe.seed}, {self.state.seconds / 60:.1f} minutes",
-                    f"- paper: {card.paper or 'none, a baseline'}",
-                    "- research use only: not a medical device, not validated for any clinical use",
-                    *([f"- limits: {card.limits}"] if card.limits else []),
-                ]
-            )
-            + "\n"
-        )
+    def _restore(self) -> dict[str, Tensor]:
+        """Load `last.safetensors`; returns its tensors for the optimiser when its stage is not finished."""
+        tensors, metadata = checkpoint.read_tensors(self.folder.path / checkpoint.LAST)
+        self.state = Progressed(**metadata["state"])
+        self.log = metadata["log"]
+        prefix = "method/"
+        self.method.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        stage = self.recipe.stages[self.state.stage]
+        if self.state.epoch >= stage.epochs or stage.optim is None:
+            self._next_stage()
+            return {}
+        return tensors
 
     def _bar(self) -> Progress:
         columns = (

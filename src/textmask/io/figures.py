@@ -1,0 +1,242 @@
+"""Pictures people look at: overlays on films (OpenCV), curves for reports (the only file that uses matplotlib).
+
+Colours are those of Okabe and Ito, which people with any of the usual colour blindnesses can tell apart.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from textmask.errors import DataError
+
+Bytes = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+GREEN: Colour = (0, 158, 115)
+VERMILION: Colour = (213, 94, 0)
+BLUE: Colour = (86, 180, 233)
+PALETTE: tuple[Colour, ...] = ((0, 114, 178), (230, 159, 0), GREEN, (204, 121, 167), VERMILION, BLUE, (90, 90, 90))
+# what the colours of `error_overlay` mean
+LEGEND: dict[str, Colour] = {"found (TP)": GREEN, "missed (FN)": VERMILION, "false alarm (FP)": BLUE}
+CAPTION_HEIGHT_PX = 18
+GAP_PX = 4
+DPI = 160  # sharp at twice the size a report shows
+
+
+def overlay(image: Bytes, mask: npt.ArrayLike, colour: Colour = GREEN, alpha: float = 0.4) -> Bytes:
+    """H W 3 picture with the mask tinted.
+
+    Args:
+        image: H W or H W 3.
+        mask: H W, not 0 is foreground.
+        colour: RGB.
+        alpha: 0 (invisible) to 1 (opaque).
+
+    Raises:
+        DataError: shapes that do not fit, or not uint8.
+    """
+    picture = _colour(image)
+    return _tint(picture, _hard(mask, picture, "mask"), colour, alpha)
+
+
+def contour(image: Bytes, mask: npt.ArrayLike, colour: Colour = GREEN, thickness_px: int = 1) -> Bytes:
+    """H W 3 picture with the outline of the mask.
+
+    Raises:
+        DataError: shapes that do not fit, or not uint8.
+    """
+    picture = _colour(image)
+    outlines, _ = cv2.findContours(_hard(mask, picture, "mask"), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(picture, outlines, -1, colour, thickness_px), np.uint8)
+
+
+def error_overlay(image: Bytes, prediction: npt.ArrayLike, truth: npt.ArrayLike, alpha: float = 0.35) -> Bytes:
+    """H W 3 picture with hits, misses and false alarms in the colours of `LEGEND`, each outlined.
+
+    Raises:
+        DataError: shapes that do not fit, or not uint8.
+    """
+    picture = _colour(image)
+    predicted, true = (_hard(m, picture, n) for m, n in ((prediction, "prediction"), (truth, "truth")))
+    regions = (predicted & true, true & (1 - predicted), predicted & (1 - true))
+    for region, colour in zip(regions, LEGEND.values(), strict=True):
+        picture = _tint(picture, region, colour, alpha)
+    for region, colour in zip(regions, LEGEND.values(), strict=True):
+        inside = np.asarray(cv2.erode(region, np.ones((3, 3), np.uint8), borderValue=0), np.uint8)
+        picture = _tint(picture, region - inside, colour, 1.0)
+    return picture
+
+
+def side_by_side(panels: Sequence[Bytes], captions: Sequence[str] = ()) -> Bytes:
+    """One H W 3 picture of several, as high as the highest, each with its caption above.
+
+    Letters outside ASCII appear as "?": OpenCV has no others.
+
+    Raises:
+        DataError: no panel, another number of captions than panels, or a panel that is no picture.
+    """
+    if not panels or (captions and len(captions) != len(panels)):
+        raise DataError(
+            f"side_by_side: got {len(panels)} panels and {len(captions)} captions, expected one or none each."
+        )
+    head = CAPTION_HEIGHT_PX if captions else 0
+    height = max(panel.shape[0] for panel in panels)
+    columns = []
+    for i, panel in enumerate(panels):
+        column = np.full((head + height, panel.shape[1] + (GAP_PX if i else 0), 3), 255, np.uint8)
+        column[head : head + panel.shape[0], GAP_PX if i else 0 :] = _colour(panel)
+        if captions:
+            _write(column, captions[i], (GAP_PX if i else 0) + 2)
+        columns.append(column)
+    return np.hstack(columns)
+
+
+def curve_png(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, title: str = "") -> bytes:
+    """PNG of one line per series over 1, 2, 3 ...; values that are not finite leave a gap.
+
+    Raises:
+        DataError: no series.
+    """
+    if not any(series.values()):
+        raise DataError("curve_png: got no values, expected at least one series with a value.")
+
+    def draw(axes: Axes) -> None:
+        for i, (name, values) in enumerate(series.items()):
+            x, y = np.arange(1, len(values) + 1), np.asarray(values, np.float64)
+            marker = "o" if len(values) <= 30 else ""
+            axes.plot(
+                x, np.where(np.isfinite(y), y, np.nan), marker, ls="-", ms=3, lw=1.6, c=_rgb(i), label=_plain(name)
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        if len(series) > 1:
+            axes.legend(frameon=False, loc="best")
+
+    return _png(draw, xlabel, ylabel, title)
+
+
+def histogram_png(values: npt.ArrayLike, xlabel: str, ylabel: str = "images", title: str = "", bins: int = 20) -> bytes:
+    """PNG of a histogram with its median; values that are not finite are left out and counted in the title.
+
+    Raises:
+        DataError: no finite value.
+    """
+    array = np.asarray(values, np.float64).ravel()
+    finite = array[np.isfinite(array)]
+    if not finite.size:
+        raise DataError(f"histogram_png: got {array.size} values of which none is finite, expected at least one.")
+    if finite.size < array.size:
+        title = f"{title} ({array.size - finite.size} without a value)".strip()
+
+    def draw(axes: Axes) -> None:
+        axes.hist(finite, bins=bins, color=_rgb(0), edgecolor="white", linewidth=0.5)
+        median = float(np.median(finite))
+        axes.axvline(median, color=_rgb(4), lw=1.6, label=f"median {median:.3g}, n = {finite.size}")
+        axes.legend(frameon=False, loc="best")
+
+    return _png(draw, xlabel, ylabel, title)
+
+
+def bar_intervals_png(rows: Sequence[tuple[str, float, float, float]], xlabel: str = "", title: str = "") -> bytes:
+    """PNG of estimates with their intervals, one row each, the first on top.
+
+    Args:
+        rows: (label, estimate, low, high).
+        xlabel: what is estimated, with its unit.
+        title: above the picture.
+
+    Raises:
+        DataError: no row, or a row whose numbers are not finite or not in the order low, estimate, high.
+    """
+    if not rows:
+        raise DataError("bar_intervals_png: got no rows, expected at least one (label, estimate, low, high).")
+    for label, estimate, low, high in rows:
+        if not (math.isfinite(high - low) and low <= estimate <= high):
+            raise DataError(
+                f"bar_intervals_png: {label!r} has {estimate} in [{low}, {high}], expected low <= it <= high."
+            )
+
+    def draw(axes: Axes) -> None:
+        places = range(len(rows))
+        for i, (_, estimate, low, high) in enumerate(rows):
+            axes.errorbar(
+                estimate, i, xerr=[[estimate - low], [high - estimate]], fmt="o", ms=5, lw=1.8, capsize=4, c=_rgb(0)
+            )
+            axes.annotate(f"{estimate:.3f}", (estimate, i), (0, 6), textcoords="offset points", ha="center", size=8)
+        axes.set_yticks(places, [_plain(label) for label, *_ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.7)
+        axes.grid(axis="x", alpha=0.25)
+
+    return _png(draw, xlabel, "", title, height=1.1 + 0.38 * len(rows))
+
+
+def _colour(image: Bytes) -> Bytes:
+    """A fresh H W 3 copy."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
+        raise DataError(f"figure: got {image.dtype} of shape {image.shape}, expected uint8 H W or H W 3.")
+    return np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image.copy()
+
+
+def _hard(mask: npt.ArrayLike, picture: Bytes, name: str) -> Bytes:
+    array = np.asarray(mask)
+    if array.shape != picture.shape[:2]:
+        raise DataError(f"figure: got a {name} of shape {array.shape} for a picture of {picture.shape[:2]}.")
+    return np.asarray(array != 0, np.uint8)
+
+
+def _tint(picture: Bytes, region: Bytes, colour: Colour, alpha: float) -> Bytes:
+    if not 0 <= alpha <= 1:
+        raise DataError(f"figure: got alpha {alpha}, expected 0 to 1.")
+    where = region != 0
+    mixed = picture[where] * (1 - alpha) + np.array(colour) * alpha
+    picture[where] = mixed.round().astype(np.uint8)
+    return picture
+
+
+def _write(column: Bytes, caption: str, left: int) -> None:
+    """Write a caption into the head of a panel, smaller and then cut where it would not fit."""
+    room = column.shape[1] - left - 2
+    text = caption.encode("ascii", "replace").decode()
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+    wide = cv2.getTextSize(text, font, scale, 1)[0][0]
+    scale = max(0.3, min(scale, scale * room / max(wide, 1)))
+    while len(text) > 2 and cv2.getTextSize(text, font, scale, 1)[0][0] > room:
+        text = text.removesuffix("..")[:-1] + ".."
+        if text == "..":
+            break
+    cv2.putText(column, text, (left, CAPTION_HEIGHT_PX - 5), font, scale, (30, 30, 30), 1, cv2.LINE_AA)
+
+
+def _rgb(i: int) -> tuple[float, float, float]:
+    red, green, blue = PALETTE[i % len(PALETTE)]
+    return red / 255, green / 255, blue / 255
+
+
+def _png(draw: Callable[[Axes], None], xlabel: str, ylabel: str, title: str, height: float = 3.2) -> bytes:
+    """Draw on a figure of its own (pyplot would keep it alive) and encode it."""
+    figure = Figure(figsize=(5.2, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    draw(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(_plain(xlabel))
+    axes.set_ylabel(_plain(ylabel))
+    axes.set_title(_plain(title), fontsize=11, loc="left")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _plain(text: str) -> str:
+    """A person's text, not a formula: matplotlib takes what stands between two "$" for one."""
+    return text.replace("$", r"\$")
