@@ -106,10 +106,9 @@ def _seen_by(colour, kind):
 def test_colours_differ_for_the_colour_blind(kind):
     seen = [_seen_by(colour, kind) for colour in LEGEND.values()]
     gaps = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
-    assert min(gaps) > 60
-    assert (
-        np.linalg.norm(_seen_by((0, 255, 0), kind) - _seen_by((255, 160, 0), kind)) < 60
-    )  # the bound tells them apart
+    assert min(gaps) > 90
+    # a plain green and a brown, as far apart for others (164), are not
+    assert np.linalg.norm(_seen_by((0, 128, 0), kind) - _seen_by((160, 90, 0), kind)) < 90
 
 
 def test_side_by_side_places_panels_of_any_size(film):
@@ -149,7 +148,7 @@ def test_long_caption_stays_in_its_panel(film):
     ],
 )
 def test_what_cannot_be_drawn_is_refused(film, bad):
-    with pytest.raises(DataError, match="got|has"):
+    with pytest.raises(DataError, match=r"got|has"):
         bad(film)
 
 

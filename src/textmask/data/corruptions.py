@@ -205,7 +205,8 @@ def corrupt(image: Image, name: str, severity: float, generator: torch.Generator
 
 def picture_generators(keys: Sequence[str], seed: int) -> list[torch.Generator]:
     """One generator per picture, seeded by its key and `seed` and by nothing else."""
-    return [torch.Generator().manual_seed((seed << 32) ^ zlib.crc32(key.encode())) for key in keys]
+    # torch's CPU generator takes 32 bits of a seed
+    return [torch.Generator().manual_seed(zlib.crc32(f"{seed} {key}".encode())) for key in keys]
 
 
 def _check(image: Tensor) -> None:

@@ -177,10 +177,10 @@ def write_phantoms(root: Path, n: dict[str, int], config: PhantomConfig | None =
         Path of the table, `root/manifest.csv`.
 
     Raises:
-        ConfigError: no films, a negative number or an impossible split name.
+        ConfigError: no films, a negative number or seed, or an impossible split name.
         DataError: the folder cannot be written.
     """
-    _check_counts(n)
+    _check_request(n, seed)
     config = config or PhantomConfig()
     try:
         for folder in ("images", "masks"):
@@ -227,7 +227,7 @@ def _draw_lesions(rng: np.random.Generator, zones: frozenset[Zone], size: tuple[
     lesions = []
     for zone in ordered:
         top, bottom, left, right = ZONE_BOXES[zone]
-        if spare > 0 and rng.random() < 0.15:
+        if spare > 0 and rng.random() < 0.15 and (right - left) * size[1] > 16:
             spare -= 1
             gap, middle = 1.5 / size[1], (left + right) / 2
             boxes = [(top, bottom, left, middle - gap), (top, bottom, middle + gap, right)]
@@ -284,7 +284,9 @@ def _expose(anatomy: Floats, opacity: Floats, config: PhantomConfig, rng: np.ran
     return np.asarray((film * 255).clip(0, 255), np.uint8)
 
 
-def _check_counts(n: dict[str, int]) -> None:
+def _check_request(n: dict[str, int], seed: int) -> None:
+    if seed < 0:
+        raise ConfigError(f"write_phantoms: got seed {seed}, expected 0 or more.")
     if not sum(n.values()):
         raise ConfigError(f"write_phantoms: got {n}, expected a number of films per split, e.g. {{'train': 800}}.")
     for split, count in n.items():

@@ -22,7 +22,7 @@ from textmask.data.loaders import Loader, SplitData, indices_from_list, labelled
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.method import Method, build_method
-from textmask.metrics.overlap import counts, dice_per_image, dice_pooled, iou_per_image, iou_pooled
+from textmask.metrics.overlap import counts, overlap
 from textmask.run import checkpoint
 from textmask.run.folder import RunFolder
 from textmask.run.inference import predict_split
@@ -359,14 +359,12 @@ class _Run:
 
 def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float]:
     """Mean per-image and pooled overlap of a split at the recipe's size and threshold."""
-    truth = np.asarray(data.masks)
-    found = counts(predict_split(method, data, recipe) > recipe.threshold, truth)
-    policy = recipe.empty_policy
+    found = overlap(counts(predict_split(method, data, recipe) > recipe.threshold, data.masks), recipe.empty_policy)
     return {
-        "dice_per_image": float(np.mean(dice_per_image(found, policy))),
-        "dice_pooled": float(dice_pooled(found)),
-        "iou_per_image": float(np.mean(iou_per_image(found, policy))),
-        "iou_pooled": float(iou_pooled(found)),
+        "dice_per_image": found.dice_per_image_mean,
+        "dice_pooled": found.dice_pooled,
+        "iou_per_image": found.iou_per_image_mean,
+        "iou_pooled": found.iou_pooled,
     }
 
 
