@@ -1,37 +1,433 @@
-"""The command line."""
+"""The command line: one message for a user's mistake, never a traceback."""
 
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-app = typer.Typer()
+from textmask.errors import ConfigError, TextMaskError, TextMaskWarning, choose
+
+if TYPE_CHECKING:
+    from textmask.config import Recipe
+    from textmask.data.manifest import Manifest
+
+PRESETS = ("paper", "lite", "smoke")
+out_console, err_console = Console(), Console(stderr=True)
+
+app = typer.Typer(
+    name="textmask",
+    help="Text-guided medical image segmentation: an image and a sentence in, a mask out. Research use only.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at, check, convert and make data.", no_args_is_help=True, rich_markup_mode=None)
+methods_app = typer.Typer(help="What can be trained.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+app.add_typer(methods_app, name="methods")
+
+DataPath = Annotated[Path, typer.Argument(help="Native table, folder or file in a published layout, or any csv.")]
+RunPath = Annotated[Path, typer.Argument(help="Run folder made by `textmask train`.")]
+Layout = Annotated[str, typer.Option(help="Name the layout when it is not recognised.")]
+TextColumn = Annotated[str | None, typer.Option(help="Which sentence column, where a table has several.")]
+SplitColumn = Annotated[str | None, typer.Option(help="Which split column, where a table has several.")]
+HoldOut = Annotated[float, typer.Option(help="Hold this share of train out as `valid`, where there is none.")]
+Whose = Annotated[str | None, typer.Option(help="Whose left the sentences mean: image, patient or unknown.")]
 
 
 @app.callback()
-def root() -> None:
-    """Text-guided medical image segmentation."""
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Text-guided medical image segmentation: an image and a sentence in, a mask out. Research use only."""
+    if version:
+        from textmask import __version__
+
+        out_console.print(__version__)
+        raise typer.Exit
 
 
 @app.command()
 def train(
-    method: str,
-    data: Path,
-    out: Annotated[Path, typer.Option()],
-    preset: str = "paper",
-    set_: Annotated[list[str], typer.Option("--set")] = [],  # noqa: B006
-    resume: bool = False,
+    method: Annotated[str | None, typer.Argument(help="See `textmask methods list`; not needed with --recipe.")] = None,
+    data: Annotated[Path | None, typer.Argument(help="Native table, or a published layout.")] = None,
+    out: Annotated[Path, typer.Option(help="Run folder to make.")] = Path("runs/run"),
+    preset: Annotated[str, typer.Option(help="paper, lite (CPU) or smoke (seconds).")] = "paper",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="field=value, e.g. seed=1; repeatable.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe.json instead of METHOD and --preset.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    labelled_fraction: Annotated[float | None, typer.Option(help="Share of train that keeps its masks.")] = None,
+    labelled_list: Annotated[Path | None, typer.Option(help="Text file: the only pictures that keep masks.")] = None,
+    layout: Layout = "auto",
+    text_column: TextColumn = None,
+    split_column: SplitColumn = None,
+    laterality: Whose = None,
+    hold_out: HoldOut = 0.0,
+    devices: Annotated[int, typer.Option(help="Processes; batch sizes stay global.")] = 1,
+    tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, mlflow; repeatable.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where decoded pictures are kept.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Train a method on a data set."""
-    from textmask.data.layouts import read_layout
-    from textmask.method import get_method
-    from textmask.run.train import train as run
+    """Train a method and leave a run folder.
 
-    recipe = get_method(method).recipe()
-    recipe = recipe if preset == "paper" else getattr(recipe, preset)()
-    run(recipe.override(*set_), read_layout(data), out, resume=resume)
+    Example: textmask train biclip data/table.csv --preset lite --out runs/biclip
+    """
+    from textmask.run.train import train as run_training
+
+    if recipe is not None and data is None:
+        method, data = None, Path(method) if method else None
+    if data is None:
+        raise ConfigError("train needs METHOD and DATA (or --recipe FILE and DATA). See textmask train --help.")
+    changes = list(settings or [])
+    if labelled_fraction is not None:
+        changes.append(f"stages.*.labelled_fraction={labelled_fraction}")
+    result = run_training(
+        _recipe(method, preset, recipe).override(*changes),
+        _manifest(data, layout, text_column, split_column, laterality, hold_out),
+        out,
+        resume=resume,
+        cache_dir=cache_dir,
+        labelled_list=labelled_list,
+        devices=devices,
+        trackers=tuple(tracker or ()),
+        progress=not quiet,
+    )
+    out_console.print(
+        f"{result.path}: epoch {result.best_epoch} chosen, validation score {result.best:.4f}, "
+        f"{result.seconds / 60:.1f} minutes. Next: textmask evaluate {result.path} {data} --split test",
+        highlight=False,
+    )
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    data: DataPath,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    beside: Annotated[list[Path] | None, typer.Option(help="Further runs to set beside; repeatable.")] = None,
+    layout: Layout = "auto",
+    text_column: TextColumn = None,
+    split_column: SplitColumn = None,
+    laterality: Whose = None,
+    hold_out: HoldOut = 0.0,
+    surface: Annotated[bool, typer.Option(help="Also HD95 and ASSD.")] = True,
+    seed: Annotated[int, typer.Option(help="Of shuffling and bootstrap.")] = 0,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where decoded pictures are kept.")] = None,
+) -> None:
+    """Score a run beside its baselines, with intervals, and write a report.
+
+    Example: textmask evaluate runs/biclip data/table.csv --split test
+    """
+    from textmask.run.evaluate import evaluate as run_evaluation
+    from textmask.run.machine import prepare_cpu
+    from textmask.run.report import report as write_report
+    from textmask.run.tables import difference_lines, protocol_line, table_cells
+
+    prepare_cpu()
+    manifest = _manifest(data, layout, text_column, split_column, laterality, hold_out)
+    with _progress() as step:
+        summary = run_evaluation(
+            run,
+            manifest,
+            split,
+            beside=tuple(beside or ()),
+            surface=surface,
+            seed=seed,
+            cache_dir=cache_dir,
+            progress=step,
+        )
+    head, lines = table_cells(summary)
+    _print_table(head, lines)
+    out_console.print(protocol_line(summary["protocol"]), highlight=False)
+    for line in difference_lines(summary):
+        out_console.print(f"  {run.name} {line}", highlight=False)
+    out_console.print(f"report: {write_report(run)}", highlight=False)
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    source: Annotated[Path, typer.Argument(help="A picture, a folder, or a csv/json file of image,text.")],
+    sentence: Annotated[str | None, typer.Argument(help="What to segment; not needed with a jobs file.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and results.")] = Path("predictions"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make existing results again.")] = False,
+    probability: Annotated[bool, typer.Option("--probability", help="Also a 16-bit probability PNG.")] = False,
+) -> None:
+    """Segment own pictures from a sentence.
+
+    Example: textmask predict runs/biclip film.png "lower left lung" --out masks
+    """
+    from textmask.run.checkpoint import load_run
+    from textmask.run.machine import prepare_cpu
+    from textmask.run.predict import predict as run_prediction
+    from textmask.run.predict import read_jobs
+
+    prepare_cpu()
+    jobs = read_jobs(source, sentence)
+    loaded = load_run(run)
+    with _progress() as step:
+        results = run_prediction(
+            loaded,
+            jobs,
+            out,
+            overwrite=overwrite,
+            probability=probability,
+            progress=lambda done, total: step("pictures", done, total),
+        )
+    for result in results:
+        if result.status == "failed":
+            err_console.print(f"failed {escape(str(result.job.image))}: {escape(result.message)}", style="red")
+        elif result.warnings:
+            err_console.print(f"warning {escape(result.job.text[:80])!r}: {', '.join(result.warnings)}", style="yellow")
+    counts = {status: sum(r.status == status for r in results) for status in ("done", "skipped", "failed")}
+    side = loaded.data.get("laterality", "unknown")
+    out_console.print(
+        f"{counts['done']} done, {counts['skipped']} skipped (exist; --overwrite makes them again), "
+        f"{counts['failed']} failed, in {out}. For this model left means the {side} side.",
+        highlight=False,
+    )
+    if counts["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: RunPath, out: Annotated[Path | None, typer.Option(help="File to write.")] = None) -> None:
+    """Write a run's self-contained HTML report.
+
+    Example: textmask report runs/biclip
+    """
+    from textmask.run.report import report as write_report
+
+    out_console.print(str(write_report(run, out)), highlight=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("demo"),
+    preset: Annotated[str, typer.Option(help="lite (minutes) or smoke (seconds).")] = "lite",
+) -> None:
+    """Do the main job on embedded synthetic films: train, evaluate, segment by two opposite sentences, report.
+
+    Example: textmask demo --out demo
+    """
+    from textmask.run.demo import demo as run_demo
+
+    choose("preset", preset, ("lite", "smoke"))
+    out_console.print(f"report: {run_demo(out, smoke=preset == 'smoke')}", highlight=False)
+
+
+@data_app.command()
+def inspect(
+    path: DataPath,
+    layout: Layout = "auto",
+    text_column: TextColumn = None,
+    split_column: SplitColumn = None,
+    laterality: Whose = None,
+    pixels: Annotated[bool, typer.Option(help="Open the pictures and masks too.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are errors.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the findings as JSON.")] = None,
+) -> None:
+    """Say what a data set is, how its splits compare with the published ones, and what is wrong with it.
+
+    Example: textmask data inspect downloads/QaTa-COV19
+    """
+    from textmask.data.checks import check, summary_rows
+    from textmask.data.layouts import detect
+    from textmask.data.published import compare_counts
+
+    manifest = _manifest(path, layout, text_column, split_column, laterality, 0.0)
+    found = layout if layout != "auto" else detect(path)
+    out_console.print(f"{manifest.name or path}: layout {found}, {len(manifest)} rows", highlight=False)
+    published = compare_counts(manifest)
+    if published is None:
+        _print_table(["split", "rows"], [[name, str(n)] for name, n in manifest.splits.items()])
+    else:
+        lines = [[c.split, str(c.found), str(c.published)] for c in published.splits]
+        _print_table(["split", "rows", f"published ({published.source})"], lines)
+    with _progress() as step:
+        report = check(manifest, pixels=pixels, progress=lambda done, total: step("pictures", done, total))
+    out_console.print(f"left means: declared {manifest.laterality}", highlight=False)
+    for key, value in report.measured.items():
+        out_console.print(f"measured {key}: {value}", highlight=False, markup=False)
+    lines = [[severity, code, message, ", ".join(keys)] for severity, code, message, keys in summary_rows(report)]
+    _print_table(["severity", "finding", "what", "first rows"], lines or [["", "nothing found", "", ""]])
+    if json_out is not None:
+        json_out.write_text(report.to_json(), encoding="utf-8")
+    if strict and report.has_errors:
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def convert(
+    path: DataPath,
+    out: Annotated[Path, typer.Option(help="Native table to write, in or above the folder of the pictures.")],
+    layout: Layout = "auto",
+    text_column: TextColumn = None,
+    split_column: SplitColumn = None,
+    laterality: Whose = None,
+    hold_out: HoldOut = 0.0,
+) -> None:
+    """Write the native table of a data set.
+
+    Example: textmask data convert downloads/Kvasir --out downloads/Kvasir/table.csv --hold-out 0.1
+    """
+    from textmask.data.manifest import write_manifest
+
+    manifest = _manifest(path, layout, text_column, split_column, laterality, hold_out)
+    write_manifest(manifest, out)
+    out_console.print(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}", highlight=False)
+
+
+@data_app.command()
+def phantom(
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    train_films: Annotated[int, typer.Option("--train", help="Films for training.")] = 400,
+    valid_films: Annotated[int, typer.Option("--valid", help="Films for validation.")] = 60,
+    test_films: Annotated[int, typer.Option("--test", help="Films for testing.")] = 60,
+    size: Annotated[int, typer.Option(help="Rows and columns.")] = 224,
+    difficulty: Annotated[float, typer.Option(help="0 (easy) to 1.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Same seed, same films.")] = 0,
+) -> None:
+    """Make synthetic chest films with exactly known lesions and sentences.
+
+    Example: textmask data phantom --out phantoms --size 112
+    """
+    from textmask.data.phantom import PhantomConfig, write_phantoms
+
+    counts = {"train": train_films, "valid": valid_films, "test": test_films}
+    config = PhantomConfig(size=(size, size), difficulty=difficulty)
+    out_console.print(str(write_phantoms(out, counts, config, seed)), highlight=False)
+
+
+@methods_app.command("list")
+def list_command() -> None:
+    """List the methods.
+
+    Example: textmask methods list
+    """
+    from textmask.method import get_method, list_methods
+
+    cards = {name: get_method(name).card for name in list_methods()}
+    _print_table(
+        ["method", "what", "image", "text"],
+        [[n, c.title, "yes" if c.uses_image else "no", "yes" if c.uses_text else "no"] for n, c in cards.items()],
+    )
+
+
+@methods_app.command("show")
+def show_command(
+    name: Annotated[str, typer.Argument(help="See `textmask methods list`.")],
+    preset: Annotated[str, typer.Option(help="paper, lite or smoke.")] = "paper",
+) -> None:
+    """Show a method's card, symbols, parameters and recipe.
+
+    Example: textmask methods show biclip --preset lite
+    """
+    from textmask.method import build_method, get_method
+
+    card = get_method(name).card
+    recipe = _recipe(name, preset, None)
+    out_console.print(f"{name}: {card.title}\npaper: {card.paper or 'none, a baseline'}", highlight=False)
+    for data_set, figures in card.published.items():
+        out_console.print(f"published on {data_set}: {figures}", highlight=False)
+    if card.symbols:
+        _print_table(["paper", "here", "shape"], [[s, *pair] for s, pair in card.symbols.items()])
+    try:
+        count = (
+            f"{sum(p.numel() for p in build_method(recipe).parameters()) / 1e6:.2f} M, frozen text tower not counted"
+        )
+    except TextMaskError as error:
+        count = f"not counted: {error}"
+    out_console.print(f"trained parameters ({preset}): {count}\nlimits: {card.limits}", highlight=False, markup=False)
+    out_console.print(recipe.to_json(), highlight=False, markup=False)
+
+
+def _recipe(method: str | None, preset: str, path: Path | None) -> Recipe:
+    from textmask.method import get_method, load_recipe
+
+    if path is not None:
+        try:
+            return load_recipe(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the recipe {path}: {error}.") from error
+    choose("preset", preset, PRESETS)
+    base: Recipe = get_method(method or "").recipe()
+    return base if preset == "paper" else getattr(base, preset)()
+
+
+def _manifest(
+    path: Path,
+    layout: str,
+    text_column: str | None,
+    split_column: str | None,
+    laterality: str | None,
+    hold_out: float,
+) -> Manifest:
+    from textmask.data.layouts import hold_out as hold_some_out
+    from textmask.data.layouts import read_layout
+    from textmask.types import Laterality
+
+    side = None if laterality is None else Laterality(choose("laterality", laterality, [str(s) for s in Laterality]))
+    manifest = read_layout(path, layout, text_column=text_column, split_column=split_column, laterality=side)
+    return hold_some_out(manifest, hold_out) if hold_out else manifest
+
+
+def _print_table(head: list[str], lines: list[list[str]]) -> None:
+    table = Table(*head)
+    for line in lines:
+        table.add_row(*(escape(cell) for cell in line))
+    out_console.print(table)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar per named task."""
+    from rich.progress import Progress
+
+    tasks: dict[str, Any] = {}
+    with Progress(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
+
+        def step(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(escape(name), total=total)
+            bar.update(tasks[name], completed=done)
+
+        yield step
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, TextMaskWarning):
+        err_console.print(f"warning: {escape(str(message))}", style="yellow", highlight=False)
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point of the `textmask` command: 0 done, 1 some pictures failed, 2 a mistake, 130 interrupted."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except TextMaskError as error:
+        if "--debug" in sys.argv:
+            raise
+        err_console.print(f"error: {escape(str(error))}", style="bold red", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err_console.print("stopped; a training run continues with --resume")
+        sys.exit(130)

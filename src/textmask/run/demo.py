@@ -1,0 +1,89 @@
+"""The main job on embedded data: synthetic films, a small text-guided model, its baselines, two opposite sentences."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+
+from textmask.config import Augment, Recipe
+from textmask.data.manifest import Manifest, read_manifest
+from textmask.data.phantom import Phantom, PhantomConfig, make_phantom, write_phantoms
+from textmask.errors import ConfigError
+from textmask.io.figures import overlay, side_by_side
+from textmask.io.images import write_png
+from textmask.method import get_method
+from textmask.run.evaluate import evaluate
+from textmask.run.predict import Predictor
+from textmask.run.report import Section, report
+from textmask.run.train import train
+from textmask.text.edit import mirror
+from textmask.text.statement import Side
+
+MODEL, BASELINES = "statement_unet", ("text_prior", "unet")
+FILMS = {"train": 640, "valid": 80, "test": 80}
+SIZE = (112, 112)
+
+
+def demo(out: Path, *, smoke: bool = False, seed: int = 0) -> Path:
+    """Make films, train, evaluate, segment one film by two opposite sentences, and write `out`/report.html.
+
+    Args:
+        out: folder to make; a `data` and `runs` folder of an earlier demo in it are replaced.
+        smoke: everything tiny, for tests.
+        seed: of films and training.
+
+    Returns:
+        The report.
+    """
+    for name in ("data", "runs"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    config = PhantomConfig(size=(64, 64) if smoke else SIZE, difficulty=0.3)
+    films = {split: n // 20 for split, n in FILMS.items()} if smoke else FILMS
+    manifest = read_manifest(write_phantoms(out / "data", films, config, seed))
+    for method in (*BASELINES, MODEL):
+        train(_recipe(method, smoke, seed), manifest, out / "runs" / method, cache_dir=out / "data" / "cache")
+    run = out / "runs" / MODEL
+    evaluate(run, manifest, "test", cache_dir=out / "data" / "cache")
+    return report(run, out / "report.html", extra=[_two_sentences(run, manifest, config, out)])
+
+
+def _recipe(method: str, smoke: bool, seed: int) -> Recipe:
+    """The CPU preset with fewer, smaller pictures; flips come with mirrored sentences and double the films."""
+    base: Recipe = get_method(method).recipe()
+    if smoke:
+        return base.smoke().override(f"seed={seed}")
+    recipe = base.lite().override(f"seed={seed}", f"image_size={list(SIZE)}")
+    if recipe.stages[0].optim is None:
+        return recipe
+    augment = Augment(flip=0.5).model_dump_json()
+    return recipe.override("stages.*.epochs=20", f"stages.*.augment={augment}")
+
+
+def _two_sentences(run: Path, manifest: Manifest, config: PhantomConfig, out: Path) -> Section:
+    """One film with opacities in both lungs, asked for by its own sentence and by the opposite one."""
+    film = two_sided_film(config)
+    opposite = mirror(film.text)
+    if opposite is None:
+        raise ConfigError(f"the sentence {film.text!r} cannot be mirrored.")
+    predictor = Predictor(run).set_image(film.image)
+    panels = [film.image, *(overlay(film.image, predictor.segment(text).mask) for text in (film.text, opposite))]
+    large = [cv2.resize(panel, (336, 336), interpolation=cv2.INTER_NEAREST) for panel in panels]
+    write_png(out / "two-sentences.png", side_by_side(large))
+    return Section(
+        "One film, two opposite sentences",
+        (out / "two-sentences.png").read_bytes(),
+        f"The film; what the model marks for {film.text!r}; and for {opposite!r}. "
+        "The film shows opacities in both lungs, so only the sentence says which one is meant.",
+    )
+
+
+def two_sided_film(config: PhantomConfig, first_seed: int = 10_000) -> Phantom:
+    """The first film after `first_seed` whose sentence names the left only, with unnamed opacities on the right."""
+    for seed in range(first_seed, first_seed + 2000):
+        film = make_phantom(config, seed)
+        others = {lesion.zone[0] for lesion in film.distractors}
+        if film.statement.sides == {Side.LEFT} and others == {Side.RIGHT} and mirror(film.text):
+            return film
+    raise ConfigError("no film with opacities on both sides among 2000; raise the difficulty or distractor_share.")
