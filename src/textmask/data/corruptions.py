@@ -42,7 +42,7 @@ def low_dose(image: Image, dose: float, generator: torch.Generator, *, scale: fl
     Raises:
         ConfigError: `dose * scale` is not a positive number.
     """
-    counts = dose * scale
+    counts = float(dose * scale)
     if not (counts > 0 and math.isfinite(counts)):
         raise ConfigError(f"low_dose: got dose {dose} and scale {scale}, expected a positive product.")
     if _is_grey(image):

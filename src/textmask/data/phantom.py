@@ -19,7 +19,7 @@ from textmask.data.anatomy import draw_anatomy, smooth_noise
 from textmask.data.manifest import SPLIT, Manifest, Row, split_name, write_manifest
 from textmask.errors import ConfigError, DataError
 from textmask.io.images import write_png
-from textmask.text.grammar import render
+from textmask.text.render import render
 from textmask.text.statement import LUNG_ZONES, Level, Side, Statement, Zone
 from textmask.types import Laterality
 
@@ -55,7 +55,7 @@ class PhantomConfig:
         size: rows and columns.
         difficulty: 0 to 1; more noise, fainter lesions and more films with opacities that the sentence does not name.
         laterality: whose left the sentence means: the picture's (`IMAGE`, as in QaTa) or the patient's.
-        styles: sentence styles of `textmask.text.grammar.render`, one drawn per film.
+        styles: sentence styles of `textmask.text.render.render`, one drawn per film.
         p_absent: share of films without a lesion.
         distractor_share: share of films with unnamed opacities; None lets `difficulty` choose.
 
