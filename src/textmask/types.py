@@ -19,7 +19,7 @@ Logits: TypeAlias = Float[Tensor, "b 1 h w"]
 TokenIds: TypeAlias = Int[Tensor, "b l"]
 TokenMask: TypeAlias = Bool[Tensor, "b l"]
 TextTokens: TypeAlias = Float[Tensor, "b l d"]
-Embedding: TypeAlias = Float[Tensor, "b d"]
+Embedding: TypeAlias = Float[Tensor, "b _d"]  # _d: may differ between arguments
 ZoneBits: TypeAlias = Float[Tensor, "b 9"]
 
 

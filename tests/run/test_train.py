@@ -183,13 +183,37 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     assert torch.equal(checkpoint.read_tensors(path)[0]["a"], torch.ones(3))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_really_full_device_is_a_clear_error(tmp_path):
-    link = tmp_path / "weights.safetensors.part"
-    link.symlink_to("/dev/full")
-    with pytest.raises(CheckpointError, match="cannot write"):
-        checkpoint.write_tensors(tmp_path / "weights.safetensors", {"a": torch.ones(100_000)}, {})
-    assert not (tmp_path / "weights.safetensors").exists()
+def test_a_write_that_really_fails_half_way_is_a_clear_error(tmp_path):
+    """A child process may write 64 kB a file: the second checkpoint breaks off, the first one survives."""
+    code = f"""
+import resource, signal, sys
+from pathlib import Path
+import torch
+from textmask.errors import CheckpointError
+from textmask.run.checkpoint import read_tensors, write_tensors
+path = Path({str(tmp_path)!r}) / "weights.safetensors"
+write_tensors(path, {{"a": torch.ones(3)}}, {{}})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+try:
+    write_tensors(path, {{"a": torch.ones(100_000)}}, {{}})
+except CheckpointError as error:
+    print(error)
+    sys.exit(0 if read_tensors(path)[0]["a"].numel() == 3 else 4)
+sys.exit(3)
+"""
+    process = run_cli(["-c", code])
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "cannot write" in output
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_a_safetensors_file_whose_length_begins_like_a_pickle_is_read(tmp_path):
+    for padding in range(80):
+        path = tmp_path / f"{padding}.safetensors"
+        checkpoint.write_tensors(path, {"a" * (padding + 1): torch.ones(1)}, {})
+        assert checkpoint.read_tensors(path)[0]["a" * (padding + 1)].item() == 1
 
 
 class Payload:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedWriter
 from pathlib import Path
 
 import numpy as np
@@ -138,22 +139,20 @@ def _decode(
             part.unlink(missing_ok=True)
 
 
-def _spread(image_file: object, done: int, size: tuple[int, int]) -> None:
+def _spread(image_file: BufferedWriter, done: int, size: tuple[int, int]) -> None:
     """The first colour picture: rewrite the grey planes written so far as three equal ones."""
-    path = Path(image_file.name)  # type: ignore[attr-defined]
-    image_file.flush()  # type: ignore[attr-defined]
-    grey = np.fromfile(path, np.uint8).reshape(done, 1, *size)
-    image_file.seek(0)  # type: ignore[attr-defined]
-    np.ascontiguousarray(np.broadcast_to(grey, (done, 3, *size))).tofile(image_file)  # type: ignore[arg-type]
+    image_file.flush()
+    grey = np.fromfile(image_file.name, np.uint8).reshape(done, 1, *size)
+    image_file.seek(0)
+    np.ascontiguousarray(np.broadcast_to(grey, (done, 3, *size))).tofile(image_file)
 
 
 def _read_pair(manifest: Manifest, row: Row) -> tuple[np.ndarray, np.ndarray]:
     image = read_image(manifest.image_path(row))
-    path = manifest.mask_path(row)
-    if path is None:
+    if row.mask is None:
         return image, np.zeros(image.shape[:2], np.uint8)
-    mask = read_mask(path)
-    if mask.shape != image.shape[:2]:
+    mask = read_mask(manifest.mask_path(row))
+    if tuple(mask.shape) != tuple(image.shape[:2]):
         raise DataError(
             f"{row.image} has {image.shape[0]} x {image.shape[1]} pixels, its mask {row.mask} has "
             f"{mask.shape[0]} x {mask.shape[1]}. They must agree; remove the row or resize one of them."

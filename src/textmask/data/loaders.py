@@ -132,9 +132,10 @@ class Loader:
         def put(item: Batch | BaseException | None) -> None:
             while not stop.is_set():
                 try:
-                    return ready.put(item, timeout=0.1)
+                    ready.put(item, timeout=0.1)
                 except queue.Full:
                     continue
+                return
 
         def work() -> None:
             try:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from textmask.config import Augment
+from textmask.data.corruptions import line_kernel
 from textmask.text.edit import mirror
 from textmask.text.statement import Statement
 from textmask.types import Image
@@ -94,7 +95,7 @@ def apply_prompt(prompt: str, statement: Statement, flipped: bool) -> tuple[str,
 def _warp(plane: np.ndarray, matrix: np.ndarray, interpolation: int) -> np.ndarray:
     rows, columns = plane.shape
     flags = interpolation | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(plane, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    return np.asarray(cv2.warpAffine(plane, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT))
 
 
 def _tone(geometry: Geometry, i: int) -> np.ndarray | None:
@@ -103,7 +104,8 @@ def _tone(geometry: Geometry, i: int) -> np.ndarray | None:
     if gamma == 1 and brightness == 0 and contrast == 1:
         return None
     x = np.linspace(0, 1, 256) ** gamma
-    return np.clip(((x - 0.5) * contrast + 0.5 + brightness) * 255 + 0.5, 0, 255).astype(np.uint8)
+    table = np.clip(((x - 0.5) * contrast + 0.5 + brightness) * 255 + 0.5, 0, 255)
+    return np.asarray(table, np.uint8)
 
 
 def warp(
@@ -187,8 +189,8 @@ def _motion(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tenso
     angles = (torch.rand(len(x), generator=generator) * 2 - 1) * preset.motion_angle_deg
     if not bool(chosen.any()):
         return x
-    kernels = np.stack([line_kernel(preset.motion_kernel, float(angle)) for angle in angles[chosen]])
-    return _filtered(x, chosen, torch.from_numpy(kernels))
+    kernels = torch.stack([line_kernel(preset.motion_kernel, float(angle)) for angle in angles[chosen]])
+    return _filtered(x, chosen, kernels)
 
 
 def _gaussian(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
@@ -215,12 +217,3 @@ def _filtered(x: Tensor, chosen: Tensor, kernels: Tensor) -> Tensor:
     out = x.clone()
     out[chosen.to(x.device)] = blurred
     return out
-
-
-def line_kernel(size: int, angle_deg: float = 0.0) -> np.ndarray:
-    """k x k kernel of a motion along a line through the centre, sum 1; angle 0 is horizontal."""
-    kernel = np.zeros((size, size), np.float32)
-    kernel[size // 2] = 1.0
-    matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), angle_deg, 1.0)
-    kernel = cv2.warpAffine(kernel, matrix, (size, size))
-    return kernel / kernel.sum()

@@ -36,6 +36,6 @@ def focal(logits: Logits, mask: Mask, gamma: float = 2.0) -> Float[Tensor, ""]:
 
 
 def dice_bce(logits: Logits, mask: Mask, dice_weight: float = 0.5) -> Float[Tensor, ""]:
-    """`dice_weight` soft Dice + (1 - dice_weight) cross-entropy; 1.0 is the Dice-only loss LanGuideMedSeg really had."""
+    """`dice_weight` soft Dice + (1 - dice_weight) cross-entropy; 1.0 is what LanGuideMedSeg really trained."""
     loss = dice_weight * soft_dice(logits, mask)
     return loss if dice_weight == 1 else loss + (1 - dice_weight) * bce(logits, mask)

@@ -25,7 +25,7 @@ class UNetDecoder(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(coarse + fine, fine, norm) for coarse, fine in pairs)
         self.out_channels = channels[0]
 
-    def forward(self, features: Sequence[Tensor], films: Sequence[Tensor] | None = None) -> Float[Tensor, "b c h w"]:
+    def forward(self, features: Sequence[Tensor], films: Sequence[Tensor] | None = None) -> Float[Tensor, "b _c _h _w"]:
         """Features fine to coarse -> the finest decoded feature; `films` conditions each block, coarse to fine."""
         x = features[-1]
         for i, (block, skip) in enumerate(zip(self.blocks, reversed(features[:-1]), strict=True)):
@@ -50,7 +50,7 @@ class SubPixelHead(nn.Module):
         self.mix = nn.Conv2d(channels + image_channels // 3, channels, 3, padding=1)
         self.out = nn.Conv2d(channels, 1, 3, padding=1)
 
-    def forward(self, feature: Float[Tensor, "b c h w"], image: Image) -> Logits:
+    def forward(self, feature: Float[Tensor, "b _c _h _w"], image: Image) -> Logits:
         """Feature B C H/s W/s and the image B C H W -> logits B 1 H W."""
         rows, columns = image.shape[-2:]
         if self.stride == 1:
@@ -86,14 +86,14 @@ class UNet(nn.Module):
 
     def forward(
         self, image: Image, films: Sequence[Tensor] | None = None, extra: Tensor | None = None
-    ) -> tuple[Logits, Float[Tensor, "b c h w"]]:
+    ) -> tuple[Logits, Float[Tensor, "b _c _h _w"]]:
         """Image B C H W -> (logits B 1 H W, last decoder feature)."""
         feature = self.features(image, films, extra)
         return self.head(feature, image), feature
 
     def features(
         self, image: Image, films: Sequence[Tensor] | None = None, extra: Tensor | None = None
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b _c _h _w"]:
         """The last decoder feature alone: B C_0 H/s_0 W/s_0."""
         n = len(self.info.channels)
         features = self.encoder(image, None if films is None else films[:n], extra)

@@ -48,9 +48,9 @@ class ConvBlock(nn.Module):
         self.norm2 = norm_layer(norm, channels)
 
     def forward(
-        self, x: Float[Tensor, "b i h w"], film: Float[Tensor, "b 2c"] | None = None
+        self, x: Float[Tensor, "b i h w"], film: Float[Tensor, "b two_c"] | None = None
     ) -> Float[Tensor, "b c h w"]:
-        """B I H W -> B C H W; `film` holds the C log-scales, then the C shifts."""
+        """B I H W -> B C H W; `film` holds the C scales (minus 1), then the C shifts."""
         x = torch.relu(self.norm1(self.conv1(x)))
         x = self.norm2(self.conv2(x))
         if film is not None:
@@ -97,7 +97,7 @@ class UNetEncoder(nn.Module):
         self,
         image: Image,
         films: Sequence[Tensor] | None = None,
-        extra: Float[Tensor, "b e h w"] | None = None,
+        extra: Float[Tensor, "b e map_rows map_columns"] | None = None,
     ) -> list[Tensor]:
         """Image B C H W -> features fine to coarse, at ceil(H / stride) each.
 

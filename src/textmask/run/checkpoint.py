@@ -61,8 +61,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist. Is this a run folder, and has it finished an epoch?")
     with path.open("rb") as stream:
-        magic = stream.read(4)
-    if magic[:2] == b"PK" or magic[:1] == b"\x80":
+        head = stream.read(9)
+    # a safetensors file is 8 bytes of length and a JSON object; the length may begin like a pickle
+    if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise CheckpointError(
             f"{path} is a pickle, which can run code when opened; only safetensors files are read. "
             "Convert it with a tool you trust, or train again."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ import numpy as np
 
 from textmask.config import write_json
 from textmask.data.loaders import SplitData, open_split
-from textmask.data.manifest import Manifest
+from textmask.data.manifest import Manifest, Row
+from textmask.data.tables import FORMULA
 from textmask.errors import CheckpointError, DataError
 from textmask.io.figures import error_overlay, overlay, side_by_side
-from textmask.io.images import write_png, write_whole
+from textmask.io.images import read_mask, write_png, write_whole
 from textmask.method import get_method
-from textmask.metrics.overlap import Counts, counts, overlap
+from textmask.metrics.overlap import Counts, EmptyPolicy, Kind, Overlap, counts, overlap
 from textmask.metrics.statistics import (
     Interval,
     bootstrap_ci,
@@ -31,20 +34,25 @@ from textmask.metrics.statistics import (
     paired_permutation_pooled,
 )
 from textmask.metrics.surface import SurfaceResult, surface_distances
-from textmask.run.checkpoint import Run, load_run, read_json
-from textmask.run.inference import predict_split
+from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run, read_json
+from textmask.run.inference import predict_split, resize_probability, shuffled_prompts
+from textmask.run.machine import git_commit
 from textmask.run.tables import table
 
 BASELINES = ("text_prior", "unet", "statement_unet")
 CASES = 4
+SURFACE = ("hd95_pooled", "hd95_max_directed", "assd")
+HD95 = "pooled directed distances, px; one empty mask counts as the image diagonal"
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One scored model: its per-image material."""
+class Scored:
+    """One row of the table: a run, the sentences it was given, and its per-image material."""
 
     name: str
+    run: Run
+    prompts: Sequence[str]
     counts: Counts
     surface: SurfaceResult | None
 
@@ -57,15 +65,16 @@ def evaluate(
     beside: Sequence[Path] = (),
     out: Path | None = None,
     surface: bool = True,
+    native: bool = False,
     n_bootstrap: int = 2000,
     seed: int = 0,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run on a split and write per_image.csv, summary.json, table.md and cases/.
+    """Evaluate a run on a split and write per_image.csv, table.md, cases/ and, last, summary.json.
 
     Beside the model stand: the same model with shuffled and with empty sentences, and the baselines `text_prior`,
-    `unet` and `statement_unet` trained on the same data.
+    `unet` and `statement_unet` trained on the same data. All rows are scored against the same masks.
 
     Args:
         run: run folder.
@@ -74,6 +83,7 @@ def evaluate(
         beside: further run folders; the baselines are looked for among the run's neighbours as well.
         out: folder to write to; default `<run>/evaluation/<split>`.
         surface: also HD95 and ASSD.
+        native: score at each mask's own size instead of the run's; probabilities are resized, never masks.
         n_bootstrap: resamples of an interval.
         seed: of the shuffling and of the bootstrap.
         cache_dir: of the decoded pictures.
@@ -84,75 +94,60 @@ def evaluate(
 
     Raises:
         DataError: rows of the split were trained on, or have no mask.
-        CheckpointError: not a run folder.
+        CheckpointError: not a run folder, or `out` cannot be written.
     """
     loaded = load_run(run)
-    data = open_split(manifest, split, loaded.recipe.image_size, cache_dir)
-    _refuse_leaks(loaded, data, split)
-    probabilities = _predict(loaded, data, loaded.recipe.method, progress)
-    rows = [_score(loaded.recipe.method, probabilities, loaded, data, surface)]
-    notes: dict[str, str] = {}
-    for name, prompts in (("shuffled text", shuffled_prompts(data, seed)), ("empty text", [""] * len(data))):
-        label = f"{loaded.recipe.method}, {name}"
-        if get_method(loaded.recipe.method).card.uses_text:
-            found = _predict(loaded, data, label, progress, prompts)
-            rows.append(_score(label, found, loaded, data, surface))
-        else:
-            notes[label] = "does not read the sentence"
-    neighbours = find_beside(loaded, beside)
-    for name in BASELINES:
-        if name == loaded.recipe.method:
-            continue
-        if name not in neighbours:
-            notes[name] = f"not trained; textmask train {name} DATA --preset lite --out {loaded.path.parent / name}"
-    for name, path in neighbours.items():
-        other = load_run(path)
-        sized = open_split(manifest, split, other.recipe.image_size, cache_dir)
-        rows.append(_score(name, _predict(other, sized, name, progress), other, sized, surface))
-    groups = [row.group for row in data.rows]
-    summary = {
-        "protocol": _protocol(loaded, manifest, split, data, groups),
-        "rows": {row.name: _summarise(row, groups, loaded, n_bootstrap, seed) for row in rows},
-        "missing_rows": notes,
-        "differences": _differences(rows, groups, loaded.recipe.empty_policy, n_bootstrap, seed),
-    }
+    _refuse_leaks(loaded.path, manifest.rows_of(split), split)
+    name, size = loaded.recipe.method, loaded.recipe.image_size
+    scorer = _Scorer(
+        manifest, split, open_split(manifest, split, size, cache_dir), surface, native, cache_dir, progress
+    )
     out = out or loaded.path / "evaluation" / split
-    (out / "cases").mkdir(parents=True, exist_ok=True)
-    write_json(out / "summary.json", summary)
-    write_whole(out / "per_image.csv", _per_image(rows, data, loaded).encode())
-    write_whole(out / "table.md", table(summary).encode())
-    _write_cases(out / "cases", rows[0], probabilities, data, loaded)
+    probabilities = scorer.predict(name, loaded, scorer.data)
+    rows = [scorer.score(name, loaded, probabilities, scorer.data.prompts)]
+    changed, same_claim, notes = _other_sentences(scorer, loaded, seed)
+    rows += changed
+    neighbours = find_beside(loaded, beside)
+    for missing in BASELINES:
+        if missing not in neighbours and missing != name:
+            notes[missing] = f"not trained; textmask train {missing} DATA --preset lite --out {run.parent / missing}"
+    for label, path in neighbours.items():
+        _refuse_leaks(path, scorer.data.rows, split)
+        rows.append(scorer.neighbour(label, load_run(path)))
+    groups = [row.group for row in scorer.data.rows]
+    policy = loaded.recipe.empty_policy
+    summary = {
+        "protocol": _protocol(scorer, loaded, groups, n_bootstrap)
+        | {"shuffled_seed": seed, "shuffled_same_claim": same_claim},
+        "rows": {row.name: _summarise(row, groups, policy, n_bootstrap, seed) for row in rows},
+        "missing_rows": notes,
+        "differences": _differences(rows, groups, policy, n_bootstrap, seed),
+    }
+    try:
+        _write(out, summary, rows, scorer, probabilities)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the evaluation {out}: {error}. Give another folder with `out`.") from error
     return summary
-
-
-def shuffled_prompts(data: SplitData, seed: int) -> list[str]:
-    """Every picture gets another picture's sentence: a seeded permutation of the split's sentences.
-
-    Positions that would keep their own zones are permuted again with random others, so that as few as the data allow
-    keep a sentence with the same zones.
-    """
-    rng = np.random.default_rng([seed, 0x5FF1E])
-    zones = np.array([statement.bits() for statement in data.statements])
-    order = rng.permutation(len(data))
-    for _ in range(50):
-        same = np.flatnonzero((zones[order] == zones).all(axis=1))
-        if not len(same):
-            break
-        mixed = np.unique(np.concatenate([same, rng.choice(len(data), len(same))]))
-        order[mixed] = order[rng.permutation(mixed)]
-    return [data.prompts[i] for i in order]
 
 
 def find_beside(run: Run, beside: Sequence[Path] = ()) -> dict[str, Path]:
     """Run folders to set beside a run: the given ones, and baselines of the same data among its neighbours.
 
+    Of several neighbours of one method the one most like the run is taken: as many labels, the same size, the same
+    seed, named as its method, first in the alphabet.
+
     Raises:
         CheckpointError: a given folder is no run.
     """
     found: dict[str, Path] = {}
-    for path in beside:
+    seen = {run.path.resolve()}
+    for path in map(Path, beside):
         method = str(read_json(path / "recipe.json").get("method"))
-        found[method if method not in found else path.name] = path
+        if path.resolve() not in seen:
+            seen.add(path.resolve())
+            names = (method, f"{method} ({path.name})", f"{method} ({path})")
+            found[next(name for name in names if name not in (run.recipe.method, *found))] = path
+    likest: dict[str, tuple[Any, ...]] = {}
     for path in sorted(run.path.resolve().parent.iterdir()):
         try:
             recipe, data = read_json(path / "recipe.json"), read_json(path / "data.json")
@@ -161,60 +156,188 @@ def find_beside(run: Run, beside: Sequence[Path] = ()) -> dict[str, Path]:
         name = str(recipe.get("method"))
         usable = name in BASELINES and name != run.recipe.method and name not in found
         if usable and data.get("hash") == run.data["hash"] and (path / "result.json").exists():
-            found[name] = path
-    return found
+            differs = (
+                _labels(data) != _labels(run.data),
+                tuple(recipe.get("image_size", ())) != run.recipe.image_size,
+                recipe.get("seed") != run.recipe.seed,
+                path.name != name,
+            )
+            likest[name] = min(likest.get(name, (differs, path)), (differs, path))
+    return found | {name: likest[name][1] for name in BASELINES if name in likest}
 
 
-def _refuse_leaks(run: Run, data: SplitData, split: str) -> None:
-    if split == "train":
-        return
-    path = run.path / "splits" / "train.txt"
-    trained = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-    shared = sorted(trained.intersection(data.keys))
+def provenance_lines(summary: dict[str, Any]) -> list[str]:
+    """Which weights and data made each row, and what the rows with other sentences were given."""
+    protocol = summary["protocol"]
+    lines = [f"data {protocol['data_hash'][:12]} (sha256 of the table)"]
+    for name, row in summary["rows"].items():
+        if row["sentences"] == "own":
+            size = " x ".join(map(str, row["size"]))
+            lines.append(
+                f"{name}: weights {row['weights_sha256'][:12]}, {row['labelled_rows']} labelled pictures, "
+                f"predicted at {size}, threshold {row['threshold']}, seed {row['seed']}"
+            )
+    if any(row["sentences"] == "shuffled" for row in summary["rows"].values()):
+        lines.append(
+            f"shuffled text: each picture gets another picture's sentence (seed {protocol['shuffled_seed']}), one that "
+            f"names other zones; {protocol['shuffled_same_claim']} of {protocol['n']} could only get the same zones"
+        )
+    return lines
+
+
+def read_summary(run: Path, split: str) -> dict[str, Any]:
+    """A summary written by `evaluate`.
+
+    Raises:
+        CheckpointError: the run has not been evaluated on that split.
+    """
+    path = run / "evaluation" / split / "summary.json"
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist. Evaluate first: textmask evaluate {run} DATA --split {split}.")
+    return read_json(path)
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Predicts and scores the pictures of one split, always against the same masks."""
+
+    manifest: Manifest
+    split: str
+    data: SplitData
+    surface: bool
+    native: bool
+    cache_dir: Path | None
+    progress: Progress | None
+
+    def predict(self, name: str, run: Run, data: SplitData, prompts: Sequence[str] | None = None) -> np.ndarray:
+        def step(done: int, total: int) -> None:
+            if self.progress:
+                self.progress(name, done, total)
+
+        return predict_split(run.method, data, run.recipe, prompts=prompts, progress=step)
+
+    def score(self, name: str, run: Run, probabilities: np.ndarray, prompts: Sequence[str]) -> Scored:
+        """Threshold at the run's own threshold and count; probabilities of another size are resized to the masks."""
+        threshold, truth = run.recipe.threshold, self.data.masks
+        if not self.native and probabilities.shape == truth.shape:
+            return Scored(name, run, prompts, *self._measure(probabilities > threshold, truth))
+        parts = []
+        for i, (row, probability) in enumerate(zip(self.data.rows, probabilities, strict=True)):
+            mask = read_mask(self.manifest.mask_path(row)) if self.native else np.asarray(truth[i])
+            found = resize_probability(probability, (mask.shape[0], mask.shape[1])) > threshold
+            parts.append(self._measure(found[None], mask[None]))
+        surfaces = [distances for _, distances in parts if distances is not None]
+        joined = SurfaceResult.concatenate(surfaces) if surfaces else None
+        return Scored(name, run, prompts, Counts.concatenate(part for part, _ in parts), joined)
+
+    def neighbour(self, name: str, run: Run) -> Scored:
+        """Score another run with the split's own sentences, or read what scoring the same weights gave before."""
+        path = run.path / "evaluation" / self.split / "scores.npz"
+        stored = self._read(name, run, path)
+        if stored is not None:
+            return stored
+        sized = open_split(self.manifest, self.split, run.recipe.image_size, self.cache_dir)
+        scored = self.score(name, run, self.predict(name, run, sized), sized.prompts)
+        with contextlib.suppress(OSError, DataError):  # a neighbour's folder may be read-only: predicted again then
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.store(scored, path)
+        return scored
+
+    def store(self, row: Scored, path: Path) -> None:
+        """Keep a row's per-image figures for the next evaluation that has this run beside it."""
+        arrays = {name: getattr(row.counts, name) for name in ("intersection", "predicted", "true")}
+        if row.surface is not None:
+            arrays |= {name: getattr(row.surface, name) for name in (*SURFACE, "empty_masks")}
+        stream = io.BytesIO()
+        np.savez_compressed(stream, key=np.array(self._key(row.run)), **arrays)
+        write_whole(path, stream.getvalue())
+
+    def _read(self, name: str, run: Run, path: Path) -> Scored | None:
+        key = self._key(run)
+        try:
+            with np.load(path) as file:
+                if str(file["key"]) != key or json.loads(key)["code"].endswith("+changes"):
+                    return None
+                found = Counts(file["intersection"], file["predicted"], file["true"])
+                distances = {name: file[name] for name in (*SURFACE, "empty_masks")} if self.surface else None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        rules: dict[str, Any] = {"definition": "pooled", "one_empty": "diagonal", "unit": "px"}
+        surface = None if distances is None else SurfaceResult(**distances, **rules)
+        return Scored(name, run, self.data.prompts, found, surface)
+
+    def _key(self, run: Run) -> str:
+        """All that a run's scores depend on; edits that are not committed have no name, so they never match."""
+        size = "native" if self.native else list(self.data.masks.shape[1:])
+        weights = file_sha256(run.path / WEIGHTS)
+        found = {"data": self.manifest.hash(), "split": self.split, "size": size, "surface": self.surface}
+        return json.dumps(found | {"weights": weights, "threshold": run.recipe.threshold, "code": git_commit()})
+
+    def _measure(self, prediction: np.ndarray, truth: np.ndarray) -> tuple[Counts, SurfaceResult | None]:
+        return counts(prediction, truth), surface_distances(prediction, truth) if self.surface else None
+
+
+def _other_sentences(scorer: _Scorer, run: Run, seed: int) -> tuple[list[Scored], int, dict[str, str]]:
+    """The model with shuffled and with empty text, how many shuffled sentences claim the same, and why a row lacks."""
+    shuffled, same_claim = shuffled_prompts(scorer.data, seed)
+    rows, notes = [], {}
+    for kind, prompts in (("shuffled text", shuffled), ("empty text", [""] * len(scorer.data))):
+        name = f"{run.recipe.method}, {kind}"
+        if get_method(run.recipe.method).card.uses_text:
+            rows.append(scorer.score(name, run, scorer.predict(name, run, scorer.data, prompts), prompts))
+        else:
+            notes[name] = "the same: this method does not read the sentence"
+    return rows, same_claim, notes
+
+
+def _labels(data: dict[str, Any]) -> int:
+    """Labelled training pictures of a run's data.json; the most any stage had."""
+    return max(data.get("labelled_rows", {}).values(), default=0)
+
+
+def _listed(run: Path, split: str) -> set[str]:
+    path = run / "splits" / f"{split}.txt"
+    return set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+
+
+def _refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
+    """Raise when rows were trained on (unless the split is the training one, then that is what is asked for)."""
+    keys = {row.image: row.mask for row in rows}
+    shared = sorted(_listed(run, "train").intersection(keys)) if split != "train" else []
     if shared:
         raise DataError(
-            f"{len(shared)} pictures of split {split!r} were trained on by {run.path}, e.g. {shared[:3]}. "
+            f"{len(shared)} pictures of split {split!r} were trained on by {run}, e.g. {shared[:3]}. "
             "Evaluate on other pictures, or on --split train and say so."
         )
-    if not data.has_mask.all():
-        missing = [key for key, has in zip(data.keys, data.has_mask, strict=True) if not has]
+    missing = [key for key, mask in keys.items() if mask is None]
+    if missing:
         raise DataError(
-            f"{len(missing)} pictures of split {split!r} have no mask to score against, e.g. {missing[:3]}."
+            f"{len(missing)} pictures of split {split!r} have no mask to score against, e.g. {missing[:3]}. "
+            "Name their masks in the table, or move the rows to a split of their own."
         )
 
 
-def _predict(
-    run: Run, data: SplitData, name: str, progress: Progress | None, prompts: Sequence[str] | None = None
-) -> np.ndarray:
-    def step(done: int, total: int) -> None:
-        if progress:
-            progress(name, done, total)
-
-    return predict_split(run.method, data, run.recipe, prompts=prompts, progress=step)
-
-
-def _score(name: str, probabilities: np.ndarray, run: Run, data: SplitData, surface: bool) -> Row:
-    masks = probabilities > run.recipe.threshold
-    return Row(name, counts(masks, data.masks), surface_distances(masks, data.masks) if surface else None)
-
-
-def _protocol(run: Run, manifest: Manifest, split: str, data: SplitData, groups: list[str]) -> dict[str, Any]:
+def _protocol(scorer: _Scorer, run: Run, groups: list[str], n_bootstrap: int) -> dict[str, Any]:
     environment = run.path / "environment.json"
-    named = {group for group in groups if group}
+    stage = run.recipe.stages[-1]
+    chosen_by = f"valid {run.recipe.select_on}" if stage.optim and stage.select == "metric" else "nothing, last epoch"
+    if stage.optim and _listed(run.path, "valid").intersection(scorer.data.keys):
+        chosen_by += " on these very pictures, which flatters the figures"
     return {
-        "data": manifest.name,
-        "data_hash": manifest.hash(),
-        "split": split,
-        "n": len(data),
-        "n_groups": len(named) + sum(not group for group in groups),
-        "size": list(run.recipe.image_size),
+        "data": scorer.manifest.name,
+        "data_hash": scorer.manifest.hash(),
+        "trained_on": run.data.get("hash"),
+        "split": scorer.split,
+        "n": len(scorer.data),
+        "n_groups": len({group for group in groups if group}) + sum(not group for group in groups),
+        "size": ["each mask's own size"] if scorer.native else list(run.recipe.image_size),
         "threshold": run.recipe.threshold,
         "empty_policy": run.recipe.empty_policy,
-        "hd95": "pooled directed distances, px; one empty mask counts as the image diagonal",
-        "interval": "95 % bootstrap over groups",
-        "chosen_by": f"valid {run.recipe.select_on}",
+        "hd95": HD95 if scorer.surface else "not computed",
+        "interval": f"95 % bootstrap over groups, {n_bootstrap} resamples; p: paired permutation of groups, Holm",
+        "chosen_by": chosen_by,
         "chosen_epoch": run.result.get("epoch"),
-        "weights_sha256": run.result.get("weights_sha256"),
+        "weights_sha256": file_sha256(run.path / WEIGHTS),
         "train_seconds": run.result.get("seconds"),
         "seed": run.recipe.seed,
         "git_commit": read_json(environment).get("git_commit", "") if environment.exists() else "",
@@ -228,9 +351,20 @@ def _interval(interval: Interval) -> dict[str, float | None]:
     return {"estimate": interval.estimate, "low": low, "high": high}
 
 
-def _summarise(row: Row, groups: list[str], run: Run, n: int, seed: int) -> dict[str, Any]:
-    found = overlap(row.counts, run.recipe.empty_policy)
+def _overlap(row: Scored, policy: EmptyPolicy) -> Overlap:
+    found = overlap(row.counts, policy)
+    if not found.kept.any():
+        raise DataError(
+            f"{row.name}: all {found.n} pictures have an empty mask and an empty prediction, which empty_policy "
+            f"{policy!r} leaves out: nothing to score. Use a split with findings, or empty_policy=one."
+        )
+    return found
+
+
+def _summarise(row: Scored, groups: list[str], policy: EmptyPolicy, n: int, seed: int) -> dict[str, Any]:
+    found, recipe = _overlap(row, policy), row.run.recipe
     kept = [group for group, keep in zip(groups, found.kept, strict=True) if keep]
+    sentences = row.name.rpartition(", ")[2].removesuffix(" text")
     summary: dict[str, Any] = {
         "dice_per_image": _interval(bootstrap_ci(found.dice_per_image[found.kept], kept, n=n, seed=seed)),
         "dice_pooled": _interval(bootstrap_pooled(row.counts, groups, "dice", n=n, seed=seed)),
@@ -239,88 +373,85 @@ def _summarise(row: Row, groups: list[str], run: Run, n: int, seed: int) -> dict
         "both_empty": found.both_empty,
         "prediction_empty": found.prediction_empty,
         "truth_empty": found.truth_empty,
+        "n_skipped": found.n_skipped,
+        "run": row.run.path.name,
+        "sentences": sentences if sentences in ("shuffled", "empty") else "own",
+        "weights_sha256": file_sha256(row.run.path / WEIGHTS),
+        "threshold": recipe.threshold,
+        "size": list(recipe.image_size),
+        "seed": recipe.seed,
+        "labelled_rows": _labels(row.run.data),
     }
-    if row.surface is not None:
-        summary["hd95_pooled_px"] = _interval(bootstrap_ci(row.surface.hd95_pooled, groups, n=n, seed=seed))
-        summary["hd95_max_directed_px"] = _interval(bootstrap_ci(row.surface.hd95_max_directed, groups, n=n, seed=seed))
-        summary["assd_px"] = _interval(bootstrap_ci(row.surface.assd, groups, n=n, seed=seed))
+    for name in SURFACE if row.surface is not None else ():
+        summary[f"{name}_px"] = _interval(bootstrap_ci(getattr(row.surface, name), groups, n=n, seed=seed))
     return summary
 
 
-def _differences(rows: list[Row], groups: list[str], policy: Any, n: int, seed: int) -> list[dict[str, Any]]:
+def _differences(rows: list[Scored], groups: list[str], policy: EmptyPolicy, n: int, seed: int) -> list[dict[str, Any]]:
     """The model minus each other row, paired on the same images; p values corrected after Holm per metric."""
     model, found = rows[0], []
     for other in rows[1:]:
-        a, b = overlap(model.counts, policy), overlap(other.counts, policy)
+        a, b = _overlap(model, policy), _overlap(other, policy)
         kept = a.kept & b.kept
         names = [group for group, keep in zip(groups, kept, strict=True) if keep]
         pair = a.dice_per_image[kept], b.dice_per_image[kept], names
+        pooled: tuple[Counts, Counts, list[str], Kind] = model.counts, other.counts, groups, "dice"
         found.append(
             {
                 "minus": other.name,
                 "dice_per_image": _interval(paired_difference(*pair, n=n, seed=seed)),
                 "dice_per_image_p": paired_permutation(*pair, n=n, seed=seed),
-                "dice_pooled": _interval(
-                    paired_difference_pooled(model.counts, other.counts, groups, "dice", n=n, seed=seed)
-                ),
-                "dice_pooled_p": paired_permutation_pooled(model.counts, other.counts, groups, "dice", n=n, seed=seed),
+                "dice_pooled": _interval(paired_difference_pooled(*pooled, n=n, seed=seed)),
+                "dice_pooled_p": paired_permutation_pooled(*pooled, n=n, seed=seed),
             }
         )
     for key in ("dice_per_image_p", "dice_pooled_p"):
-        for entry, p in zip(found, holm([float(e[key]) for e in found]), strict=True):  # type: ignore[arg-type]
+        for entry, p in zip(found, holm([float(str(e[key])) for e in found]), strict=True):
             entry[key] = p
     return found
 
 
-def _per_image(rows: list[Row], data: SplitData, run: Run) -> str:
-    """CSV text: one line an image and row."""
+def _write(out: Path, summary: dict[str, Any], rows: list[Scored], scorer: _Scorer, probabilities: np.ndarray) -> None:
+    """Write all files; summary.json comes last and says that the others are there."""
+    (out / "cases").mkdir(parents=True, exist_ok=True)
+    policy: EmptyPolicy = rows[0].run.recipe.empty_policy
+    write_whole(out / "per_image.csv", _per_image(rows, scorer.data, policy).encode("utf-8", "backslashreplace"))
+    facts = "\n".join(f"- {line}" for line in provenance_lines(summary))
+    write_whole(out / "table.md", f"{table(summary)}\n{facts}\n".encode())
+    scorer.store(rows[0], out / "scores.npz")
+    _write_cases(out / "cases", rows[0], probabilities, scorer.data)
+    write_json(out / "summary.json", summary)
+
+
+def _per_image(rows: list[Scored], data: SplitData, policy: EmptyPolicy) -> str:
+    """CSV text: one line an image and row; `text` is the sentence that the row's model was given."""
     stream = io.StringIO()
-    writer = csv.writer(stream)
-    surface = ["hd95_pooled_px", "hd95_max_directed_px", "assd_px"] if rows[0].surface else []
-    writer.writerow(
-        [
-            "row",
-            "image",
-            "group",
-            "text",
-            "dice_per_image",
-            "iou_per_image",
-            "intersection",
-            "predicted",
-            "true",
-            *surface,
-        ]
-    )
+    writer = csv.writer(stream, lineterminator="\n")
+    surface = [f"{name}_px" for name in SURFACE] if rows[0].surface else []
+    overlaps = ["dice_per_image", "iou_per_image", "intersection", "predicted", "true"]
+    writer.writerow(["row", "image", "group", "text", *overlaps, *surface])
     for row in rows:
-        found = overlap(row.counts, run.recipe.empty_policy)
-        distances = row.surface
-        for i, item in enumerate(data.rows):
-            line = [
-                row.name,
-                item.image,
-                item.group,
-                _safe(item.text),
-                found.dice_per_image[i],
-                found.iou_per_image[i],
-                row.counts.intersection[i],
-                row.counts.predicted[i],
-                row.counts.true[i],
-            ]
-            if distances is not None:
-                line += [distances.hd95_pooled[i], distances.hd95_max_directed[i], distances.assd[i]]
-            writer.writerow([f"{v:.6f}" if isinstance(v, float) else v for v in line])
+        found = overlap(row.counts, policy)
+        columns: list[np.ndarray] = [found.dice_per_image, found.iou_per_image]
+        columns += [row.counts.intersection, row.counts.predicted, row.counts.true]
+        columns += [getattr(row.surface, name) for name in SURFACE] if row.surface else []
+        for item, text, *values in zip(data.rows, row.prompts, *columns, strict=True):
+            words = [_safe(cell) for cell in (row.name, item.image, item.group, text)]
+            writer.writerow([*words, *(f"{v:.6f}" if isinstance(v, float) else v for v in values)])
     return stream.getvalue()
 
 
 def _safe(text: str) -> str:
-    """A sentence that a spreadsheet does not take for a formula."""
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+    """A cell that a spreadsheet does not take for a formula."""
+    return f"'{text}" if FORMULA.match(text) else text
 
 
-def _write_cases(out: Path, row: Row, probabilities: np.ndarray, data: SplitData, run: Run) -> None:
-    """Overlays of the best, median and worst images, and cases.json that says which they are."""
-    dice = np.nan_to_num(overlap(row.counts, run.recipe.empty_policy).dice_per_image)
-    order = np.argsort(-dice, kind="stable")
+def _write_cases(out: Path, row: Scored, probabilities: np.ndarray, data: SplitData) -> None:
+    """Overlays of the best, median and worst images at the run's size, and cases.json that says which they are."""
+    recipe = row.run.recipe
+    found = overlap(row.counts, recipe.empty_policy)
+    order = np.flatnonzero(found.kept)
+    order = order[np.argsort(-found.dice_per_image[order], kind="stable")]
     middle = max(len(order) // 2 - CASES // 2, 0)
     chosen = {"best": order[:CASES], "median": order[middle : middle + CASES], "worst": order[::-1][:CASES]}
     cases = []
@@ -328,30 +459,11 @@ def _write_cases(out: Path, row: Row, probabilities: np.ndarray, data: SplitData
         for rank, i in enumerate(numbers):
             picture = np.ascontiguousarray(np.asarray(data.images[i]).transpose(1, 2, 0))
             picture = picture[:, :, 0] if picture.shape[2] == 1 else picture
-            predicted, true = probabilities[i] > run.recipe.threshold, np.asarray(data.masks[i])
+            predicted, true = probabilities[i] > recipe.threshold, np.asarray(data.masks[i])
             panels = [picture, overlay(picture, true), error_overlay(picture, predicted, true)]
             name = f"{kind}-{rank + 1}.png"
             write_png(out / name, side_by_side(panels, ["image", "truth", "prediction"]))
-            cases.append(
-                {
-                    "file": name,
-                    "kind": kind,
-                    "image": data.keys[i],
-                    "text": data.prompts[i],
-                    "dice_per_image": float(dice[i]),
-                }
-            )
+            dice = float(found.dice_per_image[i])
+            words = {"image": data.keys[i], "text": data.prompts[i]}
+            cases.append({"file": name, "kind": kind, **words, "dice_per_image": dice})
     write_json(out / "cases.json", {"cases": cases})
-
-
-def read_summary(run: Path, split: str) -> dict[str, Any]:
-    """A summary written by `evaluate`.
-
-    Raises:
-        CheckpointError: the run has not been evaluated on that split.
-    """
-    path = run / "evaluation" / split / "summary.json"
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist. Evaluate first: textmask evaluate {run} DATA --split {split}.")
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
+import cv2
 import numpy as np
 import torch
 
@@ -41,19 +43,20 @@ def predict_split(
     sentences = data.prompts if prompts is None else tuple(prompts)
     statements = data.statements if prompts is None else tuple(parse(p) for p in sentences)
     out = np.empty((len(data), *data.masks.shape[1:]), np.float16)
-    device = next(iter([*method.parameters(), *method.buffers()])).device
+    device = next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
     was_training = method.training
     method.eval()
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-    with torch.inference_mode(), autocast:
-        for begin in range(0, len(data), batch_size):
-            part = slice(begin, min(begin + batch_size, len(data)))
-            image = to_image(data.images[part]).to(device)
-            text = build_text(sentences[part], statements[part]).to(device)
-            out[part] = method(image, text).probability[:, 0].cpu().numpy()
-            if progress:
-                progress(part.stop, len(data))
-    method.train(was_training)
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            for begin in range(0, len(data), batch_size):
+                part = slice(begin, min(begin + batch_size, len(data)))
+                image = to_image(data.images[part]).to(device)
+                text = build_text(sentences[part], statements[part]).to(device)
+                out[part] = method(image, text).probability[:, 0].cpu().numpy()
+                if progress:
+                    progress(part.stop, len(data))
+    finally:
+        method.train(was_training)
     return out
 
 
@@ -61,3 +64,39 @@ def to_image(images: np.ndarray) -> torch.Tensor:
     """Images uint8 N C H W -> float N 3 H W in [0, 1], channels last."""
     image = torch.from_numpy(np.array(images)).float().div_(255)
     return image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def resize_probability(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Probabilities H W to `size` (rows, columns), float32, bilinear as `predict` does it: never the hard mask."""
+    rows, columns = size
+    return np.asarray(cv2.resize(probability.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR))
+
+
+def shuffled_prompts(data: SplitData, seed: int) -> tuple[list[str], int]:
+    """Every picture gets another picture's sentence, one that names other zones wherever the data allow it.
+
+    A seeded random permutation; then each position whose new sentence claims the same as its own changes places with a
+    random position for which neither of the two claims the same afterwards. That reaches the smallest possible number
+    of positions left (0 unless one claim makes up more than half of the split).
+
+    Returns:
+        The N sentences, and how many positions still hold a sentence that claims the same.
+    """
+    rng = np.random.default_rng([seed, 0x5FF1E])
+    claims = _claims(data)
+    order = rng.permutation(len(data))
+    for i in rng.permutation(np.flatnonzero(claims[order] == claims)):
+        if claims[order[i]] == claims[i]:  # an earlier exchange may have helped already
+            partners = np.flatnonzero((claims[order] != claims[i]) & (claims != claims[order[i]]))
+            if len(partners):
+                j = rng.choice(partners)
+                order[i], order[j] = order[j], order[i]
+    return [data.prompts[i] for i in order], int((claims[order] == claims).sum())
+
+
+def _claims(data: SplitData) -> np.ndarray:
+    """N numbers, equal where two sentences name the same zones, or are the same sentence where no zone is named."""
+    pairs = zip(data.statements, data.prompts, strict=True)
+    keys = [statement.bits() if statement.has_location else prompt for statement, prompt in pairs]
+    numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], np.int64)

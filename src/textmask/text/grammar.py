@@ -190,7 +190,7 @@ def _read_captions(words: list[str], reading: _Reading, mosmed: bool) -> None:
                 continue
             reading.warn("missing_level")
             levels = ALL
-        named += [(side, levels) for side in sides or [None]]
+        named += [(side, levels) for side in sides] or [(None, levels)]
     for i, (side, levels) in enumerate(named):
         if side is None:
             reading.warn("missing_side")

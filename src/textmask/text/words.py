@@ -44,13 +44,15 @@ TYPOS = {
     "bilat": "bilateral",
     "unilat": "unilateral",
 }
-CHEST = ("left", "right", "upper", "middle", "lower", "lung", "lungs", "bilateral", "unilateral", "pulmonary")
-CHEST = (*CHEST, "infection", "infected", "areas", "area", "all", "and", "no", *NUMBERS)
+CHEST = frozenset(
+    "left right upper middle lower lung lungs bilateral unilateral pulmonary infection infected areas area all and "
+    "no".split()
+) | frozenset(NUMBERS)
 # real words that are one letter away from a word above
 NOT_TYPOS = frozenset(
     "light night might tight sight fight bright eight slight lift loft felt leaf flower slower power tower lover super "
-    "paper supper fiddle riddle long lunge lunges area arena tone done bone none gone zone ill tall wall call ball fall "
-    "well also ally land hand sand band end any not now nor on ones".split()
+    "paper supper fiddle riddle long lunge lunges area arena tone done bone none gone zone ill tall wall call ball "
+    "fall well also ally land hand sand band end any not now nor on ones".split()
 )
 
 

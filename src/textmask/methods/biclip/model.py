@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from textmask.types import Embedding, Image
+from textmask.types import Embedding, Image, Mask
 
 
 class TextHead(nn.Module):
@@ -96,7 +96,7 @@ class ProjectionHead(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(channels, width), nn.LayerNorm(width))
 
-    def forward(self, feature: Float[Tensor, "b c h w"]) -> Embedding:
+    def forward(self, feature: Float[Tensor, "b _c _h _w"]) -> Embedding:
         """B C H W -> B P."""
         out: Tensor = self.layers(feature.mean(dim=(2, 3)))
         return out
@@ -116,6 +116,6 @@ def iac_loss(projected_weak: Embedding, projected_strong: Embedding) -> Float[Te
     return 1 - nn.functional.cosine_similarity(projected_weak.float(), projected_strong.float(), dim=1).mean()
 
 
-def generation_loss(pseudo_image: Image, image: Image, mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+def generation_loss(pseudo_image: Image, image: Image, mask: Mask) -> Float[Tensor, ""]:
     """L_gen: L1 between the pseudo image and the lesion-only picture, image x mask (values in [0, 1])."""
     return (pseudo_image.float() - (image * (mask != 0)).float()).abs().mean()
