@@ -255,7 +255,7 @@ class _Scorer:
     def _read(self, name: str, run: Run, path: Path) -> Scored | None:
         key = self._key(run)
         try:
-            with np.load(path) as file:
+            with np.load(io.BytesIO(path.read_bytes())) as file:  # given a path it leaks the handle of a damaged file
                 if str(file["key"]) != key or json.loads(key)["code"].endswith("+changes"):
                     return None
                 found = Counts(file["intersection"], file["predicted"], file["true"])

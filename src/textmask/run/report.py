@@ -17,6 +17,7 @@ from textmask.errors import CheckpointError
 from textmask.io.figures import LEGEND, bar_intervals_png, curve_png, histogram_png
 from textmask.io.images import write_whole
 from textmask.run.checkpoint import read_json
+from textmask.run.evaluate import provenance_lines
 from textmask.run.tables import difference_lines, protocol_line, table_cells
 
 MEANING = {
@@ -24,6 +25,8 @@ MEANING = {
     "patient": "the patient's left",
     "unknown": "what its data meant; nobody has said which side that is",
 }
+# figures stand in one table only where these agree
+COMPARABLE = ("data_hash", "split", "n", "size", "empty_policy", "hd95")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ def report(run: Path, out: Path | None = None, extra: Sequence[Section] = ()) ->
         The file written.
 
     Raises:
-        CheckpointError: not a run folder.
+        CheckpointError: not a run folder, or an evaluation that cannot be read.
+        DataError: `out` cannot be written.
     """
     recipe = read_json(run / "recipe.json")
     data = read_json(run / "data.json")
@@ -56,7 +60,7 @@ def report(run: Path, out: Path | None = None, extra: Sequence[Section] = ()) ->
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(files("textmask.run").joinpath("templates/report.html").read_text("utf-8"))
     page = template.render(
-        title=f"textmask: {recipe['method']} on {data.get('name') or 'own data'}",
+        title=f"textmask: {recipe.get('method')} on {data.get('name') or 'own data'}",
         subtitle=_subtitle(run),
         laterality=MEANING.get(str(data.get("laterality")), MEANING["unknown"]),
         extra=[{"title": s.title, "image": _uri(s.png), "caption": s.caption} for s in extra],
@@ -68,8 +72,54 @@ def report(run: Path, out: Path | None = None, extra: Sequence[Section] = ()) ->
         data=json.dumps(data, indent=2),
     )
     out = out or run / "report.html"
-    write_whole(out, page.encode("utf-8"))
+    write_whole(out, page.encode("utf-8", "replace"))
     return out
+
+
+def results_table(run_summaries: Sequence[Path]) -> str:
+    """Markdown of committed summary.json files: one table per protocol, a row that several of them hold once.
+
+    Args:
+        run_summaries: files written by `evaluate`, the most interesting first.
+
+    Raises:
+        CheckpointError: a file is missing or was not written by `evaluate`.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for path in run_summaries:
+        summary = read_json(path)
+        try:
+            key = json.dumps([summary["protocol"][name] for name in COMPARABLE])
+            _merge(summary, merged.setdefault(key, {"rows": {}, "missing_rows": {}, "notes": []}))
+        except (KeyError, TypeError, AttributeError, StopIteration) as error:
+            raise _not_a_summary(path, error) from error
+    return "\n".join(_markdown(group) for group in merged.values())
+
+
+def _merge(summary: dict[str, Any], group: dict[str, Any]) -> None:
+    """Add a summary's rows and notes to those of the same protocol; other weights under the same name get another."""
+    model = next(iter(summary["rows"]))
+    for name, row in summary["rows"].items():
+        known = group["rows"].get(name, row)
+        if known["weights_sha256"] != row["weights_sha256"]:
+            name = f"{name} ({row['run']}, {row['weights_sha256'][:6]})"
+        group["rows"].setdefault(name, row)
+    group["missing_rows"] |= summary["missing_rows"]
+    notes = [f"{model}: {protocol_line(summary['protocol'])}"]
+    notes += [f"{model} {line}" for line in difference_lines(summary)] + provenance_lines(summary)
+    group["notes"] += [note for note in notes if note not in group["notes"]]
+
+
+def _markdown(group: dict[str, Any]) -> str:
+    missing = {name: note for name, note in group["missing_rows"].items() if name not in group["rows"]}
+    head, lines = table_cells({"rows": group["rows"], "missing_rows": missing})
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (head, ["---"] * len(head), *lines)]
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in cells)
+    return rows + "\n" + "".join(f"- {note}\n" for note in group["notes"])
+
+
+def _not_a_summary(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is no summary of this version of textmask ({error!r}). Evaluate the run again.")
 
 
 def _uri(png: bytes) -> str:
@@ -85,9 +135,8 @@ def _subtitle(run: Path) -> str:
     if not result:
         return "This run has not finished."
     score = ", ".join(f"{key} {value:.4f}" for key, value in result.items() if key.startswith("valid/"))
-    return (
-        f"Chosen: epoch {result['epoch']} of stage {result['stage']} by {score}; {result['seconds'] / 60:.1f} minutes."
-    )
+    minutes = result.get("seconds", 0) / 60
+    return f"Chosen: epoch {result.get('epoch')} of stage {result.get('stage')} by {score}; {minutes:.1f} minutes."
 
 
 def _curves(run: Path) -> list[bytes]:
@@ -106,14 +155,20 @@ def _curves(run: Path) -> list[bytes]:
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:
-    """What the template shows of one evaluated split."""
-    summary = read_json(folder / "summary.json")
+    """What the template shows of one evaluated split.
+
+    Raises:
+        CheckpointError: a file of it is missing or not of this version.
+    """
+    try:
+        return _shown(folder, read_json(folder / "summary.json"))
+    except (KeyError, TypeError, AttributeError, StopIteration, OSError) as error:
+        raise _not_a_summary(folder / "summary.json", error) from error
+
+
+def _shown(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     head, lines = table_cells(summary)
-    rows = {name: row["dice_per_image"] for name, row in summary["rows"].items()}
-    bars = [(name, v["estimate"], v["low"], v["high"]) for name, v in rows.items()]
-    bars = [
-        (name, value, value if low is None else low, value if high is None else high) for name, value, low, high in bars
-    ]
+    bars = [_bar(name, row["dice_per_image"]) for name, row in summary["rows"].items()]
     model = next(iter(summary["rows"]))
     cases: dict[str, list[dict[str, Any]]] = {}
     for case in _optional(folder / "cases" / "cases.json").get("cases", []):
@@ -124,12 +179,21 @@ def _evaluation(folder: Path) -> dict[str, Any]:
         "split": summary["protocol"]["split"],
         "head": head,
         "lines": lines,
+        "model": model,
         "protocol": protocol_line(summary["protocol"]),
         "differences": difference_lines(summary),
+        "provenance": provenance_lines(summary),
         "forest": _uri(bar_intervals_png(bars, "dice_per_image", "95 % intervals")),
         "histogram": _uri(histogram_png(_dice(folder, model), "dice_per_image", title=f"{model}, one count an image")),
         "cases": cases,
     }
+
+
+def _bar(name: str, value: dict[str, float | None]) -> tuple[str, float, float, float]:
+    """Estimate and ends; no interval is a point, and rounding may not put the estimate outside."""
+    estimate = value["estimate"] or 0.0
+    low, high = (estimate if end is None else end for end in (value["low"], value["high"]))
+    return name, estimate, min(low, estimate), max(high, estimate)
 
 
 def _dice(folder: Path, model: str) -> list[float]:

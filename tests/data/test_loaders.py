@@ -1,0 +1,214 @@
+"""Cache, label fractions, streams: everything follows from (seed, epoch, step)."""
+
+import itertools
+import threading
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from textmask.config import Augment, Stage
+from textmask.data import cache
+from textmask.data.cache import open_split
+from textmask.data.loaders import Loader, indices_from_list, labelled_indices
+from textmask.data.manifest import Manifest, Row
+from textmask.errors import ConfigError, DataError
+from textmask.types import Laterality
+
+STAGE = Stage(name="s", batch_size=6, augment=Augment(flip=0.5), views=("strong",), weights={"a": 1.0})
+
+
+@pytest.fixture
+def data(phantom_manifest, tmp_path):
+    return open_split(phantom_manifest, "train", (32, 32), tmp_path)
+
+
+def same(a, b):
+    keys = a.keys == b.keys and a.text.prompts == b.text.prompts
+    tensors = [(a.image, b.image), (a.mask, b.mask), (a.text.zones, b.text.zones)]
+    tensors += [(a.views[name], b.views[name]) for name in a.views]
+    return keys and all(torch.equal(x, y) for x, y in tensors)
+
+
+@pytest.mark.parametrize(
+    ("n", "counts"),
+    [(5716, {0.01: 57, 0.05: 286, 0.10: 572, 0.25: 1429}), (2183, {0.01: 22, 0.05: 109, 0.10: 218, 0.25: 546})],
+)
+def test_label_fractions_have_the_published_counts_and_are_nested(n, counts):
+    keys = [f"images/{i:05d}.png" for i in range(n)]
+    sets = [set(labelled_indices(keys, fraction, seed=3).tolist()) for fraction in counts]
+    assert [len(s) for s in sets] == list(counts.values())
+    assert all(small < large for small, large in itertools.pairwise(sets))
+    assert len(labelled_indices(keys, 1.0, seed=3)) == n
+
+
+def test_label_fractions_depend_on_the_seed_and_not_on_the_row_order():
+    keys = [f"{i}.png" for i in range(200)]
+    chosen = {keys[i] for i in labelled_indices(keys, 0.1, 0)}
+    assert {keys[::-1][i] for i in labelled_indices(keys[::-1], 0.1, 0)} == chosen
+    assert {keys[i] for i in labelled_indices(keys, 0.1, 1)} != chosen
+    with pytest.raises(ConfigError, match="labelled_fraction"):
+        labelled_indices(keys, 0.0, 0)
+
+
+def test_a_published_list_is_matched_whatever_its_spelling(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("mask_Sub-S1.png\nIMAGES/c2.PNG\n")
+    assert indices_from_list(path, ["images/sub-s1.jpg", "x/b.png", "x/C2.jpg"]).tolist() == [0, 2]
+    path.write_text("nobody.png\n")
+    with pytest.raises(DataError, match=r"1 of 1 names match no training row.*nobody"):
+        indices_from_list(path, ["a.png"])
+
+
+@pytest.mark.data
+def test_the_published_57_names_are_found(data_root):
+    from textmask.data.layouts import read_layout
+
+    rows = read_layout(data_root / "qata-cov19-v2").rows_of("train")
+    path = data_root / "qata-cov19-v2" / "semimedref_labeled_0.01.txt"
+    assert len(indices_from_list(path, [row.image for row in rows])) == 57
+
+
+def test_the_cache_holds_the_resized_pictures_and_is_made_once(phantom_manifest, tmp_path, monkeypatch):
+    calls = []
+    first = open_split(phantom_manifest, "valid", (32, 32), tmp_path, lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (8, 8)
+    assert first.images.shape == (8, 1, 32, 32)
+    assert set(np.unique(first.masks)) == {0, 1}
+    monkeypatch.setattr(cache, "read_image", lambda path: pytest.fail("decoded twice"))
+    again = open_split(phantom_manifest, "valid", (32, 32), tmp_path)
+    np.testing.assert_array_equal(first.images, again.images)
+    assert again.native_sizes.tolist() == [[64, 64]] * 8
+
+
+def test_grey_and_colour_pictures_share_a_cache(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"a": (8, 8), "b": (8, 8), "c": (8, 8, 3), "d": (8, 8)}
+    pixels = {name: rng.integers(0, 256, shape, dtype=np.uint8) for name, shape in shapes.items()}
+    for name, picture in pixels.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture)
+    rows = tuple(Row(f"{n}.png", None, "left", "train", "", Laterality.IMAGE, False) for n in pixels)
+    opened = open_split(Manifest(tmp_path, rows), "train", (8, 8), tmp_path / "cache")
+    assert opened.images.shape == (4, 3, 8, 8)
+    assert not opened.has_mask.any()
+    for i, name in enumerate(pixels):
+        picture = pixels[name] if pixels[name].ndim == 2 else pixels[name][:, :, ::-1]
+        expected = np.broadcast_to(picture, (3, 8, 8)) if picture.ndim == 2 else picture.transpose(2, 0, 1)
+        np.testing.assert_array_equal(opened.images[i], expected)
+
+
+def test_a_mask_of_another_size_is_an_error(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8), np.uint8))
+    cv2.imwrite(str(tmp_path / "m.png"), np.zeros((8, 9), np.uint8))
+    rows = (Row("a.png", "m.png", "left", "train", "", Laterality.IMAGE, True),)
+    with pytest.raises(DataError, match=r"8 x 8 pixels, its mask .* has 8 x 9"):
+        open_split(Manifest(tmp_path, rows), "train", (8, 8), tmp_path / "cache")
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix in (".part", ".memmap", ".json")]
+
+
+def test_a_full_disk_leaves_no_half_cache(phantom_manifest, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "write_json", full)
+    with pytest.raises(DataError, match="cannot write the decoded cache"):
+        open_split(phantom_manifest, "test", (32, 32), tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+    monkeypatch.undo()
+    assert len(open_split(phantom_manifest, "test", (32, 32), tmp_path)) == 8
+
+
+def test_a_truncated_cache_is_named(phantom_manifest, tmp_path):
+    open_split(phantom_manifest, "test", (32, 32), tmp_path)
+    path = next(tmp_path.glob("*.images.memmap"))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="Delete it; it is made anew"):
+        open_split(phantom_manifest, "test", (32, 32), tmp_path)
+
+
+def test_batches_depend_only_on_seed_epoch_and_step(data):
+    def batches(seed, epoch):
+        return list(Loader(data, STAGE, seed=seed, train=True).epoch(epoch))
+
+    assert all(same(a, b) for a, b in zip(batches(0, 3), batches(0, 3), strict=True))
+    assert not same(batches(0, 3)[0], batches(0, 4)[0])
+    assert not same(batches(0, 3)[0], batches(1, 3)[0])
+
+
+def test_an_epoch_sees_every_row_once_and_evaluation_keeps_the_order(data):
+    loader = Loader(data, STAGE, seed=0, train=True)
+    seen = [key for batch in loader.epoch(0) for key in batch.keys]
+    assert sorted(seen) == sorted(data.keys)
+    plain = list(Loader(data, STAGE.model_copy(update={"batch_size": 7}), seed=0, train=False).epoch(0))
+    assert [key for batch in plain for key in batch.keys] == list(data.keys)
+    np.testing.assert_array_equal(torch.cat([b.mask for b in plain])[:, 0].numpy(), data.masks)
+
+
+def test_two_ranks_share_the_global_batch_of_one_process(data):
+    stage = STAGE.model_copy(update={"views": ()})
+    one = list(Loader(data, stage, seed=0, train=True).epoch(1))
+    ranks = [list(Loader(data, stage, seed=0, train=True, rank=r, world_size=2).epoch(1)) for r in (0, 1)]
+    for whole, first, second in zip(one, *ranks, strict=True):
+        torch.testing.assert_close(torch.cat([first.image, second.image]), whole.image, atol=0, rtol=0)
+        assert first.text.prompts + second.text.prompts == whole.text.prompts
+    with pytest.raises(ConfigError, match="must divide by the 4 processes"):
+        Loader(data, stage, seed=0, train=True, rank=0, world_size=4)
+
+
+def test_flipped_samples_carry_a_mirrored_sentence(data):
+    always = STAGE.model_copy(
+        update={"augment": Augment(rotate_deg=0, translate=0, scale=(1, 1), flip=1.0), "views": ()}
+    )
+    truth = dict(zip(data.keys, zip(data.statements, data.masks, strict=True), strict=True))
+    for batch in Loader(data, always, seed=0, train=True).epoch(0):
+        for i, key in enumerate(batch.keys):
+            statement, mask = truth[key]
+            assert batch.statements[i].zones == statement.mirrored().zones
+            assert batch.text.zones[i].tolist() == list(statement.mirrored().bits())
+            np.testing.assert_array_equal(batch.mask[i, 0].numpy(), mask[:, ::-1])
+
+
+def test_labelled_and_unlabelled_streams(data):
+    stage = STAGE.model_copy(update={"batch_size": 2, "unlabelled_batch_size": 8})
+    loader = Loader(data, stage, seed=0, train=True, indices=np.arange(4), unlabelled_indices=np.arange(24))
+    assert loader.steps_per_epoch == 3
+    batches = list(loader.epoch(0))
+    assert {key for b in batches for key in b.keys} <= set(data.keys[:4])
+    assert sorted(key for b in batches for key in b.unlabelled.keys) == sorted(data.keys)
+    assert all(b.unlabelled.mask is None and b.mask is not None for b in batches)
+
+
+def test_rows_without_mask_or_label_are_never_trained_on(data):
+    hidden = replace(data, rows=tuple(replace(row, labelled=i >= 20) for i, row in enumerate(data.rows)))
+    loader = Loader(hidden, STAGE.model_copy(update={"batch_size": 2}), seed=0, train=True)
+    assert {key for b in loader.epoch(0) for key in b.keys} == set(data.keys[20:])
+    nothing = replace(data, has_mask=np.zeros(len(data), bool))
+    with pytest.raises(DataError, match="no labelled row"):
+        Loader(nothing, STAGE, seed=0, train=True)
+
+
+def test_views_share_the_geometry_of_the_picture(data):
+    batch = next(Loader(data, STAGE, seed=0, train=True).batches(0))
+    for i in range(len(batch)):
+        pair = torch.stack([batch.image[i].flatten(), batch.views["strong"][i].flatten()])
+        assert float(torch.corrcoef(pair)[0, 1]) > 0.8
+    with pytest.raises(ConfigError, match="unknown view"):
+        Loader(data, STAGE.model_copy(update={"views": ("stong",)}), seed=0, train=True)
+
+
+def test_the_background_thread_ends_with_its_consumer_and_hands_errors_over(data, monkeypatch):
+    before = threading.active_count()
+    epoch = Loader(data, STAGE, seed=0, train=True).epoch(0)
+    next(epoch)
+    epoch.close()
+    assert threading.active_count() == before
+
+    def broken(*args, **kwargs):
+        raise ValueError("no batch today")
+
+    monkeypatch.setattr(Loader, "_batch", broken)
+    with pytest.raises(ValueError, match="no batch today"):
+        list(Loader(data, STAGE, seed=0, train=True).epoch(0))
+    assert threading.active_count() == before
