@@ -65,8 +65,9 @@ class Loader:
     """Batches of one stage.
 
     The global batch (rows and augmentation parameters) is drawn first and each rank takes its slice of it, so two
-    processes see exactly the samples of one; only the photometric views are drawn anew by each rank. An epoch is `steps_per_epoch` of the stage when given, otherwise one pass
-    over the labelled rows, or over the longer of the two streams when there is an unlabelled one.
+    processes see exactly the samples of one; only the photometric views are drawn anew by each rank. An epoch is
+    `steps_per_epoch` of the stage when given, otherwise one pass over the labelled rows, or over the longer of the two
+    streams when there is an unlabelled one.
 
     Args:
         data: the decoded split.
