@@ -204,7 +204,7 @@ def test_summary_on_disk_is_strict_json_and_equals_the_answer(bench):
         "threshold 0.5",
         "both masks empty: one",
         "n = 8",
-        "nothing, last epoch",
+        "chosen by being the last epoch",
         "pooled directed",
         "seed 0",
     ):
@@ -225,7 +225,9 @@ def test_an_untrained_baseline_is_named_with_its_command(bench):
     (bench.runs / "statement_unet" / "result.json").unlink()  # still training
     summary = bench()
     assert "unet" not in summary["rows"]
-    assert summary["missing_rows"]["unet"].startswith("not trained; textmask train unet DATA")
+    hint = "not trained; textmask train unet DATA --preset lite --out runs/unet"
+    assert summary["missing_rows"]["unet"] == hint
+    assert str(bench.runs.parent) not in json.dumps(summary)
     assert "statement_unet" in summary["missing_rows"]
     assert "not trained" in (bench.runs / "text_prior" / "evaluation" / "test" / "table.md").read_text()
 

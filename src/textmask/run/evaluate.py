@@ -9,6 +9,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,10 @@ def evaluate(
     changed, same_claim, notes = _other_sentences(scorer, loaded, seed)
     rows += changed
     neighbours = find_beside(loaded, beside)
+    folder = loaded.path.resolve().parent.name  # never a whole path: summaries are committed
     for missing in BASELINES:
         if missing not in neighbours and missing != name:
-            notes[missing] = f"not trained; textmask train {missing} DATA --preset lite --out {run.parent / missing}"
+            notes[missing] = f"not trained; textmask train {missing} DATA --preset lite --out {folder}/{missing}"
     for label, path in neighbours.items():
         _refuse_leaks(path, scorer.data.rows, split)
         rows.append(scorer.neighbour(label, load_run(path)))
@@ -249,7 +251,7 @@ class _Scorer:
         if row.surface is not None:
             arrays |= {name: getattr(row.surface, name) for name in (*SURFACE, "empty_masks")}
         stream = io.BytesIO()
-        np.savez_compressed(stream, key=np.array(self._key(row.run)), **arrays)
+        np.savez(stream, key=np.array(self._key(row.run)), **arrays)
         write_whole(path, stream.getvalue())
 
     def _read(self, name: str, run: Run, path: Path) -> Scored | None:
@@ -271,7 +273,8 @@ class _Scorer:
         size = "native" if self.native else list(self.data.masks.shape[1:])
         weights = file_sha256(run.path / WEIGHTS)
         found = {"data": self.manifest.hash(), "split": self.split, "size": size, "surface": self.surface}
-        return json.dumps(found | {"weights": weights, "threshold": run.recipe.threshold, "code": git_commit()})
+        code = f"{version('textmask')} {git_commit()}"
+        return json.dumps(found | {"weights": weights, "threshold": run.recipe.threshold, "code": code})
 
     def _measure(self, prediction: np.ndarray, truth: np.ndarray) -> tuple[Counts, SurfaceResult | None]:
         return counts(prediction, truth), surface_distances(prediction, truth) if self.surface else None
@@ -320,7 +323,7 @@ def _refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
 def _protocol(scorer: _Scorer, run: Run, groups: list[str], n_bootstrap: int) -> dict[str, Any]:
     environment = run.path / "environment.json"
     stage = run.recipe.stages[-1]
-    chosen_by = f"valid {run.recipe.select_on}" if stage.optim and stage.select == "metric" else "nothing, last epoch"
+    chosen_by = f"valid {run.recipe.select_on}" if stage.optim and stage.select == "metric" else "being the last epoch"
     if stage.optim and _listed(run.path, "valid").intersection(scorer.data.keys):
         chosen_by += " on these very pictures, which flatters the figures"
     return {

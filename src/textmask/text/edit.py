@@ -8,21 +8,37 @@ from functools import lru_cache
 
 import numpy as np
 
-from textmask.text.grammar import GRAMMARS, parse
+from textmask.errors import DataError
+from textmask.text.grammar import ABBREVIATIONS, parse
 from textmask.text.render import render
 from textmask.text.statement import Side, Statement
+from textmask.types import Laterality
 
-MIRROR = {"left": "right", "rul": "lul", "rll": "lll", "leftward": "rightward", "leftwards": "rightwards"}
+MIRROR = {
+    "left": "right",
+    "lt": "rt",
+    **{f"left{end}": f"right{end}" for end in ("sided", "side", "ward", "wards", "most")},
+    **{short: f"r{short[1:]}" for short in ("lul", "lll", "luz", "lmz", "llz")},
+}
 INVERT = {"upper": "lower", "top": "bottom", "superior": "inferior", "above": "below"}
-# the right middle lobe and the lingula have no counterpart in the other lung
-NO_MIRROR = re.compile(r"\b(rml|lingula\w*|middle\s+lobe)\b", re.IGNORECASE)
+# places without a counterpart in the other lung, clock positions, and sides in other languages, which the grammar
+# does not read: turning the picture and keeping such a sentence would make it false
+NO_MIRROR = re.compile(
+    r"\b(?:rml|lml|lingula\w*|middle(?:\s*(?:,|and|or|/)\s*\w+)*\s+lobes?|retrocardiac|(?:minor|horizontal)\s+fissure|"
+    r"o.?clock|gauche|droite?|links|linke[rsn]?|rechts|rechte[rsn]?|izquierd[ao]s?|derech[ao]s?|sinistr[aoe]|destr[aoe]|"
+    r"esquerd[ao]s?|direit[ao]s?)\b|[左右]",
+    re.IGNORECASE,
+)
+# the letter before a place: "L lower lobe", "R lung"
+_LETTER = r"[lr](?=[ .]+(?:upper|middle|mid|lower|lungs?|lobes?|zones?|base|apex|apical|basal|basilar|perihilar)\b)"
 _PLACE_WORD = (
-    r"(?:all|upper|middle|mid|lower|top|bottom|apical|basal|basilar|perihilar|left|right|center|centre|central|both|"
-    r"bilateral)(?:-sided)?"
+    r"(?:(?:all|upper|middle|mid|lower|top|bottom|apical|basal|basilar|perihilar|left|right|center|centre|central|both|"
+    r"bilateral(?:ly)?|base|bases|apex|apices|midlung|midzones?|hilum|hila|costophrenic|lt\.?|rt\.?|"
+    rf"{'|'.join(sorted(ABBREVIATIONS, key=len, reverse=True))})(?:[- ]?sided)?|{_LETTER}\.?)"
 )
 PLACE = re.compile(
-    rf"\b(?:the\s+)?{_PLACE_WORD}(?:(?:\s+and\s+|\s+){_PLACE_WORD})*(?:\s+(?:lungs?|lobes?|zones?|fields?|base|apex|"
-    r"of\s+the\s+image))*\b",
+    rf"\b(?:the\s+)?{_PLACE_WORD}(?:(?:\s+and\s+|\s*/\s*|\s+|-){_PLACE_WORD})*"
+    r"(?:\s+(?:lungs?|lobes?|zones?|fields?|of\s+the\s+image))*\b",
     re.IGNORECASE,
 )
 LATERAL = re.compile(r"\b(?:bilateral|unilateral)\b\s*", re.IGNORECASE)
@@ -33,12 +49,10 @@ KEYBOARD = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuiopqsdfghjklaxcvbnmz", 
 def mirror(prompt: str) -> str | None:
     """The sentence that is true after a horizontal flip; None when it cannot be rewritten and the flip is refused.
 
-    Refused are places without a counterpart (right middle lobe, lingula) and sentences whose swapped wording would
-    not parse to the mirrored zones, such as a misspelt side.
+    Refused are places without a counterpart (right middle lobe, lingula), sides in other languages, and sentences
+    whose swapped wording would not parse to the mirrored zones, such as a misspelt side.
     """
-    if NO_MIRROR.search(prompt):
-        return None
-    return _swapped(prompt, MIRROR, Statement.mirrored)
+    return None if NO_MIRROR.search(prompt) else _swapped(prompt, MIRROR, Statement.mirrored)
 
 
 @lru_cache(maxsize=65536)
@@ -51,16 +65,23 @@ def invert(prompt: str) -> str | None:
 
 
 def _swapped(prompt: str, pairs: dict[str, str], change: Callable[[Statement], Statement]) -> str | None:
-    both = {**pairs, **{b: a for a, b in pairs.items()}}
+    out = _swap_words(prompt, pairs)
+    before, after = change(parse(prompt)), parse(out)
+    same = (after.zones, after.negated) == (before.zones, before.negated)
+    # odd capitals ("LEft") would not come back
+    return out if same and _swap_words(out, pairs) == prompt else None
+
+
+def _swap_words(prompt: str, pairs: dict[str, str]) -> str:
+    both = {**pairs, **{b: a for a, b in pairs.items()}, **({"l": "r", "r": "l"} if pairs is MIRROR else {})}
 
     def swap(match: re.Match[str]) -> str:
         word, new = match.group(), both[match.group().lower()]
-        return new.upper() if word.isupper() and len(word) > 1 else new.capitalize() if word[0].isupper() else new
+        return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
 
-    pattern = r"\b(" + "|".join(sorted(both, key=len, reverse=True)) + r")\b"
-    out = re.sub(pattern, swap, prompt, flags=re.IGNORECASE)
-    before, after = change(parse(prompt)), parse(out)
-    return out if (after.zones, after.negated) == (before.zones, before.negated) else None
+    words = "|".join(sorted((word for word in both if len(word) > 1), key=len, reverse=True))
+    letter = rf"|{_LETTER}" if pairs is MIRROR else ""
+    return re.sub(rf"\b(?:(?:{words})\b{letter})", swap, prompt, flags=re.IGNORECASE)
 
 
 def drop_position(prompt: str, replacement: str = "") -> str:
@@ -79,7 +100,16 @@ def blur_position(prompt: str) -> str:
 
 
 def merge(a: Statement, b: Statement, style: str = "qata") -> str:
-    """One sentence of `style` for the union of two statements' zones."""
+    """One sentence of `style` for the union of two statements' zones.
+
+    Raises:
+        DataError: the two mean different things by "left".
+    """
+    if {a.laterality, b.laterality} == {Laterality.IMAGE, Laterality.PATIENT}:
+        raise DataError(
+            f"cannot merge sentences with laterality {a.laterality.value!r} and {b.laterality.value!r}: their "
+            '"left" is not the same side. Mirror one of them first.'
+        )
     zones = a.zones | b.zones
     return render(Statement(zones=zones, laterality=a.laterality, absent=not zones), style)
 
@@ -113,22 +143,24 @@ def _misspell(word: str, rng: np.random.Generator) -> str:
 
 
 def paraphrase(prompt: str, rng: np.random.Generator) -> str:
-    """Another wording of the same zones, drawn from the styles that can say them; unchanged where none can."""
+    """Another wording of the same claims, drawn from the styles that can say them; unchanged where none can.
+
+    Zones, those said to be free, and the number of findings where the sentence and the style name one, stay.
+    """
     statement = parse(prompt)
-    if not statement.has_location:
+    if not statement.has_location or statement.negated:
         return prompt
-    chest = not any(side is Side.CENTER for side, _ in statement.zones) and statement.grammar not in GRAMMARS[2:4]
-    options = []
-    for style in ("qata", "qata_original", "report") if chest else ("polyp",):
-        text = render(statement, style)
-        if parse(text).zones == statement.zones and text != prompt:
-            options.append(text)
-    return str(rng.choice(options)) if options else prompt
+    styles = {"polyp": ["polyp"], "nuclei": ["nuclei"]}.get(statement.grammar, ["qata", "qata_original", "report"])
+    if "report" in styles and any(side is Side.CENTER for side, _ in statement.zones):
+        return prompt
+    texts = [text for text in (render(statement, style) for style in styles) if text != prompt]
+    texts = [text for text in texts if parse(text).zones == statement.zones]
+    return str(rng.choice(texts)) if texts else prompt
 
 
 def reorder_clauses(prompt: str, rng: np.random.Generator) -> str:
-    """The comma-separated clauses in another order; unchanged where the zones would not survive."""
+    """The comma-separated clauses in another order; unchanged where the claims would not survive."""
     end = "." if prompt.rstrip().endswith(".") else ""
     clauses = [c.strip() for c in prompt.rstrip().rstrip(".").split(",")]
     out = ", ".join(clauses[i] for i in rng.permutation(len(clauses))) + end
-    return out if parse(out).zones == parse(prompt).zones else prompt
+    return out if parse(out) == parse(prompt) else prompt
