@@ -45,17 +45,22 @@ HoldOut = Annotated[float, typer.Option(help="Hold this share of train out as `v
 Whose = Annotated[str | None, typer.Option(help="Whose left the sentences mean: image, patient or unknown.")]
 
 
-@app.callback()
-def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Text-guided medical image segmentation: an image and a sentence in, a mask out. Research use only."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from textmask import __version__
 
         out_console.print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Text-guided medical image segmentation: an image and a sentence in, a mask out. Research use only."""
 
 
 @app.command()

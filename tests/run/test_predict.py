@@ -146,10 +146,10 @@ def test_nothing_to_do_says_so(tmp_path, film):
 def test_a_16_bit_picture_is_read(run, tmp_path):
     path = tmp_path / "deep.png"
     cv2.imwrite(str(path), (np.random.default_rng(0).random((30, 30)) * 65535).astype(np.uint16))
-    assert Predictor(run).set_image(path).segment("left lung").mask.shape == (30, 30)
+    assert Predictor(run).set_image(path).segment("lower left lung").mask.shape == (30, 30)
 
 
 def test_prediction_is_deterministic_and_leaves_no_gradient(run, film):
-    a, b = (Predictor(run).set_image(film).segment("left lung").probability for _ in range(2))
+    a, b = (Predictor(run).set_image(film).segment("lower left lung").probability for _ in range(2))
     np.testing.assert_array_equal(a, b)
     assert torch.is_grad_enabled()

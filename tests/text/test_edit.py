@@ -4,16 +4,26 @@ import csv
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textmask.text.edit import blur_position, drop_position, invert, merge, mirror, paraphrase, reorder_clauses, typo
+from textmask.errors import DataError
 from textmask.text.grammar import parse
 from textmask.text.render import render
 from textmask.text.statement import LUNG_ZONES, ZONES, Statement
+from textmask.types import Laterality
 
 CAPTION = "bilateral pulmonary infection, two infected areas, upper left lung and lower right lung."
 zones = st.frozensets(st.sampled_from(LUNG_ZONES), min_size=1)
+# any order of these words, sense or nonsense
+WORDS = (
+    "left right Left RIGHT center upper middle mid lower top bottom all lung lungs lobe lobes zones base apex basal "
+    "perihilar RUL RML RLL LLL LLZ lingula bibasilar bilateral both bilat. Lt. rt L R leff rigth midlle lowerleft leftlung "
+    "left-sided rightmost opacity infected areas infection pulmonary two clear no without free of and , . with except "
+    "sparing in the is polyp nuclei normal retrocardiac not unilateral inf. costophrenic"
+).split()
+jumbles = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
 
 
 @given(zones, st.sampled_from(["qata", "qata_original", "report"]))
@@ -32,6 +42,24 @@ def test_polyp_prompts_mirror_and_invert(z):
     assert parse(invert(text)).zones == Statement(z).inverted().zones
 
 
+@settings(max_examples=400)
+@given(jumbles)
+def test_a_mirrored_sentence_is_true_of_the_mirrored_picture_or_refused(text):
+    for edit, change in ((mirror, Statement.mirrored), (invert, Statement.inverted)):
+        edited = edit(text)
+        if edited is not None:
+            assert edit(edited) == text
+            assert parse(edited).zones == change(parse(text)).zones
+            assert parse(edited).negated == change(parse(text)).negated
+
+
+@settings(max_examples=200)
+@given(jumbles)
+def test_no_place_survives_dropping_or_blurring(text):
+    assert not parse(drop_position(text)).zones
+    assert not parse(blur_position(text)).zones
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -40,6 +68,11 @@ def test_polyp_prompts_mirror_and_invert(z):
         ("right-sided opacity in the right lung", "left-sided opacity in the left lung"),
         ("The nuclei density in the upper left is high.", "The nuclei density in the upper right is high."),
         ("Hello World", "Hello World"),
+        ("Upright film, Lt. base opacity", "Upright film, Rt. base opacity"),
+        ("L lower lobe and R apex", "R lower lobe and L apex"),
+        ("LLZ shadowing", "RLZ shadowing"),
+        ("left upper lobe: LUL/RLL", "right upper lobe: RUL/LLL"),
+        ("rightmost polyp, top-left", "leftmost polyp, top-right"),
     ],
 )
 def test_mirror_keeps_the_wording(text, expected):
@@ -47,16 +80,32 @@ def test_mirror_keeps_the_wording(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["RML opacity", "right middle lobe opacity", "lingular infiltrate", "lower leff lung."]
+    "text",
+    [
+        "RML opacity",
+        "right middle lobe opacity",
+        "right middle and lower lobes",
+        "lingular infiltrate",
+        "retrocardiac opacity",
+        "polyp at 3 o'clock",
+        "lower leff lung.",
+        "rigth lower lobe opacity",
+        "lower leftlung",
+        "LEft lung",
+        "opacité du lobe inférieur gauche",
+        "左肺",
+    ],
 )
 def test_what_has_no_counterpart_refuses_the_flip(text):
     assert mirror(text) is None
 
 
 def test_dropping_and_blurring_remove_every_place():
-    for text in (CAPTION, "One small polyp on the top left.", "opacity in the left lower lobe"):
-        for edited in (drop_position(text), blur_position(text)):
-            assert not parse(edited).zones, edited
+    assert drop_position("One small polyp on the top left.") == "One small polyp."
+    assert drop_position("The nuclei density in the upper left is high.") == "The nuclei density is high."
+    assert drop_position("one round polyp, located in top left, bottom of the image") == "one round polyp"
+    assert blur_position("opacity in the left lower lobe") == "opacity in a region of the lung"
+    assert blur_position("Polyp in the top left.") == "Polyp in a region of the image."
     assert drop_position(CAPTION) == "pulmonary infection, two infected areas."
     assert blur_position(CAPTION) == "pulmonary infection, two infected areas, a region of the lung."
     assert drop_position(CAPTION, "[MASK]") == "pulmonary infection, two infected areas, [MASK] and [MASK]."
@@ -66,6 +115,13 @@ def test_merging_says_the_union():
     a, b = parse("lower left lung"), parse("upper left lung")
     assert parse(merge(a, b)).zones == a.zones | b.zones
     assert parse(merge(Statement(absent=True), Statement(absent=True))).absent
+
+
+def test_sentences_of_opposite_conventions_are_not_merged():
+    a, b = (parse("lower left lung", laterality=side) for side in (Laterality.IMAGE, Laterality.PATIENT))
+    with pytest.raises(DataError, match="not the same side"):
+        merge(a, b)
+    assert merge(a, a) == "unilateral pulmonary infection, one infected area, lower left lung."
 
 
 def test_typos_are_seeded_and_change_the_asked_number_of_words():
@@ -88,14 +144,29 @@ def test_paraphrases_and_reordering_keep_the_zones(z, seed):
     assert parse(reorder_clauses(text, rng)).zones == z
 
 
+def test_a_paraphrase_stays_in_its_subject():
+    rng = np.random.default_rng(0)
+    nuclei = "The nuclei density in the upper left is high."
+    assert paraphrase(nuclei, rng) == nuclei
+    assert paraphrase("Polyp middle left.", rng) == "One colonic polyp.One colonic polyp on the middle left."
+    kept = "opacity in the left lower lobe, right lung is clear"  # no style says that a lung is clear
+    assert paraphrase(kept, rng) == kept
+
+
 def test_some_order_of_clauses_is_new():
     orders = {reorder_clauses(CAPTION, np.random.default_rng(seed)) for seed in range(20)}
     assert len(orders) > 2
 
 
 @pytest.mark.data
-def test_every_real_caption_can_be_mirrored(data_root):
-    for folder, column in (("qata-cov19-v2", "text"), ("kvasir-seg", "text_madapter"), ("monuseg-lvit", "text")):
+def test_every_real_caption_can_be_mirrored_and_back(data_root):
+    for folder, columns in (
+        ("qata-cov19-v2", ["text"]),
+        ("kvasir-seg", ["text_madapter", "medvlsm_p6"]),
+        ("cvc-clinicdb", ["text_madapter", "medvlsm_p6"]),
+        ("monuseg-lvit", ["text"]),
+    ):
         with (data_root / folder / "texts.csv").open(encoding="utf-8-sig", newline="") as stream:
-            texts = {row[column] for row in csv.DictReader(stream)}
-        assert [text for text in texts if mirror(text) is None] == []
+            texts = {row[column] for row in csv.DictReader(stream) for column in columns}
+        wrong = [t for t in texts if parse(mirror(t) or "").zones != parse(t).mirrored().zones]
+        assert (wrong, [t for t in texts if mirror(mirror(t) or "") != t]) == ([], [])

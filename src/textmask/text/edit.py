@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from textmask.errors import DataError
-from textmask.text.grammar import ABBREVIATIONS, parse
+from textmask.text.grammar import ABBREVIATIONS, mend, parse
 from textmask.text.render import render
 from textmask.text.statement import Side, Statement
 from textmask.types import Laterality
@@ -34,6 +34,7 @@ _LETTER = r"[lr](?=[ .]+(?:upper|middle|mid|lower|lungs?|lobes?|zones?|base|apex
 _PLACE_WORD = (
     r"(?:(?:all|upper|middle|mid|lower|top|bottom|apical|basal|basilar|perihilar|left|right|center|centre|central|both|"
     r"bilateral(?:ly)?|base|bases|apex|apices|midlung|midzones?|hilum|hila|costophrenic|lt\.?|rt\.?|"
+    r"lungs|(?:left|right)(?:side|wards?|most)|suprahilar|infrahilar|superior|inferior|inf\.?|hilar|hemithorax|"
     rf"{'|'.join(sorted(ABBREVIATIONS, key=len, reverse=True))})(?:[- ]?sided)?|{_LETTER}\.?)"
 )
 PLACE = re.compile(
@@ -41,7 +42,7 @@ PLACE = re.compile(
     r"(?:\s+(?:lungs?|lobes?|zones?|fields?|of\s+the\s+image))*\b",
     re.IGNORECASE,
 )
-LATERAL = re.compile(r"\b(?:bilateral|unilateral)\b\s*", re.IGNORECASE)
+LATERAL = re.compile(r"\b(?:(?:bilateral|unilateral)(?:ly)?\b|(?:bilat|unilat)\b\.?)\s*", re.IGNORECASE)
 KEYBOARD = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuiopqsdfghjklaxcvbnmz", strict=True))
 
 
@@ -86,17 +87,32 @@ def _swap_words(prompt: str, pairs: dict[str, str]) -> str:
 
 def drop_position(prompt: str, replacement: str = "") -> str:
     """The sentence without its places and without uni- or bilateral; each place becomes `replacement`."""
-    text = LATERAL.sub("", PLACE.sub(replacement, LATERAL.sub("", prompt)))
-    text = re.sub(r"\s+([,.;])", r"\1", re.sub(r"\s+", " ", text))
-    return re.sub(r"(?:,\s*|\s+and\s*|\s+(?:on|in)(?:\s+the)?\s*)+([.;]|$)", r"\1", text).strip()
+    text = PLACE.sub(lambda _: replacement, LATERAL.sub("", _legible(prompt)))
+    text = re.sub(r"\s+(?:located\s+)?(?:on|in|at)(?:\s+the)?(?=\s*[,.;]|\s*$|\s+is\b)", "", re.sub(r"\s+", " ", text))
+    text = re.sub(r"\s+([,.;])", r"\1", text)
+    return re.sub(r"(?:,\s*|\s+and\s*)+(?=[,.;]|$)", "", re.sub(r"^\s*and\b", "", text)).strip()
 
 
 def blur_position(prompt: str) -> str:
     """The sentence with every place replaced by "a region of the lung" (chest) or "a region of the image"."""
     chest = parse(prompt).grammar in ("qata", "mosmed", "report")
-    text = LATERAL.sub("", prompt)
+    text = LATERAL.sub("", _legible(prompt))
     text = re.sub(rf"(?:{PLACE.pattern})(?:\s+and\s+(?:{PLACE.pattern}))*", "\0", text, flags=re.IGNORECASE)
     return text.replace("\0", "a region of the lung" if chest else "a region of the image").strip()
+
+
+def _legible(prompt: str) -> str:
+    """The sentence with misspelt words of place put right, so that they are found."""
+    statement = parse(prompt)
+    if "repaired_typo" not in statement.warnings:
+        return prompt
+
+    def put_right(match: re.Match[str]) -> str:
+        word = match.group()
+        mended = mend([word.lower()], chest=statement.grammar in ("qata", "mosmed"))
+        return word if mended == [word.lower()] else " ".join(mended)
+
+    return re.sub(r"[^\W\d_]+", put_right, prompt)
 
 
 def merge(a: Statement, b: Statement, style: str = "qata") -> str:

@@ -130,7 +130,7 @@ def parse(sentence: str, grammar: str = "auto", laterality: Laterality = Lateral
         return Statement(laterality=laterality, warnings=tuple(reading.warnings))
     words = _spelled_out(split_words(text))
     name = _recognise(words) if grammar == "auto" else grammar
-    mended = _mend(words, chest=name in ("qata", "mosmed"))
+    mended = mend(words, chest=name in ("qata", "mosmed"))
     if mended != words:
         reading.warn("repaired_typo")
     if name in ("qata", "mosmed"):
@@ -161,7 +161,7 @@ def _spelled_out(words: list[str]) -> list[str]:
     return out
 
 
-def _mend(words: list[str], chest: bool) -> list[str]:
+def mend(words: list[str], chest: bool) -> list[str]:
     """Misspelt words as they were meant: any word of the captions there, only words of place in free text."""
     out: list[str] = []
     for i, word in enumerate(words):
@@ -188,13 +188,14 @@ def _unglued(word: str) -> list[str]:
 
 def _recognise(words: list[str]) -> str:
     """The grammar of a sentence; anything that is no known caption is read as a report sentence."""
-    present = set(_mend(words, chest=True)) - {",", ".", ";"}
+    present = set(mend(words, chest=True)) - {",", ".", ";"}
     if present & {"polyp", "polyps"}:
         return "polyp"
     if present & {"nuclei", "nucleus"}:
         return "nuclei"
     caption = "infected" in present or {"pulmonary", "infection"} <= present
-    place_alone = "lung" in present and present <= {*SIDES, *LEVELS, "all", "lung", "and"}  # "lower left lung"
+    # "lower left lung"
+    place_alone = {"lung"} < present <= {*SIDES, *LEVELS, "all", "lung", "and"}
     return "qata" if (caption and not present & PROSE) or place_alone else "report"
 
 
@@ -276,7 +277,7 @@ def _caption_places(
 ) -> list[tuple[Side | None, frozenset[Level]]]:
     """The sides (None where missing) and levels of "upper left lung and right lung"."""
     named: list[tuple[Side | None, frozenset[Level]]] = []
-    places = [part for part in parts if SIDES.keys() & part or LUNGS & set(part)]
+    places = [part for part in parts if SIDES.keys() & part or (LUNGS & set(part) and _caption_levels(part))]
     levels_of = [_caption_levels(part) for part in places]
     one_noun = any(not LUNGS & set(part) for part in places)  # "lower left and right lung"
     for part, levels in zip(places, levels_of, strict=True):

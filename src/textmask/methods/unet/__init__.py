@@ -46,7 +46,7 @@ class UNetRecipe(Recipe):
         """2 M parameters at stride 4; QaTa in a quarter of an hour on two cores."""
         stage = self.stages[0].model_copy(
             update={
-                "epochs": 9,
+                "epochs": 8,
                 "batch_size": 32,
                 "optim": Optim(lr=2e-3),
                 "schedule": Schedule(name="one_cycle"),
