@@ -127,6 +127,7 @@ def evaluate(
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
     surface: Annotated[bool, typer.Option(help="Also HD95 and ASSD.")] = True,
+    native: Annotated[bool, typer.Option("--native", help="Score at each mask's own size.")] = False,
     seed: Annotated[int, typer.Option(help="Of shuffling and bootstrap.")] = 0,
     cache_dir: Annotated[Path | None, typer.Option(help="Where decoded pictures are kept.")] = None,
 ) -> None:
@@ -135,6 +136,7 @@ def evaluate(
     Example: textmask evaluate runs/biclip data/table.csv --split test
     """
     from textmask.run.evaluate import evaluate as run_evaluation
+    from textmask.run.evaluate import provenance_lines
     from textmask.run.machine import prepare_cpu
     from textmask.run.report import report as write_report
     from textmask.run.tables import difference_lines, protocol_line, table_cells
@@ -148,6 +150,7 @@ def evaluate(
             split,
             beside=tuple(beside or ()),
             surface=surface,
+            native=native,
             seed=seed,
             cache_dir=cache_dir,
             progress=step,
@@ -155,8 +158,8 @@ def evaluate(
     head, lines = table_cells(summary)
     _print_table(head, lines)
     out_console.print(protocol_line(summary["protocol"]), highlight=False)
-    for line in difference_lines(summary):
-        out_console.print(f"  {run.name} {line}", highlight=False)
+    for line in [f"{run.name} {line}" for line in difference_lines(summary)] + provenance_lines(summary):
+        out_console.print(f"  {line}", highlight=False, markup=False)
     out_console.print(f"report: {write_report(run)}", highlight=False)
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textmask.text.edit import blur_position, drop_position, invert, merge, mirror, paraphrase, reorder_clauses, typo
 from textmask.errors import DataError
+from textmask.text.edit import blur_position, drop_position, invert, merge, mirror, paraphrase, reorder_clauses, typo
 from textmask.text.grammar import parse
 from textmask.text.render import render
 from textmask.text.statement import LUNG_ZONES, ZONES, Statement
@@ -19,8 +19,8 @@ zones = st.frozensets(st.sampled_from(LUNG_ZONES), min_size=1)
 # any order of these words, sense or nonsense
 WORDS = (
     "left right Left RIGHT center upper middle mid lower top bottom all lung lungs lobe lobes zones base apex basal "
-    "perihilar RUL RML RLL LLL LLZ lingula bibasilar bilateral both bilat. Lt. rt L R leff rigth midlle lowerleft leftlung "
-    "left-sided rightmost opacity infected areas infection pulmonary two clear no without free of and , . with except "
+    "perihilar RUL RML RLL LLL LLZ lingula bibasilar bilateral both bilat. Lt. rt L R leff rigth midlle lowerleft "
+    "leftlung left-sided rightmost opacity infected areas infection pulmonary two clear no without free of and , . with except "
     "sparing in the is polyp nuclei normal retrocardiac not unilateral inf. costophrenic"
 ).split()
 jumbles = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)

@@ -90,7 +90,9 @@ def drop_position(prompt: str, replacement: str = "") -> str:
     text = PLACE.sub(lambda _: replacement, LATERAL.sub("", _legible(prompt)))
     text = re.sub(r"\s+(?:located\s+)?(?:on|in|at)(?:\s+the)?(?=\s*[,.;]|\s*$|\s+is\b)", "", re.sub(r"\s+", " ", text))
     text = re.sub(r"\s+([,.;])", r"\1", text)
-    return re.sub(r"(?:,\s*|\s+and\s*)+(?=[,.;]|$)", "", re.sub(r"^\s*and\b", "", text)).strip()
+    text = re.sub(r"(?:,\s*|\s+and\s*)+(?=[,.;]|$)", "", re.sub(r"^\s*and\b", "", text)).strip()
+    # a letter can become a side where the words behind it are gone: "R left lung"
+    return drop_position(text, replacement) if text != prompt and parse(text).zones else text
 
 
 def blur_position(prompt: str) -> str:
@@ -98,7 +100,8 @@ def blur_position(prompt: str) -> str:
     chest = parse(prompt).grammar in ("qata", "mosmed", "report")
     text = LATERAL.sub("", _legible(prompt))
     text = re.sub(rf"(?:{PLACE.pattern})(?:\s+and\s+(?:{PLACE.pattern}))*", "\0", text, flags=re.IGNORECASE)
-    return text.replace("\0", "a region of the lung" if chest else "a region of the image").strip()
+    text = text.replace("\0", "a region of the lung" if chest else "a region of the image").strip()
+    return blur_position(text) if text != prompt and parse(text).zones else text
 
 
 def _legible(prompt: str) -> str:
