@@ -16,6 +16,7 @@ from textmask.errors import CheckpointError, DataError
 from textmask.method import Method, get_method
 from textmask.metrics.surface import surface_distances
 from textmask.run import evaluate as module
+from textmask.run import scoring
 from textmask.run.checkpoint import WEIGHTS, load_run, read_tensors, write_tensors
 from textmask.run.evaluate import evaluate, find_beside, provenance_lines, read_summary
 from textmask.run.inference import predict_split, resize_probability, shuffled_prompts
@@ -334,7 +335,7 @@ def predicted_rows(bench, **options):
 
 
 def test_scores_of_neighbours_are_stored_until_weights_or_code_change(bench, monkeypatch):
-    monkeypatch.setattr(module, "git_commit", lambda: "abc")
+    monkeypatch.setattr(scoring, "git_commit", lambda: "abc")
     own = ["text_prior", "text_prior, shuffled text", "text_prior, empty text"]
     assert predicted_rows(bench) == [*own, "unet", "statement_unet"]
     first = read_summary(bench.runs / "text_prior", "test")
@@ -349,7 +350,7 @@ def test_scores_of_neighbours_are_stored_until_weights_or_code_change(bench, mon
     write_tensors(bench.runs / "unet" / WEIGHTS, {name: value * 2 for name, value in tensors.items()}, metadata)
     assert predicted_rows(bench, native=True) == [*own, "unet"]
     for commit, expected_rows in (("abd", ["unet", "statement_unet"]), ("abd+changes", ["unet", "statement_unet"])):
-        monkeypatch.setattr(module, "git_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(scoring, "git_commit", lambda commit=commit: commit)
         assert predicted_rows(bench, native=True) == [*own, *expected_rows]
     assert predicted_rows(bench, native=True) == [*own, "unet", "statement_unet"]  # edits have no name
 

@@ -20,8 +20,8 @@ zones = st.frozensets(st.sampled_from(LUNG_ZONES), min_size=1)
 WORDS = (
     "left right Left RIGHT center upper middle mid lower top bottom all lung lungs lobe lobes zones base apex basal "
     "perihilar RUL RML RLL LLL LLZ lingula bibasilar bilateral both bilat. Lt. rt L R leff rigth midlle lowerleft "
-    "leftlung left-sided rightmost opacity infected areas infection pulmonary two clear no without free of and , . with except "
-    "sparing in the is polyp nuclei normal retrocardiac not unilateral inf. costophrenic"
+    "leftlung left-sided rightmost opacity infected areas infection pulmonary two clear no without free of and , . with "
+    "except sparing in the is polyp nuclei normal retrocardiac not unilateral inf. costophrenic"
 ).split()
 jumbles = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
 
@@ -108,6 +108,8 @@ def test_dropping_and_blurring_remove_every_place():
     assert blur_position("Polyp in the top left.") == "Polyp in a region of the image."
     assert drop_position(CAPTION) == "pulmonary infection, two infected areas."
     assert blur_position(CAPTION) == "pulmonary infection, two infected areas, a region of the lung."
+    assert drop_position("lower leff lung and mid R rigth. lobe") == ""
+    assert drop_position("left lung", "the upper left lung, lower") == "the upper left lung, lower"
     assert drop_position(CAPTION, "[MASK]") == "pulmonary infection, two infected areas, [MASK] and [MASK]."
 
 

@@ -92,7 +92,8 @@ def drop_position(prompt: str, replacement: str = "") -> str:
     text = re.sub(r"\s+([,.;])", r"\1", text)
     text = re.sub(r"(?:,\s*|\s+and\s*)+(?=[,.;]|$)", "", re.sub(r"^\s*and\b", "", text)).strip()
     # a letter can become a side where the words behind it are gone: "R left lung"
-    return drop_position(text, replacement) if text != prompt and parse(text).zones else text
+    again = text != prompt and parse(text).zones and not parse(replacement).zones
+    return drop_position(text, replacement) if again else text
 
 
 def blur_position(prompt: str) -> str:
