@@ -14,7 +14,7 @@ from textmask.cli import app
 from textmask.data.manifest import write_manifest
 
 COMMANDS = [
-    ["train"], ["evaluate"], ["predict"], ["report"], ["demo"],
+    ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["demo"],
     ["data", "inspect"], ["data", "convert"], ["data", "phantom"], ["methods", "list"], ["methods", "show"],
 ]  # fmt: skip
 

@@ -221,6 +221,19 @@ def report(run: RunPath, out: Annotated[Path | None, typer.Option(help="File to 
 
 
 @app.command()
+def table(
+    summaries: Annotated[list[Path], typer.Argument(help="summary.json files made by `textmask evaluate`.")],
+) -> None:
+    """Print one markdown table a protocol from evaluation summaries.
+
+    Example: textmask table results/*.json
+    """
+    from textmask.run.report import results_table
+
+    typer.echo(results_table(summaries))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("demo"),
     preset: Annotated[str, typer.Option(help="lite (minutes) or smoke (seconds).")] = "lite",

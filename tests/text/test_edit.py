@@ -20,8 +20,8 @@ zones = st.frozensets(st.sampled_from(LUNG_ZONES), min_size=1)
 WORDS = (
     "left right Left RIGHT center upper middle mid lower top bottom all lung lungs lobe lobes zones base apex basal "
     "perihilar RUL RML RLL LLL LLZ lingula bibasilar bilateral both bilat. Lt. rt L R leff rigth midlle lowerleft "
-    "leftlung left-sided rightmost opacity infected areas infection pulmonary two clear no without free of and , . with "
-    "except sparing in the is polyp nuclei normal retrocardiac not unilateral inf. costophrenic"
+    "leftlung left-sided rightmost opacity infected areas infection pulmonary two clear no without free of and , . "
+    "with except sparing in the is polyp nuclei normal retrocardiac not unilateral inf. costophrenic"
 ).split()
 jumbles = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
 
