@@ -109,6 +109,36 @@ class Stage(Config):
     patience: int | None = Field(None, ge=1, description="epochs without a better validation score before stopping")
     select: Literal["metric", "last"] = "metric"
 
+    def lite(self, epochs: int, **changes: Any) -> Self:
+        """The stage as the CPU presets train it: batch 32, AdamW 2e-3 in one cycle, small affine, no early stop."""
+        preset = {
+            "epochs": epochs,
+            "batch_size": 32,
+            "optim": Optim(lr=2e-3),
+            "schedule": Schedule(name="one_cycle"),
+            "augment": Augment(),
+            "patience": None,
+        }
+        return self.model_copy(update=preset | changes)
+
+
+# how the baselines of every result table are trained on a GPU
+BASELINE_STAGE = Stage(
+    name="segment",
+    epochs=100,
+    batch_size=16,
+    optim=Optim(lr=1e-4),
+    schedule=Schedule(name="cosine"),
+    weights={"dice": 0.5, "bce": 0.5},
+    patience=20,
+)
+LITE_WIDTHS = (
+    32,
+    80,
+    144,
+    208,
+)  # with a stem at stride 4: 2 M parameters, 55 pictures of 224 x 224 a second on 2 cores
+
 
 class Recipe(Config):
     """Everything about one training. A method adds its own fields by subclassing and its presets by overriding.

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from textmask.config import Augment, Optim, Recipe, Schedule, Stage
+from textmask.config import LITE_WIDTHS, Augment, Optim, Recipe, Schedule, Stage
 from textmask.method import Card, MethodSpec
 from textmask.methods.biclip.method import BiCLIP
 from textmask.nn.image_encoders import NormName
@@ -81,18 +81,9 @@ class BiCLIPRecipe(Recipe):
 
         At its higher learning rate the squared cycle loss of Eq. 2 outgrows the others, hence the released code's L1.
         """
-        stage = self.stages[0].model_copy(
-            update={
-                "epochs": 12,
-                "batch_size": 32,
-                "optim": Optim(lr=2e-3),
-                "schedule": Schedule(name="one_cycle"),
-                "augment": Augment(),
-                "views": ("strong",),
-            }
-        )
+        stage = self.stages[0].lite(epochs=12, views=("strong",))
         small = {"image_widths": (32, 64), "branch_pool": 4, "head_widths": (16, 32), "iac_width": 64}
-        net = {"widths": (32, 80, 144, 208), "stem_stride": 4, "warp": "input"}
+        net = {"widths": LITE_WIDTHS, "stem_stride": 4, "warp": "input"}
         text = {"text_encoder": "minilm", "standardise_text": True, "cycle_norm": "l1"}
         return self.model_copy(update={**small, **net, **text, "stages": (stage,)})
 

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from textmask.config import Augment, Optim, Recipe, Schedule, Stage
+from textmask.config import BASELINE_STAGE, LITE_WIDTHS, Recipe, Stage
 from textmask.method import Card, MethodSpec
 from textmask.methods.statement_unet.method import StatementUNet
 from textmask.nn.image_encoders import NormName
@@ -31,31 +31,12 @@ class StatementUNetRecipe(Recipe):
     map_channels: int = 8
     map_size: int = 7
     film: bool = True
-    stages: tuple[Stage, ...] = (
-        Stage(
-            name="segment",
-            epochs=100,
-            batch_size=16,
-            optim=Optim(lr=1e-4),
-            schedule=Schedule(name="cosine"),
-            weights={"dice": 0.5, "bce": 0.5},
-            patience=20,
-        ),
-    )
+    stages: tuple[Stage, ...] = (BASELINE_STAGE,)
 
     def lite(self) -> Self:
         """2.1 M parameters at stride 4: QaTa in under half an hour on two cores."""
-        stage = self.stages[0].model_copy(
-            update={
-                "epochs": 14,
-                "batch_size": 32,
-                "optim": Optim(lr=2e-3),
-                "schedule": Schedule(name="one_cycle"),
-                "augment": Augment(),
-                "patience": None,
-            }
-        )
-        return self.model_copy(update={"widths": (32, 80, 144, 208), "stem_stride": 4, "stages": (stage,)})
+        stages = (self.stages[0].lite(epochs=14),)
+        return self.model_copy(update={"widths": LITE_WIDTHS, "stem_stride": 4, "stages": stages})
 
     def smoke(self) -> Self:
         """Tiny, for tests."""

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from textmask.config import Augment, Optim, Recipe, Schedule, Stage
+from textmask.config import BASELINE_STAGE, LITE_WIDTHS, Recipe, Stage
 from textmask.method import Card, MethodSpec
 from textmask.methods.unet.method import UNetMethod
 from textmask.nn.image_encoders import NormName
@@ -30,31 +30,12 @@ class UNetRecipe(Recipe):
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
     stem_stride: int = 1
     norm: NormName = "batch"
-    stages: tuple[Stage, ...] = (
-        Stage(
-            name="segment",
-            epochs=100,
-            batch_size=16,
-            optim=Optim(lr=1e-4),
-            schedule=Schedule(name="cosine"),
-            weights={"dice": 0.5, "bce": 0.5},
-            patience=20,
-        ),
-    )
+    stages: tuple[Stage, ...] = (BASELINE_STAGE,)
 
     def lite(self) -> Self:
         """2 M parameters at stride 4; QaTa in a quarter of an hour on two cores."""
-        stage = self.stages[0].model_copy(
-            update={
-                "epochs": 8,
-                "batch_size": 32,
-                "optim": Optim(lr=2e-3),
-                "schedule": Schedule(name="one_cycle"),
-                "augment": Augment(),
-                "patience": None,
-            }
-        )
-        return self.model_copy(update={"widths": (32, 80, 144, 208), "stem_stride": 4, "stages": (stage,)})
+        stages = (self.stages[0].lite(epochs=8),)
+        return self.model_copy(update={"widths": LITE_WIDTHS, "stem_stride": 4, "stages": stages})
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
