@@ -9,8 +9,9 @@ from functools import lru_cache
 import numpy as np
 
 from textmask.errors import DataError
-from textmask.text.grammar import ABBREVIATIONS, mend, parse
+from textmask.text.grammar import mend, parse
 from textmask.text.render import render
+from textmask.text.reports import ABBREVIATIONS
 from textmask.text.statement import Side, Statement
 from textmask.types import Laterality
 
