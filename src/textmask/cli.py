@@ -278,11 +278,15 @@ def inspect(
         _print_table(["split", "rows", f"published ({published.source})"], lines)
     with _progress() as step:
         report = check(manifest, pixels=pixels, progress=lambda done, total: step("pictures", done, total))
-    out_console.print(f"left means: declared {manifest.laterality}", highlight=False)
-    for key, value in report.measured.items():
-        out_console.print(f"measured {key}: {value}", highlight=False, markup=False)
-    lines = [[severity, code, message, ", ".join(keys)] for severity, code, message, keys in summary_rows(report)]
-    _print_table(["severity", "finding", "what", "first rows"], lines or [["", "nothing found", "", ""]])
+    out_console.print(
+        f"declared: left means the {manifest.laterality} side; {len({row.text for row in manifest.rows})} distinct "
+        f"sentences, {len({row.group for row in manifest.rows if row.group})} named groups",
+        highlight=False,
+    )
+    for severity, code, message, keys in summary_rows(report):
+        out_console.print(f"{severity} {code}: {message}", highlight=False, markup=False)
+        if keys:
+            out_console.print(f"  e.g. {keys}", highlight=False, markup=False)
     if json_out is not None:
         json_out.write_text(report.to_json(), encoding="utf-8")
     if strict and report.has_errors:
