@@ -2,16 +2,22 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+import warnings
 
 import cv2
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from textmask import cli
 from textmask.cli import app
 from textmask.data.manifest import write_manifest
+from textmask.errors import ConfigError
+from textmask.method import get_method
 
 COMMANDS = [
     ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["demo"],
@@ -130,3 +136,157 @@ def test_version():
     from textmask import __version__
 
     assert textmask("--version") == (0, f"{__version__}\n")
+
+
+def leaves(command=None, path=()):
+    """(words, command) of every command that does something."""
+    command = command or typer.main.get_command(app)
+    below = getattr(command, "commands", None)
+    if below is None:
+        return [(path, command)]
+    return [leaf for name, child in below.items() for leaf in leaves(child, (*path, name))]
+
+
+def test_the_list_of_commands_is_complete():
+    assert sorted(" ".join(path) for path, _ in leaves()) == sorted(" ".join(words) for words in COMMANDS)
+
+
+@pytest.mark.parametrize(("path", "command"), [pytest.param(*leaf, id=" ".join(leaf[0])) for leaf in leaves()])
+def test_the_example_of_every_command_parses(path, command):
+    lines = [line.partition("Example: ")[2] for line in command.help.splitlines() if "Example: " in line]
+    assert len(lines) == 1
+    words = shlex.split(lines[0])
+    assert tuple(words[: len(path) + 1]) == ("textmask", *path)
+    command.make_context(path[-1], words[len(path) + 1 :])  # raises where an option or argument is wrong
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """The entry point in this process, quicker than a shell: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("TEXTMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.chdir(tmp_path)
+
+    def enter(*arguments):
+        monkeypatch.setattr(sys, "argv", ["textmask", *map(str, arguments)])
+        code = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            try:
+                cli.main()
+            except SystemExit as stop:
+                code = stop.code
+        out, err = capsys.readouterr()
+        return code or 0, out, err
+
+    return enter
+
+
+SMOKE = ("--preset", "smoke")
+WRONG = {
+    "method beside recipe": (["train", "biclip", "TABLE", "--recipe", "recipe.json"], ["'biclip'", "'unet'"]),
+    "recipe that is not there": (["train", "TABLE", "--recipe", "gone"], ["cannot read the recipe gone"]),
+    "recipe that is no JSON": (["train", "TABLE", "--recipe", "TABLE"], ["JSON"]),
+    "recipe that is no text": (["train", "TABLE", "--recipe", "bytes"], ["cannot read the recipe bytes"]),
+    "labelled list": (["train", "unet", "TABLE", *SMOKE, "--labelled-list", "gone"], ["gone"]),
+    "labelled fraction": (["train", "unet", "TABLE", "--labelled-fraction", "2"], ["labelled_fraction"]),
+    "setting without =": (["train", "unet", "TABLE", "--set", "seed"], ["has no '='"]),
+    "tracker": (["train", "unet", "TABLE", *SMOKE, "--tracker", "wandb"], ["'wandb'", "tensorboard, mlflow"]),
+    "hold-out": (["train", "unet", "TABLE", "--hold-out", "3"], ["3"]),
+    "nothing to resume": (["train", "unet", "TABLE", *SMOKE, "--resume"], ["no run to resume"]),
+    "layout": (["data", "inspect", "TABLE", "--layout", "lvitt"], ["'lvitt'", "'lvit'", "medvlsm"]),
+    "text column": (["data", "inspect", "TABLE", "--layout", "csv", "--text-column", "words"], ["'words'", "text"]),
+    "findings": (["data", "inspect", "TABLE", "--no-pixels", "--json", "gone/a.json"], ["gone/a.json"]),
+    "report": (["report", "gone"], ["gone", "run folder"]),
+    "demo preset": (["demo", "--preset", "paper"], ["lite, smoke"]),
+    "option": (["train", "--nope"], ["--nope"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_further_mistakes_are_one_message(case, call, table, tmp_path):
+    (tmp_path / "recipe.json").write_text(get_method("unet").recipe().smoke().to_json())
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    arguments, expected = WRONG[case]
+    code, _, err = call(*[table if word == "TABLE" else word for word in arguments])
+    assert code == 2
+    assert "Traceback" not in err
+    assert err.lower().count("error: ") == 1
+    for part in expected:
+        assert part in err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_debug_shows_where_it_happened(call, table):
+    with pytest.raises(ConfigError):
+        call("--debug", "train", "biklip", table)
+
+
+def test_an_interrupted_training_says_how_to_go_on(call, table, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("textmask.run.train.train", interrupted)
+    code, _, err = call("train", "unet", table, *SMOKE)
+    assert code == 130
+    assert "--resume" in err
+
+
+def test_settings_and_recipes_reach_the_run(call, table, tmp_path):
+    recipe = get_method("unet").recipe().smoke().override("seed=5")
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    arguments = ("--recipe", "recipe.json", "--labelled-fraction", "0.5", "--set", "threshold=0.4")
+    code, _, err = call("train", table, *arguments, "--out", "run", "--quiet")
+    assert code == 0, err
+    kept = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert (kept["seed"], kept["threshold"], kept["stages"][0]["labelled_fraction"]) == (5, 0.4, 0.5)
+    assert len((tmp_path / "run" / "splits" / "labelled-segment.txt").read_text().split()) == 12
+
+
+def test_jobs_are_told_apart_and_brackets_in_names_stay(call, table, tmp_path):
+    train = ("train", "statement_unet", table, *SMOKE, "--out", "runs/[a]", "--quiet")
+    code, out, err = call(*train)
+    assert code == 0, err
+    assert "textmask evaluate runs/[a]" in out
+    code, _, err = call(*train)
+    assert code == 2
+    assert "already holds a run" in err
+    film = next(table.parent.rglob("test-*.png"))
+    (tmp_path / "bad.png").write_bytes(b"")
+    texts = ((film, "lower left lung"), ("bad.png", "lower left lung"), (film, "what a day [red]"))
+    (tmp_path / "jobs.json").write_text(json.dumps([{"image": str(image), "text": text} for image, text in texts]))
+    code, out, err = call("predict", "runs/[a]", "jobs.json", "--out", "masks")
+    assert code == 1
+    assert err.count("failed: ") == 1
+    assert "bad.png" in err
+    assert "what a day [red]" in err
+    assert "nothing_parsed" in err
+    assert "2 done, 0 skipped" in out
+    assert len(list((tmp_path / "masks").glob("*.mask.png"))) == 2
+    code, out, _ = call("predict", "runs/[a]", film, "lower left lung", "--out", "masks")
+    assert code == 0
+    assert "0 done, 1 skipped" in out
+
+
+def test_strict_inspection_fails_where_there_are_errors(call, tmp_path):
+    counts = ("--train", 4, "--valid", 2, "--test", 2)
+    assert call("data", "phantom", "--out", "films", "--size", 64, *counts)[0] == 0
+    assert call("data", "inspect", "films", "--strict")[0] == 0
+    picture = min((tmp_path / "films" / "images").iterdir())
+    picture.write_bytes(picture.read_bytes()[:100])
+    assert call("data", "inspect", "films")[0] == 0
+    assert call("data", "inspect", "films", "--strict")[0] == 1
+
+
+@pytest.mark.slow
+def test_the_demo_deletes_only_what_a_demo_made(call, tmp_path):
+    mine = tmp_path / "demo" / "runs" / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("months of work")
+    code, _, err = call("demo", *SMOKE, "--out", "demo")
+    assert code == 2
+    assert "no demo folder" in err
+    assert mine.read_text() == "months of work"
+    for _ in range(2):  # the second replaces the first
+        code, _, err = call("demo", *SMOKE, "--out", "again")
+        assert code == 0, err

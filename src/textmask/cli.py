@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from textmask.data.manifest import Manifest
 
 PRESETS = ("paper", "lite", "smoke")
+INTERRUPTED = 130  # what Typer makes of Ctrl-C
 out_console, err_console = Console(), Console(stderr=True)
 
 app = typer.Typer(
@@ -43,6 +44,16 @@ TextColumn = Annotated[str | None, typer.Option(help="Which sentence column, whe
 SplitColumn = Annotated[str | None, typer.Option(help="Which split column, where a table has several.")]
 HoldOut = Annotated[float, typer.Option(help="Hold this share of train out as `valid`, where there is none.")]
 Whose = Annotated[str | None, typer.Option(help="Whose left the sentences mean: image, patient or unknown.")]
+
+
+def _say(text: str) -> None:
+    """Print a line as it is: no markup in it, and no break within a path."""
+    out_console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _complain(text: str, style: str) -> None:
+    """Likewise to stderr."""
+    err_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -97,8 +108,11 @@ def train(
     changes = list(settings or [])
     if labelled_fraction is not None:
         changes.append(f"stages.*.labelled_fraction={labelled_fraction}")
+    chosen = _recipe(method, preset, recipe)
+    if method is not None and method != chosen.method:
+        raise ConfigError(f"METHOD is {method!r} but {recipe} is a recipe of {chosen.method!r}; leave METHOD out.")
     result = run_training(
-        _recipe(method, preset, recipe).override(*changes),
+        chosen.override(*changes),
         _manifest(data, layout, text_column, split_column, laterality, hold_out),
         out,
         resume=resume,
@@ -108,10 +122,9 @@ def train(
         trackers=tuple(tracker or ()),
         progress=not quiet,
     )
-    out_console.print(
+    _say(
         f"{result.path}: epoch {result.best_epoch} chosen, validation score {result.best:.4f}, "
-        f"{result.seconds / 60:.1f} minutes. Next: textmask evaluate {result.path} {data} --split test",
-        highlight=False,
+        f"{result.seconds / 60:.1f} minutes. Next: textmask evaluate {result.path} {data} --split test"
     )
 
 
@@ -157,10 +170,10 @@ def evaluate(
         )
     head, lines = table_cells(summary)
     _print_table(head, lines)
-    out_console.print(protocol_line(summary["protocol"]), highlight=False)
+    _say(protocol_line(summary["protocol"]))
     for line in [f"{run.name} {line}" for line in difference_lines(summary)] + provenance_lines(summary):
-        out_console.print(f"  {line}", highlight=False, markup=False)
-    out_console.print(f"report: {write_report(run)}", highlight=False)
+        _say(f"  {line}")
+    _say(f"report: {write_report(run)}")
 
 
 @app.command()
@@ -193,17 +206,16 @@ def predict(
             probability=probability,
             progress=lambda done, total: step("pictures", done, total),
         )
-    for result in results:
-        if result.status == "failed":
-            err_console.print(f"failed {escape(str(result.job.image))}: {escape(result.message)}", style="red")
-        elif result.warnings:
-            err_console.print(f"warning {escape(result.job.text[:80])!r}: {', '.join(result.warnings)}", style="yellow")
+    for message in dict.fromkeys(r.message for r in results if r.status == "failed"):
+        _complain(f"failed: {message}", "red")
+    odd = [f"{r.job.text[:80]!r}: {', '.join(r.warnings)}" for r in results if r.warnings]
+    for message in dict.fromkeys([*odd, *(r.message for r in results if r.status == "skipped" and r.message)]):
+        _complain(f"warning: {message}", "yellow")
     counts = {status: sum(r.status == status for r in results) for status in ("done", "skipped", "failed")}
     side = loaded.data.get("laterality", "unknown")
-    out_console.print(
+    _say(
         f"{counts['done']} done, {counts['skipped']} skipped (exist; --overwrite makes them again), "
-        f"{counts['failed']} failed, in {out}. For this model left means the {side} side.",
-        highlight=False,
+        f"{counts['failed']} failed, in {out}. For this model left means the {side} side."
     )
     if counts["failed"]:
         raise typer.Exit(1)
@@ -217,7 +229,7 @@ def report(run: RunPath, out: Annotated[Path | None, typer.Option(help="File to 
     """
     from textmask.run.report import report as write_report
 
-    out_console.print(str(write_report(run, out)), highlight=False)
+    _say(str(write_report(run, out)))
 
 
 @app.command()
@@ -245,7 +257,7 @@ def demo(
     from textmask.run.demo import demo as run_demo
 
     choose("preset", preset, ("lite", "smoke"))
-    out_console.print(f"report: {run_demo(out, smoke=preset == 'smoke')}", highlight=False)
+    _say(f"report: {run_demo(out, smoke=preset == 'smoke')}")
 
 
 @data_app.command()
@@ -269,7 +281,7 @@ def inspect(
 
     manifest = _manifest(path, layout, text_column, split_column, laterality, 0.0)
     found = layout if layout != "auto" else detect(path)
-    out_console.print(f"{manifest.name or path}: layout {found}, {len(manifest)} rows", highlight=False)
+    _say(f"{manifest.name or path}: layout {found}, {len(manifest)} rows")
     published = compare_counts(manifest)
     if published is None:
         _print_table(["split", "rows"], [[name, str(n)] for name, n in manifest.splits.items()])
@@ -278,15 +290,14 @@ def inspect(
         _print_table(["split", "rows", f"published ({published.source})"], lines)
     with _progress() as step:
         report = check(manifest, pixels=pixels, progress=lambda done, total: step("pictures", done, total))
-    out_console.print(
+    _say(
         f"declared: left means the {manifest.laterality} side; {len({row.text for row in manifest.rows})} distinct "
-        f"sentences, {len({row.group for row in manifest.rows if row.group})} named groups",
-        highlight=False,
+        f"sentences, {len({row.group for row in manifest.rows if row.group})} named groups"
     )
     for severity, code, message, keys in summary_rows(report):
-        out_console.print(f"{severity} {code}: {message}", highlight=False, markup=False)
+        _say(f"{severity} {code}: {message}")
         if keys:
-            out_console.print(f"  e.g. {keys}", highlight=False, markup=False)
+            _say(f"  e.g. {keys}")
     if json_out is not None:
         json_out.write_text(report.to_json(), encoding="utf-8")
     if strict and report.has_errors:
@@ -311,7 +322,7 @@ def convert(
 
     manifest = _manifest(path, layout, text_column, split_column, laterality, hold_out)
     write_manifest(manifest, out)
-    out_console.print(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}", highlight=False)
+    _say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
 
 
 @data_app.command()
@@ -332,7 +343,7 @@ def phantom(
 
     counts = {"train": train_films, "valid": valid_films, "test": test_films}
     config = PhantomConfig(size=(size, size), difficulty=difficulty)
-    out_console.print(str(write_phantoms(out, counts, config, seed)), highlight=False)
+    _say(str(write_phantoms(out, counts, config, seed)))
 
 
 @methods_app.command("list")
@@ -363,9 +374,9 @@ def show_command(
 
     card = get_method(name).card
     recipe = _recipe(name, preset, None)
-    out_console.print(f"{name}: {card.title}\npaper: {card.paper or 'none, a baseline'}", highlight=False)
+    _say(f"{name}: {card.title}\npaper: {card.paper or 'none, a baseline'}")
     for data_set, figures in card.published.items():
-        out_console.print(f"published on {data_set}: {figures}", highlight=False)
+        _say(f"published on {data_set}: {figures}")
     if card.symbols:
         _print_table(["paper", "here", "shape"], [[s, *pair] for s, pair in card.symbols.items()])
     try:
@@ -374,8 +385,8 @@ def show_command(
         )
     except TextMaskError as error:
         count = f"not counted: {error}"
-    out_console.print(f"trained parameters ({preset}): {count}\nlimits: {card.limits}", highlight=False, markup=False)
-    out_console.print(recipe.to_json(), highlight=False, markup=False)
+    _say(f"trained parameters ({preset}): {count}\nlimits: {card.limits}")
+    _say(recipe.to_json())
 
 
 def _recipe(method: str | None, preset: str, path: Path | None) -> Recipe:
@@ -384,7 +395,7 @@ def _recipe(method: str | None, preset: str, path: Path | None) -> Recipe:
     if path is not None:
         try:
             return load_recipe(path.read_text(encoding="utf-8"))
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the recipe {path}: {error}.") from error
     choose("preset", preset, PRESETS)
     base: Recipe = get_method(method or "").recipe()
@@ -440,7 +451,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, TextMaskWarning):
-        err_console.print(f"warning: {escape(str(message))}", style="yellow", highlight=False)
+        _complain(f"warning: {message}", "yellow")
 
 
 def main() -> None:
@@ -448,11 +459,12 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         app()
-    except TextMaskError as error:
+    except (TextMaskError, OSError) as error:  # OSError: a path that is missing, a folder, or may not be read
         if "--debug" in sys.argv:
             raise
-        err_console.print(f"error: {escape(str(error))}", style="bold red", highlight=False)
+        _complain(f"error: {error}", "bold red")
         sys.exit(2)
-    except KeyboardInterrupt:
-        err_console.print("stopped; a training run continues with --resume")
-        sys.exit(130)
+    except SystemExit as error:
+        if error.code == INTERRUPTED:
+            _complain("stopped; a training run continues with --resume", "yellow")
+        raise

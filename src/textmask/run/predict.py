@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -17,16 +16,18 @@ import torch
 
 from textmask.config import write_json
 from textmask.data.loaders import build_text
-from textmask.errors import DataError, PromptWarning, TextMaskError
+from textmask.data.tables import column_of, read_json, read_table
+from textmask.errors import DataError, PromptWarning, TextMaskError, choose
 from textmask.io.figures import overlay
 from textmask.io.images import read_image, resize_image, write_png
-from textmask.run.checkpoint import Run, load_run
+from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run
 from textmask.run.inference import to_image
 from textmask.text.grammar import explain, parse
 from textmask.text.statement import Statement
 from textmask.types import Laterality
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+RESULTS = (".mask.png", ".overlay.png", ".probability.png")  # never read as pictures
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,30 @@ class Predictor:
 
     def __init__(self, run: Run | Path | str) -> None:
         self.run = run if isinstance(run, Run) else load_run(run)
+        self._pixels: np.ndarray | None = None
         self._image: torch.Tensor | None = None
-        self._size = (0, 0)
 
     @property
     def laterality(self) -> Laterality:
         """Whose left the model has learnt."""
-        return Laterality(self.run.data.get("laterality", "unknown"))
+        name = str(self.run.data.get("laterality", Laterality.UNKNOWN))
+        return Laterality(choose("laterality in data.json", name, [str(side) for side in Laterality]))
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Which model answers, as a hash of its weights file."""
+        return file_sha256(self.run.path / WEIGHTS)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The picture that was set, uint8 H W or H W 3.
+
+        Raises:
+            DataError: none was set.
+        """
+        if self._pixels is None:
+            raise DataError("no picture is set; call set_image first.")
+        return self._pixels
 
     def set_image(self, image: Path | str | np.ndarray) -> Predictor:
         """Decode and resize a picture (path, or uint8 H W or H W 3) once, for any number of sentences.
@@ -73,13 +91,18 @@ class Predictor:
         Raises:
             DataError: the picture cannot be read.
         """
+        self._pixels = self._image = None  # a picture that fails must not leave the one before in its place
         pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
-        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        if (
+            pixels.dtype != np.uint8
+            or pixels.ndim not in (2, 3)
+            or pixels.shape[2:] not in ((), (3,))
+            or not pixels.size
+        ):
             raise DataError(f"got a picture of {pixels.dtype} with shape {pixels.shape}, expected uint8 H W or H W 3.")
-        self._size = (pixels.shape[0], pixels.shape[1])
         small = resize_image(pixels, self.run.recipe.image_size)
         planes = small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
-        self._image = to_image(planes[None])
+        self._pixels, self._image = pixels, to_image(planes[None])
         return self
 
     def segment(self, sentence: str) -> Segmentation:
@@ -88,8 +111,7 @@ class Predictor:
         Raises:
             DataError: no picture was set.
         """
-        if self._image is None:
-            raise DataError("no picture is set; call set_image first.")
+        rows, columns = self.pixels.shape[:2]
         statement = parse(sentence, laterality=self.laterality)
         for message in explain(statement):
             warnings.warn(f"{sentence[:80]!r}: {message}", PromptWarning, stacklevel=2)
@@ -97,7 +119,6 @@ class Predictor:
         bf16 = self.run.recipe.precision == "bf16"
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             small = self.run.method(self._image, text).probability[0, 0].numpy()
-        rows, columns = self._size
         probability = np.asarray(cv2.resize(small, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
         mask = (probability > self.run.recipe.threshold).astype(np.uint8)
         return Segmentation(mask, probability, statement, statement.warnings)
@@ -114,15 +135,15 @@ class Job:
     @property
     def stem(self) -> str:
         """File-name start that is short, safe and different for different pictures or sentences."""
-        words = re.sub(r"[^a-z0-9]+", "-", f"{self.image.stem} {self.text}".lower()).strip("-")[:60]
-        digest = hashlib.sha256(f"{self.image}\0{self.text}".encode(errors="replace")).hexdigest()[:10]
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip(".-")[:80]
-        return slug or f"{words}-{digest}"
+        words = re.sub(r"[^a-z0-9]+", "-", (self.name or f"{self.image.stem} {self.text}").lower())
+        # the hash alone tells "lung?" from "lung!", and two jobs of one name apart
+        digest = hashlib.sha256(f"{self.image}\0{self.text}".encode(errors="surrogatepass")).hexdigest()[:10]
+        return f"{words.strip('-')[:60].strip('-') or 'picture'}-{digest}"
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job: `done`, `skipped` (existed) or `failed` with a message."""
+    """What became of a job: `done`, `skipped` (existed) or `failed`; `message` says why it failed or what is odd."""
 
     job: Job
     status: str
@@ -133,11 +154,15 @@ class JobResult:
 def read_jobs(source: Path, sentence: str | None) -> list[Job]:
     """Jobs of a picture, a folder of pictures (one sentence for all), or a csv/json file of (image, text).
 
+    Hidden files and results of an earlier prediction are left out of a folder. Paths in a jobs file start from its
+    folder.
+
     Raises:
-        DataError: nothing to do, no sentence, or a jobs file without the two columns.
+        DataError: nothing to do, no sentence, one too many, or a jobs file without the two columns.
     """
     if source.is_dir():
-        images = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES)
+        found = (path for path in source.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+        images = sorted(path for path in found if not path.name.startswith(".") and not path.name.endswith(RESULTS))
         if not images:
             raise DataError(f"{source} holds no picture ({', '.join(PICTURES)}).")
         return [Job(path, _needed(sentence, source)) for path in images]
@@ -145,19 +170,43 @@ def read_jobs(source: Path, sentence: str | None) -> list[Job]:
         raise DataError(f"{source} does not exist. Give a picture, a folder, or a jobs file (csv or json).")
     if source.suffix.lower() not in (".csv", ".json"):
         return [Job(source, _needed(sentence, source))]
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-        items = json.loads(text) if source.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-        jobs = [
-            Job(source.parent / str(item["image"]), str(item["text"]), str(item.get("name") or "")) for item in items
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{source}: expected rows with 'image' and 'text' (and optionally 'name'), got a problem with {error}."
-        ) from error
+    if sentence is not None:
+        raise DataError(f"{source} brings its own sentences; leave {sentence[:80]!r} out.")
+    items = _json_items(source) if source.suffix.lower() == ".json" else _csv_items(source)
+    jobs = [_job(source, where, item) for where, item in items]
     if not jobs:
         raise DataError(f"{source} holds no job.")
     return jobs
+
+
+def _csv_items(source: Path) -> list[tuple[str, Mapping[str, object]]]:
+    header, records = read_table(source)
+    columns = {key: column for key in ("image", "text", "name") if (column := column_of(header, [key]))}
+    if not {"image", "text"} <= columns.keys():
+        raise DataError(f"{source}: expected columns image and text (and optionally name), got {', '.join(header)}.")
+    items: list[tuple[str, Mapping[str, object]]] = []
+    for number, cells in records:
+        if len(cells) != len(header):
+            raise DataError(f"{source} row {number}: {len(cells)} cells, the header has {len(header)}; quote commas.")
+        row = dict(zip(header, cells, strict=True))
+        items.append((f"row {number}", {key: row[column] for key, column in columns.items()}))
+    return items
+
+
+def _json_items(source: Path) -> list[tuple[str, Mapping[str, object]]]:
+    content = read_json(source)
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        raise DataError(f'{source}: expected a list like [{{"image": "film.png", "text": "lower left lung"}}].')
+    return [(f"item {number}", item) for number, item in enumerate(content, start=1)]
+
+
+def _job(source: Path, where: str, item: Mapping[str, object]) -> Job:
+    image, text, name = item.get("image"), item.get("text"), item.get("name") or ""
+    if not isinstance(image, str) or not image.strip() or "\0" in image:
+        raise DataError(f"{source} {where}: image is {image!r}, expected the path of a picture.")
+    if not isinstance(text, str) or not isinstance(name, str):
+        raise DataError(f"{source} {where}: text is {text!r} and name {name!r}, expected texts.")
+    return Job(source.parent / image.strip(), text, name)
 
 
 def predict(
@@ -182,14 +231,16 @@ def predict(
         progress: called with (done, total).
     """
     predictor = Predictor(run)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {out} ({error.strerror}). Give another --out.") from error
     results: list[JobResult] = []
     current: Path | None = None
     for i, job in enumerate(jobs):
-        target = out / f"{job.stem}.json"
         try:
-            if target.exists() and not overwrite:
-                results.append(JobResult(job, "skipped"))
+            if not overwrite and _exists(out, job, probability):
+                results.append(JobResult(job, "skipped", _stale(out, job, predictor)))
                 continue
             if job.image != current:
                 current = None
@@ -208,10 +259,24 @@ def predict(
     return results
 
 
+def _exists(out: Path, job: Job, probability: bool) -> bool:
+    endings = (".json", ".mask.png", ".overlay.png", *((".probability.png",) if probability else ()))
+    return all((out / f"{job.stem}{ending}").exists() for ending in endings)
+
+
+def _stale(out: Path, job: Job, predictor: Predictor) -> str:
+    """What to say of a result that another model made, "" when this one did."""
+    made_by = read_json(out / f"{job.stem}.json")
+    if isinstance(made_by, dict) and made_by.get("weights_sha256") == predictor.weights_sha256:
+        return ""
+    return f"{out / job.stem}.json is another model's result; --overwrite makes it again"
+
+
 def _write(out: Path, job: Job, found: Segmentation, predictor: Predictor, probability: bool) -> None:
     """The JSON comes last: a job counts as done when it exists."""
+    (out / f"{job.stem}.json").unlink(missing_ok=True)  # it must not vouch for pictures that are being replaced
     write_png(out / f"{job.stem}.mask.png", found.mask * 255)
-    write_png(out / f"{job.stem}.overlay.png", overlay(read_image(job.image), found.mask))
+    write_png(out / f"{job.stem}.overlay.png", overlay(predictor.pixels, found.mask))
     if probability:
         write_png(out / f"{job.stem}.probability.png", (found.probability * 65535 + 0.5).astype(np.uint16))
     statement = {
@@ -230,10 +295,13 @@ def _write(out: Path, job: Job, found: Segmentation, predictor: Predictor, proba
         "understood": statement,
         "left_means": f"{predictor.laterality} side",
         "method": predictor.run.recipe.method,
-        "weights_sha256": predictor.run.result.get("weights_sha256", ""),
+        "weights_sha256": predictor.weights_sha256,
         "threshold": predictor.run.recipe.threshold,
     }
-    write_json(out / f"{job.stem}.json", result)
+    try:
+        write_json(out / f"{job.stem}.json", result)
+    except OSError as error:
+        raise DataError(f"cannot write {out / job.stem}.json ({error.strerror}). Free some space.") from error
 
 
 def _needed(sentence: str | None, source: Path) -> str:

@@ -24,7 +24,7 @@ from textmask.methods.biclip.model import (
 )
 from textmask.nn.decoders import UNet
 from textmask.nn.image_encoders import standardise
-from textmask.text.encoders import build_text_encoder
+from textmask.text.pretrained import build_text_encoder
 from textmask.types import Batch, Embedding, Image, Mask, Output, Text
 
 if TYPE_CHECKING:
