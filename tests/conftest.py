@@ -11,7 +11,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 # shapes in signatures are checked while testing, and cost nothing elsewhere
-install_import_hook(["textmask.nn", "textmask.losses", "textmask.methods.biclip.model"], "beartype.beartype")
+install_import_hook(
+    ["textmask.nn", "textmask.losses", "textmask.methods.biclip.model", "textmask.methods.c2seg.model"],
+    "beartype.beartype",
+)
 
 
 @pytest.fixture(scope="session")

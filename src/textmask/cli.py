@@ -123,7 +123,8 @@ def train(
         progress=not quiet,
     )
     _say(
-        f"{result.path}: epoch {result.best_epoch} chosen, validation score {result.best:.4f}, "
+        f"{result.path}: epoch {result.best_epoch} chosen, "
+        f"{f'validation score {result.best:.4f}, ' if result.best >= 0 else ''}"
         f"{result.seconds / 60:.1f} minutes. Next: textmask evaluate {result.path} {data} --split test"
     )
 
@@ -370,7 +371,7 @@ def show_command(
 
     Example: textmask methods show biclip --preset lite
     """
-    from textmask.method import build_method, get_method
+    from textmask.method import count_parameters, get_method
 
     card = get_method(name).card
     recipe = _recipe(name, preset, None)
@@ -380,9 +381,7 @@ def show_command(
     if card.symbols:
         _print_table(["paper", "here", "shape"], [[s, *pair] for s, pair in card.symbols.items()])
     try:
-        count = (
-            f"{sum(p.numel() for p in build_method(recipe).parameters()) / 1e6:.2f} M, frozen text tower not counted"
-        )
+        count = f"{count_parameters(recipe) / 1e6:.2f} M, frozen text tower not counted"
     except TextMaskError as error:
         count = f"not counted: {error}"
     _say(f"trained parameters ({preset}): {count}\nlimits: {card.limits}")

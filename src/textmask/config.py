@@ -80,6 +80,7 @@ class Stage(Config):
     """One ordered part of a training.
 
     Attributes:
+        epochs: 0 leaves the stage out.
         optim: None means that nothing is trained by gradient: `Method.observe` sees every batch once.
         lr_scale: name pattern (shell style, over parameter names) -> factor on lr; 0 freezes.
         weights: loss name -> weight; must name exactly what `Method.losses` returns.
@@ -88,11 +89,12 @@ class Stage(Config):
         unlabelled_batch_size: 0 means no unlabelled stream; otherwise all train rows, sentence without mask.
         steps_per_epoch: None means one pass over the labelled rows.
         start_from: name of an earlier stage whose chosen weights start this one; None means where the last one ended.
-        select: keep the epoch with the best validation score, or the last one (a stage that predicts no mask yet).
+        select: keep the epoch with the best validation score, or the last one without validating (a stage that predicts
+            no mask yet).
     """
 
     name: str
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=0)
     batch_size: int = Field(32, ge=1)
     optim: Optim | None = Optim()
     schedule: Schedule = Schedule()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -41,6 +41,10 @@ class Method(nn.Module):
         """See one batch of a stage without gradient training (`Stage.optim is None`)."""
         raise NotImplementedError(f"{type(self).__name__}.observe")
 
+    def monitors(self) -> dict[str, Tensor]:
+        """Scalars of the last step that are logged beside the losses (mean over the epoch) but not trained on."""
+        return {}
+
     def after_step(self, stage: str, step: int) -> None:
         """Run after each optimiser step; a teacher's moving average lives here."""
 
@@ -68,13 +72,27 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One row of a study: settings as `Recipe.override` takes them, on another method where `method` names one."""
+
+    name: str
+    title: str
+    settings: tuple[str, ...] = ()
+    method: str | None = None
+
+
+@dataclass(frozen=True)
 class MethodSpec:
-    """What a method's package exports as `SPEC`: its card, its recipe class and how to build it."""
+    """What a method's package exports as `SPEC`: its card, its recipe class and how to build it.
+
+    `studies` holds the paper's tables that `textmask study` can run again: name -> rows in the paper's order.
+    """
 
     name: str
     card: Card
     recipe: Any  # type[Recipe]; a subclass gives `method` and `stages` defaults
     build: Any  # Callable[[Recipe], Method]; each method takes its own recipe class
+    studies: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)
 
 
 def list_methods() -> list[str]:
@@ -133,3 +151,11 @@ def build_method(recipe: Recipe) -> Method:
     if not isinstance(method, Method):
         raise CheckpointError(f"method {recipe.method!r} built a {type(method).__name__}, expected a Method.")
     return method
+
+
+def count_parameters(recipe: Recipe) -> int:
+    """Parameters that the recipe's method trains; a frozen text tower does not count and need not be installed."""
+    from textmask.text.pretrained import stand_in_towers
+
+    with stand_in_towers():
+        return sum(parameter.numel() for parameter in build_method(recipe).parameters())

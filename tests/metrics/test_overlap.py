@@ -10,7 +10,6 @@ from hypothesis.extra import numpy as hnp
 from monai.metrics import compute_dice, compute_iou
 
 from textmask.errors import ConfigError, DataError
-from textmask.metrics import overlap as overlap_module
 from textmask.metrics.overlap import (
     Counts,
     counts,
@@ -164,20 +163,6 @@ def test_one_empty_mask_scores_zero_where_libraries_say_nan():
         c = counts(p, t)
         assert dice_per_image(c, "skip").tolist() == [0] == iou_per_image(c, "skip").tolist()
     assert overlap(counts(full, empty)).truth_empty == 1
-
-
-def test_kernel_compiles_without_any_writable_cache(monkeypatch):
-    seen = []
-
-    def njit(**options):
-        seen.append(options)
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: function
-
-    monkeypatch.setattr(overlap_module, "njit", njit)
-    assert overlap_module.compiled(len) is len
-    assert [bool(options.get("cache")) for options in seen] == [True, False]
 
 
 def test_lvit_by_hand():

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from textmask.compiled import compiled
 from textmask.errors import ConfigError, DataError, choose
 from textmask.types import Image
 
@@ -49,7 +50,7 @@ def low_dose(image: Image, dose: float, generator: torch.Generator, *, scale: fl
         return low_dose(image[:, :1], dose, generator, scale=scale).expand_as(image).contiguous()
     pixels = image.detach().to("cpu", torch.float32).contiguous()
     noisy = torch.randn(pixels.shape, generator=generator)
-    _compiled(_poisson)(pixels.view(-1).numpy(), noisy.view(-1).numpy(), counts)
+    _fast(_poisson)(pixels.view(-1).numpy(), noisy.view(-1).numpy(), counts)
     return noisy.to(image.device, image.dtype)
 
 
@@ -106,7 +107,7 @@ def motion_blur(image: Image, kernel_px: int, angle_deg: float | Sequence[float]
     for i, angle in enumerate(angles):
         rows, columns = np.nonzero(kernels[angle])
         weights = kernels[angle][rows, columns]
-        _compiled(_shift_and_add)(padded[i].numpy(), rows, columns, weights, blurred[i].numpy())
+        _fast(_shift_and_add)(padded[i].numpy(), rows, columns, weights, blurred[i].numpy())
     return blurred.to(image.device, image.dtype)
 
 
@@ -243,14 +244,9 @@ def _marker(size: tuple[int, int], height: float, marker: int, right: int, botto
 
 
 @cache
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
-    """Compile at the first use, and keep the machine code where a cache folder is writable."""
-    from numba import njit  # slow to import, and not needed by whoever only lists the corruptions
-
-    try:
-        return cast(Callable[..., None], njit(cache=True, nogil=True, fastmath=True)(loop))
-    except RuntimeError:  # numba found neither a writable __pycache__ nor a writable user cache
-        return cast(Callable[..., None], njit(nogil=True, fastmath=True)(loop))
+def _fast(loop: Callable[..., None]) -> Callable[..., None]:
+    """Compiled once, at the first use."""
+    return compiled(loop, fastmath=True)
 
 
 def _shift_and_add(padded: Any, rows: Any, columns: Any, weights: Any, out: Any) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, uint64
+from numba import uint64
 
+from textmask.compiled import compiled
 from textmask.errors import DataError, choose
 
 EmptyPolicy = Literal["one", "zero", "skip"]
@@ -20,15 +21,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
-F = TypeVar("F", bound=Callable[..., object])
-
-
-def compiled(function: F) -> F:
-    """Compile `function` at its first call and keep the machine code where a cache folder is writable."""
-    try:
-        return cast(F, njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # numba found neither a writable __pycache__ nor a writable user cache
-        return cast(F, njit(nogil=True)(function))
 
 
 def as_masks(masks: npt.ArrayLike, what: str = "masks") -> Bytes:

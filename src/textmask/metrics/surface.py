@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from textmask.compiled import compiled
 from textmask.errors import DataError, choose
-from textmask.metrics.overlap import Bools, Bytes, Floats, Ints, as_mask_pair, compiled
+from textmask.metrics.overlap import Bools, Bytes, Floats, Ints, as_mask_pair
 
 Definition = Literal["pooled", "max_directed"]
 OneEmpty = Literal["diagonal", "exclude"]

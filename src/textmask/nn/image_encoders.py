@@ -38,13 +38,17 @@ def standardise(image: Image) -> Image:
 
 
 class ConvBlock(nn.Module):
-    """Twice 3x3 convolution, norm, ReLU; with FiLM, the second norm's output is scaled and shifted by a condition."""
+    """Twice 3x3 convolution, norm, ReLU; with FiLM, the second norm's output is scaled and shifted by a condition.
 
-    def __init__(self, in_channels: int, channels: int, norm: NormName = "batch") -> None:
+    `between` channels lie between the two convolutions; None means as many as come out.
+    """
+
+    def __init__(self, in_channels: int, channels: int, norm: NormName = "batch", between: int | None = None) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-        self.norm1 = norm_layer(norm, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        between = between or channels
+        self.conv1 = nn.Conv2d(in_channels, between, 3, padding=1, bias=False)
+        self.norm1 = norm_layer(norm, between)
+        self.conv2 = nn.Conv2d(between, channels, 3, padding=1, bias=False)
         self.norm2 = norm_layer(norm, channels)
 
     def forward(

@@ -75,13 +75,13 @@ class RunFolder:
         last = stage == self.recipe.stages[-1].name
         return self.path / (checkpoint.WEIGHTS if last else f"weights-{stage}.safetensors")
 
-    def save_weights(self, stage: str, method: Method, epoch: int, score: float) -> None:
-        """Keep a stage's best weights so far."""
+    def save_weights(self, stage: str, method: Method, epoch: int, score: float | None) -> None:
+        """Keep a stage's best weights so far; a stage that is not validated has no score."""
         metadata = {
             "method": self.recipe.method,
             "stage": stage,
             "epoch": epoch,
-            f"valid/{self.recipe.select_on}": score,
+            **self._score(score),
             "text_encoder": checkpoint.text_fingerprint(method),
             "laterality": str(self.manifest.laterality),
             "data": self.manifest.hash(),
@@ -102,12 +102,12 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"cannot write the log in {self.path}: {error}. Free space and --resume.") from error
 
-    def finish(self, epoch: int, score: float, seconds: float) -> None:
+    def finish(self, epoch: int, score: float | None, seconds: float) -> None:
         """Write result.json and the card."""
         result = {
             "stage": self.recipe.stages[-1].name,
             "epoch": epoch,
-            f"valid/{self.recipe.select_on}": score,
+            **self._score(score),
             "seconds": round(seconds, 1),
             "weights_sha256": checkpoint.file_sha256(self.path / checkpoint.WEIGHTS),
         }
@@ -118,13 +118,16 @@ class RunFolder:
             "",
             f"- data: {self.manifest.name or 'own'} {dict(self.manifest.splits)}, sha256 {self.manifest.hash()}",
             f"- left and right in its sentences: {self.manifest.laterality} side",
-            f"- chosen: epoch {epoch} by valid {self.recipe.select_on} = {score:.4f}",
+            f"- chosen: epoch {epoch}" + ("" if score is None else f" by valid {self.recipe.select_on} = {score:.4f}"),
             f"- seed {self.recipe.seed}, {seconds / 60:.1f} minutes",
             f"- paper: {card.paper or 'none, a baseline'}",
             "- research use only: not a medical device, not validated for any clinical use",
             *([f"- limits: {card.limits}"] if card.limits else []),
         ]
         (self.path / "card.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _score(self, score: float | None) -> dict[str, float]:
+        return {} if score is None else {f"valid/{self.recipe.select_on}": score}
 
     def _write_list(self, name: str, keys: Sequence[str]) -> None:
         (self.path / "splits" / f"{name}.txt").write_text("\n".join(keys) + "\n", encoding="utf-8")

@@ -140,15 +140,16 @@ def _subtitle(run: Path) -> str:
 
 
 def _curves(run: Path) -> list[bytes]:
-    """Loss terms and validation scores over the epochs."""
+    """Loss terms, validation scores and what the method watches, over the epochs."""
     path = run / "log.jsonl"
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
     if not rows:
         return []
     plots = []
-    for label, prefix in (("loss", "loss"), ("validation score", "valid/")):
+    for label, prefix in (("loss", "loss"), ("validation score", "valid/"), ("monitor", "monitor/")):
         keys = dict.fromkeys(key for row in rows for key in row if key.startswith(prefix))
-        series = {key.removeprefix("valid/"): [row.get(key, float("nan")) for row in rows] for key in keys}
+        names = {key: key.removeprefix("valid/").removeprefix("monitor/") for key in keys}
+        series = {name: [row.get(key, float("nan")) for row in rows] for key, name in names.items()}
         if series:
             plots.append(curve_png(series, "epoch", label))
     return plots

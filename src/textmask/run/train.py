@@ -36,7 +36,7 @@ NO_SCORE = -1.0  # below every score; JSON has no minus infinity
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the run is and what it chose."""
+    """Where the run is and what it chose; `best` is -1 where the last stage has no validation score."""
 
     path: Path
     best: float
@@ -158,12 +158,16 @@ class _Run:
         for tracker in self.trackers:
             tracker.close()
         if self.fabric.is_global_zero:
-            self.folder.finish(self.state.best_epoch, self.state.best, self.state.seconds)
+            score = None if self.state.best == NO_SCORE else self.state.best
+            self.folder.finish(self.state.best_epoch, score, self.state.seconds)
         self.fabric.barrier()
         return TrainResult(self.folder.path, self.state.best, self.state.best_epoch, self.state.seconds)
 
     def _run_stage(self, stage: Stage, restored: Mapping[str, Tensor]) -> None:
         """Train (or observe) one stage from the epoch it has reached."""
+        if not stage.epochs:
+            self._next_stage()
+            return
         if stage.start_from and not restored:
             tensors, metadata = checkpoint.read_tensors(self.folder.weights_path(stage.start_from))
             checkpoint.load_weights(self.method, tensors, metadata, self.recipe)
@@ -225,6 +229,7 @@ class _Run:
                 losses = module(stage.name, lambda batch=batch: batch)
                 loss = weighted_sum(losses, stage.weights, epoch + i / per_epoch)
                 values = {"loss": loss.item(), **{f"loss/{name}": term.item() for name, term in losses.items()}}
+                values |= {f"monitor/{name}": float(value) for name, value in self.method.monitors().items()}
                 if not math.isfinite(values["loss"]):
                     raise TextMaskError(
                         f"the loss is not finite at epoch {epoch + 1}, step {i + 1}: {values}. "
@@ -269,13 +274,13 @@ class _Run:
         """Validate, choose, save, log; on rank 0 only, the others wait."""
         if self.fabric.is_global_zero:
             chosen: Method = self.method if average is None else average.module  # type: ignore[assignment]
-            scores = validate(chosen, self.valid_data, self.recipe)
+            scores = validate(chosen, self.valid_data, self.recipe) if stage.select == "metric" else {}
             self.state.epoch += 1
             self.state.seconds += time.perf_counter() - begin
-            value = scores[self.recipe.select_on] if stage.select == "metric" else float(self.state.epoch)
-            if value > self.state.best:
-                self.state.best, self.state.best_epoch = value, self.state.epoch
-                self.folder.save_weights(stage.name, chosen, self.state.epoch, value)
+            score = scores.get(self.recipe.select_on)
+            if score is None or score > self.state.best:
+                self.state.best, self.state.best_epoch = NO_SCORE if score is None else score, self.state.epoch
+                self.folder.save_weights(stage.name, chosen, self.state.epoch, score)
             entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step, **row}
             entry |= {f"valid/{name}": score for name, score in scores.items()} | {"seconds": self.state.seconds}
             self.log.append(entry)
@@ -283,10 +288,12 @@ class _Run:
             for tracker in self.trackers:
                 tracker.log(entry, self.state.epoch)
             star = " *" if self.state.best_epoch == self.state.epoch else ""
+            figures = {f"valid {name}": scores[name] for name in ("dice_per_image", "dice_pooled") if name in scores}
+            figures |= {key.removeprefix("monitor/"): v for key, v in row.items() if key.startswith("monitor/")}
             self.bar.console.print(
-                f"{stage.name} {self.state.epoch}/{stage.epochs}: loss {row.get('loss', 0.0):.4f}, valid "
-                + ", ".join(f"{name} {scores[name]:.4f}" for name in ("dice_per_image", "dice_pooled"))
-                + f", {row.get('images_per_s', 0.0):.1f} images/s{star}",
+                f"{stage.name} {self.state.epoch}/{stage.epochs}: loss {row.get('loss', 0.0):.4f}, "
+                + "".join(f"{name} {value:.4f}, " for name, value in figures.items())
+                + f"{row.get('images_per_s', 0.0):.1f} images/s{star}",
                 highlight=False,
             )
         state: Any = self.fabric.broadcast(vars(self.state))

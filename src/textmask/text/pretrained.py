@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -95,8 +98,23 @@ def build_text_encoder(
     """
     if trainable and standardise:
         raise ConfigError("standardise needs a frozen text encoder; set trainable=False or standardise=False.")
+    if _STAND_IN.get() and not trainable and name in TEXT_ENCODERS:
+        return TextCache(TinyTextEncoder(TEXT_ENCODERS[name].width), standardise=standardise)
     encoder = _build(name, max_length, revision, pool, pool_layers)
     return encoder if trainable else TextCache(encoder, standardise=standardise)
+
+
+_STAND_IN: ContextVar[bool] = ContextVar("stand_in", default=False)
+
+
+@contextmanager
+def stand_in_towers() -> Iterator[None]:
+    """Within it a named frozen encoder is one without weights, of the right width: to count parameters, not to run."""
+    token = _STAND_IN.set(True)
+    try:
+        yield
+    finally:
+        _STAND_IN.reset(token)
 
 
 def _build(

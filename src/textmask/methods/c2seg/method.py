@@ -1,0 +1,118 @@
+"""C2Seg: stage `pretrain` aligns images with sentences (Eq. 1-3), stage `segment` fuses and segments (Eq. 4-13)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from textmask.errors import DataError
+from textmask.losses.contrastive import (
+    cluster_target,
+    cosine_similarity_matrix,
+    hard_target,
+    soft_contrastive,
+    target_entropy,
+)
+from textmask.losses.segmentation import bce, soft_dice
+from textmask.method import Method
+from textmask.methods.c2seg.model import BCAM, Fusion, LanguagePath
+from textmask.nn.gradient_cache import in_chunks
+from textmask.nn.image_encoders import standardise
+from textmask.nn.kan import KANLinear
+from textmask.nn.ukan import Map, UKANDecoder, UKANEncoder, build_head
+from textmask.text.pretrained import build_text_encoder
+from textmask.types import Batch, Embedding, Image, Output, Text
+
+if TYPE_CHECKING:
+    from textmask.methods.c2seg import C2SegRecipe
+
+
+class NormedLinear(nn.Sequential):
+    """Layer norm and a linear map: what a KAN layer, normed likewise, is compared with."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(nn.LayerNorm(in_features), nn.Linear(in_features, out_features))
+
+
+class C2Seg(Method):
+    """Consistency-enhanced two-stage segmentation over a U-KAN."""
+
+    def __init__(self, recipe: C2SegRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.text_encoder = build_text_encoder(recipe.text_encoder, standardise=recipe.standardise_text)
+        text_width = self.text_encoder.width
+        kan = partial(KANLinear, grid=recipe.kan_grid, order=recipe.kan_order, span=recipe.kan_span)
+        widths = recipe.widths
+        kan_stages = {"conv": 0, "hybrid": 2, "kan": len(widths)}[recipe.encoder]
+        self.encoder = UKANEncoder(widths, kan, kan_stages, recipe.kan_depth, recipe.stem_stride, recipe.norm)
+        self.image_head = nn.Linear(widths[-1], text_width)  # W_v
+        maps: dict[str, Map] = {"kan": kan, "linear": NormedLinear, "mlp": NormedLinear}
+        path: LanguagePath = "dual" if recipe.fusion == "dual_a" else "complementary"
+        self.fusion = nn.ModuleDict()
+        for level in recipe.fuse_levels if recipe.fusion != "none" else ():
+            channels = widths[level]
+            attention = BCAM(channels, maps[recipe.bcam_map], path, recipe.language_path_scale)
+            gate = None if recipe.gate == "none" else maps[recipe.gate]
+            self.fusion[str(level)] = Fusion(channels, text_width, attention, gate, recipe.residual)
+        self.decoder = UKANDecoder(widths, kan, norm=recipe.norm)
+        self.head = build_head(widths[0], recipe.stem_stride, recipe.norm)
+        self._monitors: dict[str, Tensor] = {}
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode the training sentences once."""
+        self.text_encoder.prepare(prompts)
+
+    def embed_image(self, image: Image) -> Embedding:
+        """V = W_v GAP(V_4), of length 1: image B 3 H W -> B d_t."""
+        deepest = self.encoder(standardise(image))[-1]
+        return nn.functional.normalize(self.image_head(deepest.mean(dim=(2, 3))).float(), dim=1)
+
+    def forward(self, image: Image, text: Text) -> Output:
+        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W.
+
+        `aux["place_weight_l"]`, B 1 h w: how strongly the tokens look at each place of scale l.
+        """
+        features = self.encoder(standardise(image))
+        weights = {}
+        if self.fusion:
+            words = self.text_encoder(text)
+            for level, fusion in self.fusion.items():
+                feature, weight = fusion(features[int(level)], words.text_tokens, words.token_mask)
+                features[int(level)], weights[f"place_weight_{level}"] = feature, weight
+        feature = self.decoder(features)
+        return Output(self.head(feature, image), {"feature": feature, **weights})
+
+    def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """Stage `pretrain`: `contrast` (Eq. 2). Stage `segment`: `bce` and `dice` (Eq. 11-13)."""
+        if stage == "pretrain":
+            return {"contrast": self._contrast(batch)}
+        if batch.mask is None:
+            raise DataError("c2seg segments from labelled rows only; this batch has no masks.")
+        logits = self(batch.image, batch.text).logits
+        return {"bce": bce(logits, batch.mask), "dice": soft_dice(logits, batch.mask)}
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Entropy (nats) and diagonal mass of the targets of the last pretraining step."""
+        return self._monitors
+
+    def _contrast(self, batch: Batch) -> Tensor:
+        """CaCL, or its hard-label control, over the sentences of the batch."""
+        recipe = self.recipe
+        sentence = self.text_encoder(batch.text).text_embedding
+        v = in_chunks(self.embed_image, self.encoder, batch.image, recipe.chunk)
+        with torch.no_grad():
+            text_similarity = cosine_similarity_matrix(sentence, sentence)  # M
+            if recipe.contrast == "hard":
+                target = hard_target(text_similarity, recipe.merge_equal_text)
+            else:
+                target = cluster_target(text_similarity, recipe.tau, recipe.rho)
+            self._monitors = {
+                "target_entropy": target_entropy(target),
+                "target_diagonal": target.diagonal().mean(),
+            }
+        return soft_contrastive(cosine_similarity_matrix(v, sentence), target, recipe.tau)

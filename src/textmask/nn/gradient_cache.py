@@ -1,0 +1,49 @@
+"""Embed a large batch with the memory of a small one, with the same gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from textmask.types import Embedding, Image
+
+
+def in_chunks(embed: Callable[[Image], Embedding], module: nn.Module, image: Image, chunk: int | None) -> Embedding:
+    """`embed(image)`, B C H W -> B D, keeping the activations of one chunk at a time.
+
+    Gradient caching (Gao et al., 2021): every chunk is embedded without its graph, and embedded again when the gradient
+    of its vectors is known. Gradients equal those of the whole batch at once, except that batch norm sees one chunk;
+    group norm has no such difference. Running statistics count each chunk once.
+
+    Args:
+        embed: made of layers of `module`.
+        module: whose running statistics are kept from counting twice.
+        image: B C H W.
+        chunk: samples at a time; None embeds all at once and keeps everything.
+    """
+    if chunk is None or len(image) <= chunk or not torch.is_grad_enabled():
+        return embed(image)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _held_statistics(module)
+
+    parts = (checkpoint(embed, part, use_reentrant=False, context_fn=contexts) for part in torch.split(image, chunk))
+    return torch.cat(list(parts))
+
+
+@contextmanager
+def _held_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch norms as they are."""
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

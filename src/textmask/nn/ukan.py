@@ -1,0 +1,152 @@
+"""U-KAN (Li et al., AAAI 2025): convolutions at the fine scales, tokenised KAN blocks at the coarse ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from textmask.nn.decoders import SubPixelHead
+from textmask.nn.image_encoders import ConvBlock, EncoderInfo, NormName, norm_layer
+from textmask.types import Image, Logits
+
+Feature = Float[Tensor, "b c h w"]
+Map = Callable[[int, int], nn.Module]
+"""Makes a map over the last dimension, in_features -> out_features: a KAN layer or a linear one."""
+UKAN_WIDTHS = (16, 32, 128, 160, 256)
+UKAN_LITE_WIDTHS = (32, 64, 128, 160, 208)  # of the CPU presets, with a stem at stride 4
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each place, B C H W."""
+
+    def forward(self, input: Feature) -> Feature:
+        """B C H W -> B C H W."""
+        return rearrange(super().forward(rearrange(input, "b c h w -> b h w c")), "b h w c -> b c h w")
+
+
+class KANBlock(nn.Module):
+    """x + three times (KAN over the channels of each token, depth-wise 3x3 convolution, norm, ReLU)."""
+
+    def __init__(self, channels: int, kan: Map, norm: NormName = "batch") -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(kan(channels, channels) for _ in range(3))
+        self.mixes = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, groups=channels) for _ in range(3))
+        self.norms = nn.ModuleList(norm_layer(norm, channels) for _ in range(3))
+
+    def forward(self, x: Feature) -> Feature:
+        """B C H W -> B C H W."""
+        y = x
+        for layer, mix, norm in zip(self.maps, self.mixes, self.norms, strict=True):
+            y = rearrange(layer(rearrange(y, "b c h w -> b h w c")), "b h w c -> b c h w")
+            y = torch.relu(norm(mix(y)))
+        return x + y
+
+
+class UKANEncoder(nn.Module):
+    """Five scales by default: three convolutional, two of KAN blocks on patch embeddings.
+
+    Args:
+        widths: channels per scale, fine to coarse.
+        kan_stages: how many of the coarsest scales are KAN; 0 is a plain CNN, `len(widths)` a pure KAN encoder.
+        kan_depth: KAN blocks per scale; the released U-KAN has 1.
+        stem_stride: stride of the finest map; 2 as in U-KAN, 4 convolves at a quarter of the size (CPU presets).
+        kan: makes the KAN layers.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        kan: Map,
+        kan_stages: int = 2,
+        kan_depth: int = 1,
+        stem_stride: Literal[2, 4] = 2,
+        norm: NormName = "batch",
+    ) -> None:
+        super().__init__()
+        self.info = EncoderInfo("ukan", tuple(widths), tuple(stem_stride * 2**i for i in range(len(widths))))
+        self.stem_stride = stem_stride
+        convs = len(widths) - kan_stages
+        channels = 3
+        stem: list[nn.Module] = []
+        for _ in range(2 if stem_stride == 4 and convs else stem_stride // 4):
+            stem += [nn.Conv2d(channels, widths[0], 3, stride=2, padding=1, bias=False)]
+            stem += [norm_layer(norm, widths[0]), nn.ReLU()]
+            channels = widths[0]
+        self.stem = nn.Sequential(*stem)
+        ins = [channels, *widths[:-1]]
+        self.convs = nn.ModuleList(
+            ConvBlock(i, o, norm) for i, o in zip(ins[:convs], list(widths)[:convs], strict=True)
+        )
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.kans = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(i, o, 3, stride=2, padding=1),
+                ChannelNorm(o),
+                *(KANBlock(o, kan, norm) for _ in range(kan_depth)),
+                ChannelNorm(o),
+            )
+            for i, o in zip(ins[convs:], list(widths)[convs:], strict=True)
+        )
+
+    def forward(self, image: Image) -> list[Tensor]:
+        """Image B 3 H W -> features fine to coarse, at ceil(H / stride) each."""
+        x, features = self.stem(image), []
+        for i, block in enumerate(self.convs):
+            x = block(x)
+            if i or self.stem_stride == 2:
+                x = self.pool(x)
+            features.append(x)
+        for stage in self.kans:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class UKANDecoder(nn.Module):
+    """Two convolutions, bilinear up-sampling and the skip *added*, once a scale; a KAN block behind the coarsest ones.
+
+    Returns the finest decoded feature B C_0 H/s_0 W/s_0.
+    """
+
+    def __init__(self, channels: Sequence[int], kan: Map, kan_stages: int = 2, norm: NormName = "batch") -> None:
+        super().__init__()
+        pairs = list(zip(channels[1:], channels[:-1], strict=True))[::-1]
+        self.convs = nn.ModuleList(ConvBlock(coarse, fine, norm, between=coarse) for coarse, fine in pairs)
+        self.kans = nn.ModuleList(
+            nn.Sequential(KANBlock(fine, kan, norm), ChannelNorm(fine)) for _, fine in pairs[:kan_stages]
+        )
+        self.out_channels = channels[0]
+
+    def forward(self, features: Sequence[Tensor]) -> Feature:
+        """Features fine to coarse -> the finest decoded feature."""
+        x = features[-1]
+        for i, (block, skip) in enumerate(zip(self.convs, reversed(features[:-1]), strict=True)):
+            x = skip + nn.functional.interpolate(block(x), skip.shape[-2:], mode="bilinear", align_corners=False)
+            if i < len(self.kans):
+                x = self.kans[i](x)
+        return x
+
+
+class BilinearHead(nn.Module):
+    """Two convolutions at the decoder's scale, bilinear up-sampling to the image, 1x1 convolution (U-KAN)."""
+
+    def __init__(self, channels: int, norm: NormName = "batch") -> None:
+        super().__init__()
+        self.block = ConvBlock(channels, channels, norm)
+        self.out = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, feature: Float[Tensor, "b _c _h _w"], image: Image) -> Logits:
+        """Feature B C h w and the image B 3 H W -> logits B 1 H W."""
+        x = nn.functional.interpolate(self.block(feature), image.shape[-2:], mode="bilinear", align_corners=False)
+        logits: Tensor = self.out(x)
+        return logits
+
+
+def build_head(channels: int, stride: int, norm: NormName = "batch") -> nn.Module:
+    """U-KAN's head at stride 2; at coarser strides the sub-pixel head, which sees the picture again."""
+    return BilinearHead(channels, norm) if stride == 2 else SubPixelHead(channels, stride)
