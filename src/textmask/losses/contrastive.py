@@ -27,8 +27,8 @@ def soft_contrastive(similarity: Pairs, target: Pairs, tau: float | Tensor) -> F
     scores = similarity.float() / tau
     image_to_text = torch.log_softmax(scores, dim=1)
     text_to_image = torch.log_softmax(scores, dim=0)
-    total: Tensor = (target * image_to_text + target.mT * text_to_image).sum()
-    return -total / len(similarity)
+    loss: Tensor = -(target * image_to_text + target.mT * text_to_image).sum() / len(similarity)
+    return loss
 
 
 def cluster_target(text_similarity: Pairs, tau: float, rho: float) -> Pairs:
