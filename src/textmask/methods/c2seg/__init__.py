@@ -118,7 +118,7 @@ class C2SegRecipe(Recipe):
         """CPU preset: MiniLM, a stem at stride 4, three coarse scales fused; QaTa within an hour on two cores."""
         pretrain, segment = self.stages
         pretrain = pretrain.lite(epochs=4, batch_size=256)
-        segment = segment.lite(epochs=12, lr_scale={"encoder.*": 0.5, "image_head.*": 0.0})
+        segment = segment.lite(epochs=11, lr_scale={"encoder.*": 0.5, "image_head.*": 0.0})
         net = {"widths": UKAN_LITE_WIDTHS, "stem_stride": 4, "kan_depth": 1, "fuse_levels": (2, 3, 4)}
         text = {"text_encoder": "minilm", "standardise_text": True, "language_path_scale": "P", "chunk": 64}
         return self.model_copy(update={**net, **text, "stages": (pretrain, segment)})
