@@ -1,5 +1,6 @@
 """The README's commands run as they stand, in order, in an empty folder."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -29,3 +30,12 @@ def test_every_local_link_of_the_documents_leads_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_result_table_of_the_documents_is_what_its_summaries_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(README.parent / "docs"))
+    tables = importlib.import_module("tables")
+    assert any(tables.BLOCK.search(page.read_text("utf-8")) for page in tables.pages())
+    for page in tables.pages():
+        text = page.read_text("utf-8")
+        assert tables.filled(text) == text, f"{page.name} is out of date: python docs/tables.py"

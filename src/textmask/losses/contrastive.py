@@ -49,4 +49,5 @@ def hard_target(text_similarity: Pairs, merge_equal: bool = False) -> Pairs:
 
 def target_entropy(target: Pairs) -> Float[Tensor, ""]:
     """Mean entropy of the target's rows in nats: 0 is one-to-one, log B is flat."""
-    return -torch.special.xlogy(target, target).sum(dim=1).mean()
+    nats: Tensor = -torch.special.xlogy(target, target)
+    return nats.sum(dim=1).mean()

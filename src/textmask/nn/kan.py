@@ -74,7 +74,7 @@ class KANLinear(nn.Module):
         low, high = self.span
         parts = flat, weight.flatten(1).to(dtype), low, (high - low) / self.grid, self.order
         out: Tensor = _Product.apply(*parts)  # type: ignore[no-untyped-call]
-        return out.reshape(*x.shape[:-1], -1)
+        return out.reshape(*x.shape[:-1], len(weight))
 
     def extra_repr(self) -> str:
         """Sizes and grid."""

@@ -1,0 +1,45 @@
+"""Fill every `<!-- textmask table FILES -->` block of the documents from the committed summaries in results/.
+
+`python docs/tables.py` writes the blocks; a test fails where a block and its summaries differ.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from textmask.run.report import results_table
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- textmask table ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = ("README.md", "docs/*.md", "src/textmask/methods/*/README.md")
+
+
+def pages() -> list[Path]:
+    """The documents that may hold blocks."""
+    return sorted(page for pattern in PAGES for page in ROOT.glob(pattern))
+
+
+def filled(text: str) -> str:
+    """The text with each block made anew; FILES are paths or patterns below the project's root, best first."""
+
+    def fill(block: re.Match[str]) -> str:
+        files = [path for pattern in block[2].split() for path in sorted(ROOT.glob(pattern))]
+        return f"{block[1]}\n{results_table(files)}\n{block[3]}"
+
+    return BLOCK.sub(fill, text)
+
+
+def main() -> int:
+    """Rewrite what changed; says which pages."""
+    for page in pages():
+        text = page.read_text("utf-8")
+        if filled(text) != text:
+            page.write_text(filled(text), "utf-8")
+            print(page.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The spline layer against the recursion of Cox and de Boor, written out, and what a custom gradient can get wrong."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from textmask.errors import ConfigError
+from textmask.nn.kan import KANLinear
+
+
+def cox_de_boor(x: torch.Tensor, grid: int, order: int, span: tuple[float, float]) -> torch.Tensor:
+    """... -> ... (grid + order): the recursion over the extended knots, as it stands in textbooks."""
+    low, high = span
+    step = (high - low) / grid
+    knots = [low + step * i for i in range(-order, grid + order + 1)]
+    level = [((x >= a) & (x < b)).to(x.dtype) for a, b in itertools.pairwise(knots)]
+    for p in range(1, order + 1):
+        level = [
+            (x - knots[i]) / (knots[i + p] - knots[i]) * level[i]
+            + (knots[i + p + 1] - x) / (knots[i + p + 1] - knots[i + 1]) * level[i + 1]
+            for i in range(len(level) - 1)
+        ]
+    return torch.stack(level, dim=-1)
+
+
+def literal(layer: KANLinear, x: torch.Tensor) -> torch.Tensor:
+    """The docstring's sum, edge by edge."""
+    x = layer.norm(x)
+    splines = torch.einsum("...ik,oki->...oi", cox_de_boor(x, layer.grid, layer.order, layer.span), layer.spline_weight)
+    edges = layer.base_weight * nn.functional.silu(x)[..., None, :] + layer.spline_scale * splines
+    return edges.sum(-1)
+
+
+def gradients(output: torch.Tensor, x: torch.Tensor, layer: KANLinear) -> list[torch.Tensor]:
+    weight = torch.sin(torch.arange(output.numel(), dtype=output.dtype)).view_as(output)
+    return list(torch.autograd.grad((output * weight).sum(), [x, *layer.parameters()]))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize(
+    ("grid", "order", "span"),
+    [
+        (5, 3, (-1.0, 1.0)),
+        (8, 3, (-2.0, 3.0)),
+        (1, 3, (0.0, 1.0)),
+        (4, 2, (-1.0, 1.0)),
+        (6, 1, (-1.0, 2.0)),
+        (5, 4, (-1.0, 1.0)),
+    ],
+)
+def test_output_and_all_gradients_are_those_of_the_recursion(grid, order, span, norm):
+    torch.manual_seed(0)
+    layer = KANLinear(6, 4, grid=grid, order=order, span=span, norm=norm)
+    x = (1.5 * torch.randn(3, 7, 6)).requires_grad_()
+    ours, theirs = layer(x), literal(layer, x)
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    for a, b in zip(gradients(ours, x, layer), gradients(theirs, x, layer), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * b.abs().max())
+
+
+def test_piecewise_constant_splines_pass_no_gradient_but_that_of_silu():
+    layer = KANLinear(5, 3, order=0, norm=False)
+    x = torch.randn(9, 5, requires_grad=True)
+    assert torch.allclose(layer(x), literal(layer, x), atol=1e-6)
+    (grad,) = torch.autograd.grad(layer(x).sum(), x)
+    (base,) = torch.autograd.grad((nn.functional.silu(x) @ layer.base_weight.T).sum(), x)
+    assert torch.allclose(grad, base, atol=1e-6)
+
+
+def test_gradcheck_in_double_precision():
+    torch.manual_seed(0)
+    layer = KANLinear(4, 3).double()
+    assert torch.autograd.gradcheck(layer, torch.randn(5, 4, dtype=torch.double, requires_grad=True))
+
+
+def only_splines(grid: int = 5, order: int = 3) -> KANLinear:
+    """One input; output k is spline k."""
+    layer = KANLinear(1, grid + order, grid=grid, order=order, norm=False)
+    nn.init.zeros_(layer.base_weight)
+    nn.init.ones_(layer.spline_scale)
+    layer.spline_weight.data = torch.eye(grid + order)[..., None]
+    return layer
+
+
+def test_splines_sum_to_one_inside_and_are_zero_outside():
+    layer = only_splines()
+    inside = layer(torch.linspace(-1, 1, 101)[:, None])
+    assert torch.allclose(inside.sum(1), torch.ones(101), atol=1e-5)
+    assert (inside >= 0).all()
+    edge = 1 + 3 * 0.4
+    assert not layer(torch.tensor([[-edge - 1e-3], [edge + 1e-3], [100.0], [-1e6]])).any()
+
+
+def test_ten_weights_an_edge():
+    assert sum(p.numel() for p in KANLinear(7, 5, norm=False).parameters()) == 10 * 7 * 5
+    assert sum(p.numel() for p in KANLinear(7, 5).parameters()) == 10 * 7 * 5 + 2 * 7
+
+
+def test_only_the_input_is_kept_for_the_backward_pass():
+    layer, kept = KANLinear(64, 64, norm=False), {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.data_ptr()] = x.numel()
+        return x
+
+    x = torch.randn(2000, 64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        layer(x)
+    weights = 3 * 10 * 64 * 64  # what multiplies and concatenates them, whatever the number of tokens
+    assert sum(kept.values()) <= x.numel() + weights
+
+
+def test_autocast_is_close_and_finite_at_extreme_values():
+    torch.manual_seed(0)
+    layer = KANLinear(32, 16)
+    x = torch.randn(200, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = layer(x)
+    assert low.dtype == torch.bfloat16
+    full = layer(x)
+    assert (low.float() - full).norm() < 1e-2 * full.norm()
+    bare = KANLinear(8, 4, norm=False)
+    huge = torch.tensor([[1e4, -1e4, 0, 1, -1, 1e-8, 3e4, -3e4]], requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = bare(huge)
+    out.sum().backward()
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(huge.grad).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 6), (1, 6), (6,), (2, 3, 4, 6)])
+def test_any_leading_dimensions(shape):
+    layer = KANLinear(6, 4)
+    x = torch.randn(shape, requires_grad=True)
+    out = layer(x)
+    out.sum().backward()
+    assert out.shape == (*shape[:-1], 4)
+    assert x.grad.shape == x.shape
+
+
+def test_strided_input_gives_the_same():
+    layer, x = KANLinear(6, 4, norm=False), torch.randn(6, 9)
+    assert torch.equal(layer(x.T), layer(x.T.contiguous()))
+
+
+def test_chunks_do_not_change_the_result(monkeypatch):
+    layer = KANLinear(8, 4)
+    x = torch.randn(500, 8, requires_grad=True)
+    whole = gradients(layer(x), x, layer)
+    monkeypatch.setattr("textmask.nn.kan.CHUNK_VALUES", 1)
+    for a, b in zip(gradients(layer(x), x, layer), whole, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_recomputation_copies_and_repeats():
+    layer, x = KANLinear(6, 4), torch.randn(5, 6, requires_grad=True)
+    plain = gradients(layer(x), x, layer)
+    for a, b in zip(gradients(checkpoint(layer, x, use_reentrant=False), x, layer), plain, strict=True):
+        assert torch.equal(a, b)
+    twin = copy.deepcopy(layer)
+    assert torch.equal(twin(x), layer(x))
+    assert math.isfinite(twin(x).sum().item())
+
+
+@pytest.mark.parametrize("wrong", [{"grid": 0}, {"order": -1}, {"span": (1.0, 1.0)}])
+def test_impossible_grids_are_refused(wrong):
+    with pytest.raises(ConfigError, match="expected grid"):
+        KANLinear(2, 2, **wrong)
