@@ -110,6 +110,7 @@ class Stage(Config):
     ema_decay: float | None = Field(None, gt=0, lt=1, description="evaluate and keep an average of the weights")
     patience: int | None = Field(None, ge=1, description="epochs without a better validation score before stopping")
     select: Literal["metric", "last"] = "metric"
+    validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch is always validated")
 
     def lite(self, epochs: int, **changes: Any) -> Self:
         """The stage as the CPU presets train it: batch 32, AdamW 2e-3 in one cycle, small affine, no early stop."""

@@ -68,6 +68,35 @@ def test_the_frozen_text_tower_is_not_stored(phantom_manifest, tmp_path):
     assert checkpoint.load_run(run).recipe.method == "biclip"
 
 
+def test_stages_run_in_order_and_what_the_method_watches_is_logged(phantom_manifest, tmp_path):
+    recipe = get_method("c2seg").recipe().smoke().override("stages.pretrain.epochs=2")
+    train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
+    log = log_of(tmp_path / "run")
+    assert [row["stage"] for row in log] == ["pretrain", "pretrain", "segment"]
+    assert all(row["monitor/target_entropy"] >= 0 for row in log[:2])
+    assert not [key for key in log[2] if key.startswith("monitor/")]
+    # a stage that predicts no mask yet is not validated, and its weights claim no score
+    assert [any(key.startswith("valid/") for key in row) for row in log] == [False, False, True]
+    _, metadata = checkpoint.read_tensors(tmp_path / "run" / "weights-pretrain.safetensors")
+    assert metadata["epoch"] == 2
+    assert not [key for key in metadata if key.startswith("valid/")]
+
+
+def test_a_stage_of_no_epochs_is_left_out(phantom_manifest, tmp_path):
+    recipe = get_method("c2seg").recipe().smoke().override("stages.pretrain.epochs=0", "contrast=none")
+    train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
+    assert [row["stage"] for row in log_of(tmp_path / "run")] == ["segment"]
+
+
+def test_validation_every_few_epochs_and_at_the_last(phantom_manifest, tmp_path):
+    result = train(
+        smoke(epochs=5, validate_every=2), phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False
+    )
+    scores = {row["epoch"]: row.get("valid/dice_per_image") for row in log_of(tmp_path / "run")}
+    assert [epoch for epoch, score in scores.items() if score is not None] == [2, 4, 5]
+    assert scores[result.best_epoch] == result.best
+
+
 def test_text_prior_is_the_mean_mask_of_the_statement(phantom_manifest, tmp_path):
     recipe = get_method("text_prior").recipe().smoke()
     train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)

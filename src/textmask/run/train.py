@@ -274,11 +274,12 @@ class _Run:
         """Validate, choose, save, log; on rank 0 only, the others wait."""
         if self.fabric.is_global_zero:
             chosen: Method = self.method if average is None else average.module  # type: ignore[assignment]
-            scores = validate(chosen, self.valid_data, self.recipe) if stage.select == "metric" else {}
             self.state.epoch += 1
+            due = self.state.epoch % stage.validate_every == 0 or self.state.epoch == stage.epochs
+            scores = validate(chosen, self.valid_data, self.recipe) if due and stage.select == "metric" else {}
             self.state.seconds += time.perf_counter() - begin
             score = scores.get(self.recipe.select_on)
-            if score is None or score > self.state.best:
+            if stage.select == "last" or (score is not None and score > self.state.best):
                 self.state.best, self.state.best_epoch = NO_SCORE if score is None else score, self.state.epoch
                 self.folder.save_weights(stage.name, chosen, self.state.epoch, score)
             entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step, **row}

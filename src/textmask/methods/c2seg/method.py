@@ -91,6 +91,7 @@ class C2Seg(Method):
         """Stage `pretrain`: `contrast` (Eq. 2). Stage `segment`: `bce` and `dice` (Eq. 11-13)."""
         if stage == "pretrain":
             return {"contrast": self._contrast(batch)}
+        self._monitors = {}
         if batch.mask is None:
             raise DataError("c2seg segments from labelled rows only; this batch has no masks.")
         logits = self(batch.image, batch.text).logits
