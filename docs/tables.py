@@ -1,15 +1,17 @@
-"""Fill every `<!-- textmask table FILES -->` block of the documents from the committed summaries in results/.
+"""Fill every `<!-- textmask table [--brief] FILES -->` block of the documents from the committed summaries in results/.
 
 `python docs/tables.py` writes the blocks; a test fails where a block and its summaries differ.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 from textmask.run.report import results_table
+from textmask.run.study_table import table as study_table
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- textmask table ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -22,11 +24,19 @@ def pages() -> list[Path]:
 
 
 def filled(text: str) -> str:
-    """The text with each block made anew; FILES are paths or patterns below the project's root, best first."""
+    """The text with each block made anew; FILES are paths or patterns below the project's root, best first.
+
+    Files called `study-*.json` are those of `textmask study`, the others those of `textmask evaluate`.
+    """
 
     def fill(block: re.Match[str]) -> str:
-        files = [path for pattern in block[2].split() for path in sorted(ROOT.glob(pattern))]
-        return f"{block[1]}\n{results_table(files)}\n{block[3]}"
+        patterns = block[2].removeprefix("--brief ").split()
+        files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+        studies = [json.loads(path.read_text("utf-8")) for path in files if path.name.startswith("study-")]
+        table = (
+            "\n".join(map(study_table, studies)) if studies else results_table(files, block[2].startswith("--brief"))
+        )
+        return f"{block[1]}\n{table}\n{block[3]}"
 
     return BLOCK.sub(fill, text)
 

@@ -22,6 +22,7 @@ from textmask.method import get_method
 COMMANDS = [
     ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["demo"],
     ["data", "inspect"], ["data", "convert"], ["data", "phantom"], ["methods", "list"], ["methods", "show"],
+    ["study", "ablation"], ["study", "features"],
 ]  # fmt: skip
 
 
@@ -200,6 +201,12 @@ WRONG = {
     "report": (["report", "gone"], ["gone", "run folder"]),
     "demo preset": (["demo", "--preset", "paper"], ["lite, smoke"]),
     "option": (["train", "--nope"], ["--nope"]),
+    "study list": (["study", "ablation", "c2seg", "TABLE", "--list", "table5"], ["'table5'", "table3", "table4-kan"]),
+    "study arm": (["study", "ablation", "c2seg", "TABLE", "--list", "table3", "--arms", "a,z"], ["'z'", "a, b, c"]),
+    "study without data": (["study", "ablation", "c2seg", "--list", "table3"], ["METHOD and DATA"]),
+    "study seeds": (["study", "ablation", "c2seg", "TABLE", "--list", "table3", "--seeds", "0-2"], ["'0-2'", "0,1,2"]),
+    "no studies": (["study", "ablation", "unet", "TABLE", "--list", "table3"], ["'unet' names no studies"]),
+    "features": (["study", "features", "gone", "TABLE"], ["occur more than once"]),
 }
 
 
@@ -241,6 +248,27 @@ def test_settings_and_recipes_reach_the_run(call, table, tmp_path):
     kept = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert (kept["seed"], kept["threshold"], kept["stages"][0]["labelled_fraction"]) == (5, 0.4, 0.5)
     assert len((tmp_path / "run" / "splits" / "labelled-segment.txt").read_text().split()) == 12
+
+
+def test_a_study_is_shown_trained_and_drawn(call, table, tmp_path):
+    code, out, err = call("study", "ablation", "c2seg", "--list", "table4-kan", "--show")
+    assert code == 0, err
+    assert "bcam_map=linear" in out
+    assert not (tmp_path / "runs").exists()
+    ablation = ("study", "ablation", "c2seg", table, *SMOKE, "--list", "table4-rho", "--arms", "rho-1.0, rho-0.6")
+    code, out, err = call(*ablation, "--seeds", "1", "--out", "study")
+    assert code == 0, err
+    assert "[1/2] rho-0.6-seed1 (rho = 0.6): 2 cells left" in out
+    assert "| rho-1.0 | rho-0.6 |" in out
+    assert {path.name for path in (tmp_path / "study").iterdir()} == {
+        *("rho-0.6-seed1", "rho-1.0-seed1"),
+        *("study.csv", "study.json", "study.png", "table.md"),
+    }
+    runs = (tmp_path / "study" / name for name in ("rho-0.6-seed1", "rho-1.0-seed1"))
+    code, out, err = call("study", "features", *runs, table, "--split", "train", "--out", "features.png")
+    assert code == 0, err
+    assert "rho-1.0-seed1: silhouette" in out
+    assert (tmp_path / "features.png").exists()
 
 
 def test_jobs_are_told_apart_and_brackets_in_names_stay(call, table, tmp_path):

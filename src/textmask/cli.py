@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from textmask.cli_options import (
+    CacheDir,
+    DataPath,
+    HoldOut,
+    Layout,
+    RunPath,
+    SplitColumn,
+    TextColumn,
+    Whose,
+    complain,
+    out_console,
+    print_table,
+    progress_bars,
+    read_data,
+    say,
+)
+from textmask.cli_study import study_app
 from textmask.errors import ConfigError, TextMaskError, TextMaskWarning, choose
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
-    from textmask.data.manifest import Manifest
 
-PRESETS = ("paper", "lite", "smoke")
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
-out_console, err_console = Console(), Console(stderr=True)
 
 app = typer.Typer(
     name="textmask",
@@ -36,24 +45,7 @@ data_app = typer.Typer(help="Look at, check, convert and make data.", no_args_is
 methods_app = typer.Typer(help="What can be trained.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 app.add_typer(methods_app, name="methods")
-
-DataPath = Annotated[Path, typer.Argument(help="Native table, folder or file in a published layout, or any csv.")]
-RunPath = Annotated[Path, typer.Argument(help="Run folder made by `textmask train`.")]
-Layout = Annotated[str, typer.Option(help="Name the layout when it is not recognised.")]
-TextColumn = Annotated[str | None, typer.Option(help="Which sentence column, where a table has several.")]
-SplitColumn = Annotated[str | None, typer.Option(help="Which split column, where a table has several.")]
-HoldOut = Annotated[float, typer.Option(help="Hold this share of train out as `valid`, where there is none.")]
-Whose = Annotated[str | None, typer.Option(help="Whose left the sentences mean: image, patient or unknown.")]
-
-
-def _say(text: str) -> None:
-    """Print a line as it is: no markup in it, and no break within a path."""
-    out_console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _complain(text: str, style: str) -> None:
-    """Likewise to stderr."""
-    err_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+app.add_typer(study_app, name="study")
 
 
 def _print_version(wanted: bool) -> None:
@@ -92,7 +84,7 @@ def train(
     hold_out: HoldOut = 0.0,
     devices: Annotated[int, typer.Option(help="Processes; batch sizes stay global.")] = 1,
     tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, mlflow; repeatable.")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where decoded pictures are kept.")] = None,
+    cache_dir: CacheDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train a method and leave a run folder.
@@ -113,7 +105,7 @@ def train(
         raise ConfigError(f"METHOD is {method!r} but {recipe} is a recipe of {chosen.method!r}; leave METHOD out.")
     result = run_training(
         chosen.override(*changes),
-        _manifest(data, layout, text_column, split_column, laterality, hold_out),
+        read_data(data, layout, text_column, split_column, laterality, hold_out),
         out,
         resume=resume,
         cache_dir=cache_dir,
@@ -122,7 +114,7 @@ def train(
         trackers=tuple(tracker or ()),
         progress=not quiet,
     )
-    _say(
+    say(
         f"{result.path}: epoch {result.best_epoch} chosen, "
         f"{f'validation score {result.best:.4f}, ' if result.best >= 0 else ''}"
         f"{result.seconds / 60:.1f} minutes. Next: textmask evaluate {result.path} {data} --split test"
@@ -143,7 +135,7 @@ def evaluate(
     surface: Annotated[bool, typer.Option(help="Also HD95 and ASSD.")] = True,
     native: Annotated[bool, typer.Option("--native", help="Score at each mask's own size.")] = False,
     seed: Annotated[int, typer.Option(help="Of shuffling and bootstrap.")] = 0,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where decoded pictures are kept.")] = None,
+    cache_dir: CacheDir = None,
 ) -> None:
     """Score a run beside its baselines, with intervals, and write a report.
 
@@ -156,8 +148,8 @@ def evaluate(
     from textmask.run.tables import difference_lines, protocol_line, table_cells
 
     prepare_cpu()
-    manifest = _manifest(data, layout, text_column, split_column, laterality, hold_out)
-    with _progress() as step:
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out)
+    with progress_bars() as step:
         summary = run_evaluation(
             run,
             manifest,
@@ -170,11 +162,11 @@ def evaluate(
             progress=step,
         )
     head, lines = table_cells(summary)
-    _print_table(head, lines)
-    _say(protocol_line(summary["protocol"]))
+    print_table(head, lines)
+    say(protocol_line(summary["protocol"]))
     for line in [f"{run.name} {line}" for line in difference_lines(summary)] + provenance_lines(summary):
-        _say(f"  {line}")
-    _say(f"report: {write_report(run)}")
+        say(f"  {line}")
+    say(f"report: {write_report(run)}")
 
 
 @app.command()
@@ -198,7 +190,7 @@ def predict(
     prepare_cpu()
     jobs = read_jobs(source, sentence)
     loaded = load_run(run)
-    with _progress() as step:
+    with progress_bars() as step:
         results = run_prediction(
             loaded,
             jobs,
@@ -208,13 +200,13 @@ def predict(
             progress=lambda done, total: step("pictures", done, total),
         )
     for message in dict.fromkeys(r.message for r in results if r.status == "failed"):
-        _complain(f"failed: {message}", "red")
+        complain(f"failed: {message}", "red")
     odd = [f"{r.job.text[:80]!r}: {', '.join(r.warnings)}" for r in results if r.warnings]
     for message in dict.fromkeys([*odd, *(r.message for r in results if r.status == "skipped" and r.message)]):
-        _complain(f"warning: {message}", "yellow")
+        complain(f"warning: {message}", "yellow")
     counts = {status: sum(r.status == status for r in results) for status in ("done", "skipped", "failed")}
     side = loaded.data.get("laterality", "unknown")
-    _say(
+    say(
         f"{counts['done']} done, {counts['skipped']} skipped (exist; --overwrite makes them again), "
         f"{counts['failed']} failed, in {out}. For this model left means the {side} side."
     )
@@ -230,12 +222,13 @@ def report(run: RunPath, out: Annotated[Path | None, typer.Option(help="File to 
     """
     from textmask.run.report import report as write_report
 
-    _say(str(write_report(run, out)))
+    say(str(write_report(run, out)))
 
 
 @app.command()
 def table(
     summaries: Annotated[list[Path], typer.Argument(help="summary.json files made by `textmask evaluate`.")],
+    brief: Annotated[bool, typer.Option("--brief", help="Without differences and provenance.")] = False,
 ) -> None:
     """Print one markdown table a protocol from evaluation summaries.
 
@@ -243,7 +236,7 @@ def table(
     """
     from textmask.run.report import results_table
 
-    typer.echo(results_table(summaries))
+    typer.echo(results_table(summaries, brief))
 
 
 @app.command()
@@ -258,7 +251,7 @@ def demo(
     from textmask.run.demo import demo as run_demo
 
     choose("preset", preset, ("lite", "smoke"))
-    _say(f"report: {run_demo(out, smoke=preset == 'smoke')}")
+    say(f"report: {run_demo(out, smoke=preset == 'smoke')}")
 
 
 @data_app.command()
@@ -280,25 +273,25 @@ def inspect(
     from textmask.data.layouts import detect
     from textmask.data.published import compare_counts
 
-    manifest = _manifest(path, layout, text_column, split_column, laterality, 0.0)
+    manifest = read_data(path, layout, text_column, split_column, laterality, 0.0)
     found = layout if layout != "auto" else detect(path)
-    _say(f"{manifest.name or path}: layout {found}, {len(manifest)} rows")
+    say(f"{manifest.name or path}: layout {found}, {len(manifest)} rows")
     published = compare_counts(manifest)
     if published is None:
-        _print_table(["split", "rows"], [[name, str(n)] for name, n in manifest.splits.items()])
+        print_table(["split", "rows"], [[name, str(n)] for name, n in manifest.splits.items()])
     else:
         lines = [[c.split, str(c.found), str(c.published)] for c in published.splits]
-        _print_table(["split", "rows", f"published ({published.source})"], lines)
-    with _progress() as step:
+        print_table(["split", "rows", f"published ({published.source})"], lines)
+    with progress_bars() as step:
         report = check(manifest, pixels=pixels, progress=lambda done, total: step("pictures", done, total))
-    _say(
+    say(
         f"declared: left means the {manifest.laterality} side; {len({row.text for row in manifest.rows})} distinct "
         f"sentences, {len({row.group for row in manifest.rows if row.group})} named groups"
     )
     for severity, code, message, keys in summary_rows(report):
-        _say(f"{severity} {code}: {message}")
+        say(f"{severity} {code}: {message}")
         if keys:
-            _say(f"  e.g. {keys}")
+            say(f"  e.g. {keys}")
     if json_out is not None:
         json_out.write_text(report.to_json(), encoding="utf-8")
     if strict and report.has_errors:
@@ -321,9 +314,9 @@ def convert(
     """
     from textmask.data.manifest import write_manifest
 
-    manifest = _manifest(path, layout, text_column, split_column, laterality, hold_out)
+    manifest = read_data(path, layout, text_column, split_column, laterality, hold_out)
     write_manifest(manifest, out)
-    _say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
+    say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
 
 
 @data_app.command()
@@ -344,7 +337,7 @@ def phantom(
 
     counts = {"train": train_films, "valid": valid_films, "test": test_films}
     config = PhantomConfig(size=(size, size), difficulty=difficulty)
-    _say(str(write_phantoms(out, counts, config, seed)))
+    say(str(write_phantoms(out, counts, config, seed)))
 
 
 @methods_app.command("list")
@@ -356,7 +349,7 @@ def list_command() -> None:
     from textmask.method import get_method, list_methods
 
     cards = {name: get_method(name).card for name in list_methods()}
-    _print_table(
+    print_table(
         ["method", "what", "image", "text"],
         [[n, c.title, "yes" if c.uses_image else "no", "yes" if c.uses_text else "no"] for n, c in cards.items()],
     )
@@ -375,70 +368,28 @@ def show_command(
 
     card = get_method(name).card
     recipe = _recipe(name, preset, None)
-    _say(f"{name}: {card.title}\npaper: {card.paper or 'none, a baseline'}")
+    say(f"{name}: {card.title}\npaper: {card.paper or 'none, a baseline'}")
     for data_set, figures in card.published.items():
-        _say(f"published on {data_set}: {figures}")
+        say(f"published on {data_set}: {figures}")
     if card.symbols:
-        _print_table(["paper", "here", "shape"], [[s, *pair] for s, pair in card.symbols.items()])
+        print_table(["paper", "here", "shape"], [[s, *pair] for s, pair in card.symbols.items()])
     try:
         count = f"{count_parameters(recipe) / 1e6:.2f} M, frozen text tower not counted"
     except TextMaskError as error:
         count = f"not counted: {error}"
-    _say(f"trained parameters ({preset}): {count}\nlimits: {card.limits}")
-    _say(recipe.to_json())
+    say(f"trained parameters ({preset}): {count}\nlimits: {card.limits}")
+    say(recipe.to_json())
 
 
 def _recipe(method: str | None, preset: str, path: Path | None) -> Recipe:
-    from textmask.method import get_method, load_recipe
+    from textmask.method import load_recipe, preset_recipe
 
     if path is not None:
         try:
             return load_recipe(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the recipe {path}: {error}.") from error
-    choose("preset", preset, PRESETS)
-    base: Recipe = get_method(method or "").recipe()
-    return base if preset == "paper" else getattr(base, preset)()
-
-
-def _manifest(
-    path: Path,
-    layout: str,
-    text_column: str | None,
-    split_column: str | None,
-    laterality: str | None,
-    hold_out: float,
-) -> Manifest:
-    from textmask.data.layouts import hold_out as hold_some_out
-    from textmask.data.layouts import read_layout
-    from textmask.types import Laterality
-
-    side = None if laterality is None else Laterality(choose("laterality", laterality, [str(s) for s in Laterality]))
-    manifest = read_layout(path, layout, text_column=text_column, split_column=split_column, laterality=side)
-    return hold_some_out(manifest, hold_out) if hold_out else manifest
-
-
-def _print_table(head: list[str], lines: list[list[str]]) -> None:
-    table = Table(*head)
-    for line in lines:
-        table.add_row(*(escape(cell) for cell in line))
-    out_console.print(table)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar per named task."""
-    from rich.progress import Progress
-
-    tasks: dict[str, Any] = {}
-    with Progress(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
-
-        def step(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(escape(name), total=total)
-            bar.update(tasks[name], completed=done)
-
-        yield step
+    return preset_recipe(method or "", preset)
 
 
 def _show_warning(
@@ -450,7 +401,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, TextMaskWarning):
-        _complain(f"warning: {message}", "yellow")
+        complain(f"warning: {message}", "yellow")
 
 
 def main() -> None:
@@ -461,9 +412,9 @@ def main() -> None:
     except (TextMaskError, OSError) as error:  # OSError: a path that is missing, a folder, or may not be read
         if "--debug" in sys.argv:
             raise
-        _complain(f"error: {error}", "bold red")
+        complain(f"error: {error}", "bold red")
         sys.exit(2)
     except SystemExit as error:
         if error.code == INTERRUPTED:
-            _complain("stopped; a training run continues with --resume", "yellow")
+            complain("stopped; a training run continues with --resume, a study with the same command", "yellow")
         raise

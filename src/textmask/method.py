@@ -15,9 +15,10 @@ from textmask.errors import CheckpointError, ConfigError, choose
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
-    from textmask.types import Batch, Image, Output, Text
+    from textmask.types import Batch, Embedding, Image, Output, Text
 
 ENTRY_POINT_GROUP = "textmask.methods"
+PRESETS = ("paper", "lite", "smoke")
 
 
 class Method(nn.Module):
@@ -33,6 +34,17 @@ class Method(nn.Module):
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """Unweighted loss terms (scalars), named as in the paper; the recipe's `weights` must name the same terms."""
         raise NotImplementedError(f"{type(self).__name__}.losses")
+
+    def embed_image(self, image: Image) -> Embedding:
+        """One vector a picture, where a method has one: image B 3 H W in [0, 1] -> B D.
+
+        Raises:
+            ConfigError: this method publishes none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} publishes no image vector. Take a run of a method that implements "
+            "`Method.embed_image`, such as one that aligns pictures with sentences."
+        )
 
     def prepare(self, prompts: Sequence[str]) -> None:
         """See every distinct training sentence once before the first stage (statistics, cached text features)."""
@@ -135,6 +147,17 @@ def load_recipe(text: str) -> Recipe:
         raise ConfigError("a recipe is a JSON object with a field 'method'; this text is not.") from None
     recipe: Recipe = get_method(name).recipe.from_json(text)
     return recipe
+
+
+def preset_recipe(name: str, preset: str) -> Recipe:
+    """A method's recipe as in its paper, as the CPU preset or as the smoke test.
+
+    Raises:
+        ConfigError: unknown method or preset.
+    """
+    choose("preset", preset, PRESETS)
+    base: Recipe = get_method(name).recipe()
+    return base if preset == "paper" else getattr(base, preset)()
 
 
 def build_method(recipe: Recipe) -> Method:

@@ -19,6 +19,7 @@ from textmask.io.figures import (
     error_overlay,
     histogram_png,
     overlay,
+    scatter_panels_png,
     side_by_side,
 )
 
@@ -161,6 +162,27 @@ def test_charts_are_sharp_and_carry_their_colours():
         assert picture.shape[1] >= 800
         assert (picture == figures.PALETTE[0]).all(2).sum() > 200
     assert (curve == figures.PALETTE[1]).all(2).sum() > 200
+
+
+def test_single_values_stand_below_their_interval():
+    rows = [("a", 0.5, 0.2, 0.8)]
+    picture = pixels(bar_intervals_png(rows, dots=[[0.3, 0.6]]))
+    bare = pixels(bar_intervals_png(rows))
+    changed = np.nonzero((picture != bare).any(2))[0]
+    assert changed.size > 50
+    assert changed.min() > np.nonzero((bare == figures.PALETTE[0]).all(2))[0].mean()
+
+
+def test_scatter_has_a_colour_a_name_and_a_panel_each():
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(300, 2))
+    one = [("run $a$", places, np.arange(300) % 2)]
+    picture = pixels(scatter_panels_png(one, ["left", "right"], "two lines\nof words"))
+    wide = pixels(scatter_panels_png(one * 3, ["left", "right"], "two lines\nof words"))
+    assert wide.shape[1] > picture.shape[1]
+    for panels, names in ([], ["x"]), (one, []), (one, list("abcdefgh")), ([("empty", places[:0], np.zeros(0))], ["x"]):
+        with pytest.raises(DataError, match="scatter_panels_png"):
+            scatter_panels_png(panels, names, "")
 
 
 def test_rows_keep_their_order_from_the_top():

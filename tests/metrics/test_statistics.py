@@ -135,6 +135,29 @@ def test_pairing_removes_what_the_images_share():
     assert paired == bootstrap_ci(a - b)
 
 
+def test_several_seeds_stand_for_the_average_of_their_pooled_scores():
+    first, true = some_counts(10, 1), some_counts(10, 1).true
+    seeds = [first, *(Counts(np.minimum(some_counts(10, k).intersection, true), true + k, true) for k in (2, 3))]
+    groups = list("aabbcdeeff")
+    got = bootstrap_pooled(seeds, groups, "dice", n=200, seed=4)
+    assert got.estimate == pytest.approx(np.mean([dice_pooled(one) for one in seeds]))
+
+    def figure(images):
+        return np.mean([dice_pooled(take(one, images.astype(int))) for one in seeds])
+
+    slow = bootstrap_ci(np.arange(10), groups, figure, n=200, seed=4)  # the same draws, one after the other
+    assert (got.low, got.high, got.n_groups) == pytest.approx((slow.low, slow.high, 6))
+    gap = paired_difference_pooled(seeds, first, groups, "dice", n=200, seed=4)
+    slow = bootstrap_ci(
+        np.arange(10), groups, lambda x: figure(x) - dice_pooled(take(first, x.astype(int))), 200, seed=4
+    )
+    assert (gap.estimate, gap.low, gap.high) == pytest.approx((slow.estimate, slow.low, slow.high))
+    with pytest.raises(DataError, match="0 models"):
+        bootstrap_pooled([], groups, "dice")
+    with pytest.raises(DataError, match="same in order"):
+        bootstrap_pooled([first, take(first, np.arange(10)[::-1])], groups, "dice")
+
+
 def test_paired_pooled_difference():
     good, poor = some_counts(seed=1, quality=0.9), some_counts(seed=2, quality=0.7)
     gap = paired_difference_pooled(good, poor, None, "dice")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -147,13 +148,19 @@ def histogram_png(values: npt.ArrayLike, xlabel: str, ylabel: str = "images", ti
     return _png(draw, xlabel, ylabel, title)
 
 
-def bar_intervals_png(rows: Sequence[tuple[str, float, float, float]], xlabel: str = "", title: str = "") -> bytes:
+def bar_intervals_png(
+    rows: Sequence[tuple[str, float, float, float]],
+    xlabel: str = "",
+    title: str = "",
+    dots: Sequence[Sequence[float]] = (),
+) -> bytes:
     """PNG of estimates with their intervals, one row each, the first on top.
 
     Args:
         rows: (label, estimate, low, high).
         xlabel: what is estimated, with its unit.
         title: above the picture.
+        dots: single values that a row's estimate is the mean of, one sequence a row; drawn small below the interval.
 
     Raises:
         DataError: no row, or a row whose numbers are not finite or not in the order low, estimate, high.
@@ -168,6 +175,8 @@ def bar_intervals_png(rows: Sequence[tuple[str, float, float, float]], xlabel: s
 
     def draw(axes: Axes) -> None:
         places = range(len(rows))
+        for i, values in enumerate(dots):
+            axes.plot(values, [i + 0.22] * len(values), "o", ms=3.5, c=_rgb(1), alpha=0.8, mew=0)
         for i, (_, estimate, low, high) in enumerate(rows):
             axes.errorbar(
                 estimate, i, xerr=[[estimate - low], [high - estimate]], fmt="o", ms=5, lw=1.8, capsize=4, c=_rgb(0)
@@ -178,6 +187,40 @@ def bar_intervals_png(rows: Sequence[tuple[str, float, float, float]], xlabel: s
         axes.grid(axis="x", alpha=0.25)
 
     return _png(draw, xlabel, "", title, height=1.1 + 0.38 * len(rows))
+
+
+def scatter_panels_png(
+    panels: Sequence[tuple[str, npt.NDArray[np.float64], npt.NDArray[np.int64]]], names: Sequence[str], caption: str
+) -> bytes:
+    """PNG of points in the plane, panels side by side in the same colours, one caption and legend below.
+
+    Args:
+        panels: (title, N 2 places, N numbers of the name that each point belongs to); axes have no unit.
+        names: what the colours mean.
+        caption: above the legend.
+
+    Raises:
+        DataError: no panel, more names than colours, or a panel without points.
+    """
+    if not panels or not 0 < len(names) <= len(PALETTE) or not all(len(places) for _, places, _ in panels):
+        raise DataError(
+            f"scatter_panels_png: got {len(panels)} panels and {len(names)} names, expected panels with points and "
+            f"1 to {len(PALETTE)} names."
+        )
+    room = 0.3 + 0.2 * (len(names) + caption.count("\n") + 1)
+    figure = Figure(figsize=(max(3.4 * len(panels), 5.2), 3.5 + room), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, places, numbers) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for i, name in enumerate(names):
+            x, y = places[numbers == i].T
+            axes.plot(x, y, "o", ms=3, c=_rgb(i), alpha=0.6, mew=0, label=_plain(name))
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(_plain(title), fontsize=9, loc="left")
+    handles, labels = axes.get_legend_handles_labels()
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "title_fontsize": 8, "markerscale": 2}
+    figure.legend(handles, labels, loc="outside lower left", title=_plain(caption), alignment="left", **style)
+    return _encoded(figure)
 
 
 def _colour(image: Bytes) -> Bytes:
@@ -232,6 +275,11 @@ def _png(draw: Callable[[Axes], None], xlabel: str, ylabel: str, title: str, hei
     axes.set_xlabel(_plain(xlabel))
     axes.set_ylabel(_plain(ylabel))
     axes.set_title(_plain(title), fontsize=11, loc="left")
+    return _encoded(figure)
+
+
+def _encoded(figure: Figure) -> bytes:
+    """The same figure gives the same bytes: no version and no date in them."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

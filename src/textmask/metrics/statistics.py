@@ -15,6 +15,7 @@ from textmask.metrics.overlap import Counts, Floats, Ints, Kind, pooled
 
 Statistic = Literal["mean"] | Callable[[Floats], float]
 Groups = Sequence[str] | None
+_OTHER_IMAGES = "paired comparison: {} and {} images, whose truth must be the same in order."
 CHUNK = 1 << 21  # drawn numbers held at a time, 16 MB
 
 
@@ -142,29 +143,47 @@ def _columns(counts: Counts) -> Ints:
     return np.stack([counts.intersection, counts.predicted, counts.true], axis=1)
 
 
+def _all_columns(counts: Counts | Sequence[Counts]) -> Ints:
+    """N 3S: the columns of S models side by side."""
+    models = [counts] if isinstance(counts, Counts) else list(counts)
+    if not models:
+        raise DataError("counts: got 0 models, expected at least 1.")
+    for other in models[1:]:
+        _same_images(models[0], other)
+    return np.concatenate([_columns(model) for model in models], axis=1)
+
+
+def _mean_pooled(kind: Kind, sums: npt.NDArray[np.number]) -> Floats:
+    """Average over S models of their pooled scores, from sums ... 3S."""
+    means: Floats = pooled(kind, sums.reshape(*sums.shape[:-1], -1, 3)).mean(-1)
+    return means
+
+
 def _same_images(a: Counts, b: Counts) -> None:
     if len(a) != len(b) or not np.array_equal(a.true, b.true):
-        raise DataError(f"paired comparison: {len(a)} and {len(b)} images, whose truth must be the same in order.")
+        raise DataError(_OTHER_IMAGES.format(len(a), len(b)))
 
 
 def bootstrap_pooled(
-    counts: Counts, groups: Groups, kind: Kind, n: int = 2000, level: float = 0.95, seed: int = 0
+    counts: Counts | Sequence[Counts], groups: Groups, kind: Kind, n: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """Interval of the pooled Dice or IoU: each resample of groups makes a confusion matrix of its own.
 
     Args:
-        counts: of N images.
+        counts: of N images; several of the same images (a model trained with several seeds) stand for the average of
+            their pooled scores, and each resample holds the same groups for all of them.
         groups: N names, as in `bootstrap_ci`.
         kind: `dice` or `iou`.
         n: resamples.
         level: coverage aimed at.
         seed: of a generator of its own.
     """
-    columns = _columns(counts)
+    columns = _all_columns(counts)
     _check(n, level)
-    codes, n_groups = _codes(groups, len(counts))
+    codes, n_groups = _codes(groups, len(columns))
     sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
-    return _interval(float(pooled(kind, columns.sum(0))), pooled(kind, sums), level, len(counts), n_groups)
+    estimate = float(_mean_pooled(kind, columns.sum(0)))
+    return _interval(estimate, _mean_pooled(kind, sums), level, len(columns), n_groups)
 
 
 def _differences(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
@@ -191,27 +210,36 @@ def paired_difference(
 
 
 def paired_difference_pooled(
-    a: Counts, b: Counts, groups: Groups, kind: Kind, n: int = 2000, level: float = 0.95, seed: int = 0
+    a: Counts | Sequence[Counts],
+    b: Counts | Sequence[Counts],
+    groups: Groups,
+    kind: Kind,
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """Interval of pooled Dice (or IoU) of a minus that of b, both on the same resampled groups.
 
     Args:
-        a: counts of one model on N images.
-        b: counts of the other, same images in the same order.
+        a: counts of one model on N images, or of its several seeds as in `bootstrap_pooled`.
+        b: the same of the other, same images in the same order.
         groups: N names, as in `bootstrap_ci`.
         kind: `dice` or `iou`.
         n: resamples.
         level: coverage aimed at.
         seed: of a generator of its own.
     """
-    _same_images(a, b)
-    columns = np.concatenate([_columns(a), _columns(b)], axis=1)
+    first, second = _all_columns(a), _all_columns(b)
+    if not np.array_equal(first[:, 2], second[:, 2]):
+        raise DataError(_OTHER_IMAGES.format(len(first), len(second)))
+    columns, split = np.concatenate([first, second], axis=1), first.shape[1]
     _check(n, level)
-    codes, n_groups = _codes(groups, len(a))
+    codes, n_groups = _codes(groups, len(columns))
     sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
     total = columns.sum(0)
-    estimate = float(pooled(kind, total[:3]) - pooled(kind, total[3:]))
-    return _interval(estimate, pooled(kind, sums[:, :3]) - pooled(kind, sums[:, 3:]), level, len(a), n_groups)
+    estimate = float(_mean_pooled(kind, total[:split]) - _mean_pooled(kind, total[split:]))
+    replicates = _mean_pooled(kind, sums[:, :split]) - _mean_pooled(kind, sums[:, split:])
+    return _interval(estimate, replicates, level, len(columns), n_groups)
 
 
 def _swapped_sums(sums: Floats, n: int, seed: int) -> tuple[Floats, bool]:

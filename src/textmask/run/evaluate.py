@@ -20,7 +20,6 @@ from textmask.io.images import write_png, write_whole
 from textmask.method import get_method
 from textmask.metrics.overlap import Counts, EmptyPolicy, Kind, Overlap, overlap
 from textmask.metrics.statistics import (
-    Interval,
     bootstrap_ci,
     bootstrap_pooled,
     holm,
@@ -32,7 +31,7 @@ from textmask.metrics.statistics import (
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run, read_json
 from textmask.run.inference import shuffled_prompts
 from textmask.run.scoring import SURFACE, Progress, Scored, Scorer
-from textmask.run.tables import table
+from textmask.run.tables import as_value, table
 
 BASELINES = ("text_prior", "unet", "statement_unet")
 CASES = 4
@@ -79,7 +78,7 @@ def evaluate(
         CheckpointError: not a run folder, or `out` cannot be written.
     """
     loaded = load_run(run)
-    _refuse_leaks(loaded.path, manifest.rows_of(split), split)
+    refuse_leaks(loaded.path, manifest.rows_of(split), split)
     name, size = loaded.recipe.method, loaded.recipe.image_size
     scorer = Scorer(manifest, split, open_split(manifest, split, size, cache_dir), surface, native, cache_dir, progress)
     out = out or loaded.path / "evaluation" / split
@@ -93,7 +92,7 @@ def evaluate(
         if missing not in neighbours and missing != name:
             notes[missing] = f"not trained; textmask train {missing} DATA --preset lite --out {folder}/{missing}"
     for label, path in neighbours.items():
-        _refuse_leaks(path, scorer.data.rows, split)
+        refuse_leaks(path, scorer.data.rows, split)
         rows.append(scorer.neighbour(label, load_run(path)))
     groups = [row.group for row in scorer.data.rows]
     policy = loaded.recipe.empty_policy
@@ -201,8 +200,12 @@ def _listed(run: Path, split: str) -> set[str]:
     return set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
 
 
-def _refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
-    """Raise when rows were trained on (unless the split is the training one, then that is what is asked for)."""
+def refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
+    """Check that rows can be scored: not trained on (unless the training split is what is asked for), each with a mask.
+
+    Raises:
+        DataError: naming some of the rows that cannot.
+    """
     keys = {row.image: row.mask for row in rows}
     shared = sorted(_listed(run, "train").intersection(keys)) if split != "train" else []
     if shared:
@@ -230,7 +233,7 @@ def _protocol(scorer: Scorer, run: Run, groups: list[str], n_bootstrap: int) -> 
         "trained_on": run.data.get("hash"),
         "split": scorer.split,
         "n": len(scorer.data),
-        "n_groups": len({group for group in groups if group}) + sum(not group for group in groups),
+        "n_groups": count_groups(groups),
         "size": ["each mask's own size"] if scorer.native else list(run.recipe.image_size),
         "threshold": run.recipe.threshold,
         "empty_policy": run.recipe.empty_policy,
@@ -246,13 +249,17 @@ def _protocol(scorer: Scorer, run: Run, groups: list[str], n_bootstrap: int) -> 
     }
 
 
-def _interval(interval: Interval) -> dict[str, float | None]:
-    """JSON has no NaN: the ends are null with a single group."""
-    low, high = (None if np.isnan(end) else end for end in (interval.low, interval.high))
-    return {"estimate": interval.estimate, "low": low, "high": high}
+def count_groups(groups: Sequence[str]) -> int:
+    """Independent groups among the names of N images; the name "" is a group of its own each time."""
+    return len({group for group in groups if group}) + sum(not group for group in groups)
 
 
-def _overlap(row: Scored, policy: EmptyPolicy) -> Overlap:
+def overlap_of(row: Scored, policy: EmptyPolicy) -> Overlap:
+    """Overlap of a row.
+
+    Raises:
+        DataError: no picture is left to score under `policy`.
+    """
     found = overlap(row.counts, policy)
     if not found.kept.any():
         raise DataError(
@@ -263,14 +270,14 @@ def _overlap(row: Scored, policy: EmptyPolicy) -> Overlap:
 
 
 def _summarise(row: Scored, groups: list[str], policy: EmptyPolicy, n: int, seed: int) -> dict[str, Any]:
-    found, recipe = _overlap(row, policy), row.run.recipe
+    found, recipe = overlap_of(row, policy), row.run.recipe
     kept = [group for group, keep in zip(groups, found.kept, strict=True) if keep]
     sentences = row.name.rpartition(", ")[2].removesuffix(" text")
     summary: dict[str, Any] = {
-        "dice_per_image": _interval(bootstrap_ci(found.dice_per_image[found.kept], kept, n=n, seed=seed)),
-        "dice_pooled": _interval(bootstrap_pooled(row.counts, groups, "dice", n=n, seed=seed)),
-        "iou_per_image": _interval(bootstrap_ci(found.iou_per_image[found.kept], kept, n=n, seed=seed)),
-        "iou_pooled": _interval(bootstrap_pooled(row.counts, groups, "iou", n=n, seed=seed)),
+        "dice_per_image": as_value(bootstrap_ci(found.dice_per_image[found.kept], kept, n=n, seed=seed)),
+        "dice_pooled": as_value(bootstrap_pooled(row.counts, groups, "dice", n=n, seed=seed)),
+        "iou_per_image": as_value(bootstrap_ci(found.iou_per_image[found.kept], kept, n=n, seed=seed)),
+        "iou_pooled": as_value(bootstrap_pooled(row.counts, groups, "iou", n=n, seed=seed)),
         "both_empty": found.both_empty,
         "prediction_empty": found.prediction_empty,
         "truth_empty": found.truth_empty,
@@ -284,7 +291,7 @@ def _summarise(row: Scored, groups: list[str], policy: EmptyPolicy, n: int, seed
         "labelled_rows": _labels(row.run.data),
     }
     for name in SURFACE if row.surface is not None else ():
-        summary[f"{name}_px"] = _interval(bootstrap_ci(getattr(row.surface, name), groups, n=n, seed=seed))
+        summary[f"{name}_px"] = as_value(bootstrap_ci(getattr(row.surface, name), groups, n=n, seed=seed))
     return summary
 
 
@@ -292,7 +299,7 @@ def _differences(rows: list[Scored], groups: list[str], policy: EmptyPolicy, n: 
     """The model minus each other row, paired on the same images; p values corrected after Holm per metric."""
     model, found = rows[0], []
     for other in rows[1:]:
-        a, b = _overlap(model, policy), _overlap(other, policy)
+        a, b = overlap_of(model, policy), overlap_of(other, policy)
         kept = a.kept & b.kept
         names = [group for group, keep in zip(groups, kept, strict=True) if keep]
         pair = a.dice_per_image[kept], b.dice_per_image[kept], names
@@ -300,9 +307,9 @@ def _differences(rows: list[Scored], groups: list[str], policy: EmptyPolicy, n: 
         found.append(
             {
                 "minus": other.name,
-                "dice_per_image": _interval(paired_difference(*pair, n=n, seed=seed)),
+                "dice_per_image": as_value(paired_difference(*pair, n=n, seed=seed)),
                 "dice_per_image_p": paired_permutation(*pair, n=n, seed=seed),
-                "dice_pooled": _interval(paired_difference_pooled(*pooled, n=n, seed=seed)),
+                "dice_pooled": as_value(paired_difference_pooled(*pooled, n=n, seed=seed)),
                 "dice_pooled_p": paired_permutation_pooled(*pooled, n=n, seed=seed),
             }
         )
@@ -337,12 +344,12 @@ def _per_image(rows: list[Scored], data: SplitData, policy: EmptyPolicy) -> str:
         columns += [row.counts.intersection, row.counts.predicted, row.counts.true]
         columns += [getattr(row.surface, name) for name in SURFACE] if row.surface else []
         for item, text, *values in zip(data.rows, row.prompts, *columns, strict=True):
-            words = [_safe(cell) for cell in (row.name, item.image, item.group, text)]
+            words = [safe_cell(cell) for cell in (row.name, item.image, item.group, text)]
             writer.writerow([*words, *(f"{v:.6f}" if isinstance(v, float) else v for v in values)])
     return stream.getvalue()
 
 
-def _safe(text: str) -> str:
+def safe_cell(text: str) -> str:
     """A cell that a spreadsheet does not take for a formula."""
     return f"'{text}" if FORMULA.match(text) else text
 

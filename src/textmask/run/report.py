@@ -18,7 +18,7 @@ from textmask.io.figures import LEGEND, bar_intervals_png, curve_png, histogram_
 from textmask.io.images import write_whole
 from textmask.run.checkpoint import read_json
 from textmask.run.evaluate import provenance_lines
-from textmask.run.tables import difference_lines, protocol_line, table_cells
+from textmask.run.tables import bar, difference_lines, protocol_line, table_cells
 
 MEANING = {
     "image": "the left of the picture (in an ordinary chest film that is the patient's right)",
@@ -76,11 +76,12 @@ def report(run: Path, out: Path | None = None, extra: Sequence[Section] = ()) ->
     return out
 
 
-def results_table(run_summaries: Sequence[Path]) -> str:
+def results_table(run_summaries: Sequence[Path], brief: bool = False) -> str:
     """Markdown of committed summary.json files: one table per protocol, a row that several of them hold once.
 
     Args:
         run_summaries: files written by `evaluate`, the most interesting first.
+        brief: below a table only its protocol, without differences and the provenance of each row.
 
     Raises:
         CheckpointError: a file is missing or was not written by `evaluate`.
@@ -90,10 +91,10 @@ def results_table(run_summaries: Sequence[Path]) -> str:
         summary = read_json(path)
         try:
             key = json.dumps([summary["protocol"][name] for name in COMPARABLE])
-            _merge(summary, merged.setdefault(key, {"rows": {}, "missing_rows": {}, "notes": []}))
+            _merge(summary, merged.setdefault(key, {"rows": {}, "missing_rows": {}, "protocols": [], "notes": []}))
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
             raise _not_a_summary(path, error) from error
-    return "\n".join(_markdown(group) for group in merged.values())
+    return "\n".join(_markdown(group, brief) for group in merged.values())
 
 
 def _merge(summary: dict[str, Any], group: dict[str, Any]) -> None:
@@ -105,17 +106,18 @@ def _merge(summary: dict[str, Any], group: dict[str, Any]) -> None:
             name = f"{name} ({row['run']}, {row['weights_sha256'][:6]})"
         group["rows"].setdefault(name, row)
     group["missing_rows"] |= summary["missing_rows"]
-    notes = [f"{model}: {protocol_line(summary['protocol'])}"]
+    group["protocols"].append(f"{model}: {protocol_line(summary['protocol'])}")
+    notes = group["protocols"][-1:]
     notes += [f"{model} {line}" for line in difference_lines(summary)] + provenance_lines(summary)
     group["notes"] += [note for note in notes if note not in group["notes"]]
 
 
-def _markdown(group: dict[str, Any]) -> str:
+def _markdown(group: dict[str, Any], brief: bool) -> str:
     missing = {name: note for name, note in group["missing_rows"].items() if name not in group["rows"]}
     head, lines = table_cells({"rows": group["rows"], "missing_rows": missing})
     cells = [[cell.replace("|", "\\|") for cell in line] for line in (head, ["---"] * len(head), *lines)]
     rows = "".join(f"| {' | '.join(line)} |\n" for line in cells)
-    return rows + "\n" + "".join(f"- {note}\n" for note in group["notes"])
+    return rows + "\n" + "".join(f"- {note}\n" for note in group["protocols" if brief else "notes"])
 
 
 def _not_a_summary(path: Path, error: Exception) -> CheckpointError:
@@ -169,7 +171,7 @@ def _evaluation(folder: Path) -> dict[str, Any]:
 
 def _shown(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     head, lines = table_cells(summary)
-    bars = [_bar(name, row["dice_per_image"]) for name, row in summary["rows"].items()]
+    bars = [bar(name, row["dice_per_image"]) for name, row in summary["rows"].items()]
     model = next(iter(summary["rows"]))
     cases: dict[str, list[dict[str, Any]]] = {}
     for case in _optional(folder / "cases" / "cases.json").get("cases", []):
@@ -188,13 +190,6 @@ def _shown(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
         "histogram": _uri(histogram_png(_dice(folder, model), "dice_per_image", title=f"{model}, one count an image")),
         "cases": cases,
     }
-
-
-def _bar(name: str, value: dict[str, float | None]) -> tuple[str, float, float, float]:
-    """Estimate and ends; no interval is a point, and rounding may not put the estimate outside."""
-    estimate = value["estimate"] or 0.0
-    low, high = (estimate if end is None else end for end in (value["low"], value["high"]))
-    return name, estimate, min(low, estimate), max(high, estimate)
 
 
 def _dice(folder: Path, model: str) -> list[float]:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+from textmask.metrics.statistics import Interval
 
 Value = dict[str, float | None]
 METRICS = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
 DISTANCES = {"hd95_pooled_px": "hd95_pooled px", "assd_px": "assd px"}
+
+
+def as_value(interval: Interval) -> Value:
+    """As JSON has it, without NaN: the ends are null with a single group."""
+    low, high = (None if math.isnan(end) else end for end in (interval.low, interval.high))
+    return {"estimate": interval.estimate, "low": low, "high": high}
+
+
+def bar(name: str, value: Value) -> tuple[str, float, float, float]:
+    """Label, estimate and ends as a picture draws them: no interval is a point, rounding never leaves it outside."""
+    estimate = value["estimate"] or 0.0
+    low, high = (estimate if end is None else end for end in (value["low"], value["high"]))
+    return name, estimate, min(low, estimate), max(high, estimate)
 
 
 def cell(value: Value, scale: float = 100.0, digits: int = 2) -> str:

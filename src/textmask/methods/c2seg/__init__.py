@@ -12,7 +12,7 @@ from textmask.nn.ukan import UKAN_LITE_WIDTHS, UKAN_WIDTHS
 
 CARD = Card(
     title="C2Seg: cluster-aware contrastive pretraining, then bidirectional complementary attention with KAN gates",
-    paper="Towards Text-Mask Consistency in Medical Image Segmentation (C2Seg), under review at ICLR 2026",
+    paper="Towards Text-Mask Consistency in Medical Image Segmentation (C2Seg), anonymous authors, under review",
     published={
         "qata-cov19": {"dice_per_image": 85.25, "iou_per_image": 76.97, "hd95_pooled_px": 12.71, "assd_px": 3.38},
         "mosmeddata+": {"dice_per_image": 77.81, "iou_per_image": 65.17, "hd95_pooled_px": 15.02, "assd_px": 3.76},
