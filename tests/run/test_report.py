@@ -222,6 +222,10 @@ def test_results_table_merges_what_is_comparable(runs, tmp_path):
     assert table.count("threshold 0.5, both masks empty: one") == 2  # the protocol of either model
     assert "- text_prior minus unet: dice_per_image" in table
     assert results_table([a, a]) == results_table([a])
+    brief = results_table([a, a], brief=True)
+    assert rows_of(brief) == rows_of(results_table([a]))
+    assert brief.count("\n- ") == 1
+    assert "split" in brief.splitlines()[-1]
 
 
 def test_results_table_keeps_other_protocols_and_other_weights_apart(runs, tmp_path):

@@ -106,8 +106,10 @@ def _merge(summary: dict[str, Any], group: dict[str, Any]) -> None:
             name = f"{name} ({row['run']}, {row['weights_sha256'][:6]})"
         group["rows"].setdefault(name, row)
     group["missing_rows"] |= summary["missing_rows"]
-    group["protocols"].append(f"{model}: {protocol_line(summary['protocol'])}")
-    notes = group["protocols"][-1:]
+    protocol = f"{model}: {protocol_line(summary['protocol'])}"
+    if protocol not in group["protocols"]:
+        group["protocols"].append(protocol)
+    notes = [protocol]
     notes += [f"{model} {line}" for line in difference_lines(summary)] + provenance_lines(summary)
     group["notes"] += [note for note in notes if note not in group["notes"]]
 
