@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import prange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -18,18 +17,19 @@ from textmask.errors import ConfigError
 
 CHUNK_VALUES = 1 << 20  # basis values at a time: they stay in the cache between the passes that make them
 
-
-_fast = partial(compiled, parallel=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
+Grid = tuple[float, float, int]  # first knot of the span, step, order
 
 
 class KANLinear(nn.Module):
-    """y_o = sum_i [w_oi silu(x_i) + s_oi sum_k c_oik B_k(x_i)], ten weights an edge with the default grid.
+    """y_o = sum_i [w_oi silu(x_i) + s_oi sum_k c_oki B_k(x_i)], ten weights an edge with the default grid.
+
+    C2Seg section 3, KAN after Liu et al. 2024, with the scale s on every edge of the published layers.
 
     B_k are the B-splines of `order` over `grid` equal intervals of `span`, extended by `order` knots on both sides.
     They are 0 outside, where only the SiLU branch is left: hence the layer norm in front.
 
     The basis is written in closed form (T, 1 + grid + order, I) and multiplied once with all weights. Only `x` is kept
-    for the backward pass, which writes the basis again, chunk by chunk.
+    for the backward pass, which writes the basis again, chunk by chunk. Gradients of gradients are not there.
 
     Args:
         in_features: I.
@@ -66,15 +66,16 @@ class KANLinear(nn.Module):
         nn.init.normal_(self.spline_weight, std=0.1)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        """... I -> ... O; under autocast the basis and the product are in its dtype."""
+        """... I -> ... O; under autocast the product is in its dtype, the basis in fp32 before it is rounded."""
         x = self.norm(x)
-        weight = torch.cat([self.base_weight[:, None], self.spline_weight * self.spline_scale[:, None]], dim=1)
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
-        flat = x.reshape(-1, x.shape[-1])
+        dtype = self.base_weight.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
         low, high = self.span
-        parts = flat, weight.flatten(1).to(dtype), low, (high - low) / self.grid, self.order
+        grid = (low, (high - low) / self.grid, self.order)
+        parts = x.reshape(-1, x.shape[-1]), self.base_weight, self.spline_weight, self.spline_scale, dtype, grid
         out: Tensor = _Product.apply(*parts)  # type: ignore[no-untyped-call]
-        return out.reshape(*x.shape[:-1], len(weight))
+        return out.reshape(*x.shape[:-1], len(self.base_weight))
 
     def extra_repr(self) -> str:
         """Sizes and grid."""
@@ -83,44 +84,109 @@ class KANLinear(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """Basis(x) T (1 + K) I times weight O (1 + K) I -> T O."""
+    """Basis(x), T (1 + K) I, times the weights [base | spline * scale], O (1 + K) I -> T O.
+
+    Every product has an `out`: the room is that of one chunk, and an autocast around the backward pass changes nothing.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, low: float, step: float, order: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.grid = (low, step, order)
+    def forward(
+        ctx: Any, x: Tensor, base: Tensor, spline: Tensor, scale: Tensor, dtype: torch.dtype, grid: Grid
+    ) -> Tensor:
+        ctx.save_for_backward(x, base, spline, scale)
+        ctx.dtype, ctx.grid = dtype, grid
+        weight = _joined(base, spline, scale, dtype)
         out = weight.new_empty(len(x), len(weight))
-        count = weight.shape[1] // x.shape[1]
-        for rows in _chunks(len(x), weight.shape[1]):
-            phi = _basis(x[rows], count, *ctx.grid).to(weight.dtype)
-            torch.mm(phi.flatten(1), weight.mT, out=out[rows])
+        chunks, exact, phi = _buffers(x, weight)
+        for rows in chunks:
+            n = rows.stop - rows.start
+            _write_basis(x[rows], exact[:n], phi[:n], grid)
+            torch.mm(phi[:n].flatten(1), weight.flatten(1).mT, out=out[rows])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        count = weight.shape[1] // x.shape[1]
-        grad = grad.to(weight.dtype)
-        grad_x = torch.empty_like(x)
-        grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-        for rows in _chunks(len(x), weight.shape[1]):
-            part, slopes = x[rows], (grad[rows] @ weight).view(-1, count, x.shape[1])
-            phi = _basis(part, count, *ctx.grid).to(weight.dtype)
-            grad_weight += grad[rows].mT @ phi.flatten(1)
-            grad_x[rows] = _through_basis(part, slopes, *ctx.grid)
-        return grad_x, grad_weight.to(weight.dtype), None, None, None
+        x, base, spline, scale = ctx.saved_tensors
+        weight = _joined(base, spline, scale, ctx.dtype)
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        wide = torch.promote_types(base.dtype, torch.float32)
+        total = torch.zeros_like(weight, dtype=wide).flatten(1) if any(ctx.needs_input_grad[1:4]) else None
+        part = torch.empty_like(weight).flatten(1)
+        chunks, exact, phi = _buffers(x, weight)
+        for rows in chunks:
+            n = rows.stop - rows.start
+            if total is not None:
+                _write_basis(x[rows], exact[:n], phi[:n], ctx.grid)
+                total += torch.mm(grad[rows].mT, phi[:n].flatten(1), out=part)
+            if grad_x is not None:
+                # the basis is used up, its place is free for the gradient that arrives at it
+                torch.mm(grad[rows], weight.flatten(1), out=phi[:n].flatten(1))
+                grad_x[rows] = _through_basis(x[rows], exact[:n].copy_(phi[:n]), ctx.grid)
+        if total is None:
+            return grad_x, None, None, None, None, None
+        total = total.view_as(weight)
+        splines = total[:, 1:]
+        grad_scale = (splines * spline).sum(1)
+        return grad_x, total[:, 0], splines.mul_(scale[:, None]), grad_scale, None, None
 
 
-def _chunks(rows: int, values: int) -> list[slice]:
-    """Row slices whose basis has about CHUNK_VALUES values."""
-    size = max(CHUNK_VALUES // values, 64)
-    return [slice(i, i + size) for i in range(0, rows, size)]
+def _joined(base: Tensor, spline: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """[base | spline * scale], O (1 + K) I, in the dtype of the product."""
+    weight = base.new_empty(len(base), 1 + spline.shape[1], base.shape[1], dtype=dtype)
+    weight[:, 0] = base
+    torch.mul(spline, scale[:, None], out=weight[:, 1:])
+    return weight
 
 
-def _offsets(x: Tensor, count: int, low: float, step: float, order: int) -> Tensor:
-    """Distance of x, T I, from the centre of each spline in steps: T K I."""
-    centres = torch.arange(count - 1, device=x.device, dtype=x.dtype) - (order - 1) / 2
+def _buffers(x: Tensor, weight: Tensor) -> tuple[list[slice], Tensor, Tensor]:
+    """Row slices of about CHUNK_VALUES basis values, and room for those of one slice: in fp32 or better, in dtype."""
+    size = min(max(CHUNK_VALUES // weight[0].numel(), 64), len(x))
+    exact = x.new_empty(size, *weight.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32))
+    phi = exact if exact.dtype == weight.dtype else torch.empty_like(exact, dtype=weight.dtype)
+    return [slice(i, min(i + size, len(x))) for i in range(0, len(x), max(size, 1))], exact, phi
+
+
+def _write_basis(x: Tensor, exact: Tensor, phi: Tensor, grid: Grid) -> None:
+    """SiLU and the K splines of x, T I -> T (1 + K) I, into `exact` and, rounded, into `phi`."""
+    x = x.to(exact.dtype).contiguous()
+    low, step, order = grid
+    exact[:, 0] = nn.functional.silu(x)
+    splines = exact[:, 1:]
+    if _is_compiled(x, order):
+        _cubic_basis(x.numpy(), exact.numpy(), low, 1 / step)
+    elif order == 0:
+        # half-open intervals, so that a knot belongs to one of them
+        splines.copy_((_offsets(x, splines.shape[1], grid) + 0.5).floor() == 0)
+    else:
+        distance = _offsets(x, splines.shape[1], grid).abs_()
+        torch.div(_bumps(distance, order, order), math.factorial(order), out=splines)
+    if phi is not exact:
+        phi.copy_(exact)
+
+
+def _through_basis(x: Tensor, grad: Tensor, grid: Grid) -> Tensor:
+    """Gradient of the basis, T (1 + K) I, carried back to x, T I."""
+    x = x.to(grad.dtype).contiguous()
+    low, step, order = grid
+    out: Tensor = torch.ops.aten.silu_backward(grad[:, 0], x)
+    if _is_compiled(x, order):
+        _cubic_through(x.numpy(), grad.numpy(), out.numpy(), low, 1 / step)
+    elif order:
+        offsets = _offsets(x, grad.shape[1] - 1, grid)
+        slope = _bumps(offsets.abs(), order, order - 1) * offsets.sign_() / (-math.factorial(order - 1) * step)
+        out += (slope * grad[:, 1:]).sum(1)
+    return out
+
+
+def _is_compiled(x: Tensor, order: int) -> bool:
+    return order == 3 and x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _offsets(x: Tensor, splines: int, grid: Grid) -> Tensor:
+    """Distance of x, T I, from the centre of each of the K splines in steps: T K I."""
+    low, step, order = grid
+    centres = torch.arange(splines, device=x.device, dtype=x.dtype) - (order - 1) / 2
     return ((x - low) / step)[:, None] - centres[:, None]
 
 
@@ -139,50 +205,18 @@ def _bumps(distance: Tensor, order: int, power: int) -> Tensor:
     return total
 
 
-def _basis(x: Tensor, count: int, low: float, step: float, order: int) -> Tensor:
-    """SiLU and the K splines of x, T I -> T (1 + K) I, in fp32 or better."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    out = x.new_empty(len(x), count, x.shape[1])
-    if order == 3 and x.device.type == "cpu" and x.dtype == torch.float32:
-        _cubic_basis(x.numpy(), out.numpy(), low, 1 / step)
-        return out
-    out[:, 0] = nn.functional.silu(x)
-    if order == 0:
-        # half-open intervals, so that a knot belongs to one of them
-        out[:, 1:] = (_offsets(x, count, low, step, 0) + 0.5).floor() == 0
-        return out
-    distance = _offsets(x, count, low, step, order).abs_()
-    torch.div(_bumps(distance, order, order), math.factorial(order), out=out[:, 1:])
-    return out
-
-
-def _through_basis(x: Tensor, grad: Tensor, low: float, step: float, order: int) -> Tensor:
-    """Gradient of the basis, T (1 + K) I, carried back to x, T I."""
-    given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
-    grad = grad.to(x.dtype)
-    if order == 3 and x.device.type == "cpu" and x.dtype == torch.float32:
-        out = torch.empty_like(x)
-        _cubic_through(x.numpy(), grad.numpy(), out.numpy(), low, 1 / step)
-        return out.to(given)
-    gate = torch.sigmoid(x)
-    out = grad[:, 0] * gate * (1 + x * (1 - gate))
-    if order:
-        offsets = _offsets(x, grad.shape[1], low, step, order)
-        slope = _bumps(offsets.abs(), order, order - 1) * offsets.sign_() / (-math.factorial(order - 1) * step)
-        out += (slope * grad[:, 1:]).sum(1)
-    return out.to(given)
+# serial: threads of numba would ignore torch.set_num_threads, and abort where two callers meet without OpenMP
+_fast = partial(compiled, fastmath={"contract", "reassoc", "nsz", "arcp"})
 
 
 @_fast
 def _cubic_basis(x: Any, out: Any, low: Any, inverse: Any) -> None:
-    """`_basis` for cubic splines on a CPU: ((2 - d)_+^3 - 4 (1 - d)_+^3) / 6 in one pass."""
+    """The splines of `_write_basis` for order 3: ((2 - d)_+^3 - 4 (1 - d)_+^3) / 6 in one pass."""
     rows, count, columns = out.shape
     low, inverse = np.float32(low), np.float32(inverse)
     sixth, two_thirds = np.float32(1 / 6), np.float32(2 / 3)
     zero, one, two = np.float32(0), np.float32(1), np.float32(2)
-    for r in prange(rows):
-        for c in range(columns):
-            out[r, 0, c] = x[r, c] / (one + np.exp(-x[r, c]))
+    for r in range(rows):
         for k in range(1, count):
             centre = np.float32(k - 2)
             for c in range(columns):
@@ -193,14 +227,11 @@ def _cubic_basis(x: Any, out: Any, low: Any, inverse: Any) -> None:
 
 @_fast
 def _cubic_through(x: Any, grad: Any, out: Any, low: Any, inverse: Any) -> None:
-    """`_through_basis` for cubic splines on a CPU, in one pass."""
+    """Adds the splines' part of `_through_basis` for order 3 to `out`, in one pass."""
     rows, count, columns = grad.shape
     low, inverse = np.float32(low), np.float32(inverse)
     half, zero, one, two = np.float32(0.5), np.float32(0), np.float32(1), np.float32(2)
-    for r in prange(rows):
-        for c in range(columns):
-            gate = one / (one + np.exp(-x[r, c]))
-            out[r, c] = grad[r, 0, c] * gate * (one + x[r, c] * (one - gate))
+    for r in range(rows):
         for k in range(1, count):
             centre = np.float32(k - 2)
             for c in range(columns):
