@@ -167,6 +167,8 @@ class Recipe(Config):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names repeat: {names}")
+        if self.stages and self.stages[-1].epochs < 1:
+            raise ValueError("the last stage makes the model: its epochs should be greater than or equal to 1")
         for i, stage in enumerate(self.stages):
             if stage.start_from is not None and stage.start_from not in names[:i]:
                 raise ValueError(f"stage {stage.name!r} starts from {stage.start_from!r}, which is no earlier stage")
