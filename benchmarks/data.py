@@ -18,6 +18,7 @@ from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.data.transforms import Photometric, apply_image, apply_mask, make_params, photometric
 from textmask.io.images import read_image, read_mask, resize_image, resize_mask
+from textmask.run.machine import prepare_cpu
 
 SIZE, FILMS, PAIRS = (224, 224), 96, 64
 AUGMENT = Augment(rotate_deg=10.0, translate=0.05, scale=(0.9, 1.1), flip=0.5)
@@ -97,6 +98,7 @@ def augmentation_against_monai(goals: Goals) -> None:
 def main() -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    prepare_cpu()  # as training does, for both sides
     goals = Goals()
     cache_against_decoding(goals)
     augmentation_against_monai(goals)
