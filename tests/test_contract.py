@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from textmask.config import Recipe
+from textmask.data.loaders import build_text
 from textmask.method import Method, build_method, get_method, list_methods, load_recipe
 from textmask.run.optim import build_optimizer, parameter_groups, weighted_sum
 from textmask.text.grammar import parse
-from textmask.types import Batch, Text
+from textmask.types import Batch
 
 PROMPTS = (
     "unilateral pulmonary infection, one infected areas, lower left lung.",
@@ -24,14 +25,14 @@ def make_batch(recipe: Recipe, stage: str, n: int = 3, size: tuple[int, int] | N
     generator = torch.Generator().manual_seed(7)
     prompts = tuple(PROMPTS[i % 3] for i in range(n))
     statements = tuple(parse(prompt) for prompt in prompts)
-    text = Text(prompts, torch.tensor([s.bits() for s in statements], dtype=torch.float32))
+    text = build_text(prompts, statements)
     image = torch.rand(n, 1, rows, columns, generator=generator).expand(n, 3, rows, columns)
     mask = torch.zeros(n, 1, rows, columns)
     mask[0::3, :, rows // 2 :, : columns // 2] = 1
     mask[1::3, :, : rows // 2, columns // 2 :] = 1
     mask[2::3, :, rows // 2 :] = 1
     views = {name: image.clone() for name in recipe.stage(stage).views}
-    batch = Batch(image, text, mask, statements, prompts, views)
+    batch = Batch(image, text, mask, prompts, views)
     if recipe.stage(stage).unlabelled_batch_size:
         batch = replace(batch, unlabelled=replace(batch, mask=None))
     return batch
@@ -168,7 +169,7 @@ def test_what_the_card_says_about_image_and_text_is_true(name):
     observed(recipe, method).eval()
     card = get_method(name).card
     batch = make_batch(recipe, recipe.stages[0].name)
-    swapped = Text(batch.text.prompts[::-1], batch.text.zones.flip(0))
+    swapped = build_text(batch.text.prompts[::-1], batch.text.statements[::-1])
     with torch.no_grad():
         for p in method.parameters():  # conditions that start at zero would hide the dependence
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))

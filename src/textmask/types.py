@@ -46,6 +46,7 @@ class Text:
     Attributes:
         prompts: the B sentences, after any rewriting by a transform.
         zones: B 9, the parsed `Statement.bits()` of each sentence (all 0 when nothing was parsed).
+        statements: the B parsed sentences, which also say whose left is meant; () where nobody parsed them.
         token_ids, token_mask: B L, filled by `TextEncoder.tokenize` for encoders that train; a frozen encoder looks
             its cached output up by sentence and needs neither.
     """
@@ -54,6 +55,7 @@ class Text:
     zones: ZoneBits
     token_ids: TokenIds | None = None
     token_mask: TokenMask | None = None
+    statements: tuple[Statement, ...] = ()
 
     def __len__(self) -> int:
         """Number of sentences B."""
@@ -77,7 +79,6 @@ class Batch:
         image: B 3 H W in [0, 1], grey pictures repeated; a method normalises inside.
         text: the sentences.
         mask: B 1 H W, 0 or 1.
-        statements: the B parsed sentences.
         keys: the B row keys of the manifest (the image path).
         views: further pictures with the same geometry as `image`, e.g. {"strong": B 3 H W}.
         unlabelled: the unlabelled half of a semi-supervised step.
@@ -86,7 +87,6 @@ class Batch:
     image: Image
     text: Text
     mask: Mask | None = None
-    statements: tuple[Statement, ...] = ()
     keys: tuple[str, ...] = ()
     views: dict[str, Image] = field(default_factory=dict)
     unlabelled: Batch | None = None

@@ -165,7 +165,7 @@ def test_flipped_samples_carry_a_mirrored_sentence(data):
     for batch in Loader(data, always, seed=0, train=True).epoch(0):
         for i, key in enumerate(batch.keys):
             statement, mask = truth[key]
-            assert batch.statements[i].zones == statement.mirrored().zones
+            assert batch.text.statements[i].zones == statement.mirrored().zones
             assert batch.text.zones[i].tolist() == list(statement.mirrored().bits())
             np.testing.assert_array_equal(batch.mask[i, 0].numpy(), mask[:, ::-1])
 

@@ -58,7 +58,8 @@ def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
 
 def build_text(prompts: Sequence[str], statements: Sequence[Statement]) -> Text:
     """Sentences and their parsed claims as a model reads them."""
-    return Text(tuple(prompts), torch.tensor([s.bits() for s in statements], dtype=torch.float32).reshape(-1, 9))
+    zones = torch.tensor([s.bits() for s in statements], dtype=torch.float32).reshape(-1, 9)
+    return Text(tuple(prompts), zones, statements=tuple(statements))
 
 
 class Loader:
@@ -204,7 +205,6 @@ class Loader:
             image=_three(image),
             text=build_text(prompts, statements),
             mask=torch.from_numpy(masks)[:, None].float(),
-            statements=statements,
             keys=tuple(data.keys[i] for i in rows),
             views={name: _three(view) for name, view in views.items()},
         )

@@ -41,7 +41,10 @@ def predict_split(
     if prompts is not None and len(prompts) != len(data):
         raise DataError(f"got {len(prompts)} sentences for {len(data)} pictures; give one a picture.")
     sentences = data.prompts if prompts is None else tuple(prompts)
-    statements = data.statements if prompts is None else tuple(parse(p) for p in sentences)
+    statements = data.statements
+    if prompts is not None:
+        pairs = zip(sentences, data.rows, strict=True)
+        statements = tuple(parse(prompt, laterality=row.laterality) for prompt, row in pairs)
     out = np.empty((len(data), *data.masks.shape[1:]), np.float16)
     device = next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
     was_training = method.training
