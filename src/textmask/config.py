@@ -135,6 +135,18 @@ BASELINE_STAGE = Stage(
     weights={"dice": 0.5, "bce": 0.5},
     patience=20,
 )
+# how the released code of GuideDecoder and MMI-UNet trains, and what is built on them
+BACKBONE_STAGE = Stage(
+    name="segment",
+    epochs=100,
+    batch_size=32,
+    optim=Optim(lr=3e-4),
+    schedule=Schedule(name="cosine"),
+    weights={"dice": 0.5, "bce": 0.5},
+    patience=20,
+)
+# of the CPU presets: a pretrained image encoder learns more slowly than what stands on it
+LITE_ENCODER_LR = {"net.encoder.*": 0.25}
 # of the CPU presets: 2 M parameters with a stem at stride 4
 LITE_WIDTHS = (32, 80, 144, 208)
 

@@ -1,4 +1,4 @@
-"""Cross-attention of image features to text tokens; padding never changes the output."""
+"""Attention between image tokens and text tokens; padding never changes the output."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from textmask.errors import ConfigError
-from textmask.types import TextTokens, TokenMask
+from textmask.types import TokenMask
 
-Feature = Float[Tensor, "b c h w"]
+Tokens = Float[Tensor, "b n c"]
 
 
 def position_codes(channels: int, rows: int, columns: int, device: torch.device | None = None) -> Float[Tensor, "n c"]:
@@ -37,83 +37,69 @@ def position_codes(channels: int, rows: int, columns: int, device: torch.device 
     return rearrange(torch.cat([row, column], dim=-1), "h w c -> (h w) c")
 
 
-class CrossAttention(nn.Module):
-    """Image tokens ask, text tokens answer: feature + gate * Attention(LN(feature), LN(text)).
+class Attention(nn.Module):
+    """Multi-head attention: some tokens ask, the same or other tokens answer.
 
     Args:
-        channels: C of the feature map.
-        text_width: D of the text tokens.
-        heads: attention heads; divides `channels`.
-        gate: initial value of the learned factor on the answer; 0 starts as the identity.
-        positions: add 2-D position codes to the query, so that "lower left" can be looked up by place.
+        channels: C of all tokens.
+        heads: divides `channels`.
 
     Raises:
         ConfigError: `heads` does not divide `channels`.
     """
 
-    def __init__(
-        self, channels: int, text_width: int, heads: int = 4, gate: float = 1.0, positions: bool = True
-    ) -> None:
+    def __init__(self, channels: int, heads: int = 1) -> None:
         super().__init__()
         if channels % heads:
             raise ConfigError(f"{channels} channels cannot be split over {heads} heads.")
-        if positions and channels % 4:
-            raise ConfigError(f"position codes need channels in multiples of 4, got {channels}.")
-        self.heads, self.positions = heads, positions
-        self.norm_image = nn.LayerNorm(channels)
-        self.norm_text = nn.LayerNorm(text_width)
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(text_width, channels)
-        self.value = nn.Linear(text_width, channels)
-        self.out = nn.Linear(channels, channels)
-        self.gate = nn.Parameter(torch.tensor(float(gate)))
+        self.heads = heads
+        self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.value, self.out = nn.Linear(channels, channels), nn.Linear(channels, channels)
 
-    def forward(self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask) -> Feature:
-        """Feature B C H W, text_tokens B L D, token_mask B L (True = real) -> B C H W.
+    def forward(
+        self, query: Tokens, key: Float[Tensor, "b m c"], value: Tensor, mask: TokenMask | None = None
+    ) -> Tokens:
+        """Query B N C, key and value B M C, mask B M (True = real) -> B N C; 0 where no answering token is real."""
+        parts = (self.query(query), self.key(key), self.value(value))
+        q, k, v = (rearrange(x, "b n (k d) -> b k n d", k=self.heads) for x in parts)
+        seen = None if mask is None else _visible(mask)[:, None, None]
+        answer = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        out: Tensor = self.out(rearrange(answer, "b k n d -> b n (k d)"))
+        return out if mask is None else out * mask.any(dim=1)[:, None, None]
 
-        A sentence without any real token leaves the feature as it is.
-        """
-        query, key, value = self._projected(feature, text_tokens)
-        answer = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=_visible(token_mask)[:, None, None]
+
+class Interactor(nn.Module):
+    """Tokens look at each other, then at the other modality, then pass an MLP; each time add and norm.
+
+    Source: MMI-UNet (Bui et al., 2024): eight heads, 128 hidden units, no positional code. Differs in that padding is
+    masked in both attentions.
+    """
+
+    def __init__(self, channels: int, heads: int = 8, hidden: int = 128, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.self_attention, self.cross_attention = Attention(channels, heads), Attention(channels, heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, channels)
         )
-        return self._added(feature, answer, token_mask)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
 
-    def with_map(
-        self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
-    ) -> tuple[Feature, Float[Tensor, "b l h w"]]:
-        """As `forward`, and the attention of each place to each token, mean over heads, B L H W (0 on padding)."""
-        query, key, value = self._projected(feature, text_tokens)
-        scores = (query.float() @ key.float().mT) / math.sqrt(query.shape[-1])
-        scores = scores.masked_fill(~_visible(token_mask)[:, None, None], -torch.inf)
-        attention = scores.softmax(dim=-1)
-        answer = attention.to(value.dtype) @ value
-        maps = attention.mean(dim=1) * token_mask[:, None]
-        maps = rearrange(maps, "b (h w) l -> b l h w", h=feature.shape[-2])
-        return self._added(feature, answer, token_mask), maps
-
-    def _projected(self, feature: Feature, text_tokens: TextTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Query B heads N C/heads; key and value B heads L C/heads."""
-        rows, columns = feature.shape[-2:]
-        image_tokens = self.norm_image(rearrange(feature, "b c h w -> b (h w) c"))
-        if self.positions:
-            codes = position_codes(feature.shape[1], rows, columns, feature.device)
-            image_tokens = image_tokens + codes.to(image_tokens.dtype)
-        text = self.norm_text(text_tokens)
-        parts = (self.query(image_tokens), self.key(text), self.value(text))
-        query, key, value = (rearrange(x, "b n (k d) -> b k n d", k=self.heads) for x in parts)
-        return query, key, value
-
-    def _added(self, feature: Feature, answer: Tensor, token_mask: TokenMask) -> Feature:
-        """Project the answer and add it to the feature, except where the sentence has no token."""
-        answer = self.out(rearrange(answer, "b k n d -> b n (k d)")) * self.gate
-        answer = answer * token_mask.any(dim=1)[:, None, None]
-        h = feature.shape[-2]
-        return feature + rearrange(answer, "b (h w) c -> b c h w", h=h).to(feature.dtype)
+    def forward(
+        self,
+        tokens: Tokens,
+        others: Float[Tensor, "b m c"],
+        mask: TokenMask | None = None,
+        others_mask: TokenMask | None = None,
+    ) -> Tokens:
+        """Tokens B N C look at `others` B M C; masks B N and B M (True = real, None = all) -> B N C."""
+        x = self.norms[0](tokens + self.dropout(self.self_attention(tokens, tokens, tokens, mask)))
+        x = self.norms[1](x + self.dropout(self.cross_attention(x, others, others, others_mask)))
+        out: Tensor = self.norms[2](x + self.dropout(self.mlp(x)))
+        return out
 
 
-def _visible(token_mask: TokenMask) -> TokenMask:
-    """The mask with the first token of an empty sentence opened: a softmax over nothing is NaN, backwards as well."""
-    visible = token_mask.clone()
-    visible[:, 0] |= ~token_mask.any(dim=1)
+def _visible(mask: TokenMask) -> TokenMask:
+    """The mask with the first token of an empty row opened: a softmax over nothing is NaN, backwards as well."""
+    visible = mask.clone()
+    visible[:, 0] |= ~mask.any(dim=1)
     return visible

@@ -9,7 +9,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from textmask.nn.image_encoders import ConvBlock, EncoderInfo, NormName, UNetEncoder
+from textmask.nn.image_encoders import ConvBlock, EncoderInfo, NormName, UNetEncoder, norm_layer
 from textmask.types import Image, Logits
 
 
@@ -32,6 +32,25 @@ class UNetDecoder(nn.Module):
             x = nn.functional.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skip], 1), None if films is None else films[i])
         return x
+
+
+class UpBlock(nn.Module):
+    """Transposed convolution to twice the size, the skip beside it, one or two 3x3 convolutions with norm and ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, convolutions: int = 2, norm: NormName = "batch") -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, channels, 2, stride=2)
+        layers: list[nn.Module] = []
+        for width in (2 * channels, channels)[:convolutions]:
+            layers += [nn.Conv2d(width, channels, 3, padding=1, bias=False), norm_layer(norm, channels), nn.ReLU()]
+        self.mix = nn.Sequential(*layers)
+
+    def forward(
+        self, x: Float[Tensor, "b _i _h _w"], skip: Float[Tensor, "b c rows columns"]
+    ) -> Float[Tensor, "b c rows columns"]:
+        """B I h w and the skip B C 2h 2w -> B C 2h 2w."""
+        out: Tensor = self.mix(torch.cat([self.up(x), skip], 1))
+        return out
 
 
 class SubPixelHead(nn.Module):

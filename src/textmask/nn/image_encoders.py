@@ -37,6 +37,35 @@ def standardise(image: Image) -> Image:
     return (image - 0.5) / 0.25
 
 
+def padded_to(image: Tensor, multiple: int) -> Tensor:
+    """Rows below and columns to the right repeated until both sizes are multiples (stages then halve without rest)."""
+    rows, columns = image.shape[-2:]
+    padding = (0, -columns % multiple, 0, -rows % multiple)
+    return nn.functional.pad(image, padding, mode="replicate") if any(padding) else image
+
+
+class ImageEncoder(nn.Module):
+    """An image encoder that can be run scale by scale, so that something may come between two of them."""
+
+    info: EncoderInfo
+
+    def begin(self, image: Image) -> Tensor:
+        """Normalisation and stem: image B 3 H W in the encoder's own range -> what the first scale reads."""
+        raise NotImplementedError(f"{type(self).__name__}.begin")
+
+    def scale(self, i: int, x: Tensor) -> Tensor:
+        """Map i, from what `begin` made (i = 0) or from map i - 1."""
+        raise NotImplementedError(f"{type(self).__name__}.scale")
+
+    def forward(self, image: Image) -> list[Tensor]:
+        """Image B 3 H W -> features fine to coarse, at ceil(H / stride) each."""
+        x, features = self.begin(image), []
+        for i in range(len(self.info.channels)):
+            x = self.scale(i, x)
+            features.append(x)
+        return features
+
+
 class ConvBlock(nn.Module):
     """Twice 3x3 convolution, norm, ReLU; with FiLM, the second norm's output is scaled and shifted by a condition.
 
@@ -63,7 +92,7 @@ class ConvBlock(nn.Module):
         return torch.relu(x)
 
 
-class UNetEncoder(nn.Module):
+class UNetEncoder(ImageEncoder):
     """Plain U-Net encoder of any width.
 
     Args:
@@ -97,6 +126,16 @@ class UNetEncoder(nn.Module):
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.info = EncoderInfo("unet", tuple(widths), tuple(stem_stride * 2**i for i in range(len(widths))))
 
+    def begin(self, image: Image) -> Tensor:
+        """The stem."""
+        x: Tensor = self.stem(image)
+        return x
+
+    def scale(self, i: int, x: Tensor, film: Tensor | None = None) -> Tensor:
+        """Pooling (but for the finest) and two convolutions; `film` conditions them (B 2C)."""
+        out: Tensor = self.blocks[i](self.pool(x) if i else x, film)
+        return out
+
     def forward(
         self,
         image: Image,
@@ -107,12 +146,12 @@ class UNetEncoder(nn.Module):
 
         `films` conditions each block (B 2C); `extra` (B E h w, any size) is resized and set beside the stem's output.
         """
-        x = self.stem(image)
+        x = self.begin(image)
         if extra is not None:
             extra = nn.functional.interpolate(extra.float(), x.shape[-2:], mode="bilinear", align_corners=False)
             x = torch.cat([x, extra.to(x.dtype)], 1)
         features = []
-        for i, block in enumerate(self.blocks):
-            x = block(self.pool(x) if i else x, None if films is None else films[i])
+        for i in range(len(self.blocks)):
+            x = self.scale(i, x, None if films is None else films[i])
             features.append(x)
         return features

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textmask.errors import WeightsError
-from textmask.nn.image_encoders import EncoderInfo
+from textmask.config import LITE_WIDTHS
+from textmask.errors import ConfigError, WeightsError, choose
+from textmask.nn.image_encoders import EncoderInfo, ImageEncoder, UNetEncoder, padded_to, standardise
 from textmask.types import Image
 from textmask.weights import hub_folder, packaged_file, quiet_transformers
 
@@ -36,6 +37,17 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """B I H W -> B C ceil(H / stride) ceil(W / stride)."""
+        if self.slow_in_bf16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self._convolved(x.float()).to(x.dtype)
+        return self._convolved(x)
+
+    @property
+    def slow_in_bf16(self) -> bool:
+        """Depthwise with stride 2 or kernel 5: their bf16 gradients take 2 to 4 times as long as fp32 on a CPU."""
+        return self.groups > 1 and (self.stride[0] > 1 or self.kernel_size[0] > 3)
+
+    def _convolved(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         total = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:]]
         if all(t == kernel - 1 for t in total):  # symmetric: no copy of the map is needed
@@ -75,7 +87,7 @@ class MBConv(nn.Module):
         return out
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(ImageEncoder):
     """EfficientNet-Lite0 without its classifier (3.0 M parameters), features before each halving.
 
     Args:
@@ -103,15 +115,15 @@ class EfficientNetLite0(nn.Module):
         if pretrained:
             self.load_state_dict(_renamed(lite0_weights()))
 
-    def forward(self, image: Image) -> list[Tensor]:
-        """Image B 3 H W in [0, 1] -> five maps fine to coarse, ceil(H / stride) rows each."""
-        x = nn.functional.relu6(self.bn0(self.conv_stem((image * 255 - 127) / 128)))
-        features = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in self.taps:
-                features.append(x)
-        return features
+    def begin(self, image: Image) -> Tensor:
+        """TensorFlow's normalisation of [0, 1] and the strided stem."""
+        return nn.functional.relu6(self.bn0(self.conv_stem((image * 255 - 127) / 128)))
+
+    def scale(self, i: int, x: Tensor) -> Tensor:
+        """The blocks of one size."""
+        for k in range(self.taps[i - 1] + 1 if i else 0, self.taps[i] + 1):
+            x = self.blocks[k](x)
+        return x
 
 
 def lite0_weights() -> dict[str, Tensor]:
@@ -133,7 +145,7 @@ def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.replace("._", ".").lstrip("_"): value for key, value in weights.items() if not key.startswith(head)}
 
 
-class ConvNextTiny(nn.Module):
+class ConvNextTiny(ImageEncoder):
     """ConvNeXt-Tiny of `transformers`, hidden states 1 to 4, as GuideDecoder and MMI-UNet use it (28 M parameters).
 
     Args:
@@ -170,20 +182,23 @@ class ConvNextTiny(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, image: Image) -> list[Tensor]:
-        """Image B 3 H W in [0, 1] -> four maps fine to coarse, ceil(H / stride) rows each.
-
-        Its convolutions drop what does not fill a patch, so other sizes are padded to full patches and cut again.
+    def begin(self, image: Image) -> Tensor:
+        """ImageNet's normalisation and the patch embedding; its convolutions drop what does not fill a patch, so other
+        sizes are padded to full patches.
         """
+        x: Tensor = self.embeddings((padded_to(image, self.info.strides[-1]) - self.mean) / self.std)
+        return x
+
+    def scale(self, i: int, x: Tensor) -> Tensor:
+        """Downsampling and blocks of one stage."""
+        out: Tensor = self.stages[i](x)
+        return out
+
+    def forward(self, image: Image) -> list[Tensor]:
+        """Image B 3 H W in [0, 1] -> four maps fine to coarse, ceil(H / stride) rows each."""
         rows, columns = image.shape[-2:]
-        coarsest = self.info.strides[-1]
-        x = (image - self.mean) / self.std
-        x = self.embeddings(nn.functional.pad(x, (0, -columns % coarsest, 0, -rows % coarsest)))
-        features = []
-        for stage, stride in zip(self.stages, self.info.strides, strict=True):
-            x = stage(x)
-            features.append(x[..., : -(-rows // stride), : -(-columns // stride)])
-        return features
+        pairs = zip(super().forward(image), self.info.strides, strict=True)
+        return [x[..., : -(-rows // stride), : -(-columns // stride)] for x, stride in pairs]
 
 
 def _load_convnext(folder: Path) -> Any:
@@ -207,3 +222,46 @@ def _load_convnext(folder: Path) -> Any:
     if wrong:
         raise WeightsError(f"{folder} lacks {len(wrong)} weights of ConvNeXt, e.g. {wrong[0]}.")
     return model
+
+
+class PlainUNetEncoder(UNetEncoder):
+    """A U-Net encoder without pretraining, for pictures in [0, 1]."""
+
+    def begin(self, image: Image) -> Tensor:
+        """Fixed normalisation and the stem."""
+        return super().begin(standardise(image))
+
+
+ENCODERS = ("convnext_tiny", "efficientnet_lite0", "unet", "tiny")
+
+
+def build_image_encoder(name: str) -> ImageEncoder:
+    """An image encoder by name, for pictures in [0, 1].
+
+    Args:
+        name: `efficientnet_lite0` (weights from a package), `convnext_tiny@COMMIT` or `convnext_tiny:FOLDER` (weights
+            from the model hub or `save_pretrained`); `NAME:random` starts either from random weights. `unet` is a plain
+            stride-4 encoder of 2 M parameters and `tiny` one for tests, both without pretraining.
+
+    Raises:
+        ConfigError: unknown name.
+        WeightsError: weights missing or not the published ones.
+    """
+    key, at, commit = name.partition("@")
+    key, colon, folder = key.partition(":")
+    choose("image encoder", key, ENCODERS)
+    if key == "efficientnet_lite0" and not at and folder in ("", "random"):
+        return EfficientNetLite0(pretrained=folder != "random")
+    if key in ("unet", "tiny") and not at and not colon:
+        return PlainUNetEncoder(
+            LITE_WIDTHS if key == "unet" else (8, 12, 16, 16), stem_stride=4 if key == "unet" else 2
+        )
+    if key == "convnext_tiny" and (at or colon):
+        return ConvNextTiny(None if folder == "random" else commit or folder)
+    if key == "convnext_tiny":
+        raise WeightsError(
+            f"image encoder {name!r}: no revision of {CONVNEXT_SOURCE} is pinned here. Name a commit that holds "
+            f"model.safetensors with {key}@COMMIT, a folder written by `save_pretrained` with {key}:FOLDER, or "
+            f"{key}:random."
+        )
+    raise ConfigError(f"image encoder {name!r}: {key} takes no {'commit' if at else 'folder'}.")

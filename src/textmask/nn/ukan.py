@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from textmask.nn.decoders import SubPixelHead
-from textmask.nn.image_encoders import ConvBlock, EncoderInfo, NormName, norm_layer
+from textmask.nn.image_encoders import ConvBlock, EncoderInfo, ImageEncoder, NormName, norm_layer
 from textmask.types import Image, Logits
 
 Feature = Float[Tensor, "b c h w"]
@@ -47,7 +47,7 @@ class KANBlock(nn.Module):
         return x + y
 
 
-class UKANEncoder(nn.Module):
+class UKANEncoder(ImageEncoder):
     """Five scales by default: three convolutional, two of KAN blocks on patch embeddings.
 
     Args:
@@ -93,18 +93,18 @@ class UKANEncoder(nn.Module):
             for i, o in zip(ins[convs:], list(widths)[convs:], strict=True)
         )
 
-    def forward(self, image: Image) -> list[Tensor]:
-        """Image B 3 H W -> features fine to coarse, at ceil(H / stride) each."""
-        x, features = self.stem(image), []
-        for i, block in enumerate(self.convs):
-            x = block(x)
-            if i or self.stem_stride == 2:
-                x = self.pool(x)
-            features.append(x)
-        for stage in self.kans:
-            x = stage(x)
-            features.append(x)
-        return features
+    def begin(self, image: Image) -> Tensor:
+        """The stem."""
+        x: Tensor = self.stem(image)
+        return x
+
+    def scale(self, i: int, x: Tensor) -> Tensor:
+        """Two convolutions and pooling, or patch embedding and KAN blocks."""
+        if i >= len(self.convs):
+            out: Tensor = self.kans[i - len(self.convs)](x)
+            return out
+        x = self.convs[i](x)
+        return self.pool(x) if i or self.stem_stride == 2 else x
 
 
 class UKANDecoder(nn.Module):

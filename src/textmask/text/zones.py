@@ -51,6 +51,8 @@ ZONE_MAPS: dict[str, ZoneMap] = {
         ),
     ),
     "thirds": ZoneMap("thirds", dict(zip(Side, _THIRDS, strict=True)), dict(zip(Level, _THIRDS, strict=True))),
+    # of a box drawn round what was looked at, rather than of the picture
+    "box": ZoneMap("box", dict(zip(Side, _HALVES, strict=True)), dict(zip(Level, _THIRDS, strict=True))),
     "halves": ZoneMap("halves", dict(zip(Side, _HALVES, strict=True)), dict(zip(Level, _HALVES, strict=True))),
 }
 MAP_OF_GRAMMAR = {

@@ -1,0 +1,53 @@
+"""`guide_decoder`: a text-guided decoder, one of the two backbones that the field stands on."""
+
+from typing import Self
+
+from textmask.config import BACKBONE_STAGE, LITE_ENCODER_LR, Recipe, Stage
+from textmask.method import Card, MethodSpec
+from textmask.methods.guide_decoder.method import GuideDecoderMethod
+from textmask.nn.guide_decoder import GuideDecoderFields
+
+CARD = Card(
+    title="GuideDecoder: every scale of the decoder asks the sentence",
+    paper="Zhong et al., Ariadne's Thread: Using Text Prompts to Improve Segmentation of Infected Areas from Chest "
+    "X-ray Images, MICCAI 2023",
+    published={"qata-cov19": {"dice_pooled": 89.78, "iou_pooled": 81.45}},  # as the SSA paper prints it, Table I
+    symbols={
+        "f_i": ("features of the image encoder", "B C_i H/s_i W/s_i"),
+        "guided": ("Referred.maps", "B C_i H/s_i W/s_i, coarse to fine"),
+        "mixed text": ("Referred.texts", "B n_i C_i"),
+        "alpha": ("GuideBlock.gate", "scalar, learned"),
+    },
+    limits="Reads max_tokens tokens of a sentence; the sentence never looks back at the picture.",
+)
+
+
+class GuideDecoderRecipe(Recipe):
+    """Fields of `guide_decoder`.
+
+    Attributes:
+        image_encoder: see `textmask.nn.pretrained.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
+        text_encoder: frozen.
+        net: fields of the network.
+    """
+
+    method: str = "guide_decoder"
+    image_encoder: str = "convnext_tiny"
+    text_encoder: str = "cxr_bert"
+    net: GuideDecoderFields = GuideDecoderFields()
+    stages: tuple[Stage, ...] = (BACKBONE_STAGE,)
+
+    def lite(self) -> Self:
+        """CPU preset: EfficientNet-Lite0, MiniLM; QaTa within 40 minutes on two cores."""
+        net = GuideDecoderFields(max_tokens=32, head_channels=8)
+        stages = (self.stages[0].lite(epochs=12, lr_scale=LITE_ENCODER_LR),)
+        lite = {"image_encoder": "efficientnet_lite0", "text_encoder": "minilm", "net": net, "stages": stages}
+        return self.model_copy(update=lite)
+
+    def smoke(self) -> Self:
+        """Tiny, for tests."""
+        net = GuideDecoderFields(token_counts=(6, 4, 3), head_channels=4)
+        return super().smoke().model_copy(update={"image_encoder": "tiny", "text_encoder": "tiny", "net": net})
+
+
+SPEC = MethodSpec("guide_decoder", CARD, GuideDecoderRecipe, GuideDecoderMethod)

@@ -1,0 +1,45 @@
+"""MMI-UNet as a method of its own: bridgers in the encoder, Dice and cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from textmask.errors import DataError
+from textmask.losses.segmentation import bce, soft_dice
+from textmask.method import Method
+from textmask.nn.mmi_unet import MMIUNet
+from textmask.nn.pretrained import build_image_encoder
+from textmask.text.pretrained import build_text_encoder
+from textmask.types import Batch, Image, Output, Text
+
+if TYPE_CHECKING:
+    from textmask.methods.mmi_unet import MMIUNetRecipe
+
+
+class MMIUNetMethod(Method):
+    """Frozen text encoder, image encoder with bridgers between its scales, U-shaped decoder."""
+
+    def __init__(self, recipe: MMIUNetRecipe) -> None:
+        super().__init__()
+        self.text_encoder = build_text_encoder(recipe.text_encoder)
+        encoder = build_image_encoder(recipe.image_encoder)
+        self.net = MMIUNet(encoder, self.text_encoder.width, recipe.net)
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode the training sentences once."""
+        self.text_encoder.prepare(prompts)
+
+    def forward(self, image: Image, text: Text) -> Output:
+        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W."""
+        found = self.net(image, self.text_encoder(text))
+        return Output(found.logits, {"feature": found.feature})
+
+    def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """`dice` and `bce` on the labelled batch."""
+        if batch.mask is None:
+            raise DataError("mmi_unet trains on labelled rows only; this batch has no masks.")
+        logits = self(batch.image, batch.text).logits
+        return {"dice": soft_dice(logits, batch.mask), "bce": bce(logits, batch.mask)}

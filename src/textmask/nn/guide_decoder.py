@@ -1,0 +1,144 @@
+"""GuideDecoder: every scale of the decoder asks the sentence before it goes up (Zhong et al., 2023)."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+
+import torch
+from einops import rearrange
+from pydantic import Field
+from torch import Tensor, nn
+
+from textmask.config import Config
+from textmask.errors import PromptWarning
+from textmask.nn.attention import Attention, position_codes
+from textmask.nn.decoders import SubPixelHead, UpBlock
+from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
+from textmask.nn.referring import Feature, Referred, fused_scales
+from textmask.types import Image, TextFeatures, TextTokens, TokenMask
+
+
+class GuideDecoderFields(Config):
+    """Fields of the network; the defaults are those of the released code.
+
+    Attributes:
+        token_counts: to how many tokens the sentence is mixed at each guided scale, coarse to fine.
+        max_tokens: sentence length that the mixing reads; what is longer is cut with a warning.
+        gate: initial value of the learned factor on what the sentence says: 1.421 in LanGuideMedSeg, 0.01 in the copies
+            in MMI-UNet, SGSeg and Semi-MedRef, so that results of "GuideDecoder" differ by repository.
+        heads: of the cross-attention.
+        head_channels: channels at full resolution.
+    """
+
+    token_counts: tuple[int, ...] = (24, 12, 9)
+    max_tokens: int = Field(24, ge=3)
+    gate: float = 1.421
+    heads: int = Field(4, ge=1)
+    head_channels: int = Field(24, ge=1)
+
+
+class TokenMixer(nn.Module):
+    """L text tokens of width D -> n of width C: a map over positions, GELU, a map over channels, LeakyReLU.
+
+    Padding enters as zeros and so adds nothing, however long it is.
+    """
+
+    def __init__(self, max_tokens: int, count: int, text_width: int, channels: int) -> None:
+        super().__init__()
+        self.max_tokens = max_tokens
+        self.positions = nn.Linear(max_tokens, count)  # a convolution over the token axis with kernel 1
+        self.channels = nn.Linear(text_width, channels)
+
+    def forward(self, text_tokens: TextTokens, token_mask: TokenMask) -> Tensor:
+        """B L D -> B n C.
+
+        Warns:
+            PromptWarning: sentences longer than `max_tokens`.
+        """
+        if token_mask.shape[1] > self.max_tokens and token_mask[:, self.max_tokens :].any():
+            cut = int(token_mask[:, self.max_tokens :].any(dim=1).sum())
+            warnings.warn(
+                f"{cut} of {len(token_mask)} sentences are longer than the {self.max_tokens} tokens that the guide "
+                "block mixes and were cut. Raise max_tokens and train again.",
+                PromptWarning,
+                stacklevel=2,
+            )
+        real = (text_tokens * token_mask[..., None])[:, : self.max_tokens]
+        real = nn.functional.pad(real, (0, 0, 0, self.max_tokens - real.shape[1]))
+        mixed = nn.functional.gelu(self.positions(real.mT)).mT
+        return nn.functional.leaky_relu(self.channels(mixed))
+
+
+class GuideBlock(nn.Module):
+    """One map asks the sentence: self-attention of its places, then cross-attention to the mixed text tokens.
+
+    Source: Zhong et al., Ariadne's Thread (2023), and its code. Position codes are two-dimensional and relative to the
+    map's size, so that any size works; the released ones count tokens in one dimension.
+    """
+
+    def __init__(self, channels: int, text_width: int, count: int, fields: GuideDecoderFields) -> None:
+        super().__init__()
+        self.mixer = TokenMixer(fields.max_tokens, count, text_width, channels)
+        self.self_attention, self.cross_attention = Attention(channels), Attention(channels, fields.heads)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
+        self.gate = nn.Parameter(torch.tensor(float(fields.gate)))
+
+    def forward(self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask) -> tuple[Feature, Tensor]:
+        """Feature B C H W and the sentence -> guided feature B C H W, mixed text tokens B n C.
+
+        A sentence without any real token adds nothing.
+        """
+        rows, columns = feature.shape[2:]
+        x = rearrange(feature, "b c h w -> b (h w) c")
+        text = self.mixer(text_tokens, token_mask)
+        places = position_codes(x.shape[2], rows, columns, x.device).to(x.dtype)
+        words = position_codes(x.shape[2], 1, text.shape[1], x.device).to(text.dtype)
+        y = self.norms[0](x)
+        x = x + self.norms[1](self.self_attention(y + places, y + places, y))
+        y = self.norms[2](x)
+        said = self.norms[3](self.cross_attention(y + places, text + words, text))
+        x = x + self.gate * said * token_mask.any(dim=1)[:, None, None]
+        return rearrange(x, "b (h w) c -> b c h w", h=rows), text
+
+
+class GuideDecoder(nn.Module):
+    """Image encoder, one guide block and one up-sampling block a scale, sub-pixel head.
+
+    Args:
+        encoder: any; its scales from stride 4 on are used.
+        text_width: D of the text tokens.
+        fields: see `GuideDecoderFields`.
+
+    Raises:
+        ConfigError: the encoder has fewer scales than there are token counts and a skip.
+    """
+
+    bidirectional = False  # the sentence does not look back at the picture
+
+    def __init__(self, encoder: ImageEncoder, text_width: int, fields: GuideDecoderFields) -> None:
+        super().__init__()
+        self.encoder = encoder
+        channels, stride, self.first = fused_scales(encoder.info, len(fields.token_counts) + 1)
+        coarse_to_fine = channels[::-1]
+        self.guides = nn.ModuleList(
+            GuideBlock(c, text_width, n, fields) for c, n in zip(coarse_to_fine, fields.token_counts, strict=False)
+        )
+        self.ups = nn.ModuleList(UpBlock(a, b, convolutions=2) for a, b in pairwise(coarse_to_fine))
+        self.head = SubPixelHead(channels[0], stride, channels=fields.head_channels)
+        self.widths = tuple((c, c) for c in coarse_to_fine[: len(self.guides)])
+
+    def forward(self, image: Image, text: TextFeatures) -> Referred:
+        """Image B 3 H W in [0, 1] and text features -> logits B 1 H W and the fused maps, coarse to fine."""
+        whole = padded_to(image, self.encoder.info.strides[-1])
+        features = self.encoder(whole)[self.first :]
+        x, fused, texts = features[-1], [], []
+        for guide, up, skip in zip(self.guides, self.ups, features[-2::-1], strict=True):
+            x, words = guide(x, text.text_tokens, text.token_mask)
+            fused.append(x)
+            texts.append(words)
+            x = up(x, skip)
+        logits = self.head(x, standardise(whole))[..., : image.shape[2], : image.shape[3]]
+        anything = text.token_mask.any(dim=1)[:, None].expand(-1, max(t.shape[1] for t in texts))
+        masks = tuple(anything[:, : t.shape[1]] for t in texts)
+        return Referred(logits, x, tuple(fused), tuple(texts), masks)

@@ -1,0 +1,130 @@
+"""MMI-UNet: image and sentence update each other between the scales of the encoder (Bui et al., 2024)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from einops import rearrange
+from pydantic import Field
+from torch import Tensor, nn
+
+from textmask.config import Config
+from textmask.nn.attention import Interactor
+from textmask.nn.decoders import SubPixelHead, UpBlock
+from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
+from textmask.nn.referring import Feature, Referred, fused_scales
+from textmask.types import Image, TextFeatures, TextTokens, TokenMask
+
+
+class MMIUNetFields(Config):
+    """Fields of the network; the defaults are those of the released code.
+
+    Attributes:
+        scales: how many of the encoder's coarsest scales the decoder uses.
+        fused: how many of those, counted from the coarsest, have a bridger; the others are plain skips.
+        heads, hidden, dropout: of the interactors.
+        head_channels: channels at full resolution.
+    """
+
+    scales: int = Field(4, ge=2)
+    fused: int = Field(4, ge=1)
+    heads: int = Field(8, ge=1)
+    hidden: int = Field(128, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    head_channels: int = Field(24, ge=1)
+
+
+class Bridger(nn.Module):
+    """Bidirectional aggregation at one scale: the map, halved, and the sentence look at each other.
+
+    Both look at what the other was before. A map with an odd number of rows or columns is padded before it is halved;
+    the released code drops the odd ones, which then never meet the sentence.
+
+    Args:
+        channels: C of the map.
+        text_width: D of the text tokens.
+        fields: of the network.
+        answers: whether the sentence looks back; False at the last scale where nothing reads its answer.
+
+    Source: MMI-UNet, visual-textual matching.
+    """
+
+    def __init__(self, channels: int, text_width: int, fields: MMIUNetFields, answers: bool = True) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, channels, 2, stride=2, bias=False)
+        self.up = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.text_in = nn.Linear(text_width, channels)
+        self.norm_image, self.norm_text = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        settings = (channels, fields.heads, fields.hidden, fields.dropout)
+        self.image_asks = Interactor(*settings)
+        self.text_asks = Interactor(*settings) if answers else None
+        self.text_out = nn.Linear(channels, text_width) if answers else None
+
+    def forward(self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask) -> tuple[Feature, TextTokens]:
+        """Map B C H W and tokens B L D -> both updated, with what they were added; padding stays 0 in the update."""
+        rows, columns = feature.shape[2:]
+        small = self.down(padded_to(feature, 2))
+        image_tokens = self.norm_image(rearrange(small, "b c h w -> b (h w) c"))
+        words = self.norm_text(self.text_in(text_tokens))
+        seen = self.image_asks(image_tokens, words, None, token_mask)
+        grown = self.up(rearrange(seen, "b (h w) c -> b c h w", h=small.shape[2]))[..., :rows, :columns]
+        if self.text_asks is None or self.text_out is None:
+            return feature + grown, text_tokens
+        said = self.text_out(self.text_asks(words, image_tokens, token_mask, None))
+        return feature + grown, text_tokens + said * token_mask[..., None]
+
+
+class MMIUNet(nn.Module):
+    """Encoder with bridgers between its scales, U-shaped decoder, sub-pixel head.
+
+    The next scale reads bridger output + scale output, so that the scale's map enters twice, and the next bridger reads
+    the sentence as it came + what the last bridger returned: both as in the released code.
+
+    Args:
+        encoder: any.
+        text_width: D of the text tokens.
+        fields: see `MMIUNetFields`.
+        last_answers: whether the coarsest bridger also updates the sentence, for whoever reads `Referred.texts`.
+    """
+
+    bidirectional = True
+
+    def __init__(
+        self, encoder: ImageEncoder, text_width: int, fields: MMIUNetFields, last_answers: bool = False
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        channels, stride, self.first = fused_scales(encoder.info, fields.scales)
+        self.plain = self.first + max(fields.scales - fields.fused, 0)  # the first scale with a bridger
+        fused = encoder.info.channels[self.plain :]
+        self.bridgers = nn.ModuleList(
+            Bridger(c, text_width, fields, last_answers or i < len(fused) - 1) for i, c in enumerate(fused)
+        )
+        coarse_to_fine = channels[::-1]
+        self.ups = nn.ModuleList(UpBlock(a, b, convolutions=1) for a, b in pairwise(coarse_to_fine))
+        self.head = SubPixelHead(channels[0], stride, channels=fields.head_channels)
+        self.widths = tuple((c, text_width) for c in fused[::-1])
+
+    def forward(self, image: Image, text: TextFeatures) -> Referred:
+        """Image B 3 H W in [0, 1] and text features -> logits B 1 H W and the fused maps, coarse to fine."""
+        whole = padded_to(image, self.encoder.info.strides[-1])
+        x, words = self.encoder.begin(whole), text.text_tokens
+        skips: list[Tensor] = []
+        texts: list[Tensor] = []
+        for i in range(len(self.encoder.info.channels)):
+            x = self.encoder.scale(i, x)
+            if i >= self.plain:
+                fused, told = self.bridgers[i - self.plain](x, words, text.token_mask)
+                texts.append(told)
+                words = text.text_tokens + told
+                skips.append(fused)
+                x = x + fused
+            else:
+                skips.append(x)
+        skips = skips[self.first :]
+        x = skips[-1]
+        for up, skip in zip(self.ups, skips[-2::-1], strict=True):
+            x = up(x, skip)
+        logits = self.head(x, standardise(whole))[..., : image.shape[2], : image.shape[3]]
+        maps = tuple(skips[::-1][: len(texts)])
+        return Referred(logits, x, maps, tuple(texts[::-1]), (text.token_mask,) * len(texts))

@@ -1,0 +1,48 @@
+"""What the text-guided backbones have in common: which scales they use and what they hand on."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from textmask.errors import ConfigError
+from textmask.nn.image_encoders import EncoderInfo
+from textmask.types import Logits, TextTokens, TokenMask
+
+Feature = Float[Tensor, "b c h w"]
+
+
+class Referred(NamedTuple):
+    """What a text-guided backbone returns.
+
+    Attributes:
+        logits: B 1 H W.
+        feature: the last decoded map.
+        maps: the maps that have met the sentence, coarse to fine, each B C h w.
+        texts: the text tokens at the same scales, each B L C or B L D.
+        token_masks: their real tokens, each B L.
+    """
+
+    logits: Logits
+    feature: Feature
+    maps: tuple[Feature, ...]
+    texts: tuple[TextTokens, ...]
+    token_masks: tuple[TokenMask, ...]
+
+
+def fused_scales(info: EncoderInfo, count: int) -> tuple[tuple[int, ...], int, int]:
+    """The `count` coarsest scales of an encoder: their channels fine to coarse, the finest stride, the first index.
+
+    Raises:
+        ConfigError: the encoder has fewer, or its scales do not halve.
+    """
+    first = len(info.channels) - count
+    if first < 0:
+        raise ConfigError(f"{info.name} has {len(info.channels)} scales, {count} are wanted: guide or fuse fewer.")
+    strides = info.strides[first:]
+    if any(b != 2 * a for a, b in pairwise(strides)):
+        raise ConfigError(f"strides {strides} of {info.name} do not double from scale to scale.")
+    return info.channels[first:], strides[0], first
