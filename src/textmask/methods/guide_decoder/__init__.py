@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from textmask.config import BACKBONE_STAGE, LITE_ENCODER_LR, Recipe, Stage
+from textmask.config import BACKBONE_STAGE, LITE0_LR, Recipe, Stage
 from textmask.method import Card, MethodSpec
 from textmask.methods.guide_decoder.method import GuideDecoderMethod
 from textmask.nn.guide_decoder import GuideDecoderFields
@@ -40,7 +40,7 @@ class GuideDecoderRecipe(Recipe):
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM; QaTa within 40 minutes on two cores."""
         net = GuideDecoderFields(max_tokens=32, head_channels=8)
-        stages = (self.stages[0].lite(epochs=12, lr_scale=LITE_ENCODER_LR),)
+        stages = (self.stages[0].lite(epochs=8, lr_scale=LITE0_LR),)
         lite = {"image_encoder": "efficientnet_lite0", "text_encoder": "minilm", "net": net, "stages": stages}
         return self.model_copy(update=lite)
 
