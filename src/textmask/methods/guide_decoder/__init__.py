@@ -5,6 +5,7 @@ from typing import Self
 from textmask.config import BACKBONE_STAGE, LITE0_LR, Recipe, Stage
 from textmask.method import Card, MethodSpec
 from textmask.methods.guide_decoder.method import GuideDecoderMethod
+from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE
 from textmask.nn.guide_decoder import GuideDecoderFields
 
 CARD = Card(
@@ -39,14 +40,14 @@ class GuideDecoderRecipe(Recipe):
 
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM; QaTa within 40 minutes on two cores."""
-        net = GuideDecoderFields(max_tokens=32, head_channels=8)
+        net = LITE_BACKBONE.guide_decoder
         stages = (self.stages[0].lite(epochs=8, lr_scale=LITE0_LR),)
         lite = {"image_encoder": "efficientnet_lite0", "text_encoder": "minilm", "net": net, "stages": stages}
         return self.model_copy(update=lite)
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
-        net = GuideDecoderFields(token_counts=(6, 4, 3), head_channels=4)
+        net = SMOKE_BACKBONE.guide_decoder
         return super().smoke().model_copy(update={"image_encoder": "tiny", "text_encoder": "tiny", "net": net})
 
 

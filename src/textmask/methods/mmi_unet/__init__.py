@@ -5,6 +5,7 @@ from typing import Self
 from textmask.config import BACKBONE_STAGE, LITE0_LR, Recipe, Stage
 from textmask.method import Card, MethodSpec
 from textmask.methods.mmi_unet.method import MMIUNetMethod
+from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE
 from textmask.nn.mmi_unet import MMIUNetFields
 
 CARD = Card(
@@ -36,14 +37,14 @@ class MMIUNetRecipe(Recipe):
 
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM, bridgers at three scales; QaTa within 40 minutes on two cores."""
-        net = MMIUNetFields(fused=3, head_channels=8)
+        net = LITE_BACKBONE.mmi_unet
         stages = (self.stages[0].lite(epochs=8, lr_scale=LITE0_LR),)
         lite = {"image_encoder": "efficientnet_lite0", "text_encoder": "minilm", "net": net, "stages": stages}
         return self.model_copy(update=lite)
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
-        net = MMIUNetFields(heads=2, hidden=8, head_channels=4)
+        net = SMOKE_BACKBONE.mmi_unet
         return super().smoke().model_copy(update={"image_encoder": "tiny", "text_encoder": "tiny", "net": net})
 
 
