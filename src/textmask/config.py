@@ -76,6 +76,27 @@ class Ramp(Config):
         return 0.0 if t == 0 else self.to * exp(-5.0 * (1.0 - t) ** 2)
 
 
+class EMA(Config):
+    """How fast a teacher follows its student: teacher = decay x teacher + (1 - decay) x student, after every step.
+
+    The decay of step t is at most 1 - 1 / (t + 1), so that the first steps are not averaged with random weights; beyond
+    that it goes from `start` to `end` within `ramp_steps`.
+
+    Attributes:
+        buffers: what becomes of running statistics: `average` them like weights, or `copy` the student's.
+    """
+
+    start: float = Field(0.99, ge=0, lt=1)
+    end: float = Field(0.999, ge=0, lt=1)
+    ramp_steps: int = Field(0, ge=0)
+    buffers: Literal["average", "copy"] = "average"
+
+    def at(self, step: int) -> float:
+        """Decay of a step, counted from 0."""
+        t = min(step / self.ramp_steps, 1.0) if self.ramp_steps else 1.0
+        return min(1 - 1 / (step + 1), self.start + t * (self.end - self.start))
+
+
 class Stage(Config):
     """One ordered part of a training.
 
@@ -86,8 +107,9 @@ class Stage(Config):
         weights: loss name -> weight; must name exactly what `Method.losses` returns.
         views: further pictures the loader makes ("weak", "strong"), same geometry.
         labelled_fraction: of the train split, nested and seeded.
-        unlabelled_batch_size: 0 means no unlabelled stream; otherwise all train rows, sentence without mask.
-        steps_per_epoch: None means one pass over the labelled rows.
+        unlabelled_batch_size: 0 means no unlabelled stream; otherwise the train rows whose masks this stage may not see
+            (sentence and picture). Where it may see all, there is none, whatever the number.
+        steps_per_epoch: None means one pass over the labelled rows, or over the longer of the two streams.
         start_from: name of an earlier stage whose chosen weights start this one; None means where the last one ended.
         select: keep the epoch with the best validation score, or the last one without validating (a stage that predicts
             no mask yet).

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from textmask.errors import CheckpointError, ConfigError, choose
 
 if TYPE_CHECKING:
-    from textmask.config import Recipe
+    from textmask.config import EMA, Recipe
     from textmask.types import Batch, Embedding, Image, Output, Text
 
 ENTRY_POINT_GROUP = "textmask.methods"
@@ -59,6 +61,77 @@ class Method(nn.Module):
 
     def after_step(self, stage: str, step: int) -> None:
         """Run after each optimiser step; a teacher's moving average lives here."""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Weights that can answer in eval mode; training validates each and keeps the better one."""
+        return ("student", "teacher") if isinstance(getattr(self, "teacher", None), Teacher) else ()
+
+    def use(self, variant: str) -> None:
+        """Let one of `variants` answer from now on; the choice is part of the state dict.
+
+        Raises:
+            ConfigError: there is no such variant.
+        """
+        if variant not in self.variants:
+            raise ConfigError(f"{type(self).__name__} has no weights {variant!r}; it has: {', '.join(self.variants)}.")
+        self.get_submodule("teacher").get_buffer("answers").fill_(variant == "teacher")
+
+    def answering(self, student: nn.Module) -> nn.Module:
+        """The student; or its teacher where that one was chosen and this is no training."""
+        teacher = getattr(self, "teacher", None)
+        chosen = isinstance(teacher, Teacher) and not self.training and bool(teacher.answers)
+        return teacher if chosen and teacher is not None else student
+
+
+class Teacher(nn.Module):
+    """A moving average of a student's weights: never trained, always in eval mode, without gradient.
+
+    Its tensors are buffers, so that optimisers, gradient checks and parameter counts pass it by and checkpoints do not.
+
+    Args:
+        student: the network; the teacher starts as its copy.
+        ema: how fast it follows.
+    """
+
+    steps: Tensor
+    answers: Tensor
+
+    def __init__(self, student: nn.Module, ema: EMA) -> None:
+        super().__init__()
+        self.ema = ema
+        self.net = deepcopy(student)
+        for module in self.net.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                delattr(module, name)
+                module.register_buffer(name, parameter.detach())
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer(
+            "answers", torch.zeros((), dtype=torch.bool)
+        )  # whether it predicts, rather than the student
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Any:
+        """What the averaged network says."""
+        return self.net(*inputs)
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module) -> None:
+        """One step towards the student."""
+        decay = self.ema.at(int(self.steps))
+        self.steps += 1
+        weights = {name for name, _ in student.named_parameters()}
+        mine, theirs = self.net.state_dict(), student.state_dict()
+        averaged = [name for name in mine if name in weights or self.ema.buffers == "average"]
+        averaged = [name for name in averaged if mine[name].is_floating_point()]
+        torch._foreach_lerp_([mine[name] for name in averaged], [theirs[name] for name in averaged], 1 - decay)
+        for name in mine.keys() - set(averaged):
+            mine[name].copy_(theirs[name])
 
 
 @dataclass(frozen=True)
@@ -165,8 +238,6 @@ def build_method(recipe: Recipe) -> Method:
 
     The global random state is left as it was.
     """
-    import torch
-
     spec = get_method(recipe.method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

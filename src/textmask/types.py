@@ -61,6 +61,12 @@ class Text:
         """Number of sentences B."""
         return len(self.prompts)
 
+    @classmethod
+    def joined(cls, first: Text, second: Text) -> Text:
+        """The sentences of both, one after the other; token numbers are left to the encoder."""
+        zones = torch.cat([first.zones, second.zones])
+        return cls(first.prompts + second.prompts, zones, statements=first.statements + second.statements)
+
     def to(self, device: torch.device | str) -> Text:
         """Move the tensors to `device`."""
         return replace(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from textmask.types import Embedding
+from textmask.types import Embedding, ZoneBits
 
 Pairs = Float[Tensor, "b b"]  # row: image i, column: sentence j
 
@@ -45,6 +45,19 @@ def hard_target(text_similarity: Pairs, merge_equal: bool = False) -> Pairs:
     same = (text_similarity > 1 - 1e-5).float()
     same.fill_diagonal_(1)
     return same / same.sum(dim=1, keepdim=True)
+
+
+def jaccard_target(zones: ZoneBits) -> Pairs:
+    """Soft positives of Semi-MedRef (Eq. 9): overlap of the named zones, intersection over union, rows to sum 1.
+
+    Two sentences that name no place agree (0/0 = 1), and every picture agrees with its own sentence.
+    """
+    bits = zones.float()
+    both = bits @ bits.mT
+    either = bits.sum(dim=1)[:, None] + bits.sum(dim=1)[None] - both
+    affinity = torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both))
+    affinity.fill_diagonal_(1)
+    return affinity / affinity.sum(dim=1, keepdim=True)
 
 
 def target_entropy(target: Pairs) -> Float[Tensor, ""]:

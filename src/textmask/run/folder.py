@@ -102,11 +102,12 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"cannot write the log in {self.path}: {error}. Free space and --resume.") from error
 
-    def finish(self, epoch: int, score: float | None, seconds: float) -> None:
-        """Write result.json and the card."""
+    def finish(self, epoch: int, score: float | None, seconds: float, variant: str = "") -> None:
+        """Write result.json and the card; `variant` names the weights that answer, where a method has several."""
         result = {
             "stage": self.recipe.stages[-1].name,
             "epoch": epoch,
+            **({"variant": variant} if variant else {}),
             **self._score(score),
             "seconds": round(seconds, 1),
             "weights_sha256": checkpoint.file_sha256(self.path / checkpoint.WEIGHTS),
@@ -118,7 +119,9 @@ class RunFolder:
             "",
             f"- data: {self.manifest.name or 'own'} {dict(self.manifest.splits)}, sha256 {self.manifest.hash()}",
             f"- left and right in its sentences: {self.manifest.laterality} side",
-            f"- chosen: epoch {epoch}" + ("" if score is None else f" by valid {self.recipe.select_on} = {score:.4f}"),
+            f"- chosen: epoch {epoch}"
+            + (f", the {variant}" if variant else "")
+            + ("" if score is None else f" by valid {self.recipe.select_on} = {score:.4f}"),
             f"- seed {self.recipe.seed}, {seconds / 60:.1f} minutes",
             f"- paper: {card.paper or 'none, a baseline'}",
             "- research use only: not a medical device, not validated for any clinical use",

@@ -53,6 +53,7 @@ class Progressed:
     step: int = 0
     best: float = NO_SCORE
     best_epoch: int = -1
+    best_variant: str = ""  # which weights scored best, where a method has several
     seconds: float = 0.0
     done: bool = False
 
@@ -159,7 +160,7 @@ class _Run:
             tracker.close()
         if self.fabric.is_global_zero:
             score = None if self.state.best == NO_SCORE else self.state.best
-            self.folder.finish(self.state.best_epoch, score, self.state.seconds)
+            self.folder.finish(self.state.best_epoch, score, self.state.seconds, self.state.best_variant)
         self.fabric.barrier()
         return TrainResult(self.folder.path, self.state.best, self.state.best_epoch, self.state.seconds)
 
@@ -177,7 +178,7 @@ class _Run:
             seed=self.recipe.seed,
             train=stage.optim is not None,
             indices=self._labelled(stage),
-            unlabelled_indices=np.arange(len(self.train_data)) if stage.unlabelled_batch_size else None,
+            unlabelled_indices=self._unlabelled(stage),
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
         )
@@ -276,11 +277,12 @@ class _Run:
             chosen: Method = self.method if average is None else average.module  # type: ignore[assignment]
             self.state.epoch += 1
             due = self.state.epoch % stage.validate_every == 0 or self.state.epoch == stage.epochs
-            scores = validate(chosen, self.valid_data, self.recipe) if due and stage.select == "metric" else {}
+            variant, scores = self._validated(chosen) if due and stage.select == "metric" else ("", {})
             self.state.seconds += time.perf_counter() - begin
             score = scores.get(self.recipe.select_on)
             if stage.select == "last" or (score is not None and score > self.state.best):
                 self.state.best, self.state.best_epoch = NO_SCORE if score is None else score, self.state.epoch
+                self.state.best_variant = variant
                 self.folder.save_weights(stage.name, chosen, self.state.epoch, score)
             entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step, **row}
             entry |= {f"valid/{name}": score for name, score in scores.items()} | {"seconds": self.state.seconds}
@@ -299,6 +301,19 @@ class _Run:
             )
         state: Any = self.fabric.broadcast(vars(self.state))
         self.state = Progressed(**state)
+
+    def _validated(self, chosen: Method) -> tuple[str, dict[str, float]]:
+        """Scores of the best of a method's variants, which from then on answers, and those of each by its name."""
+        if not chosen.variants:
+            return "", validate(chosen, self.valid_data, self.recipe)
+        found: dict[str, dict[str, float]] = {}
+        for variant in chosen.variants:
+            chosen.use(variant)
+            found[variant] = validate(chosen, self.valid_data, self.recipe)
+        best = max(found, key=lambda variant: found[variant][self.recipe.select_on])
+        chosen.use(best)
+        each = {f"{variant}/{name}": value for variant, scores in found.items() for name, value in scores.items()}
+        return best, found[best] | each
 
     def _out_of_patience(self, stage: Stage) -> bool:
         return stage.patience is not None and self.state.epoch - max(self.state.best_epoch, 0) >= stage.patience
@@ -319,6 +334,15 @@ class _Run:
         if self.labelled_list is not None:
             return indices_from_list(self.labelled_list, keys)
         return labelled_indices(keys, stage.labelled_fraction, self.recipe.seed)
+
+    def _unlabelled(self, stage: Stage) -> np.ndarray | None:
+        """Train rows whose masks the stage does not see; None without an unlabelled stream or without such a row."""
+        if not stage.unlabelled_batch_size:
+            return None
+        seen = np.zeros(len(self.train_data), dtype=bool)
+        seen[self._labelled(stage)] = True
+        seen &= self.train_data.has_mask & np.array([row.labelled for row in self.train_data.rows], dtype=bool)
+        return None if seen.all() else np.flatnonzero(~seen)
 
     def _open(self, split: str) -> SplitData:
         if split not in self.manifest.splits:

@@ -86,6 +86,7 @@ def _swap_words(prompt: str, pairs: dict[str, str]) -> str:
     return re.sub(rf"\b(?:(?:{words})\b{letter})", swap, prompt, flags=re.IGNORECASE)
 
 
+@lru_cache(maxsize=65536)
 def drop_position(prompt: str, replacement: str = "") -> str:
     """The sentence without its places and without uni- or bilateral; each place becomes `replacement`."""
     text = PLACE.sub(lambda _: replacement, LATERAL.sub("", _legible(prompt)))
@@ -97,6 +98,7 @@ def drop_position(prompt: str, replacement: str = "") -> str:
     return drop_position(text, replacement) if again else text
 
 
+@lru_cache(maxsize=65536)
 def blur_position(prompt: str) -> str:
     """The sentence with every place replaced by "a region of the lung" (chest) or "a region of the image"."""
     chest = parse(prompt).grammar in ("qata", "mosmed", "report")

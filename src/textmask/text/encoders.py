@@ -34,6 +34,7 @@ class TextEncoder(nn.Module):
     """
 
     pad_id: int = 0
+    blank: str = "unknown"  # written into a sentence, what stands for a word that is not said
 
     def __init__(
         self, name: str, width: int, max_length: int, pool: Pool = "mean", pool_layers: tuple[int, ...] = (-1,)
@@ -171,6 +172,7 @@ class BertTextEncoder(TextEncoder):
         super().__init__(name, int(config.hidden_size), max_length, pool, pool_layers)
         self.model, self.tokenizer = model, tokenizer
         self.pad_id = int(tokenizer.pad_token_id)
+        self.blank = tokenizer.mask_token or ""  # CLIP has none, and its unknown token ends a sentence
         if not all(-1 <= i <= config.num_hidden_layers for i in pool_layers):
             raise ConfigError(f"pool_layers {pool_layers}: {name} has layers 1 to {config.num_hidden_layers}, and -1.")
 
@@ -299,6 +301,11 @@ class TextCache(nn.Module):
     def fingerprint(self) -> str:
         """Identity of the frozen tower (name, pooling, sha256 of the weights), to be stored in checkpoints."""
         return self._tower.fingerprint
+
+    @property
+    def blank(self) -> str:
+        """What stands for a word that is not said, as the tokenizer reads it."""
+        return self._tower.encoder.blank
 
     @property
     def cached_sentences(self) -> int:
