@@ -1,0 +1,61 @@
+"""Mean Teacher: the student agrees with the average of its own past under other views of unlabelled pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from textmask.errors import DataError
+from textmask.losses.segmentation import bce, soft_dice
+from textmask.method import Method, Teacher
+from textmask.nn.backbones import build_backbone
+from textmask.text.pretrained import build_text_encoder
+from textmask.types import Batch, Image, Output, Text
+
+if TYPE_CHECKING:
+    from textmask.methods.mean_teacher import MeanTeacherRecipe
+
+
+class MeanTeacher(Method):
+    """Teacher and student over GuideDecoder or MMI-UNet; `net` is the student."""
+
+    def __init__(self, recipe: MeanTeacherRecipe) -> None:
+        super().__init__()
+        self.text_encoder = build_text_encoder(recipe.text_encoder)
+        self.net = build_backbone(recipe.backbone, self.text_encoder.width)
+        self.teacher = Teacher(self.net, recipe.ema)
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode the training sentences once."""
+        self.text_encoder.prepare(prompts)
+
+    def after_step(self, stage: str, step: int) -> None:
+        """The teacher follows, from the first step of the burn-in on."""
+        self.teacher.follow(self.net)
+
+    def forward(self, image: Image, text: Text) -> Output:
+        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W, from whichever of the two was chosen."""
+        found = self.answering(self.net)(image, self.text_encoder(text))
+        return Output(found.logits, {"feature": found.feature})
+
+    def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """`dice` and `bce` on labelled pictures; stage `semi` also `cons`, the squared distance of probabilities."""
+        if batch.mask is None:
+            raise DataError("mean_teacher needs labelled pictures beside the unlabelled ones; this batch has no masks.")
+        image, text, unlabelled = batch.image, batch.text, batch.unlabelled
+        if unlabelled is not None:  # one pass over both streams
+            image = torch.cat([image, unlabelled.views.get("strong_blur", unlabelled.image).to(image.dtype)])
+            text = Text.joined(text, unlabelled.text)
+        logits = self.net(image, self.text_encoder(text)).logits
+        own, other = logits[: len(batch)], logits[len(batch) :]
+        losses = {"dice": soft_dice(own, batch.mask), "bce": bce(own, batch.mask)}
+        if stage == "burn_in":
+            return losses
+        if unlabelled is None:  # every picture is labelled
+            return losses | {"cons": losses["bce"] * 0}
+        with torch.no_grad():
+            taught = torch.sigmoid(self.teacher(unlabelled.image, self.text_encoder(unlabelled.text)).logits.float())
+        return losses | {"cons": (torch.sigmoid(other.float()) - taught).square().mean()}

@@ -1,0 +1,137 @@
+"""`semi_medref`: semi-supervised referring segmentation whose augmentations keep picture and sentence together."""
+
+from typing import Literal, Self
+
+from pydantic import Field
+
+from textmask.config import EMA, LITE0_LR, Augment, Optim, Ramp, Recipe, Schedule, Stage
+from textmask.method import Arm, Card, MethodSpec
+from textmask.methods.semi_medref.method import SemiMedRef
+from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+
+CARD = Card(
+    title="Semi-MedRef: teacher and student whose mixed pictures and sentences stay true to each other",
+    paper="Li et al., Semi-MedRef: Semi-Supervised Medical Referring Image Segmentation with Cross-Modal Alignment",
+    published={"qata-cov19": {"dice_pooled": 91.39, "iou_pooled": 84.14}},  # all labels; 86.39 with 1 % of them
+    symbols={
+        "f_s, f_t": ("SemiMedRef.net, SemiMedRef.teacher", "networks"),
+        "y-hat (Eq. 3), mixed (Eq. 8)": ("Mixed.target", "B 1 H W, 0 or 1"),
+        "M (Eq. 6)": ("Mixed.mix_mask", "B 1 H W"),
+        "r (Eq. 7)": ("gated", "B"),
+        "z_I, z_T": ("image_head, text_head", "B E"),
+        "A": ("jaccard_target", "B B"),
+        "lambda_u, w_s, w_u": ("weights cons, itcl_l, itcl_u of stage semi", "scalars"),
+    },
+    limits="Unlabelled pictures need their sentence. A wrong teacher teaches its errors.",
+)
+# a zoom alone, as the released code; flips would make the sentence false
+ZOOM = Augment(rotate_deg=0.0, translate=0.0, scale=(0.95, 1.2))
+
+
+class SemiMedRefRecipe(Recipe):
+    """Fields of `semi_medref`; the defaults are the released code's, but for its bugs.
+
+    Attributes:
+        backbone: the network, its image encoder and its fields.
+        text_encoder: frozen; `standardise_text` spreads its sentence vectors by those of the training sentences.
+        ema: how the teacher follows.
+        tau: confidence above which the teacher's pixel is lesion; also of the lesion gate and of the mixed target.
+        text_view: of the student's unlabelled sentences: PosAug, the paper's control `generic`, or none.
+        posaug_p, posaug_mode: how often, and dropout, fuzzing or either.
+        mix: T-PatchMix by position or by probability, the paper's control `naive` (CutMix), or none.
+        block_px, mix_share, gate: see `textmask.methods.semi_medref.patch_mix.PatchMix`.
+        contrast: ITCL or the paper's control, CLIP's loss.
+        contrast_tau: its temperature.
+        align_width: E of its space.
+    """
+
+    method: str = "semi_medref"
+    backbone: BackboneFields = BackboneFields()
+    text_encoder: str = "cxr_bert"
+    standardise_text: bool = False
+    ema: EMA = EMA(start=0.99, end=0.999, ramp_steps=3580)
+    tau: float = Field(0.55, gt=0, lt=1)
+    text_view: Literal["none", "posaug", "generic"] = "posaug"
+    posaug_p: float = Field(0.5, ge=0, le=1)
+    posaug_mode: Literal["mix", "dropout", "fuzzing"] = "mix"
+    mix: Literal["none", "position", "probability", "naive"] = "position"
+    block_px: int = Field(16, ge=1)
+    mix_share: float = Field(0.08, ge=0, le=1)
+    gate: Literal["sample", "block"] = "sample"
+    contrast: Literal["itcl", "clip"] = "itcl"
+    contrast_tau: float = Field(0.07, gt=0)
+    align_width: int = Field(256, ge=1)
+    stages: tuple[Stage, ...] = (
+        Stage(
+            name="burn_in",
+            epochs=5,
+            batch_size=32,
+            optim=Optim(lr=3e-4),
+            schedule=Schedule(name="constant"),
+            augment=ZOOM,
+            lr_scale={"image_head.*": 0.0, "text_head.*": 0.0},
+            weights={"dice": 1.0, "bce": 1.0},
+        ),
+        Stage(
+            name="semi",
+            epochs=95,
+            batch_size=32,
+            unlabelled_batch_size=32,
+            optim=Optim(lr=3e-4),
+            schedule=Schedule(name="cosine"),
+            augment=ZOOM,
+            views=("strong_blur",),
+            weights={"dice": 1.0, "bce": 1.0, "cons": Ramp(to=0.3, end_epoch=15), "itcl_l": 0.02, "itcl_u": 0.1},
+            patience=30,
+        ),
+    )
+
+    def lite(self) -> Self:
+        """CPU preset: EfficientNet-Lite0, MiniLM; an epoch draws 20 batches of 16 + 16; 20 minutes on two cores."""
+        burn_in, semi = self.stages
+        common = {"lr_scale": LITE0_LR, "batch_size": 16, "steps_per_epoch": 20, "augment": Augment()}
+        burn_in = burn_in.lite(
+            epochs=5, **common | {"lr_scale": LITE0_LR | burn_in.lr_scale, "schedule": Schedule(name="constant")}
+        )
+        weights = semi.weights | {"cons": Ramp(to=0.3, end_epoch=5)}
+        semi = semi.lite(epochs=20, **common, unlabelled_batch_size=16, weights=weights, validate_every=5)
+        lite = {"backbone": LITE_BACKBONE, "text_encoder": "minilm", "standardise_text": True}
+        return self.model_copy(update={**lite, "ema": EMA(start=0.99, end=0.99), "stages": (burn_in, semi)})
+
+    def smoke(self) -> Self:
+        """Tiny, for tests."""
+        net = {"backbone": SMOKE_BACKBONE, "text_encoder": "tiny", "align_width": 8, "block_px": 8}
+        burn_in, semi = super().smoke().stages
+        semi = semi.model_copy(
+            update={"unlabelled_batch_size": 4, "weights": semi.weights | {"cons": 0.3}, "schedule": Schedule()}
+        )
+        return super().smoke().model_copy(update={**net, "stages": (burn_in, semi)})
+
+
+SUPERVISED = ("stages.semi.weights.cons=0.0", "stages.semi.weights.itcl_l=0.0", "stages.semi.weights.itcl_u=0.0")
+NO_ITCL = SUPERVISED[1:]
+PLAIN = ("text_view=none", "mix=none")
+STUDIES = {
+    "table1": tuple(
+        Arm(f"labels-{percent}", f"{percent} % of the labels", (f"stages.*.labelled_fraction={percent / 100}",))
+        for percent in (1, 2, 5, 15, 100)
+    ),
+    "table2": (
+        Arm("baseline", "backbone, labelled pictures only", (*SUPERVISED, *PLAIN)),
+        Arm("teacher", "+ T-S EMA", (*NO_ITCL, *PLAIN)),
+        Arm("posaug", "+ PosAug", (*NO_ITCL, "mix=none")),
+        Arm("mix", "+ T-PatchMix", NO_ITCL),
+        Arm("itcl", "+ ITCL: Semi-MedRef", ()),
+    ),
+    "table3": (
+        Arm("teacher", "strong pictures only", (*NO_ITCL, *PLAIN)),
+        Arm("text-strong", "TextStrong", (*NO_ITCL, "text_view=generic", "mix=none")),
+        Arm("cutmix", "w/ CutMix", (*NO_ITCL, "text_view=none", "mix=naive")),
+        Arm("v1", "PosAug", (*NO_ITCL, "mix=none")),
+        Arm("v2", "T-PatchMix", (*NO_ITCL, "text_view=none")),
+        Arm("v3", "PosAug, T-PatchMix, CLIP loss", ("contrast=clip",)),
+        Arm("all", "PosAug, T-PatchMix, ITCL", ()),
+    ),
+}
+
+SPEC = MethodSpec("semi_medref", CARD, SemiMedRefRecipe, SemiMedRef, studies=STUDIES)

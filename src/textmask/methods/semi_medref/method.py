@@ -1,0 +1,115 @@
+"""Semi-MedRef: burn-in on labelled pictures, then a student that agrees with its teacher under mixed input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from textmask.errors import DataError
+from textmask.losses.contrastive import cosine_similarity_matrix, hard_target, jaccard_target, soft_contrastive
+from textmask.losses.segmentation import bce, soft_dice
+from textmask.method import Method, Teacher
+from textmask.methods.semi_medref.patch_mix import Mixed, PatchMix, patch_mix
+from textmask.methods.semi_medref.text_views import text_view
+from textmask.nn.backbones import build_backbone
+from textmask.nn.referring import Referred
+from textmask.text.pretrained import build_text_encoder
+from textmask.types import Batch, Embedding, Image, Output, Text
+
+if TYPE_CHECKING:
+    from textmask.methods.semi_medref import SemiMedRefRecipe
+
+
+class SemiMedRef(Method):
+    """Teacher and student over GuideDecoder or MMI-UNet; `net` is the student."""
+
+    def __init__(self, recipe: SemiMedRefRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.text_encoder = build_text_encoder(recipe.text_encoder, standardise=recipe.standardise_text)
+        self.net = build_backbone(recipe.backbone, self.text_encoder.width)
+        width = recipe.align_width
+        self.image_head = nn.Sequential(nn.Linear(self.net.widths[0][0], width), nn.LayerNorm(width))
+        self.text_head = nn.Sequential(nn.Linear(self.text_encoder.width, width), nn.LayerNorm(width))
+        self.teacher = Teacher(self.net, recipe.ema)
+        self._monitors: dict[str, Tensor] = {}
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode the training sentences once."""
+        self.text_encoder.prepare(prompts)
+
+    def after_step(self, stage: str, step: int) -> None:
+        """The teacher follows, from the first step of the burn-in on."""
+        self.teacher.follow(self.net)
+
+    def forward(self, image: Image, text: Text) -> Output:
+        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W, from whichever of the two was chosen."""
+        found: Referred = self.answering(self.net)(image, self.text_encoder(text))
+        return Output(found.logits, {"feature": found.feature})
+
+    def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """Stage `burn_in`: `dice`, `bce` (Eq. 2). Stage `semi`: also `cons` (Eq. 4), `itcl_l`, `itcl_u` (Eq. 9)."""
+        if batch.mask is None:
+            raise DataError("semi_medref needs labelled pictures beside the unlabelled ones; this batch has no masks.")
+        self._monitors = {}
+        if stage == "burn_in":
+            logits = self.net(batch.image, self.text_encoder(batch.text)).logits
+            return {"dice": soft_dice(logits, batch.mask), "bce": bce(logits, batch.mask)}
+        n, mixed = len(batch), self._strong(batch.unlabelled) if batch.unlabelled is not None else None
+        image, text = batch.image, batch.text
+        if mixed is not None:  # one pass over both streams
+            image = torch.cat([image, mixed.image.to(image.dtype)])
+            text = Text.joined(text, mixed.text)
+        features = self.text_encoder(text)
+        found = self.net(image, features)
+        v, t = self._embeddings(found, features.text_embedding)
+        losses = {
+            "dice": soft_dice(found.logits[:n], batch.mask),
+            "bce": bce(found.logits[:n], batch.mask),
+            "itcl_l": self._contrast(v[:n], t[:n], batch.text),
+        }
+        if mixed is None:
+            return losses | {"cons": losses["bce"] * 0, "itcl_u": losses["itcl_l"] * 0}
+        target = mixed.target.float()
+        cons = soft_dice(found.logits[n:], target) + bce(found.logits[n:], target)
+        return losses | {"cons": cons, "itcl_u": self._contrast(v[n:], t[n:], mixed.text)}
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Of the last step: share of pseudo-mask pixels, of mixed samples, of rewritten sentences."""
+        return self._monitors
+
+    @torch.no_grad()
+    def _strong(self, unlabelled: Batch) -> Mixed:
+        """Teacher on the weak view and the sentence as it is (Eq. 3); the student's strong view, mixed (Eq. 6-8)."""
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+        found: Referred = self.teacher(unlabelled.image, self.text_encoder(unlabelled.text))
+        probability = torch.sigmoid(found.logits.float())
+        spoken = text_view(
+            unlabelled.text, recipe.text_view, self.text_encoder.blank, recipe.posaug_p, recipe.posaug_mode, rng
+        )
+        settings = PatchMix(recipe.mix, recipe.block_px, recipe.mix_share, recipe.tau, recipe.gate)
+        strong = unlabelled.views.get("strong_blur", unlabelled.image).clone()
+        mixed = patch_mix(strong, probability, unlabelled.text, spoken.prompts, settings, generator)
+        changed = sum(a != b for a, b in zip(spoken.prompts, unlabelled.text.prompts, strict=True))
+        self._monitors = {
+            "pseudo_share": mixed.target.float().mean(),
+            "mixed_samples": mixed.blocks.flatten(1).any(dim=1).float().mean(),
+            "changed_sentences": torch.tensor(changed / len(unlabelled)),
+        }
+        return mixed
+
+    def _embeddings(self, found: Referred, sentence: Embedding) -> tuple[Embedding, Embedding]:
+        """Image and text vectors of ITCL: the coarsest fused map, averaged, and the sentence, each through its head."""
+        return self.image_head(found.maps[0].mean(dim=(2, 3))), self.text_head(sentence)
+
+    def _contrast(self, image: Embedding, sentence: Embedding, text: Text) -> Tensor:
+        """ITCL (Eq. 9): both directions, halved; or the paper's control, CLIP's one-to-one targets."""
+        similarity = cosine_similarity_matrix(image, sentence)
+        target = jaccard_target(text.zones) if self.recipe.contrast == "itcl" else hard_target(similarity)
+        return soft_contrastive(similarity, target, self.recipe.contrast_tau) / 2

@@ -1,0 +1,222 @@
+"""T-PatchMix (Eq. 6-8): patches of one picture in another, with one gated mask for picture, target and sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from einops import repeat
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from textmask.data.loaders import build_text
+from textmask.errors import ConfigError
+from textmask.text.render import render
+from textmask.text.statement import Side, Statement, Zone
+from textmask.text.zones import image_zones, zone_map
+from textmask.types import Image, Laterality, Mask, Text
+
+MixMode = Literal["none", "position", "probability", "naive"]
+GateScope = Literal["sample", "block"]
+STYLE_OF_GRAMMAR = {"qata": "qata", "mosmed": "mosmed", "report": "report", "polyp": "polyp", "nuclei": "nuclei"}
+Blocks = Bool[Tensor, "b rows columns"]
+Span = tuple[float, float, float, float]  # top, bottom, left, right, as shares of the picture
+
+
+@dataclass(frozen=True)
+class PatchMix:
+    """How patches are drawn.
+
+    Attributes:
+        mode: `position`, blocks of the region that the partner's sentence names, none where the sides conflict;
+            `probability`, blocks where the teacher is confident of the partner; `naive` is CutMix, which asks nobody
+            and leaves the sentence as it is; `none` mixes nothing.
+        block_px: side of a block.
+        share: of the allowed blocks that are taken.
+        tau: lesion gate, and threshold of the mixed target.
+        scope: whether the gate judges all blocks of a sample together (Eq. 7) or each alone.
+    """
+
+    mode: MixMode
+    block_px: int
+    share: float
+    tau: float
+    scope: GateScope
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Pictures B 3 H W, targets B 1 H W and sentences after mixing; `blocks` says which blocks are the partner's."""
+
+    image: Image
+    target: Bool[Tensor, "b 1 h w"]
+    text: Text
+    blocks: Blocks
+    block_px: int
+
+    @property
+    def mix_mask(self) -> Bool[Tensor, "b 1 h w"]:
+        """True where a pixel is the partner's."""
+        pixels = repeat(self.blocks, "b h w -> b 1 (h p) (w q)", p=self.block_px, q=self.block_px)
+        rows, columns = self.target.shape[2:]
+        return torch.nn.functional.pad(pixels, (0, columns - pixels.shape[3], 0, rows - pixels.shape[2]))
+
+
+@lru_cache(maxsize=65536)
+def region(statement: Statement) -> Span | None:
+    """Bounding span of the named zones in the picture; None where no place is named."""
+    zones, table = image_zones(statement), zone_map(statement)
+    if not zones:
+        return None
+    levels = [table.levels[level] for _, level in zones]
+    sides = [table.sides[side] for side, _ in zones]
+    vertical = min(band.low for band in levels), max(band.high for band in levels)
+    return (*vertical, min(band.low for band in sides), max(band.high for band in sides))
+
+
+def conflict(a: Statement, b: Statement) -> bool:
+    """Whether one names only the left and the other only the right of the picture."""
+    sides = [{side for side, _ in image_zones(s)} - {Side.CENTER} for s in (a, b)]
+    return bool(sides[0]) and bool(sides[1]) and not sides[0] & sides[1]
+
+
+def draw_blocks(
+    statements: Sequence[Statement],
+    partner: Int[Tensor, " b"],
+    confidence: Float[Tensor, "b rows columns"],
+    settings: PatchMix,
+    generator: torch.Generator,
+) -> Blocks:
+    """M of Eq. 6 by blocks, before the gate.
+
+    Args:
+        statements: of the B samples.
+        partner: number of the sample that each takes patches from.
+        confidence: mean teacher probability of the partner in each block.
+        settings: how.
+        generator: of the draw.
+    """
+    n, rows, columns = confidence.shape
+    taken = (torch.rand((n, rows, columns), generator=generator) < settings.share).to(confidence.device)
+    if settings.mode == "naive":
+        return taken
+    if settings.mode == "probability":
+        return taken & (confidence >= settings.tau)
+    allowed = torch.zeros((n, rows, columns), dtype=torch.bool)
+    for i, j in enumerate(partner.tolist()):
+        span = region(statements[j])
+        if span is not None and not conflict(statements[i], statements[j]):
+            top, bottom, left, right = span
+            block = slice(round(top * rows), round(bottom * rows)), slice(round(left * columns), round(right * columns))
+            allowed[i][block] = True
+    return taken & allowed.to(taken.device)
+
+
+def gated(blocks: Blocks, confidence: Float[Tensor, "b rows columns"], settings: PatchMix) -> Blocks:
+    """The blocks that pass the lesion gate (Eq. 7): mean teacher probability of the partner inside them >= tau."""
+    if settings.mode == "naive":
+        return blocks
+    if settings.scope == "block":
+        return blocks & (confidence >= settings.tau)
+    count = blocks.sum(dim=(1, 2))
+    ratio = (confidence * blocks).sum(dim=(1, 2)) / count.clamp(min=1)
+    return blocks & ((ratio >= settings.tau) & (count > 0))[:, None, None]
+
+
+def patch_mix(
+    image: Image, probability: Mask, text: Text, spoken: Sequence[str], settings: PatchMix, generator: torch.Generator
+) -> Mixed:
+    """Mix each sample with another of the batch.
+
+    The same gated blocks mix the picture (Eq. 6), the teacher's probability (Eq. 8) and the sentence, so that a sample
+    whose gate fails is left alone in all three. Blocks that do not fit into the picture are never mixed.
+
+    Args:
+        image: B 3 H W, the student's strong view; changed in place.
+        probability: B 1 H W, the teacher's.
+        text: what is true of the B pictures.
+        spoken: the B sentences that the student would read without mixing.
+        settings: how.
+        generator: of partners and blocks.
+    """
+    n, p = len(image), settings.block_px
+    target = probability >= settings.tau
+    rows, columns = image.shape[2] // p, image.shape[3] // p
+    blocks = torch.zeros((n, rows, columns), dtype=torch.bool, device=image.device)
+    if settings.mode == "none" or n < 2 or not blocks.numel():
+        return Mixed(image, target, build_text(spoken, text.statements), blocks, p)
+    shift = int(torch.randint(1, n, (), generator=generator))
+    partner = (torch.arange(n) + shift) % n
+    confidence = torch.nn.functional.avg_pool2d(probability.float(), p)[:, 0][partner]
+    blocks = gated(draw_blocks(text.statements, partner, confidence, settings, generator), confidence, settings)
+    hard = _in_blocks(target, p)
+    _paste(hard, blocks, partner)
+    sentences, statements = list(spoken), list(text.statements)
+    if settings.mode != "naive":
+        for i in torch.nonzero(blocks.flatten(1).any(dim=1))[:, 0].tolist():
+            lesion = hard[i].flatten(2).any(dim=2).cpu().numpy()
+            found = union(text.statements[i], text.statements[int(partner[i])], lesion)
+            if found is None:
+                blocks[i] = False
+                target[i] = probability[i] >= settings.tau
+            else:
+                statements[i], sentences[i] = found
+    _paste(_in_blocks(image, p), blocks, partner)
+    return Mixed(image, target, build_text(sentences, statements), blocks, p)
+
+
+def _in_blocks(picture: Shaped[Tensor, "b c h w"], p: int) -> Shaped[Tensor, "b rows columns c p p"]:
+    """The whole blocks of a picture, as a view that writes into it."""
+    rows, columns = picture.shape[2] // p, picture.shape[3] // p
+    part = picture[..., : rows * p, : columns * p]
+    b, c, h, w = part.stride()
+    size = (picture.shape[0], rows, columns, picture.shape[1], p, p)
+    return part.as_strided(size, (b, p * h, p * w, c, h, w))
+
+
+def _paste(view: Shaped[Tensor, "b rows columns c p p"], blocks: Blocks, partner: Int[Tensor, " b"]) -> None:
+    """Overwrite the chosen blocks by the partner's, as they were before any was overwritten."""
+    i, row, column = torch.nonzero(blocks, as_tuple=True)
+    view[i, row, column] = view[partner.to(i.device)[i], row, column]
+
+
+def union(a: Statement, b: Statement, lesion: npt.NDArray[np.bool_]) -> tuple[Statement, str] | None:
+    """What both sentences name together, without the zones in which the mixed target is empty, and how it is said.
+
+    `lesion` (rows, columns) tells which blocks hold a pixel of the mixed target; zones are no finer than that. None
+    where the two mean different things by "left" or the grammar has no words for the union.
+    """
+    if a.laterality is not b.laterality:
+        return None
+    zones = frozenset(zone for zone in a.zones | b.zones if _holds(lesion, zone, a))
+    style = STYLE_OF_GRAMMAR.get(a.grammar or b.grammar)
+    if style is None:
+        return None
+    lateral = None if style not in ("qata", "mosmed") else ("unilateral", "bilateral")[len({s for s, _ in zones}) == 2]
+    claim = replace(a, zones=zones, count=None, lateral=lateral, absent=not zones, negated=frozenset(), warnings=())
+    try:
+        return claim, said(claim, style)
+    except ConfigError:
+        return None
+
+
+@lru_cache(maxsize=65536)
+def said(statement: Statement, style: str) -> str:
+    """`render`, remembered."""
+    return render(statement, style)
+
+
+def _holds(lesion: npt.NDArray[np.bool_], zone: Zone, statement: Statement) -> bool:
+    """Whether a block of the target lies in a zone of the statement."""
+    rows, columns = lesion.shape
+    table = zone_map(statement)
+    side = zone[0].mirrored if statement.laterality is Laterality.PATIENT else zone[0]
+    vertical, horizontal = table.levels[zone[1]], table.sides[side]
+    down = slice(round(vertical.low * rows), max(round(vertical.high * rows), 1))
+    across = slice(round(horizontal.low * columns), max(round(horizontal.high * columns), 1))
+    return bool(lesion[down, across].any())
