@@ -16,6 +16,7 @@ from textmask.data.manifest import write_manifest
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.method import get_method
 from textmask.run import checkpoint
+from textmask.run import train as train_module
 from textmask.run.train import train
 
 
@@ -30,8 +31,10 @@ def log_of(path):
 
 
 def same_numbers(a, b):
-    keys = [k for k in a[0] if k not in ("seconds", "images_per_s")]
-    return [[row[k] for k in keys] for row in a] == [[row[k] for k in keys] for row in b]
+    timing = ("seconds", "images_per_s")
+    return [{k: v for k, v in row.items() if k not in timing} for row in a] == [
+        {k: v for k, v in row.items() if k not in timing} for row in b
+    ]
 
 
 def test_a_run_folder_explains_itself(phantom_manifest, tmp_path):
@@ -119,10 +122,22 @@ def run_cli(arguments, **options):
     )
 
 
+def semi(name, *overrides):
+    settings = ("stages.*.labelled_fraction=0.5", "stages.*.steps_per_epoch=3", *overrides)
+    return get_method(name).recipe().smoke().override(*settings)
+
+
 @pytest.mark.slow
-def test_kill_9_loses_at_most_one_epoch_and_resume_is_bit_for_bit(phantom_manifest, tmp_path):
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        smoke("biclip", epochs=5, steps_per_epoch=4, ema_decay=0.9),
+        semi("semi_medref", "stages.semi.epochs=4"),  # teacher, ramp and both streams
+    ],
+    ids=["biclip", "semi_medref"],
+)
+def test_kill_9_loses_at_most_one_epoch_and_resume_is_bit_for_bit(recipe, phantom_manifest, tmp_path):
     """A real process is killed in the middle of a run; the resumed run's log and weights equal an unbroken run's."""
-    recipe = smoke("biclip", epochs=5, steps_per_epoch=4, ema_decay=0.9)
     manifest = phantom_manifest.root / "kill.csv"
     write_manifest(phantom_manifest, manifest)
     (tmp_path / "recipe.json").write_text(recipe.to_json())
@@ -168,6 +183,76 @@ def test_two_processes_give_the_loss_curve_of_one_with_the_same_global_batch(pha
     for a, b in zip(one, two, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], abs=2e-5)
         assert b["valid/dice_per_image"] == pytest.approx(a["valid/dice_per_image"], abs=2e-3)
+
+
+@pytest.mark.slow
+def test_a_teacher_and_two_streams_run_in_two_processes(phantom_manifest, tmp_path):
+    """Both ranks end with one teacher; the run folder holds one log and says who answers."""
+    manifest = phantom_manifest.root / "semi-ddp.csv"
+    write_manifest(phantom_manifest, manifest)
+    (tmp_path / "recipe.json").write_text(semi("mean_teacher").to_json())
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "textmask", "train"]
+    command += ["--recipe", str(tmp_path / "recipe.json"), str(manifest), "--devices", "2"]
+    process = run_cli([*command, "--out", str(tmp_path / "run")], env={"TEXTMASK_CACHE": str(tmp_path / "cache")})
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert [row["stage"] for row in log_of(tmp_path / "run")] == ["burn_in", "semi"]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["variant"] in ("student", "teacher")
+
+
+def test_student_and_teacher_are_validated_and_the_better_one_answers(phantom_manifest, tmp_path):
+    result = train(semi("mean_teacher", "stages.semi.epochs=3"), phantom_manifest, tmp_path / "run", progress=False)
+    rows = [row for row in log_of(tmp_path / "run") if row["stage"] == "semi"]
+    for row in rows:
+        each = [row[f"valid/{variant}/dice_per_image"] for variant in ("student", "teacher")]
+        assert row["valid/dice_per_image"] == max(each)
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert stored["valid/dice_per_image"] == result.best == max(row["valid/dice_per_image"] for row in rows)
+    loaded = checkpoint.load_run(tmp_path / "run").method
+    chosen = loaded.answering(loaded.net)
+    assert chosen is (loaded.teacher if stored["variant"] == "teacher" else loaded.net)
+    assert stored["variant"] in (tmp_path / "run" / "card.md").read_text()
+
+
+def test_the_unlabelled_stream_is_what_the_stage_may_not_see(phantom_manifest, tmp_path, monkeypatch):
+    seen = []
+    original = train_module.Loader
+
+    def spy(*args, **kwargs):
+        loader = original(*args, **kwargs)
+        seen.append((set(loader.labelled.tolist()), loader.unlabelled))
+        return loader
+
+    monkeypatch.setattr(train_module, "Loader", spy)
+    names = tmp_path / "labelled.txt"
+    train_rows = [row.image for row in phantom_manifest.rows_of("train")]
+    names.write_text("\n".join(train_rows[:4]))
+    recipe = semi("mean_teacher")
+    train(recipe, phantom_manifest, tmp_path / "a", labelled_list=names, progress=False)
+    (labelled, nothing), (again, unlabelled) = seen
+    assert nothing is None  # the burn-in has no second stream
+    assert labelled == again == set(range(4))
+    assert set(unlabelled.tolist()) == set(range(4, 24))
+    seen.clear()
+    whole = get_method("mean_teacher").recipe().smoke()  # every label: the branch is off
+    train(whole, phantom_manifest, tmp_path / "b", progress=False)
+    assert [unlabelled for _, unlabelled in seen] == [None, None]
+    assert all(row["loss/cons"] == 0 for row in log_of(tmp_path / "b") if row["stage"] == "semi")
+
+
+def test_no_labelled_row_is_an_error_and_rows_without_masks_are_the_unlabelled_ones(phantom_manifest, tmp_path):
+    def without(keep):
+        names = {row.image for row in phantom_manifest.rows_of("train")[keep:]}
+        rows = tuple(
+            replace(row, mask=None, labelled=False) if row.image in names else row for row in phantom_manifest.rows
+        )
+        return replace(phantom_manifest, rows=rows)
+
+    recipe = get_method("mean_teacher").recipe().smoke()
+    with pytest.raises(DataError, match="no labelled row"):
+        train(recipe, without(0), tmp_path / "none", cache_dir=tmp_path / "c0", progress=False)
+    train(recipe, without(8), tmp_path / "some", cache_dir=tmp_path / "c8", progress=False)
+    assert any(row["loss/cons"] > 0 for row in log_of(tmp_path / "some") if row["stage"] == "semi")
 
 
 def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
