@@ -12,7 +12,15 @@ from jaxtyping import install_import_hook
 
 # shapes in signatures are checked while testing, and cost nothing elsewhere
 install_import_hook(
-    ["textmask.nn", "textmask.losses", "textmask.methods.biclip.model", "textmask.methods.c2seg.model"],
+    [
+        "textmask.nn",
+        "textmask.losses",
+        "textmask.methods.biclip.model",
+        "textmask.methods.c2seg.model",
+        "textmask.methods.semi_medref.patch_mix",
+        "textmask.methods.ssa.alignment",
+        "textmask.methods.ssa.guidance",
+    ],
     "beartype.beartype",
 )
 

@@ -1,0 +1,80 @@
+"""SSA: a text-guided backbone, its tokens aligned by transport (DSOT), its mask held to the named places (CDG)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from textmask.errors import DataError
+from textmask.losses.segmentation import bce, soft_dice
+from textmask.method import Method
+from textmask.methods.ssa.alignment import Aligned, Alignment, attention_map, global_loss, local_loss
+from textmask.methods.ssa.guidance import Guidance, guidance, guide_loss, refined
+from textmask.nn.backbones import build_backbone
+from textmask.text.grammar import parse
+from textmask.text.pretrained import build_text_encoder
+from textmask.types import Batch, Image, Output, Text, TextFeatures
+
+if TYPE_CHECKING:
+    from textmask.methods.ssa import SSARecipe
+
+
+class SSA(Method):
+    """Spatial-aware symmetric alignment over GuideDecoder or MMI-UNet."""
+
+    def __init__(self, recipe: SSARecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.text_encoder = build_text_encoder(recipe.text_encoder)
+        self.net = build_backbone(recipe.backbone, self.text_encoder.width, last_answers=recipe.align_scale == 0)
+        self.alignment = Alignment(recipe, self.net.widths[recipe.align_scale], self.net.bidirectional)
+        self._monitors: dict[str, Tensor] = {}
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode the training sentences once."""
+        self.text_encoder.prepare(prompts)
+
+    def forward(self, image: Image, text: Text) -> Output:
+        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W; only the backbone decides them.
+
+        `aux`: `attention` (A_norm), `prior` (M_pri) and `guide` (M_guide), B 1 H W in [0, 1], for people to look at.
+        """
+        logits, aligned, _ = self._run(image, text)
+        found = self._guidance(aligned, image, text)
+        return Output(logits, {"attention": found.attention, "prior": found.prior, "guide": found.guide})
+
+    def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """`dice`, `bce`; `global`, `local` of DSOT (Eq. 1-2); `guide` of CDG (Eq. 3-4)."""
+        if batch.mask is None:
+            raise DataError("ssa trains on labelled rows only; this batch has no masks.")
+        recipe = self.recipe
+        logits, aligned, features = self._run(batch.image, batch.text)
+        found = self._guidance(aligned, batch.image, batch.text)
+        target = refined(logits, found.guide, recipe.beta)
+        with torch.no_grad():
+            self._monitors = {"guide_shift": (target - torch.sigmoid(logits.float())).mean()}
+        return {
+            "dice": soft_dice(logits, batch.mask),
+            "bce": bce(logits, batch.mask),
+            "global": global_loss(aligned, features.text_embedding, recipe.tau, recipe.merge_equal_text),
+            "local": local_loss(aligned, recipe),
+            "guide": guide_loss(logits, target, found, recipe.dead_zone),
+        }
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Mean of P_refined - P_pred at the last step: how far, and which way, the guide pulls."""
+        return self._monitors
+
+    def _run(self, image: Image, text: Text) -> tuple[Tensor, Aligned, TextFeatures]:
+        features = self.text_encoder(text)
+        found = self.net(image, features)
+        return found.logits, self.alignment(found), features
+
+    def _guidance(self, aligned: Aligned, image: Image, text: Text) -> Guidance:
+        """The guide in the frame of the picture as it came, after any augmentation."""
+        statements = text.statements or tuple(map(parse, text.prompts))
+        with torch.no_grad():
+            return guidance(attention_map(aligned), statements, (image.shape[2], image.shape[3]), self.recipe.frame)
