@@ -139,6 +139,17 @@ def test_scalings_and_logarithms_give_the_same_plan(monkeypatch):
     assert torch.equal(fast.iterations, slow_.iterations)
 
 
+def test_the_compiled_loop_is_that_of_other_devices(monkeypatch):
+    cost = cosine_cost(*features())
+    for chosen in ({}, {"max_iterations": 1}, {"max_iterations": 0}, EXACT, {"direction": "text_to_image"}):
+        monkeypatch.setattr(transport, "_is_compiled", lambda cost: True)
+        fast = sinkhorn(cost, MASK, **chosen)
+        monkeypatch.setattr(transport, "_is_compiled", lambda cost: False)
+        other = sinkhorn(cost, MASK, **chosen)
+        torch.testing.assert_close(fast.plan, other.plan, atol=1e-7, rtol=1e-3)
+        assert (fast.iterations - other.iterations).abs().max() <= (50 if chosen is EXACT else 0)
+
+
 def test_costs_beyond_the_range_of_fp32_go_through_logarithms():
     cost = cosine_cost(*features(2))
     wide = torch.cat([cost[:1], cost[1:] * 40])  # the second spans 80 / 0.03 exponents
