@@ -1,0 +1,161 @@
+"""Does the mask lie where the sentence says? Side, level, zone, laterality, count and absence, each as an F1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from textmask.errors import DataError, choose
+from textmask.metrics.overlap import Bools, Counts, Ints, as_masks
+from textmask.text.statement import ZONES, Side, Statement
+from textmask.text.zones import ZONE_MAPS, ZoneMap, image_zones, zone_map
+from textmask.types import Laterality
+
+ASPECTS = ("side", "level", "zone", "lateral", "count", "absence")
+SUBSETS = ("all", "one_sided")
+PIECE = 0.02  # of a mask's area: smaller pieces are specks, neither counted nor placed
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What N masks show.
+
+    Attributes:
+        zones: N 3 3, whether side x level holds lesion.
+        pieces: N, connected pieces of at least 2 % of the mask's area.
+        empty: N, masks without a pixel.
+    """
+
+    zones: Bools
+    pieces: Ints
+    empty: Bools
+
+
+def shown(masks: npt.ArrayLike, statements: Sequence[Statement], table: str | None = None) -> Shown:
+    """Read N masks by the zone maps of their own sentences.
+
+    Args:
+        masks: N H W, 0 or not.
+        statements: N; only their grammar is used, to choose the map.
+        table: a key of `ZONE_MAPS` for all of them instead.
+
+    Raises:
+        DataError: another number of statements than masks.
+    """
+    array = as_masks(masks)
+    if len(array) != len(statements):
+        raise DataError(f"got {len(array)} masks and {len(statements)} statements; give one a mask.")
+    if table is not None:
+        choose("zone map", table, list(ZONE_MAPS))
+    names = [table or zone_map(statement).name for statement in statements]
+    zones = np.zeros((len(array), 3, 3), np.bool_)
+    pieces = np.zeros(len(array), np.int64)
+    for name in dict.fromkeys(names):
+        chosen = np.array([other == name for other in names])
+        zones[chosen] = _by_share(array[chosen], ZONE_MAPS[name])
+    for i, (mask, name) in enumerate(zip(array, names, strict=True)):
+        centres = _pieces(mask)
+        pieces[i] = len(centres)
+        if ZONE_MAPS[name].told_by == "centroid":
+            zones[i] = _by_centroid(centres, ZONE_MAPS[name])
+    return Shown(zones, pieces, np.asarray(~array.any(axis=(1, 2)), np.bool_))
+
+
+def _by_share(masks: npt.NDArray[np.uint8], table: ZoneMap) -> Bools:
+    """N 3 3 by area: a side with enough of the mask, and on it a level with enough of the side."""
+    rows, columns = masks.shape[1:]
+    area = _summed(_summed(masks > 0, table.side_cuts, columns, 2), table.level_cuts, rows, 1).transpose(0, 2, 1)
+    side = area.sum(axis=2)
+    enough = (side > 0) & (side >= table.side_share * side.sum(axis=1, keepdims=True))
+    found: Bools = enough[:, :, None] & (area > 0) & (area >= table.level_share * side[:, :, None])
+    return found
+
+
+def _summed(values: npt.NDArray[np.generic], cuts: tuple[float, float], n: int, axis: int) -> Ints:
+    """Sums of the three stretches between the cuts along an axis; pixel i lies at (i + 0.5) / n."""
+    edges = [0, *(int(np.ceil(cut * n - 0.5)) for cut in cuts), n]
+    parts = [values.take(range(a, b), axis=axis).sum(axis=axis, dtype=np.int64) for a, b in pairwise(edges)]
+    return np.stack(parts, axis=axis)
+
+
+def _pieces(mask: npt.NDArray[np.uint8]) -> list[tuple[float, float]]:
+    """Centroids (row, column, as shares of the picture) of the pieces that are no specks."""
+    if not mask.any():
+        return []
+    _, _, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    rows, columns = mask.shape
+    kept = centroids[1:][areas >= PIECE * areas.sum()]
+    return [((y + 0.5) / rows, (x + 0.5) / columns) for x, y in kept]
+
+
+def _by_centroid(centres: list[tuple[float, float]], table: ZoneMap) -> Bools:
+    """3 3: the zones in which a piece has its centre."""
+    found = np.zeros((3, 3), np.bool_)
+    for y, x in centres:
+        found[np.searchsorted(table.side_cuts, x, "right"), np.searchsorted(table.level_cuts, y, "right")] = True
+    return found
+
+
+def agreement(found: Shown, statements: Sequence[Statement]) -> dict[str, Counts]:
+    """Per image and aspect: what was claimed and shown, what was shown, what was claimed.
+
+    As `Counts` (intersection = true positives, predicted = shown, true = claimed), so that F1 is `dice_pooled` and
+    intervals and paired differences come with it. An image that an aspect says nothing of counts nothing.
+
+    Aspects: `side` and `level` over the three of each, `zone` over all nine, `lateral` for "bilateral", `count` for
+    the number of pieces (the smaller of the two numbers agrees), `absence` for an empty mask. Sides of a sentence are
+    those of the picture (`image_zones`); where nobody knows whose left is meant, side, zone and lateral say nothing.
+
+    Raises:
+        DataError: another number of statements than masks.
+    """
+    n = len(found.zones)
+    if n != len(statements):
+        raise DataError(f"got {n} masks and {len(statements)} statements; give one a mask.")
+    seen = found.zones.reshape(n, 9)
+    claimed = np.array([[zone in image_zones(s) for zone in ZONES] for s in statements], np.bool_).reshape(n, 9)
+    placed = np.array([s.has_location for s in statements], np.bool_)
+    sided = placed & np.array([s.laterality is not Laterality.UNKNOWN for s in statements], np.bool_)
+    numbers = np.array([s.count or 0 for s in statements], np.int64)
+    pieces = np.where(numbers > 0, found.pieces, 0)
+    absent = np.array([s.absent for s in statements], np.bool_)
+    return {
+        "side": _counts(_any(seen, 2), _any(claimed, 2), sided),
+        "level": _counts(_any(seen, 1), _any(claimed, 1), placed),
+        "zone": _counts(seen, claimed, sided),
+        "lateral": _counts(_both_sides(seen), _both_sides(claimed), sided),
+        "count": Counts(np.minimum(pieces, numbers), pieces, numbers),
+        "absence": _counts(found.empty[:, None], absent[:, None], placed | absent),
+    }
+
+
+def _any(zones: Bools, axis: int) -> Bools:
+    """N 9 -> N 3: over the levels of each side (axis 2) or the sides of each level (axis 1)."""
+    return np.asarray(zones.reshape(-1, 3, 3).any(axis=axis), np.bool_)
+
+
+def _both_sides(zones: Bools) -> Bools:
+    """N 9 -> N 1: whether left and right hold something."""
+    return np.asarray(_any(zones, 2)[:, [0, 2]].all(axis=1, keepdims=True), np.bool_)
+
+
+def _counts(seen: Bools, claimed: Bools, said: Bools) -> Counts:
+    """N K flags to counts; images where `said` is False count nothing."""
+    return Counts(*((flags & said[:, None]).sum(axis=1, dtype=np.int64) for flags in (seen & claimed, seen, claimed)))
+
+
+def one_sided(statements: Sequence[Statement]) -> Bools:
+    """N, True where a sentence names the left or the right alone: there a mask can be on the wrong side."""
+    return np.array([s.sides in ({Side.LEFT}, {Side.RIGHT}) for s in statements], bool)
+
+
+def location(counts: dict[str, Counts]) -> Counts:
+    """The summary score: F1 over sides and levels together, since a place is said by both."""
+    side, level = counts["side"], counts["level"]
+    return Counts(side.intersection + level.intersection, side.predicted + level.predicted, side.true + level.true)
