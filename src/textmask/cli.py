@@ -135,12 +135,14 @@ def evaluate(
     surface: Annotated[bool, typer.Option(help="Also HD95 and ASSD.")] = True,
     native: Annotated[bool, typer.Option("--native", help="Score at each mask's own size.")] = False,
     seed: Annotated[int, typer.Option(help="Of shuffling and bootstrap.")] = 0,
+    zones: Annotated[str | None, typer.Option(help="Zone map; else chosen by each sentence's grammar.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
     """Score a run beside its baselines, with intervals, and write a report.
 
     Example: textmask evaluate runs/biclip data/table.csv --split test
     """
+    from textmask.run.agreement_table import agreement_cells, agreement_lines
     from textmask.run.evaluate import evaluate as run_evaluation
     from textmask.run.evaluate import provenance_lines
     from textmask.run.machine import prepare_cpu
@@ -158,13 +160,16 @@ def evaluate(
             surface=surface,
             native=native,
             seed=seed,
+            zones=zones,
             cache_dir=cache_dir,
             progress=step,
         )
-    head, lines = table_cells(summary)
-    print_table(head, lines)
+    print_table(*table_cells(summary))
     say(protocol_line(summary["protocol"]))
     for line in [f"{run.name} {line}" for line in difference_lines(summary)] + provenance_lines(summary):
+        say(f"  {line}")
+    print_table(*agreement_cells(summary))
+    for line in agreement_lines(summary):
         say(f"  {line}")
     say(f"report: {write_report(run)}")
 

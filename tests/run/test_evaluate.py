@@ -435,3 +435,22 @@ def test_predict_split_equals_one_forward_and_restores_the_mode(trained, phantom
     with pytest.raises(RuntimeError, match="out of memory"):
         predict_split(failing, data, run.recipe)
     assert failing.training
+
+
+def test_every_row_says_how_far_its_mask_obeys_its_sentence_beside_ceiling_and_floor(bench):
+    summary = bench(zones="phantom")
+    bounds = summary["agreement_bounds"]
+    for name in ("all", "one_sided"):
+        ceiling, floor = bounds["ceiling"][name], bounds["floor"][name]
+        assert ceiling["side"]["f1"]["estimate"] >= floor["side"]["f1"]["estimate"]
+        assert ceiling["n"] == floor["n"]
+    for row in summary["rows"].values():
+        found = row["agreement"]["all"]
+        for aspect in ("side", "level", "location"):
+            value, precision, recall = found[aspect]["f1"], found[aspect]["precision"], found[aspect]["recall"]
+            assert 0 <= value["estimate"] <= 1
+            if precision:
+                assert value["estimate"] == pytest.approx(2 * precision * recall / (precision + recall))
+    table = (bench.runs / "text_prior" / "evaluation" / "test" / "table.md").read_text("utf-8")
+    assert "true masks (ceiling)" in table
+    assert "masks of other pictures (floor)" in table

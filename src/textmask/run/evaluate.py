@@ -28,6 +28,7 @@ from textmask.metrics.statistics import (
     paired_permutation,
     paired_permutation_pooled,
 )
+from textmask.run.agreement_table import add_agreement, agreement_table
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run, read_json
 from textmask.run.inference import shuffled_prompts
 from textmask.run.scoring import SURFACE, Progress, Scored, Scorer
@@ -49,6 +50,7 @@ def evaluate(
     native: bool = False,
     n_bootstrap: int = 2000,
     seed: int = 0,
+    zones: str | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -67,6 +69,8 @@ def evaluate(
         native: score at each mask's own size instead of the run's; probabilities are resized, never masks.
         n_bootstrap: resamples of an interval.
         seed: of the shuffling and of the bootstrap.
+        zones: key of `textmask.text.zones.ZONE_MAPS` by which masks are read for the agreement; None chooses by the
+            grammar of each sentence.
         cache_dir: of the decoded pictures.
         progress: called with (row name, done, total).
 
@@ -80,7 +84,8 @@ def evaluate(
     loaded = load_run(run)
     refuse_leaks(loaded.path, manifest.rows_of(split), split)
     name, size = loaded.recipe.method, loaded.recipe.image_size
-    scorer = Scorer(manifest, split, open_split(manifest, split, size, cache_dir), surface, native, cache_dir, progress)
+    data = open_split(manifest, split, size, cache_dir)
+    scorer = Scorer(manifest, split, data, surface, native, cache_dir, progress, zones)
     out = out or loaded.path / "evaluation" / split
     probabilities = scorer.predict(name, loaded, scorer.data)
     rows = [scorer.score(name, loaded, probabilities, scorer.data.prompts)]
@@ -103,6 +108,7 @@ def evaluate(
         "missing_rows": notes,
         "differences": _differences(rows, groups, policy, n_bootstrap, seed),
     }
+    add_agreement(summary, rows, scorer, groups, n_bootstrap, seed)
     try:
         _write(out, summary, rows, scorer, probabilities)
     except OSError as error:
@@ -325,7 +331,7 @@ def _write(out: Path, summary: dict[str, Any], rows: list[Scored], scorer: Score
     policy: EmptyPolicy = rows[0].run.recipe.empty_policy
     write_whole(out / "per_image.csv", _per_image(rows, scorer.data, policy).encode("utf-8", "backslashreplace"))
     facts = "\n".join(f"- {line}" for line in provenance_lines(summary))
-    write_whole(out / "table.md", f"{table(summary)}\n{facts}\n".encode())
+    write_whole(out / "table.md", f"{table(summary)}\n{agreement_table(summary)}\n{facts}\n".encode())
     scorer.store(rows[0], out / "scores.npz")
     _write_cases(out / "cases", rows[0], probabilities, scorer.data)
     write_json(out / "summary.json", summary)

@@ -18,6 +18,7 @@ from textmask.data.loaders import SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.errors import DataError
 from textmask.io.images import read_mask, write_whole
+from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, counts
 from textmask.metrics.surface import SurfaceResult, surface_distances
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256
@@ -25,18 +26,23 @@ from textmask.run.inference import predict_split, resize_probability
 from textmask.run.machine import git_commit
 
 SURFACE = ("hd95_pooled", "hd95_max_directed", "assd")
+SHOWN = ("zones", "pieces", "empty")
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One row of the table: a run, the sentences it was given, and its per-image material."""
+    """One row of the table: a run, the sentences it was given, and its per-image material.
+
+    `shown` says in which zones each mask lies, by the zone map of the picture's own sentence.
+    """
 
     name: str
     run: Run
     prompts: Sequence[str]
     counts: Counts
     surface: SurfaceResult | None
+    shown: Shown
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Scorer:
     native: bool
     cache_dir: Path | None
     progress: Progress | None
+    zones: str | None = None
 
     def predict(self, name: str, run: Run, data: SplitData, prompts: Sequence[str] | None = None) -> np.ndarray:
         """Probabilities N H W of a run, for the split's own or for other sentences."""
@@ -64,15 +71,19 @@ class Scorer:
         """Threshold at the run's own threshold and count; probabilities of another size are resized to the masks."""
         threshold, truth = run.recipe.threshold, self.data.masks
         if not self.native and probabilities.shape == truth.shape:
-            return Scored(name, run, prompts, *self._measure(probabilities > threshold, truth))
-        parts = []
+            masks = probabilities > threshold
+            zones = shown(masks, self.data.statements, self.zones)
+            return Scored(name, run, prompts, *self._measure(masks, truth), zones)
+        parts, places = [], []
         for i, (row, probability) in enumerate(zip(self.data.rows, probabilities, strict=True)):
             mask = read_mask(self.manifest.mask_path(row)) if self.native else np.asarray(truth[i])
             found = resize_probability(probability, (mask.shape[0], mask.shape[1])) > threshold
             parts.append(self._measure(found[None], mask[None]))
+            places.append(shown(found[None], self.data.statements[i : i + 1], self.zones))
         surfaces = [distances for _, distances in parts if distances is not None]
         joined = SurfaceResult.concatenate(surfaces) if surfaces else None
-        return Scored(name, run, prompts, Counts.concatenate(part for part, _ in parts), joined)
+        zones = Shown(*(np.concatenate([getattr(part, name) for part in places]) for name in SHOWN))
+        return Scored(name, run, prompts, Counts.concatenate(part for part, _ in parts), joined, zones)
 
     def neighbour(self, name: str, run: Run) -> Scored:
         """Score another run with the split's own sentences, or read what scoring the same weights gave before."""
@@ -90,6 +101,7 @@ class Scorer:
     def store(self, row: Scored, path: Path) -> None:
         """Keep a row's per-image figures for the next evaluation that has this run beside it."""
         arrays = {name: getattr(row.counts, name) for name in ("intersection", "predicted", "true")}
+        arrays |= {name: getattr(row.shown, name) for name in SHOWN}
         if row.surface is not None:
             arrays |= {name: getattr(row.surface, name) for name in (*SURFACE, "empty_masks")}
         stream = io.BytesIO()
@@ -103,18 +115,20 @@ class Scorer:
                 if str(file["key"]) != key or json.loads(key)["code"].endswith("+changes"):
                     return None
                 found = Counts(file["intersection"], file["predicted"], file["true"])
+                zones = Shown(*(file[name] for name in SHOWN))
                 distances = {name: file[name] for name in (*SURFACE, "empty_masks")} if self.surface else None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         rules: dict[str, Any] = {"definition": "pooled", "one_empty": "diagonal", "unit": "px"}
         surface = None if distances is None else SurfaceResult(**distances, **rules)
-        return Scored(name, run, self.data.prompts, found, surface)
+        return Scored(name, run, self.data.prompts, found, surface, zones)
 
     def _key(self, run: Run) -> str:
         """All that a run's scores depend on; edits that are not committed have no name, so they never match."""
         size = "native" if self.native else list(self.data.masks.shape[1:])
         weights = file_sha256(run.path / WEIGHTS)
-        found = {"data": self.manifest.hash(), "split": self.split, "size": size, "surface": self.surface}
+        found: dict[str, Any] = {"data": self.manifest.hash(), "split": self.split, "size": size}
+        found |= {"surface": self.surface, "zones": self.zones}
         code = f"{version('textmask')} {git_commit()}"
         return json.dumps(found | {"weights": weights, "threshold": run.recipe.threshold, "code": code})
 
