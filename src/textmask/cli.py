@@ -182,6 +182,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and results.")] = Path("predictions"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make existing results again.")] = False,
     probability: Annotated[bool, typer.Option("--probability", help="Also a 16-bit probability PNG.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Also attention, prior and guide side by side.")] = False,
 ) -> None:
     """Segment own pictures from a sentence.
 
@@ -202,6 +203,7 @@ def predict(
             out,
             overwrite=overwrite,
             probability=probability,
+            explain=explain,
             progress=lambda done, total: step("pictures", done, total),
         )
     for message in dict.fromkeys(r.message for r in results if r.status == "failed"):

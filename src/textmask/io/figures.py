@@ -78,6 +78,25 @@ def error_overlay(image: Bytes, prediction: npt.ArrayLike, truth: npt.ArrayLike,
     return picture
 
 
+def heat(image: Bytes, values: npt.ArrayLike, alpha: float = 0.55) -> Bytes:
+    """H W 3 picture under a map: dark blue is 0, yellow is 1 (viridis, readable with any colour blindness and in grey).
+
+    Args:
+        image: H W or H W 3.
+        values: H W in [0, 1].
+        alpha: 0 (the picture alone) to 1 (the map alone).
+
+    Raises:
+        DataError: shapes that do not fit.
+    """
+    picture, scores = _colour(image), np.asarray(values, np.float32)
+    if scores.shape != picture.shape[:2]:
+        raise DataError(f"heat: got a map of shape {scores.shape} for a picture of {picture.shape[:2]}; resize it.")
+    scores = np.nan_to_num(scores).clip(0, 1)
+    coloured = cv2.applyColorMap((scores * 255 + 0.5).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+    return np.asarray(picture * (1 - alpha) + coloured * alpha + 0.5, np.uint8)
+
+
 def side_by_side(panels: Sequence[Bytes], captions: Sequence[str] = ()) -> Bytes:
     """One H W 3 picture of several, as high as the highest, each with its caption above.
 

@@ -98,6 +98,15 @@ class Interactor(nn.Module):
         return out
 
 
+def stretched(scores: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Each map stretched to [0, 1] in fp32; 1 everywhere where all places are alike."""
+    scores = scores.float()
+    low, high = scores.amin(dim=(1, 2, 3), keepdim=True), scores.amax(dim=(1, 2, 3), keepdim=True)
+    return torch.where(
+        high - low > 1e-6 * high.abs().clamp(min=1e-12), (scores - low) / (high - low).clamp(min=1e-12), 1.0
+    )
+
+
 def _visible(mask: TokenMask) -> TokenMask:
     """The mask with the first token of an empty row opened: a softmax over nothing is NaN, backwards as well."""
     visible = mask.clone()

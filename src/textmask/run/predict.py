@@ -6,7 +6,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +17,8 @@ import torch
 from textmask.config import write_json
 from textmask.data.loaders import build_text
 from textmask.data.tables import column_of, read_json, read_table
-from textmask.errors import DataError, PromptWarning, TextMaskError, choose
-from textmask.io.figures import overlay
+from textmask.errors import ConfigError, DataError, PromptWarning, TextMaskError, choose
+from textmask.io.figures import heat, overlay, side_by_side
 from textmask.io.images import read_image, resize_image, write_png
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run
 from textmask.run.inference import to_image
@@ -27,7 +27,8 @@ from textmask.text.statement import Statement
 from textmask.types import Laterality
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-RESULTS = (".mask.png", ".overlay.png", ".probability.png")  # never read as pictures
+RESULTS = (".mask.png", ".overlay.png", ".probability.png", ".explain.png")  # never read as pictures
+MAPS = ("attention", "prior", "guide")  # what a method may publish in `Output.aux`, B 1 h w in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,15 @@ class Segmentation:
         probability: float32 H W.
         statement: what was understood of the sentence.
         warnings: codes of what is wrong with it; "nothing_parsed" means that no place was understood.
+        maps: what the method publishes of `MAPS`, float32 H W in [0, 1]: where it looks for what the sentence names,
+            where the sentence says, and both together.
     """
 
     mask: np.ndarray
     probability: np.ndarray
     statement: Statement
     warnings: tuple[str, ...]
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Predictor:
@@ -118,10 +122,33 @@ class Predictor:
         text = build_text([sentence], [statement])
         bf16 = self.run.recipe.precision == "bf16"
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            small = self.run.method(self._image, text).probability[0, 0].numpy()
-        probability = np.asarray(cv2.resize(small, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
+            output = self.run.method(self._image, text)
+        found = {name: output.aux[name] for name in MAPS if name in output.aux}
+        maps = {name: _resized(value, (rows, columns)) for name, value in found.items()}
+        probability = _resized(output.probability, (rows, columns))
         mask = (probability > self.run.recipe.threshold).astype(np.uint8)
-        return Segmentation(mask, probability, statement, statement.warnings)
+        return Segmentation(mask, probability, statement, statement.warnings, maps)
+
+
+def _resized(values: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """1 1 h w to float32 H W, bilinear."""
+    small = values[0, 0].float().numpy()
+    return np.asarray(cv2.resize(small, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def explanation(pixels: np.ndarray, found: Segmentation) -> np.ndarray:
+    """The picture, each published map over it, and the mask side by side (Fig. 4 of SSA): uint8 H W' 3.
+
+    Raises:
+        ConfigError: the method publishes no attention map.
+    """
+    if "attention" not in found.maps:
+        raise ConfigError(
+            "this method publishes no attention map, so there is nothing to explain. Leave --explain out, or take a "
+            "run of a method that publishes one in Output.aux['attention'], such as one that aligns places with words."
+        )
+    panels = [pixels, *(heat(pixels, values) for values in found.maps.values()), overlay(pixels, found.mask)]
+    return side_by_side(panels, ["image", *found.maps, "prediction"])
 
 
 @dataclass(frozen=True)
@@ -216,6 +243,7 @@ def predict(
     *,
     overwrite: bool = False,
     probability: bool = False,
+    explain: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[JobResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each job, and skip what exists.
@@ -228,9 +256,17 @@ def predict(
         out: folder for the results.
         overwrite: make existing results again.
         probability: also write NAME.probability.png, 16 bit.
+        explain: also write NAME.explain.png: picture, attention, prior and guide where there are, prediction.
         progress: called with (done, total).
+
+    Raises:
+        ConfigError: `explain` with a method that publishes no attention map; nothing is written then.
     """
     predictor = Predictor(run)
+    if explain:
+        blank = np.zeros(predictor.run.recipe.image_size, np.uint8)
+        explanation(blank, predictor.set_image(blank).segment("lower left lung"))
+    extra = tuple(ending for ending, wanted in ((".probability.png", probability), (".explain.png", explain)) if wanted)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -239,7 +275,7 @@ def predict(
     current: Path | None = None
     for i, job in enumerate(jobs):
         try:
-            if not overwrite and _exists(out, job, probability):
+            if not overwrite and _exists(out, job, extra):
                 results.append(JobResult(job, "skipped", _stale(out, job, predictor)))
                 continue
             if job.image != current:
@@ -249,7 +285,7 @@ def predict(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PromptWarning)  # the codes are in the result
                 found = predictor.segment(job.text)
-            _write(out, job, found, predictor, probability)
+            _write(out, job, found, predictor, extra)
             results.append(JobResult(job, "done", warnings=found.warnings))
         except TextMaskError as error:
             results.append(JobResult(job, "failed", str(error)))
@@ -259,8 +295,8 @@ def predict(
     return results
 
 
-def _exists(out: Path, job: Job, probability: bool) -> bool:
-    endings = (".json", ".mask.png", ".overlay.png", *((".probability.png",) if probability else ()))
+def _exists(out: Path, job: Job, extra: Sequence[str]) -> bool:
+    endings = (".json", ".mask.png", ".overlay.png", *extra)
     return all((out / f"{job.stem}{ending}").exists() for ending in endings)
 
 
@@ -272,13 +308,15 @@ def _stale(out: Path, job: Job, predictor: Predictor) -> str:
     return f"{out / job.stem}.json is another model's result; --overwrite makes it again"
 
 
-def _write(out: Path, job: Job, found: Segmentation, predictor: Predictor, probability: bool) -> None:
+def _write(out: Path, job: Job, found: Segmentation, predictor: Predictor, extra: Sequence[str]) -> None:
     """The JSON comes last: a job counts as done when it exists."""
     (out / f"{job.stem}.json").unlink(missing_ok=True)  # it must not vouch for pictures that are being replaced
     write_png(out / f"{job.stem}.mask.png", found.mask * 255)
     write_png(out / f"{job.stem}.overlay.png", overlay(predictor.pixels, found.mask))
-    if probability:
+    if ".probability.png" in extra:
         write_png(out / f"{job.stem}.probability.png", (found.probability * 65535 + 0.5).astype(np.uint16))
+    if ".explain.png" in extra:
+        write_png(out / f"{job.stem}.explain.png", explanation(predictor.pixels, found))
     statement = {
         "zones": sorted(f"{side} {level}" for side, level in found.statement.zones),
         "count": found.statement.count,

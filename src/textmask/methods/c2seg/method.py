@@ -20,6 +20,7 @@ from textmask.losses.contrastive import (
 from textmask.losses.segmentation import bce, soft_dice
 from textmask.method import Method
 from textmask.methods.c2seg.model import BCAM, Fusion, LanguagePath
+from textmask.nn.attention import stretched
 from textmask.nn.gradient_cache import in_chunks
 from textmask.nn.image_encoders import standardise
 from textmask.nn.kan import KANLinear
@@ -75,7 +76,8 @@ class C2Seg(Method):
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W.
 
-        `aux["place_weight_l"]`, B 1 h w: how strongly the tokens look at each place of scale l.
+        `aux["place_weight_l"]`, B 1 h w: how strongly the tokens look at each place of scale l; `aux["attention"]` is
+        that of the finest fused scale, stretched to [0, 1] per picture.
         """
         features = self.encoder(standardise(image))
         weights = {}
@@ -84,6 +86,8 @@ class C2Seg(Method):
             for level, fusion in self.fusion.items():
                 feature, weight = fusion(features[int(level)], words.text_tokens, words.token_mask)
                 features[int(level)], weights[f"place_weight_{level}"] = feature, weight
+        if weights:
+            weights["attention"] = stretched(weights[f"place_weight_{min(map(int, self.fusion))}"])
         feature = self.decoder(features)
         return Output(self.head(feature, image), {"feature": feature, **weights})
 

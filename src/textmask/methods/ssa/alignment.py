@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from textmask.losses.contrastive import cosine_similarity_matrix, hard_target, soft_contrastive
 from textmask.losses.transport import cosine_cost, transport_loss
-from textmask.nn.attention import Interactor
+from textmask.nn.attention import Interactor, stretched
 from textmask.nn.referring import Feature, Referred
 from textmask.types import Embedding, TextTokens, TokenMask
 
@@ -101,7 +101,4 @@ def attention_map(aligned: Aligned) -> Float[Tensor, "b 1 h w"]:
     """
     words = mean_token(aligned.text_tokens, aligned.token_mask)[:, None]
     cosine = nn.functional.cosine_similarity(aligned.image_tokens, words, dim=2)
-    low, high = cosine.amin(dim=1, keepdim=True), cosine.amax(dim=1, keepdim=True)
-    stretched = (cosine - low) / (high - low).clamp(min=1e-6)
-    flat = torch.where(high - low > 1e-6, stretched, torch.ones_like(stretched))
-    return rearrange(flat, "b (h w) -> b 1 h w", h=aligned.rows)
+    return stretched(rearrange(cosine, "b (h w) -> b 1 h w", h=aligned.rows))
