@@ -208,6 +208,31 @@ def test_the_implicit_gradient_against_finite_differences():
         assert gradient[0, i, j].item() == pytest.approx((values[0] - values[1]) / 2e-4, abs=2e-4)
 
 
+def test_both_solvers_of_the_implicit_gradient_against_float64(monkeypatch):
+    cost = torch.rand(4, 49, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    exact = cost.detach().double().requires_grad_()
+    parts = [
+        (slow(exact[b, :, :count], iterations=600) * exact[b, :, :count]).sum() for b, count in enumerate((7, 4, 1))
+    ]
+    (expected,) = torch.autograd.grad(sum(parts) / 3, exact)
+    for compiled in (True, False):
+        monkeypatch.setattr(transport, "_is_compiled", lambda cost, compiled=compiled: compiled)
+        loss = transport_loss(cost, mask_of(7, 4, 1, 0), grad="implicit", **EXACT)
+        (gradient,) = torch.autograd.grad(loss, cost)
+        assert (gradient - expected).norm() / expected.norm() < 1e-3
+        assert not gradient[3].any()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_implicit_gradient_of_a_plan_that_falls_apart_is_the_plan(compiled, monkeypatch):
+    """Every word has its own places: the L x L system is 0 but for rounding, and a solver would crash or explode."""
+    noise = torch.rand(2, 24, 24, generator=torch.Generator().manual_seed(0))
+    cost = (1 - torch.eye(24) + 0.01 * noise).requires_grad_()
+    monkeypatch.setattr(transport, "_is_compiled", lambda cost: compiled)
+    (gradient,) = torch.autograd.grad(transport_loss(cost, grad="implicit"), cost)
+    torch.testing.assert_close(gradient, torch.eye(24).expand(2, 24, 24) / 48, atol=1e-6, rtol=1e-3)
+
+
 @pytest.mark.parametrize("grad", ["detached", "implicit"])
 def test_a_sentence_of_padding_is_left_out(grad):
     cost = cosine_cost(*features(2)).requires_grad_()

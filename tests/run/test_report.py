@@ -203,8 +203,20 @@ def committed(runs, name, path, split="test", change=None):
     return path
 
 
+def tables_of(markdown):
+    """First cells of each table: those of the overlaps, then those of the agreement."""
+    found = {"overlap": [], "agreement": []}
+    kind = "overlap"
+    for line in markdown.splitlines():
+        if line.startswith("| row |"):
+            kind = "agreement" if " F1, " in line else "overlap"
+        if line.startswith("|"):
+            found[kind].append(line.split(" | ")[0].strip("| "))
+    return found
+
+
 def rows_of(markdown):
-    return [line.split(" | ")[0].strip("| ") for line in markdown.splitlines() if line.startswith("|")]
+    return tables_of(markdown)["overlap"]
 
 
 def test_results_table_merges_what_is_comparable(runs, tmp_path):
@@ -225,6 +237,19 @@ def test_results_table_merges_what_is_comparable(runs, tmp_path):
     brief = results_table([a, a], brief=True)
     assert rows_of(brief) == rows_of(results_table([a]))
     assert brief.count("\n- ") == 1
+    assert tables_of(brief)["agreement"] == []
+    agreement = tables_of(table)["agreement"]
+    assert agreement[2:6] == head[2:6]
+    assert agreement[-2:] == ["true masks (ceiling)", "masks of other pictures (floor)"]
+
+    def older(summary):  # committed before agreement was measured
+        del summary["agreement_bounds"]
+        for row in summary["rows"].values():
+            del row["agreement"]
+
+    old = results_table([committed(runs, "unet", tmp_path / "old.json", change=older)])
+    assert tables_of(old)["agreement"] == []
+    assert "unet" in rows_of(old)
     assert "split" in brief.splitlines()[-1]
 
 

@@ -89,9 +89,7 @@ def agreement_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def agreement_table(summary: dict[str, Any]) -> str:
-    """Markdown of both; "" for a summary that was made before agreement was measured."""
-    if "agreement_bounds" not in summary:
-        return ""
+    """Markdown of both."""
     head, lines = agreement_cells(summary)
     text = "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
     return f"{text}\n\n" + "\n".join(f"- {line}" for line in agreement_lines(summary)) + "\n"

@@ -16,6 +16,7 @@ import jinja2
 from textmask.errors import CheckpointError
 from textmask.io.figures import LEGEND, bar_intervals_png, curve_png, histogram_png
 from textmask.io.images import write_whole
+from textmask.run.agreement_table import agreement_cells, agreement_lines
 from textmask.run.checkpoint import read_json
 from textmask.run.evaluate import provenance_lines
 from textmask.run.tables import bar, difference_lines, protocol_line, table_cells
@@ -112,14 +113,28 @@ def _merge(summary: dict[str, Any], group: dict[str, Any]) -> None:
     notes = [protocol]
     notes += [f"{model} {line}" for line in difference_lines(summary)] + provenance_lines(summary)
     group["notes"] += [note for note in notes if note not in group["notes"]]
+    if "agreement_bounds" in summary:
+        group.setdefault("agreement_bounds", summary["agreement_bounds"])
+        lines = agreement_lines(summary)
+        found = group.setdefault("agreement_notes", [])
+        found += [note for note in (lines[0], *(f"{model}: {line}" for line in lines[1:])) if note not in found]
 
 
 def _markdown(group: dict[str, Any], brief: bool) -> str:
     missing = {name: note for name, note in group["missing_rows"].items() if name not in group["rows"]}
-    head, lines = table_cells({"rows": group["rows"], "missing_rows": missing})
+    text = _rows(*table_cells({"rows": group["rows"], "missing_rows": missing}))
+    text += "\n" + "".join(f"- {note}\n" for note in group["protocols" if brief else "notes"])
+    if brief or "agreement_bounds" not in group:
+        return text
+    measured = {name: row for name, row in group["rows"].items() if "agreement" in row}
+    text += "\n" + _rows(*agreement_cells(group | {"rows": measured}))
+    return text + "\n" + "".join(f"- {note}\n" for note in group["agreement_notes"])
+
+
+def _rows(head: list[str], lines: list[list[str]]) -> str:
+    """Markdown of a table."""
     cells = [[cell.replace("|", "\\|") for cell in line] for line in (head, ["---"] * len(head), *lines)]
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in cells)
-    return rows + "\n" + "".join(f"- {note}\n" for note in group["protocols" if brief else "notes"])
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def _not_a_summary(path: Path, error: Exception) -> CheckpointError:
@@ -188,6 +203,8 @@ def _shown(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
         "protocol": protocol_line(summary["protocol"]),
         "differences": difference_lines(summary),
         "provenance": provenance_lines(summary),
+        "agreement": agreement_cells(summary) if "agreement_bounds" in summary else None,
+        "agreement_notes": agreement_lines(summary) if "agreement_bounds" in summary else [],
         "forest": _uri(bar_intervals_png(bars, "dice_per_image", "95 % intervals")),
         "histogram": _uri(histogram_png(_dice(folder, model), "dice_per_image", title=f"{model}, one count an image")),
         "cases": cases,
