@@ -24,10 +24,12 @@ def soft_contrastive(similarity: Pairs, target: Pairs, tau: float | Tensor) -> F
     the identity it is the sum of both directions of InfoNCE. Its gradient with respect to the similarity is
     (P^{v->l} - Y + P^{l->v} - Y^T) / (B tau); C2Seg's Eq. 3 prints it without the 1/B of its own loss.
     """
-    scores = similarity.float() / tau
-    image_to_text = torch.log_softmax(scores, dim=1)
-    text_to_image = torch.log_softmax(scores, dim=0)
-    loss: Tensor = -(target * image_to_text + target.mT * text_to_image).sum() / len(similarity)
+    return info_nce(similarity, target, tau) + info_nce(similarity.mT, target, tau)
+
+
+def info_nce(similarity: Pairs, target: Pairs, tau: float | Tensor) -> Float[Tensor, ""]:
+    """One direction of it, -(1/B) sum_ij Y_ij log softmax_j(s_ij / tau): each row finds its column."""
+    loss: Tensor = -(target * torch.log_softmax(similarity.float() / tau, dim=1)).sum() / len(similarity)
     return loss
 
 

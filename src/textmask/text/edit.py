@@ -13,6 +13,7 @@ from textmask.text.grammar import mend, parse
 from textmask.text.render import render
 from textmask.text.reports import ABBREVIATIONS
 from textmask.text.statement import Side, Statement
+from textmask.text.words import NUMBERS
 from textmask.types import Laterality
 
 MIRROR = {
@@ -187,3 +188,15 @@ def reorder_clauses(prompt: str, rng: np.random.Generator) -> str:
     clauses = [c.strip() for c in prompt.rstrip().rstrip(".").split(",")]
     out = ", ".join(clauses[i] for i in rng.permutation(len(clauses))) + end
     return out if parse(out) == parse(prompt) else prompt
+
+
+def drop_count(prompt: str) -> str:
+    """The sentence without "two infected areas" and the like; unchanged where the place would not survive."""
+    numbers = "|".join(sorted(NUMBERS, key=len, reverse=True))
+    out = re.sub(rf"\b(?:{numbers}|\d+)\s*infected areas?\s*,?\s*", "", prompt, flags=re.IGNORECASE)
+    return out if parse(out).zones == parse(prompt).zones else prompt
+
+
+def meaning_kept(prompt: str, rng: np.random.Generator) -> str:
+    """A second view of a sentence: clauses reordered, other words, or no number; sides and levels always stay."""
+    return (reorder_clauses, paraphrase, lambda text, _: drop_count(text))[int(rng.integers(3))](prompt, rng)

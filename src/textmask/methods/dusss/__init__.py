@@ -1,0 +1,159 @@
+"""`dusss`: a vision-language model that knows its uncertainty, and pseudo-labels refined by sentences."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from textmask.config import EMA, LITE_WIDTHS, Augment, Optim, Ramp, Recipe, Schedule, Stage
+from textmask.method import Arm, Card, MethodSpec
+from textmask.methods.dusss.method import DuSSS
+from textmask.nn.image_encoders import NormName
+
+CARD = Card(
+    title="DuSSS: similarity supervised by uncertainty, then pseudo-labels refined by sentences",
+    paper="Pan et al., DuSSS: Dual Semantic Similarity-Supervised Vision-Language Model for Semi-Supervised Medical "
+    "Image Segmentation, AAAI 2025",
+    uses_text=False,
+    published={
+        "qata-cov19": {"dice_per_image": 82.52, "iou_per_image": 75.87},  # 50 % of the labels
+        "monuseg": {"dice_per_image": 78.03, "iou_per_image": 66.93},
+    },
+    symbols={
+        "mu, sigma, s": ("Gaussian", "B E each"),
+        "D_2W (Eq. 1)": ("wasserstein2", "B B"),
+        "D_u, D_SSS, sim-hat (Eq. 2-5)": ("uncertain_similarity", "B B"),
+        "f_g, y_text (Eq. 10)": ("GroundingDecoder", "B 1 h w"),
+        "v_f^t (Eq. 11)": ("pooled_region", "B E"),
+        "f_s, f_t (Eq. 12-13)": ("DuSSS.net, DuSSS.teacher", "networks"),
+        "sigma(y_t + y_text) (Eq. 15)": ("merged_label", "B 1 H W"),
+    },
+    limits="The sentence guides training; the trained network looks at the picture alone.",
+)
+
+
+class DuSSSRecipe(Recipe):
+    """Fields of `dusss`; the defaults are the paper's equations, and REFERENCE's choice where the paper is silent.
+
+    Attributes:
+        image_encoder: of the vision-language model, see `textmask.nn.pretrained.build_image_encoder`.
+        text_encoder: frozen; `standardise_text` spreads its sentence vectors by those of the training sentences.
+        width, heads: E of the common space, attention heads of the Gaussian heads.
+        sss: Eq. 5; False contrasts plain cosines.
+        constants: of Eq. 2 and 3, see `textmask.methods.dusss.similarity.uncertain_similarity`.
+        lam, tau: lambda of Eq. 4, first value of the learned temperature.
+        merge_equal_text: equal sentences are no negatives of each other.
+        widths, stem_stride, norm: of the U-Net.
+        ema: how the teacher follows (Eq. 12).
+        merge: of the teacher's label and the sentence's, see `textmask.methods.dusss.method.merged_label`.
+        dice_weight: share of Dice in the three segmentation losses; 0 is the paper's cross-entropy.
+    """
+
+    method: str = "dusss"
+    image_encoder: str = "convnext_tiny"
+    text_encoder: str = "cxr_bert"
+    standardise_text: bool = False
+    width: int = Field(512, ge=4)
+    heads: int = Field(8, ge=1)
+    sss: bool = True
+    constants: Literal["scaled", "released"] = "scaled"
+    lam: float = Field(0.2, ge=0)
+    tau: float = Field(0.07, ge=0.01, le=0.5)
+    merge_equal_text: bool = True
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    stem_stride: int = 1
+    norm: NormName = "batch"
+    ema: EMA = EMA(start=0.99, end=0.99)
+    merge: Literal["logits", "probability", "mean", "teacher"] = "logits"
+    dice_weight: float = Field(0.0, ge=0, le=1)
+    stages: tuple[Stage, ...] = (
+        Stage(
+            name="pretrain",
+            epochs=100,
+            batch_size=32,
+            unlabelled_batch_size=32,
+            optim=Optim(name="adam", lr=3e-5, weight_decay=0.0),
+            schedule=Schedule(name="cosine"),
+            views=("strong",),
+            lr_scale={"net.*": 0.0},
+            weights={"cmc": 1.0, "imc": 1.0, "tg": 1.0},
+            select="last",
+        ),
+        Stage(
+            name="segment",
+            epochs=100,
+            batch_size=32,
+            unlabelled_batch_size=32,
+            optim=Optim(name="adam", lr=3e-4, weight_decay=0.0),
+            schedule=Schedule(name="warm_restarts", period_epochs=10, lr_min=1e-4),
+            views=("strong",),
+            lr_scale={"vlm.*": 0.0},
+            weights={
+                "sup": 1.0,
+                "merged": Ramp(to=0.5, end_epoch=40, shape="sigmoid"),
+                "text": Ramp(to=0.5, end_epoch=40, shape="sigmoid"),
+            },
+            patience=20,
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if 2 * self.width % self.heads:
+            raise ValueError(f"heads {self.heads} must divide twice the width {self.width}")
+        return self
+
+    def lite(self) -> Self:
+        """CPU preset: EfficientNet-Lite0, MiniLM, the stride-4 U-Net; an epoch draws 60 batches."""
+        pretrain, segment = self.stages
+        common = {"steps_per_epoch": 60, "augment": Augment()}
+        frozen = {"vlm.encoder.conv_stem.*": 0.0, "vlm.encoder.bn0.*": 0.0, "vlm.encoder.blocks.[012].*": 0.0}
+        pretrain = pretrain.lite(
+            epochs=6, **common, optim=Optim(lr=5e-4), lr_scale={"net.*": 0.0, **frozen, "vlm.encoder.*": 0.25}
+        )
+        ramp = Ramp(to=0.5, end_epoch=10, shape="sigmoid")
+        weights = {"sup": 1.0, "merged": ramp, "text": ramp}
+        segment = segment.lite(epochs=30, **common, weights=weights, lr_scale={"vlm.*": 0.0}, validate_every=5)
+        net = {"image_encoder": "efficientnet_lite0", "text_encoder": "minilm", "standardise_text": True, "width": 256}
+        unet = {"widths": LITE_WIDTHS, "stem_stride": 4, "dice_weight": 0.5}
+        return self.model_copy(update={**net, **unet, "stages": (pretrain, segment)})
+
+    def smoke(self) -> Self:
+        """Tiny, for tests."""
+        pretrain, segment = (
+            stage.model_copy(update={"unlabelled_batch_size": 4, "schedule": Schedule()})
+            for stage in super().smoke().stages
+        )
+        segment = segment.model_copy(update={"weights": {"sup": 1.0, "merged": 0.5, "text": 0.5}})
+        net = {
+            "image_encoder": "tiny",
+            "text_encoder": "tiny",
+            "width": 8,
+            "heads": 2,
+            "widths": (8, 12),
+            "stem_stride": 2,
+        }
+        return super().smoke().model_copy(update={**net, "stages": (pretrain, segment)})
+
+
+NO_SSS, NO_DCL, NO_TG = ("sss=false",), ("stages.pretrain.weights.imc=0.0",), ("stages.pretrain.weights.tg=0.0",)
+STUDIES = {
+    "table1": tuple(
+        Arm(f"labels-{percent}", f"{percent} % of the labels", (f"stages.*.labelled_fraction={percent / 100}",))
+        for percent in (25, 50)
+    ),
+    "table2": (
+        Arm(
+            "baseline",
+            "teacher and student",
+            ("stages.pretrain.epochs=0", "merge=teacher", "stages.segment.weights.text=0.0"),
+        ),
+        Arm("sss", "SSS", (*NO_DCL, *NO_TG)),
+        Arm("dcl", "DCL", (*NO_SSS, *NO_TG)),
+        Arm("sss-tg", "SSS, L_tg", NO_DCL),
+        Arm("dcl-tg", "DCL, L_tg", NO_SSS),
+        Arm("sss-dcl", "SSS, DCL", NO_TG),
+        Arm("all", "SSS, DCL, L_tg: DuSSS", ()),
+    ),
+}
+
+SPEC = MethodSpec("dusss", CARD, DuSSSRecipe, DuSSS, studies=STUDIES)
