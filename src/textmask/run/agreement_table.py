@@ -74,7 +74,8 @@ def agreement_lines(summary: dict[str, Any]) -> list[str]:
     """How the table was made, and the model's F1 minus that of each other row judged by the same sentences."""
     lines = [
         "F1 of the sides and levels that the sentence names against those that the mask shows, percent; zones read "
-        f"{summary['agreement_bounds']['zones']}. Rows with shuffled text are judged by the sentence they were given."
+        f"{summary['agreement_bounds']['zones']}. Rows with shuffled text are judged by the sentence they were "
+        "given, on the same pictures: the second half of the columns holds those whose own sentence names one side."
     ]
     for entry in summary["differences"]:
         parts = [
