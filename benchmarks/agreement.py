@@ -1,7 +1,8 @@
 """Agreement of 1000 masks of 224 x 224 with their sentences against the model's own forward pass on them.
 
 Phantom films of 200 patients, five times each. The model is the smallest of the lite presets that reads a sentence,
-`statement_unet` with random weights, in bf16 as evaluation runs it; 128 pictures are timed and scaled to 1000. One thread.
+`statement_unet` with random weights, in bf16 as evaluation runs it; 128 pictures are timed and scaled to 1000. One
+thread.
 """
 
 import numpy as np
