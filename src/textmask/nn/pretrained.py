@@ -37,7 +37,8 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """B I H W -> B C ceil(H / stride) ceil(W / stride)."""
-        if self.slow_in_bf16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if learns and self.slow_in_bf16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return self._convolved(x.float()).to(x.dtype)
         return self._convolved(x)
@@ -49,12 +50,14 @@ class SameConv2d(nn.Conv2d):
 
     def _convolved(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        total = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:]]
-        if all(t == kernel - 1 for t in total):  # symmetric: no copy of the map is needed
+        sizes = [-(-n // stride) for n in x.shape[-2:]]
+        total = [max((m - 1) * stride + kernel - n, 0) for m, n in zip(sizes, x.shape[-2:], strict=True)]
+        if all(t == kernel - 1 for t in total):  # symmetric
             return nn.functional.conv2d(x, self.weight, None, self.stride, kernel // 2, groups=self.groups)
-        top, left = total[0] // 2, total[1] // 2
-        padded = nn.functional.pad(x, (left, total[1] - left, top, total[0] - top))
-        return nn.functional.conv2d(padded, self.weight, None, self.stride, groups=self.groups)
+        # one stride more of zeros all round, whose results are cut off: cheaper than a padded copy of the map
+        padding = [t // 2 + stride for t in total]
+        y = nn.functional.conv2d(x, self.weight, None, self.stride, padding, groups=self.groups)
+        return y[..., 1 : sizes[0] + 1, 1 : sizes[1] + 1]
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -83,8 +86,8 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B I H W -> B C H/stride W/stride."""
-        y = nn.functional.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
-        y = nn.functional.relu6(self.bn1(self.depthwise_conv(y)))
+        y = nn.functional.relu6(self.bn0(self.expand_conv(x)), inplace=True) if self.expands else x
+        y = nn.functional.relu6(self.bn1(self.depthwise_conv(y)), inplace=True)
         y = self.bn2(self.project_conv(y))
         out: Tensor = x + y if self.residual else y
         return out
@@ -120,7 +123,7 @@ class EfficientNetLite0(ImageEncoder):
 
     def begin(self, image: Image) -> Tensor:
         """TensorFlow's normalisation of [0, 1] and the strided stem."""
-        return nn.functional.relu6(self.bn0(self.conv_stem((image * 255 - 127) / 128)))
+        return nn.functional.relu6(self.bn0(self.conv_stem((image * 255 - 127) / 128)), inplace=True)
 
     def scale(self, i: int, x: Tensor) -> Tensor:
         """The blocks of one size."""
