@@ -49,7 +49,7 @@ class ZoneMap:
 
 
 def _bands(*rows: tuple[float, float, float, float]) -> tuple[Band, ...]:
-    return tuple(Band(*row) for row in rows)
+    return tuple(Band(*map(float, row)) for row in rows)
 
 
 _THIRDS = _bands((1 / 6, 0.13, 0, 1 / 3), (0.5, 0.13, 1 / 3, 2 / 3), (5 / 6, 0.13, 2 / 3, 1))
