@@ -71,8 +71,11 @@ def prior(statements: Sequence[Statement], box: Box, size: tuple[int, int], fram
     levels = _curves([[table.levels[level] for level in Level] for table in tables], size[0], box[:, :2], frame)
     sides = _curves([[table.sides[side] for side in Side] for table in tables], size[1], box[:, 2:], frame)
     down = (named[..., None] * levels[:, None]).amax(dim=2)  # B side H: the level that is named there
-    found = (down[..., None] * sides[:, :, None]).amax(dim=1, keepdim=True)
-    return torch.where(named.flatten(1).any(dim=1)[:, None, None, None], found, torch.ones_like(found))
+    found = torch.zeros(len(statements), *size, device=device)
+    for i in torch.nonzero(named.amax(dim=(0, 2)))[:, 0].tolist():  # sides that nobody names cost nothing
+        torch.maximum(found, down[:, i, :, None] * sides[:, i, None], out=found)
+    found[~named.flatten(1).any(dim=1)] = 1
+    return found[:, None]
 
 
 def _curves(bands: list[list[Band]], n: int, span: Float[Tensor, "b 2"], frame: Frame) -> Float[Tensor, "b 3 n"]:
@@ -117,8 +120,10 @@ def guide_loss(
         found: of `guidance`.
         dead_zone: pixels where M_guide lies strictly between these two values say too little and are left out.
     """
-    counted = found.directed[:, None, None, None].expand_as(target)
+    counted = found.directed[:, None, None, None]
     if dead_zone is not None:
         counted = counted & ((found.guide <= dead_zone[0]) | (found.guide >= dead_zone[1]))
-    each = nn.functional.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
-    return (each * counted).sum() / counted.sum().clamp(min=1)
+    counted = counted.expand_as(target).float()
+    x = logits.float()
+    each = nn.functional.softplus(x) - target * x  # BCE of a logit
+    return torch.linalg.vecdot(each.flatten(), counted.flatten()) / counted.sum().clamp(min=1)
