@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from textmask import cli
 from textmask.cli import app
-from textmask.data.manifest import write_manifest
+from textmask.data.manifest import read_manifest, write_manifest
 from textmask.errors import ConfigError
 from textmask.method import get_method
 
@@ -205,6 +205,10 @@ WRONG = {
     "study arm": (["study", "ablation", "c2seg", "TABLE", "--list", "table3", "--arms", "a,z"], ["'z'", "a, b, c"]),
     "study without data": (["study", "ablation", "c2seg", "--list", "table3"], ["METHOD and DATA"]),
     "study seeds": (["study", "ablation", "c2seg", "TABLE", "--list", "table3", "--seeds", "0-2"], ["'0-2'", "0,1,2"]),
+    "study list of labels": (
+        ["study", "ablation", "c2seg", "TABLE", *SMOKE, "--list", "table3", "--labelled-list", "gone.txt"],
+        ["gone.txt", "list of labelled pictures"],
+    ),
     "no studies": (["study", "ablation", "unet", "TABLE", "--list", "table3"], ["'unet' names no studies"]),
     "features": (["study", "features", "gone", "TABLE"], ["occur more than once"]),
 }
@@ -256,8 +260,10 @@ def test_a_study_is_shown_trained_and_drawn(call, table, tmp_path):
     assert "bcam_map=linear" in out
     assert not (tmp_path / "runs").exists()
     ablation = ("study", "ablation", "c2seg", table, *SMOKE, "--list", "table4-rho", "--arms", "rho-1.0, rho-0.6")
-    code, out, err = call(*ablation, "--seeds", "1", "--out", "study")
+    (tmp_path / "few.txt").write_text("\n".join(row.image for row in read_manifest(table).rows_of("train")[:8]))
+    code, out, err = call(*ablation, "--seeds", "1", "--labelled-list", "few.txt", "--out", "study")
     assert code == 0, err
+    assert "labelled: the 8 of 24 train pictures of few.txt" in out
     assert "[1/2] rho-0.6-seed1 (rho = 0.6): 2 cells left" in out
     assert "| rho-1.0 | rho-0.6 |" in out
     assert {path.name for path in (tmp_path / "study").iterdir()} == {

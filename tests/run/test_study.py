@@ -1,6 +1,7 @@
 """Studies: order, resumption, refusals, and every figure of the table against a literal computation."""
 
 import csv
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -242,6 +243,68 @@ def test_other_settings_or_data_in_an_old_folder_are_refused_before_anything_is_
     rows = tuple(row for row in go.manifest.rows if row.split != "train" or "1" not in row.image)
     with pytest.raises(DataError, match="trained on another table"):
         go(out, replace(go.manifest, rows=rows))
+    assert not trainings.seen
+
+
+@pytest.fixture
+def listed(go, tmp_path):
+    """A published list of six labelled pictures, written as lists on the web are: other case, another ending."""
+    names = [row.image for row in go.manifest.rows_of("train")[3:9]]
+    path = tmp_path / "few.txt"
+    path.write_text("\n".join(name.upper().replace(".PNG", ".jpg") for name in names) + "\n")
+    return path, names
+
+
+def test_a_labelled_list_is_that_of_every_cell_and_is_recorded(go, listed, tmp_path):
+    path, names = listed
+    summary = go(tmp_path / "few", arms=["map", "whole"], labelled_list=path)
+    for row in rows_of(tmp_path / "few"):
+        run = tmp_path / "few" / f"{row['arm']}-seed0"
+        assert (run / "splits" / "labelled-segment.txt").read_text().split() == names
+        assert (row["labelled_list"], row["labelled_rows"], float(row["fraction"])) == ("few.txt", "6", 6 / 24)
+        assert row["labelled_list_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    kept = {"file": "few.txt", "sha256": sha256, "rows": 6, "train_rows": 24}
+    assert json.loads((tmp_path / "few" / "study.json").read_text())["protocol"]["labelled_list"] == kept
+    assert f"labelled: the 6 of 24 train pictures of few.txt ({sha256[:12]})" in table(summary)
+
+
+def test_a_labelled_list_beside_a_fraction_is_refused(go, trainings, listed, tmp_path):
+    for options in ({"labelled_fraction": 0.5}, {"settings": ("stages.segment.labelled_fraction=0.5",)}):
+        with pytest.raises(ConfigError, match=r"few.txt, but stage 'segment' has labelled_fraction=0.5"):
+            go(tmp_path / "few", labelled_list=listed[0], **options)
+    with pytest.raises(DataError, match=r"gone.txt: the list of labelled pictures cannot be read"):
+        go(tmp_path / "few", labelled_list=tmp_path / "gone.txt")
+    listed[0].write_text("nobody.png")
+    with pytest.raises(DataError, match="1 of 1 names match no training row"):
+        go(tmp_path / "few", labelled_list=listed[0])
+    assert not trainings.seen
+
+
+def test_other_labelled_pictures_in_an_old_folder_are_refused(whole, go, trainings, listed, tmp_path):
+    path, names = listed
+    with pytest.raises(DataError, match=r"other labelled pictures \(24 in stage 'segment', this study has 6\)"):
+        go(whole[0], labelled_list=path)
+    everyone = tmp_path / "everyone.txt"
+    everyone.write_text("\n".join(row.image for row in go.manifest.rows_of("train")))
+    go(whole[0], labelled_list=everyone)  # the same pictures
+    assert not trainings.seen
+
+    out = tmp_path / "few"
+    go(out, arms=["map"], labelled_list=path)
+    with pytest.raises(DataError, match=r"\(6 in stage 'segment', this study has 24\)"):
+        go(out, arms=["map"])
+    path.write_text("\n".join([*names[1:], go.manifest.rows_of("train")[0].image]))
+    with pytest.raises(DataError, match=r"\(6 in stage 'segment', this study has 6\). Give the same --labelled-list"):
+        go(out, arms=["map"], labelled_list=path)
+
+
+def test_a_list_that_changes_while_the_study_runs_stops_it(go, trainings, listed, tmp_path):
+    def change(line):
+        listed[0].write_text(listed[1][0])
+
+    with pytest.raises(DataError, match=r"few.txt changed while the study ran"):
+        go(tmp_path / "few", arms=["map"], labelled_list=listed[0], progress=change)
     assert not trainings.seen
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from textmask.config import Recipe, write_json
-from textmask.data.loaders import open_split
+from textmask.data.loaders import indices_from_list, labelled_indices, open_split
 from textmask.data.manifest import Manifest
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError, choose
 from textmask.method import Arm, build_method, get_method, load_recipe, preset_recipe
@@ -43,8 +43,43 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class LabelledList:
+    """A published list of labelled pictures: the only ones of the `train_rows` of train that keep their masks."""
+
+    path: Path
+    sha256: str
+    indices: tuple[int, ...]
+    train_rows: int
+
+    @classmethod
+    def read(cls, path: Path, manifest: Manifest) -> LabelledList:
+        """Find the names of a text file among the train rows.
+
+        Raises:
+            DataError: the file cannot be read, or names a picture that is not in train.
+        """
+        keys = [row.image for row in manifest.rows_of("train")]
+        try:
+            sha256, indices = file_sha256(path), indices_from_list(path, keys)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: the list of labelled pictures cannot be read: {error}.") from error
+        return cls(path, sha256, tuple(indices.tolist()), len(keys))
+
+    def as_json(self) -> dict[str, Any]:
+        """What the protocol says of it."""
+        return {
+            "file": self.path.name,
+            "sha256": self.sha256,
+            "rows": len(self.indices),
+            "train_rows": self.train_rows,
+        }
+
+
+@dataclass(frozen=True)
 class Grid:
     """Cells, and what they share: the data, the split, and the masks (of size `size`) all of them are scored against.
+
+    `labelled_list` names the labelled pictures of every cell; None leaves them to each recipe's fraction and seed.
 
     Cells know nothing of each other, so that they may run in any order and anywhere; the order here is that of the
     list.
@@ -55,20 +90,22 @@ class Grid:
     split: str
     base: Recipe
     cache_dir: Path | None
+    labelled_list: LabelledList | None = None
 
     def check(self) -> None:
         """Find out before hours of training what would stop it.
 
         Raises:
-            ConfigError: a folder holds a run of other settings.
-            DataError: a folder holds a run on other data; the split cannot be scored.
+            ConfigError: a folder holds a run of other settings; a labelled list and a labelled fraction are given.
+            DataError: a folder holds a run on other data or other labelled pictures; the split cannot be scored.
             WeightsError: a text or image encoder of a cell is not installed.
         """
         rows = self.manifest.rows_of(self.split)
         built = set()
         for cell in self.cells:
             refuse_leaks(cell.path, rows, self.split)
-            _refuse_other(cell, self.manifest.hash())
+            self._refuse_two_answers(cell)
+            _refuse_other(cell, self.manifest, self.labelled_list)
             if cell.arm.name not in built and not (cell.path / "result.json").exists():
                 built.add(cell.arm.name)
                 build_method(cell.recipe)
@@ -99,10 +136,15 @@ class Grid:
 
         Raises:
             CheckpointError: the cell cannot be written or read.
+            DataError: the file of the labelled list is not what it was.
         """
+        listed = self.labelled_list
+        if listed is not None and LabelledList.read(listed.path, self.manifest) != listed:
+            raise DataError(f"{listed.path} changed while the study ran. Restore it, or give another --out.")
         if not (cell.path / "result.json").exists():
             resume = (cell.path / "recipe.json").exists()
             options: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": bar}
+            options["labelled_list"] = None if listed is None else listed.path
             train(cell.recipe, self.manifest, cell.path, resume=resume, **options)
         refuse_leaks(cell.path, self.manifest.rows_of(self.split), self.split)
         run = load_run(cell.path)
@@ -117,7 +159,10 @@ class Grid:
             "arm": cell.arm.name,
             "title": cell.arm.title,
             "seed": cell.seed,
-            "fraction": cell.fraction,
+            "fraction": cell.fraction if listed is None else len(listed.indices) / listed.train_rows,
+            "labelled_list": "" if listed is None else listed.path.name,
+            "labelled_list_sha256": "" if listed is None else listed.sha256,
+            "labelled_rows": read_json(cell.path / "data.json")["labelled_rows"][cell.recipe.stages[-1].name],
             "split": self.split,
             "n": found.n,
             "dice_per_image": found.dice_per_image_mean,
@@ -138,6 +183,15 @@ class Grid:
         write_json(row_path, row)  # last: it says that the cell is finished
         distances = {"hd95_pooled_px": scored.surface.hd95_pooled, "assd_px": scored.surface.assd}
         return Finished(row, scored.counts, distances)
+
+    def _refuse_two_answers(self, cell: Cell) -> None:
+        """Raise where both a list and a fraction say which pictures are labelled."""
+        for stage in cell.recipe.stages:
+            if self.labelled_list is not None and stage.labelled_fraction < 1:
+                raise ConfigError(
+                    f"{cell.path.name}: the labelled pictures are those of {self.labelled_list.path}, but stage "
+                    f"{stage.name!r} has labelled_fraction={stage.labelled_fraction:g}. Give one of them."
+                )
 
     def _paths(self, cell: Cell) -> tuple[Path, Path]:
         return cell.path / f"study-{self.split}.json", cell.path / f"study-{self.split}.npz"
@@ -203,6 +257,7 @@ def ablation(
     preset: str = "lite",
     settings: Sequence[str] = (),
     labelled_fraction: float | None = None,
+    labelled_list: Path | None = None,
     split: str = "test",
     n_bootstrap: int = 2000,
     cache_dir: Path | None = None,
@@ -226,6 +281,7 @@ def ablation(
         preset: paper, lite or smoke.
         settings: overrides for all arms.
         labelled_fraction: share of train that keeps its masks.
+        labelled_list: a text file of image names: in every cell only these train rows keep their masks.
         split: what is predicted and scored.
         n_bootstrap: resamples of an interval.
         cache_dir: of the decoded pictures.
@@ -235,18 +291,21 @@ def ablation(
         What is written to study.json.
 
     Raises:
-        ConfigError: unknown list, arm, setting or split; a cell's folder holds a run of other settings.
-        DataError: pictures that cannot be scored; a cell's folder holds a run on other data.
+        ConfigError: unknown list, arm, setting or split; a cell's folder holds a run of other settings; a labelled list
+            beside a fraction below 1.
+        DataError: pictures that cannot be scored; a cell's folder holds a run on other data or labelled pictures.
         CheckpointError: a folder cannot be written.
     """
     say = progress or (lambda line: None)
     base = preset_recipe(method, preset).override(*settings)
     common: dict[str, Any] = {"settings": tuple(settings), "labelled_fraction": labelled_fraction}
     cells = plan(method, find_arms(method, study, arms), seeds, out, preset=preset, **common)
-    grid = Grid(cells, manifest, split, base, cache_dir)
+    listed = None if labelled_list is None else LabelledList.read(labelled_list, manifest)
+    grid = Grid(cells, manifest, split, base, cache_dir, listed)
     grid.check()
     groups = [row.group for row in manifest.rows_of(split)]
     shared = {"method": method, "study": study, "preset": preset, **common}
+    shared["labelled_list"] = None if listed is None else listed.as_json()
     shared |= {"data": manifest.name, "data_hash": manifest.hash(), "split": split, "size": list(base.image_size)}
     shared |= {"empty_policy": base.empty_policy, "hd95": HD95, "n_bootstrap": n_bootstrap}
 
@@ -270,7 +329,7 @@ def ablation(
     return write()
 
 
-def _refuse_other(cell: Cell, data_hash: str) -> None:
+def _refuse_other(cell: Cell, manifest: Manifest, listed: LabelledList | None) -> None:
     """Raise where the folder of a cell holds something else; a field that is newer than the run has its default."""
     path = cell.path / "recipe.json"
     if not path.exists():
@@ -287,12 +346,22 @@ def _refuse_other(cell: Cell, data_hash: str) -> None:
             f"{cell.path} holds a run of other settings (it differs in {', '.join(fields)}). A study never mixes them: "
             "ask for the same settings again, or give another --out."
         )
-    found = read_json(cell.path / "data.json").get("hash")
+    data_hash, found = manifest.hash(), read_json(cell.path / "data.json").get("hash")
     if found != data_hash:
         raise DataError(
             f"{cell.path} was trained on another table (sha256 {str(found)[:12]}, this one is {data_hash[:12]}). "
             "Give the same data and options, or another --out."
         )
+    keys = [row.image for row in manifest.rows_of("train")]
+    for stage in cell.recipe.stages:
+        wanted = listed.indices if listed else labelled_indices(keys, stage.labelled_fraction, cell.recipe.seed)
+        names = cell.path / "splits" / f"labelled-{stage.name}.txt"  # left out where all train rows are labelled
+        labelled = names.read_text(encoding="utf-8").splitlines() if names.exists() else keys
+        if {keys[i] for i in wanted} != set(labelled):
+            raise DataError(
+                f"{cell.path} was trained with other labelled pictures ({len(labelled)} in stage {stage.name!r}, this "
+                f"study has {len(wanted)}). Give the same --labelled-list, or another --out."
+            )
 
 
 def _time_left(cells: Sequence[Cell], results: Sequence[Finished | None]) -> str:

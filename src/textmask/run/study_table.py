@@ -31,6 +31,7 @@ from textmask.run.tables import DISTANCES, METRICS, Value, as_value, bar, cell
 COLUMNS = (
     *("arm", "title", "seed", "fraction", "split", "n", "dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled"),
     *("hd95_pooled_px", "assd_px", "epoch", "seconds", "commit", "method", "settings"),
+    *("labelled_list", "labelled_list_sha256", "labelled_rows"),
 )
 SEED = 0  # of the bootstrap
 LETTERS = 34  # of a label in the picture
@@ -208,7 +209,7 @@ def write_study(out: Path, summary: dict[str, Any]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in sorted(rows, key=lambda row: (row["split"], row["seed"], row["arm"])):
-        writer.writerow([safe_cell(v) if isinstance(v, str) else v for v in (row[name] for name in COLUMNS)])
+        writer.writerow([safe_cell(v) if isinstance(v, str) else v for v in (row.get(name, "") for name in COLUMNS)])
     write_whole(out / "study.csv", stream.getvalue().encode())
     write_whole(out / "table.md", table(summary).encode())
     write_whole(out / "study.png", picture(summary))
@@ -263,6 +264,11 @@ def _lines(head: Sequence[str], rows: Any) -> str:
 def _protocol(protocol: dict[str, Any]) -> str:
     fraction, settings = protocol["labelled_fraction"], " ".join(protocol["settings"])
     labels = "labelled as the recipe says" if fraction is None else f"{fraction * 100:g} % of train labelled"
+    if listed := protocol.get("labelled_list"):
+        labels = (
+            f"labelled: the {listed['rows']} of {listed['train_rows']} train pictures of {listed['file']} "
+            f"({listed['sha256'][:12]})"
+        )
     return (
         f"{protocol['data']} ({protocol['data_hash'][:12]}), {labels}, preset {protocol['preset']}"
         f"{f' with {settings}' if settings else ''}, split {protocol['split']}, n = {protocol['n']} in "
