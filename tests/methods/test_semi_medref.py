@@ -10,7 +10,7 @@ import torch
 from textmask.data.loaders import build_text
 from textmask.losses.contrastive import jaccard_target, soft_contrastive
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import build_method, get_method
+from textmask.method import build_method, get_method, preset_recipe
 from textmask.methods.semi_medref import SemiMedRefRecipe
 from textmask.methods.semi_medref.patch_mix import PatchMix, conflict, gated, patch_mix, region, union
 from textmask.methods.semi_medref.text_views import position_augmented, text_view
@@ -335,4 +335,12 @@ def test_the_tables_are_lists_and_every_ablation_is_a_value():
     assert {arm.name for arm in spec.studies["table3"]} >= {"text-strong", "cutmix", "v3"}
     for study in spec.studies.values():
         for arm in study:
-            SemiMedRefRecipe().override(*arm.settings)
+            preset_recipe(arm.method or "semi_medref", "lite").override(*arm.settings)
+
+
+def test_the_arms_of_few_labels_see_as_many_labelled_pictures():
+    arms = get_method("semi_medref").studies["few_labels"]
+    recipes = [preset_recipe(arm.method or "semi_medref", "lite").override(*arm.settings) for arm in arms]
+    assert [recipe.method for recipe in recipes] == ["mmi_unet", "mean_teacher", "semi_medref"]
+    assert [sum(s.epochs * s.steps_per_epoch * s.batch_size for s in recipe.stages) for recipe in recipes] == [8000] * 3
+    assert {recipe.image_size for recipe in recipes} == {(128, 128)}

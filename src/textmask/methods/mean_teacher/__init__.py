@@ -35,6 +35,7 @@ class MeanTeacherRecipe(Recipe):
             optim=Optim(lr=3e-4),
             schedule=Schedule(name="constant"),
             weights={"dice": 1.0, "bce": 1.0},
+            select="last",
         ),
         Stage(
             name="semi",

@@ -71,6 +71,7 @@ class SemiMedRefRecipe(Recipe):
             augment=ZOOM,
             lr_scale={"image_head.*": 0.0, "text_head.*": 0.0},
             weights={"dice": 1.0, "bce": 1.0},
+            select="last",
         ),
         Stage(
             name="semi",
@@ -111,6 +112,14 @@ class SemiMedRefRecipe(Recipe):
 SUPERVISED = ("stages.semi.weights.cons=0.0", "stages.semi.weights.itcl_l=0.0", "stages.semi.weights.itcl_u=0.0")
 NO_ITCL = SUPERVISED[1:]
 PLAIN = ("text_view=none", "mix=none")
+# the lite presets side by side, for a CPU: 500 batches of 16 labelled pictures each, of 128 x 128 pixels
+SMALL = ("image_size=[128,128]",)
+SUPERVISED_ALONE = (
+    "stages.segment.epochs=25",
+    "stages.segment.steps_per_epoch=20",
+    "stages.segment.batch_size=16",
+    "stages.segment.validate_every=5",
+)
 STUDIES = {
     "table1": tuple(
         Arm(f"labels-{percent}", f"{percent} % of the labels", (f"stages.*.labelled_fraction={percent / 100}",))
@@ -131,6 +140,11 @@ STUDIES = {
         Arm("v2", "T-PatchMix", (*NO_ITCL, "text_view=none")),
         Arm("v3", "PosAug, T-PatchMix, CLIP loss", ("contrast=clip",)),
         Arm("all", "PosAug, T-PatchMix, ITCL", ()),
+    ),
+    "few_labels": (
+        Arm("supervised", "MMI-UNet, labelled pictures only", (*SUPERVISED_ALONE, *SMALL), method="mmi_unet"),
+        Arm("mean_teacher", "Mean Teacher over MMI-UNet", SMALL, method="mean_teacher"),
+        Arm("semi_medref", "Semi-MedRef over MMI-UNet", (*SMALL, "block_px=8")),
     ),
 }
 
