@@ -62,6 +62,16 @@ def test_a_published_list_is_matched_whatever_its_spelling(tmp_path):
         indices_from_list(path, ["a.png"])
 
 
+def test_a_listed_name_that_means_two_rows_is_an_error_unless_its_path_tells_them_apart(tmp_path):
+    keys = ["a/film.png", "b/film.png", "b/Other.png"]
+    path = tmp_path / "list.txt"
+    path.write_text("film.png\n")
+    with pytest.raises(DataError, match=r"film\.png.*2 training rows.*a/film\.png, b/film\.png"):
+        indices_from_list(path, keys)
+    path.write_text("b/film.png\nother\nOTHER.png\n")
+    assert indices_from_list(path, keys).tolist() == [1, 2]
+
+
 @pytest.mark.data
 def test_the_published_57_names_are_found(data_root):
     from textmask.data.layouts import read_layout

@@ -36,24 +36,35 @@ def labelled_indices(keys: Sequence[str], fraction: float, seed: int) -> np.ndar
 
 
 def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
-    """Row numbers of the names in a text file (one a line), matched by file stem, letter case and `mask_` ignored.
+    """Row numbers of the names in a text file (one a line): a row's own path, else its file stem, where letter case and
+    `mask_` are ignored.
 
     Raises:
-        DataError: a name matches no row; the first ones are listed.
+        DataError: a name matches no row, or several; the first ones are listed.
     """
 
     def stem(name: str) -> str:
         return PurePosixPath(name.strip().replace("\\", "/")).stem.lower().removeprefix("mask_")
 
-    rows = {stem(key): i for i, key in enumerate(keys)}
-    names = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    missing = [name for name in names if stem(name) not in rows]
+    exact = {key: i for i, key in enumerate(keys)}
+    stems: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        stems.setdefault(stem(key), []).append(i)
+    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    found = {name: [exact[name]] if name in exact else stems.get(stem(name), []) for name in names}
+    missing = [name for name, rows in found.items() if not rows]
     if missing or not names:
         raise DataError(
             f"{path}: {len(missing)} of {len(names)} names match no training row, e.g. {missing[:3]}. "
             "Write one image or mask name a line."
         )
-    return np.array(sorted({rows[stem(name)] for name in names}))
+    for name, rows in found.items():
+        if len(rows) > 1:
+            raise DataError(
+                f"{path}: {name} matches {len(rows)} training rows: {', '.join(keys[i] for i in rows[:3])}. "
+                "Write the path as it stands in the table."
+            )
+    return np.array(sorted({rows[0] for rows in found.values()}))
 
 
 def build_text(prompts: Sequence[str], statements: Sequence[Statement]) -> Text:
