@@ -342,5 +342,5 @@ def test_the_arms_of_few_labels_see_as_many_labelled_pictures():
     arms = get_method("semi_medref").studies["few_labels"]
     recipes = [preset_recipe(arm.method or "semi_medref", "lite").override(*arm.settings) for arm in arms]
     assert [recipe.method for recipe in recipes] == ["mmi_unet", "mean_teacher", "semi_medref"]
-    assert [sum(s.epochs * s.steps_per_epoch * s.batch_size for s in recipe.stages) for recipe in recipes] == [8000] * 3
+    assert [sum(s.epochs * s.steps_per_epoch * s.batch_size for s in recipe.stages) for recipe in recipes] == [4800] * 3
     assert {recipe.image_size for recipe in recipes} == {(128, 128)}
