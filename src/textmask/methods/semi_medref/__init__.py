@@ -143,12 +143,12 @@ STUDIES = {
         Arm("all", "PosAug, T-PatchMix, ITCL", ()),
     ),
     "few_labels": (
-        Arm("text_prior", "mean mask of the sentence, no image", method="text_prior"),
-        Arm("unet", "image only", (*SUPERVISED_ALONE, *SMALL), method="unet"),
-        Arm("statement_unet", "parsed zones, no language model", (*SUPERVISED_ALONE, *SMALL), method="statement_unet"),
         Arm("supervised", "MMI-UNet, labelled pictures only", (*SUPERVISED_ALONE, *SMALL), method="mmi_unet"),
         Arm("mean_teacher", "Mean Teacher over MMI-UNet", SHORT, method="mean_teacher"),
         Arm("semi_medref", "Semi-MedRef over MMI-UNet", (*SHORT, "block_px=8")),
+        Arm("statement_unet", "parsed zones, no language model", (*SUPERVISED_ALONE, *SMALL), method="statement_unet"),
+        Arm("unet", "image only", (*SUPERVISED_ALONE, *SMALL), method="unet"),
+        Arm("text_prior", "mean mask of the sentence, no image", method="text_prior"),
     ),
 }
 
