@@ -111,7 +111,8 @@ def _attend(q: Heads, k: Heads, v: Heads, seen: Tensor | None) -> Heads:
     scores = (q * q.shape[3] ** -0.5) @ k.mT
     if seen is not None:
         scores = scores.masked_fill(~seen, -torch.inf)
-    return scores.softmax(dim=3) @ v
+    out: Tensor = scores.softmax(dim=3) @ v
+    return out
 
 
 def stretched(scores: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
