@@ -157,7 +157,7 @@ def scatter_svg(
     return _svg(parts, frame.bottom + 42, title, f' data-box="{box}"')
 
 
-def histogram_svg(values: npt.ArrayLike, xlabel: str, title: str, bins: int = 20) -> str:
+def histogram_svg(values: npt.ArrayLike, xlabel: str, title: str, bins: int = 20, colour: int = 0) -> str:
     """How many of the values lie in each of the bins from 0 to 1, with their median; NaN is left out and counted.
 
     Raises:
@@ -172,7 +172,9 @@ def histogram_svg(values: npt.ArrayLike, xlabel: str, title: str, bins: int = 20
     parts = [*_y_axis(frame, "images", whole=True), *_x_axis(frame, xlabel)]
     for n, left, right in zip(count, edges, edges[1:], strict=False):
         a, b, y = frame.px(left) + 0.5, frame.px(right) - 0.5, frame.py(float(n))
-        parts.append(f'<path class="bar s0" d="M{a:.1f} {frame.bottom}V{y:.1f}H{b:.1f}V{frame.bottom}z"/>')
+        parts.append(
+            f'<path class="bar s{colour % SERIES}" d="M{a:.1f} {frame.bottom}V{y:.1f}H{b:.1f}V{frame.bottom}z"/>'
+        )
     median, lost = float(np.median(finite)), array.size - finite.size
     x, note = (
         frame.px(median),

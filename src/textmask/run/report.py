@@ -75,8 +75,8 @@ def report(runs: str | Path | Sequence[Path], out: Path | None = None, extra: Se
         The file written.
 
     Raises:
-        CheckpointError: not a run folder, or an evaluation or study that cannot be read.
-        DataError: an overlay cannot be read, or `out` cannot be written.
+        CheckpointError: not a run folder, or an evaluation, overlay or study that cannot be read.
+        DataError: `out` cannot be written.
     """
     paths = [Path(runs)] if isinstance(runs, (str, Path)) else list(map(Path, runs))
     found = read_runs(paths)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from textmask.errors import CheckpointError, DataError
 from textmask.io.images import jpeg_bytes, read_image
 from textmask.io.svg import SERIES, Series, histogram_svg, intervals_svg, lines_svg, scatter_svg
 from textmask.run.agreement_table import COLUMNS, SUBSETS
@@ -100,14 +101,12 @@ def agreement_plots(summary: dict[str, Any], group: Group) -> list[tuple[str, st
 
 def histograms(group: Group) -> list[tuple[str, str]]:
     """(caption, SVG) of dice_per_image of each run; a run none of whose images has a score has none."""
-    return [
-        (
-            member.label,
-            histogram_svg(member.evaluated.per_image.dice, "dice_per_image", f"{member.label}: images by dice"),
-        )
-        for member in group.members
-        if np.isfinite(member.evaluated.per_image.dice).any()
-    ]
+    plots = []
+    for i, member in enumerate(group.members):
+        dice, title = member.evaluated.per_image.dice, f"{member.label}: images by dice_per_image"
+        if np.isfinite(dice).any():
+            plots.append((member.label, histogram_svg(dice, "dice_per_image", title, colour=i % GREY)))
+    return plots
 
 
 def single_figures(group: Group) -> dict[str, Any]:
@@ -156,13 +155,18 @@ def overlays(member: Member) -> dict[str, list[dict[str, Any]]]:
     """The worst, best and median images of a run as they were drawn by `evaluate`, by kind.
 
     Raises:
-        DataError: a picture is missing or damaged.
+        CheckpointError: a picture is missing or damaged.
     """
     folder = member.evaluated.folder / "cases"
     found: dict[str, list[dict[str, Any]]] = {}
     path = folder / "cases.json"
     for case in read_json(path)["cases"] if path.exists() else []:
-        data, height, width = jpeg_bytes(read_image(folder / Path(case["file"]).name), OVERLAY_WIDTH_PX)
+        try:
+            data, height, width = jpeg_bytes(read_image(folder / Path(case["file"]).name), OVERLAY_WIDTH_PX)
+        except DataError as error:
+            raise CheckpointError(
+                f"{path} names a picture that cannot be shown. {error} Evaluate the run again."
+            ) from error
         entry = {"src": "data:image/jpeg;base64," + base64.b64encode(data).decode(), "height": height, "width": width}
         entry |= {"text": case["text"], "image": case["image"], "dice": case["dice_per_image"]}
         found.setdefault(case["kind"], []).append(entry)

@@ -190,6 +190,14 @@
     }
   }
 
+  // on paper nothing can be opened
+  let closed = [];
+  window.addEventListener("beforeprint", () => {
+    closed = all("details.printed:not([open])");
+    for (const part of closed) part.open = true;
+  });
+  window.addEventListener("afterprint", () => { for (const part of closed) part.open = false; });
+
   const groups = all("section.results").map((section) => new Images(section));
   const box = document.querySelector("#filter");
   if (box) {
