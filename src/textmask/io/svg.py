@@ -88,7 +88,7 @@ def intervals_svg(
     frame = Frame(side, top, WIDTH - 46, top + 24 * len(rows), (low, high))
     parts = _x_axis(frame, xlabel)
     for i, (label, value) in enumerate(marks):
-        x, y = frame.px(value), 14 + 15 * i
+        x, y = frame.px(value), 14.0 + 15 * i
         anchor = "end" if x > WIDTH / 2 else "start"
         parts.append(f'<path class="mark" stroke-dasharray="{DASHES[i + 1]}" d="M{x:.1f} {y - 6}V{frame.bottom:.1f}"/>')
         parts.append(_text(x + (-5 if anchor == "end" else 5), y, f"{label} {value:.2f}", anchor))

@@ -130,7 +130,8 @@
         points,
         slider: figure.querySelector("input[type=range]"),
         at: (i) => ({ x: points[i].cx.baseVal.value, y: points[i].cy.baseVal.value }),
-        visible: () => this.kept.filter((i) => !points[i].hasAttribute("hidden")).sort((a, b) => plot.at(a).x - plot.at(b).x),
+        seen: () => this.kept.filter((i) => !points[i].hasAttribute("hidden")),
+        ordered: () => plot.seen().sort((a, b) => plot.at(a).x - plot.at(b).x),
         now: null,
       };
       const out = figure.querySelector(".readout");
@@ -152,21 +153,24 @@
         const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
         let best = null;
         let nearest = 14 ** 2;
-        for (const i of plot.visible()) {
+        for (const i of plot.seen()) {
           const { x, y } = plot.at(i);
           const far = (x - place.x) ** 2 + (y - place.y) ** 2;
           if (far < nearest) [best, nearest] = [i, far];
         }
         if (best !== null && best !== plot.now) {
           plot.read(best);
-          plot.slider.value = plot.visible().indexOf(best);
+          plot.slider.value = plot.ordered().indexOf(best);
         }
       });
-      const step = () => { const seen = plot.visible(); if (seen.length) plot.read(seen[Number(plot.slider.value)]); };
+      const step = () => {
+        const order = plot.ordered();
+        if (order.length) plot.read(order[Number(plot.slider.value)]);
+      };
       plot.slider.addEventListener("input", step);
       plot.slider.addEventListener("focus", step);
       plot.reset = () => {
-        const last = plot.visible().length - 1;
+        const last = plot.seen().length - 1;
         plot.slider.max = Math.max(last, 0);
         plot.slider.disabled = last < 0;
         plot.read(null);
