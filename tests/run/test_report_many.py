@@ -120,6 +120,18 @@ def test_runs_of_one_method_are_named_by_their_folders(tmp_path):
     assert list(merged(group)["rows"])[:2] == ["seed0", "seed0, shuffled text"]
 
 
+def test_names_of_runs_and_data_are_text(tmp_path):
+    names = ("<img src=x onerror=alert(1)>", '"><script>alert(2)<')
+    runs = [make_run(tmp_path, name, data=EVIL) for name in names]
+    for run in runs:
+        study(run, "<b>x", graded(0.8))
+        (run / "data.json").write_text(json.dumps({"name": EVIL}))
+    source = report(runs, tmp_path / "page.html").read_text()
+    assert not re.search(r"<img src=x|<script>alert|<b>x|</script><img", source)
+    assert "&lt;img src=x onerror=alert(1)&gt;" in source
+    assert [run["label"] for run in figures_of(source)["runs"]] == list(names)
+
+
 def test_a_run_that_another_has_beside_it_stands_once(tmp_path):
     a, b = make_run(tmp_path, "ssa", "ssa"), make_run(tmp_path, "text_prior", "text_prior")
     change(a, lambda summary: summary["rows"]["text_prior"].update(weights_sha256="text_prior-weights"))
