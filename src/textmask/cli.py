@@ -222,14 +222,19 @@ def predict(
 
 
 @app.command()
-def report(run: RunPath, out: Annotated[Path | None, typer.Option(help="File to write.")] = None) -> None:
-    """Write a run's self-contained HTML report.
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders made by `textmask train`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; else in the run, or beside the first of many.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML report of one run, or of many compared on the same images.
 
-    Example: textmask report runs/biclip
+    Example: textmask report runs/biclip runs/unet --out comparison.html
     """
     from textmask.run.report import report as write_report
 
-    say(str(write_report(run, out)))
+    say(str(write_report(runs, out)))
 
 
 @app.command()

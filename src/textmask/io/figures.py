@@ -145,28 +145,6 @@ def curve_png(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, t
     return _png(draw, xlabel, ylabel, title)
 
 
-def histogram_png(values: npt.ArrayLike, xlabel: str, ylabel: str = "images", title: str = "", bins: int = 20) -> bytes:
-    """PNG of a histogram with its median; values that are not finite are left out and counted in the title.
-
-    Raises:
-        DataError: no finite value.
-    """
-    array = np.asarray(values, np.float64).ravel()
-    finite = array[np.isfinite(array)]
-    if not finite.size:
-        raise DataError(f"histogram_png: got {array.size} values of which none is finite, expected at least one.")
-    if finite.size < array.size:
-        title = f"{title} ({array.size - finite.size} without a value)".strip()
-
-    def draw(axes: Axes) -> None:
-        axes.hist(finite, bins=bins, color=_rgb(0), edgecolor="white", linewidth=0.5)
-        median = float(np.median(finite))
-        axes.axvline(median, color=_rgb(4), lw=1.6, label=f"median {median:.3g}, n = {finite.size}")
-        axes.legend(frameon=False, loc="best")
-
-    return _png(draw, xlabel, ylabel, title)
-
-
 def bar_intervals_png(
     rows: Sequence[tuple[str, float, float, float]],
     xlabel: str = "",

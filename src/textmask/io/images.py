@@ -126,6 +126,24 @@ def write_png(path: str | Path, array: npt.NDArray[np.uint8] | npt.NDArray[np.ui
     write_whole(Path(path), data.tobytes())
 
 
+def jpeg_bytes(image: Bytes, most_columns: int, quality: int = 88) -> tuple[bytes, int, int]:
+    """Encode H W or H W 3 (RGB) as JPEG, scaled down where it is wider; returns the bytes, rows and columns.
+
+    Raises:
+        DataError: the encoder refuses the picture.
+    """
+    rows, columns = image.shape[:2]
+    if columns > most_columns:
+        image = resize_image(image, (max(1, round(rows * most_columns / columns)), most_columns))
+    pixels = image if image.ndim == 2 else image[..., ::-1]
+    # full colour resolution: outlines are one pixel wide
+    how = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels), how)
+    if not done:
+        raise DataError(f"the JPEG encoder refused a picture of shape {image.shape}.")
+    return data.tobytes(), image.shape[0], image.shape[1]
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: into a neighbour first, then renamed over `path`.
 
