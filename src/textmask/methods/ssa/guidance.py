@@ -126,4 +126,5 @@ def guide_loss(
     counted = counted.expand_as(target).float()
     x = logits.float()
     each = nn.functional.softplus(x) - target * x  # BCE of a logit
-    return torch.linalg.vecdot(each.flatten(), counted.flatten()) / counted.sum().clamp(min=1)
+    loss: Tensor = torch.linalg.vecdot(each.flatten(), counted.flatten()) / counted.sum().clamp(min=1)
+    return loss
