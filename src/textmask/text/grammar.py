@@ -220,7 +220,7 @@ def _caption_levels(words: list[str]) -> frozenset[Level]:
 
 
 def _read_polyps(words: list[str], reading: Reading) -> None:
-    """Polyp and lesion prompts: "... on the top left.", "..., located in top left, bottom of the image"; a cell a place.
+    """Polyp and lesion prompts: "... on the top left.", "..., located in top left of the image"; one cell a place.
 
     A side alone is that side at middle height, a level alone its centre: in Kvasir-SEG the centres of the boxes of
     322 of the 323 single polyps "in right" or "in left" lie in the middle third of the height, and those of 142 of
