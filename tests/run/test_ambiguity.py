@@ -40,7 +40,12 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "sentence",
-    [CAPTION, CAPTION.capitalize(), "Patchy opacity in the lower left lung.", "one lesion, located in top left of the image."],
+    [
+        CAPTION,
+        CAPTION.capitalize(),
+        "Patchy opacity in the lower left lung.",
+        "one lesion, located in top left of the image.",
+    ],
 )
 def test_the_wordings_say_what_their_names_say(sentence):
     said = dict(zip(WORDINGS, wordings(sentence, np.random.default_rng(0)), strict=True))
