@@ -21,8 +21,8 @@ from textmask.method import get_method
 
 COMMANDS = [
     ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["demo"],
-    ["data", "inspect"], ["data", "convert"], ["data", "phantom"], ["methods", "list"], ["methods", "show"],
-    ["study", "ablation"], ["study", "features"],
+    ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"],
+    ["methods", "list"], ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "features"],
 ]  # fmt: skip
 
 

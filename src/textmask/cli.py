@@ -332,6 +332,42 @@ def convert(
 
 
 @data_app.command()
+def describe(
+    path: DataPath,
+    out: Annotated[Path, typer.Option(help="Native table to write, in or above the folder of the pictures.")],
+    style: Annotated[str, typer.Option(help="lesion or polyp (nine zones), qata, qata_original or report.")] = "lesion",
+    zones: Annotated[str | None, typer.Option(help="Zone map; else the one that judges the style.")] = None,
+    laterality: Annotated[str, typer.Option(help="Whose left the new sentences mean: image or patient.")] = "image",
+    layout: Layout = "auto",
+    split_column: SplitColumn = None,
+    hold_out: HoldOut = 0.0,
+) -> None:
+    """Make the sentences from the masks, for data that have none. They tell where the true mask lies, and so leak.
+
+    Example: textmask data describe downloads/BM-Seg --out downloads/BM-Seg/table.csv --hold-out 0.1
+    """
+    from textmask.run.describe import describe as run_description
+    from textmask.types import Laterality
+
+    side = Laterality(choose("laterality", laterality, [str(s) for s in Laterality]))
+    manifest = read_data(path, layout, None, split_column, None, hold_out)
+    with progress_bars() as step:
+        made = run_description(
+            manifest,
+            out,
+            style=style,
+            laterality=side,
+            zones=zones,
+            progress=lambda done, total: step("masks", done, total),
+        )
+    say(
+        f"{out}: {made.described} sentences from masks ({made.agreeing} agree with theirs), "
+        f"{made.unmasked} rows without a mask left as they were; left means the {side} side. "
+        f"They leak position: {out.with_suffix('.README.md').name} says what scores with them mean."
+    )
+
+
+@data_app.command()
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     train_films: Annotated[int, typer.Option("--train", help="Films for training.")] = 400,

@@ -12,15 +12,22 @@ from textmask.cli_options import (
     DataPath,
     HoldOut,
     Layout,
+    RunPath,
     SplitColumn,
     TextColumn,
     Whose,
+    print_table,
+    progress_bars,
     read_data,
     say,
 )
 from textmask.errors import ConfigError
 
-study_app = typer.Typer(help="Compare many runs: ablations, features.", no_args_is_help=True, rich_markup_mode=None)
+study_app = typer.Typer(
+    help="Compare runs and look into them: ablations, features, ambiguous sentences.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @study_app.command()
@@ -110,6 +117,51 @@ def features(
             f"the picture holds {found.explained * 100:.0f} % of the variance"
         )
     say(str(out))
+
+
+@study_app.command()
+def ambiguity(
+    run: RunPath,
+    data: DataPath,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    pictures: Annotated[int, typer.Option(help="How many to draw.")] = 4,
+    count: Annotated[int, typer.Option(help="How many to measure on.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the choice of pictures and the wording.")] = 0,
+    out: Annotated[Path, typer.Option(help="PNG to write, with a JSON file beside.")] = Path("ambiguity.png"),
+    layout: Layout = "auto",
+    text_column: TextColumn = None,
+    split_column: SplitColumn = None,
+    laterality: Whose = None,
+    hold_out: HoldOut = 0.0,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Draw where a run looks for similar sentences: reworded, without place, with a vague one, on the other side.
+
+    Example: textmask study ambiguity runs/dusss data/table.csv --out ambiguity.png
+    """
+    from textmask.run.ambiguity import ambiguity as run_ambiguity
+    from textmask.run.ambiguity import lines
+    from textmask.run.machine import prepare_cpu
+
+    prepare_cpu()
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out)
+    with progress_bars() as step:
+        summary = run_ambiguity(
+            run,
+            manifest,
+            out,
+            split=split,
+            pictures=pictures,
+            count=count,
+            seed=seed,
+            cache_dir=cache_dir,
+            progress=lambda done, total: step("pictures", done, total),
+        )
+    print_table(["sentence", "cosine to own", "overlap with own", "inside mask", "inside minus own"], lines(summary))
+    say(
+        f"{out}: n = {summary['n']} of {summary['usable']} usable pictures, split {split}, seed {seed}; "
+        f"the masks cover {summary['mask_share'] * 100:.1f} % of the picture, which is what a flat map has inside"
+    )
 
 
 def _names(text: str) -> list[str]:

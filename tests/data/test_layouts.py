@@ -455,6 +455,61 @@ def test_counts_beside_the_published_ones(tmp_path: Path) -> None:
     assert compare_counts(Manifest(tmp_path, (Row("a.png", None, "left", "train"),))) is None
 
 
+# --- folders: BM-Seg and pictures of one's own -----------------------------------------------------------------------
+
+
+def test_bm_seg_as_its_authors_publish_it(tmp_path: Path) -> None:
+    root = tmp_path / "BM-Seg"
+    names = [f"1 ({i}).jpg" for i in (2, 10)]
+    pictures(root, *(f"{folder}/{name}" for folder in ("image", "lesion mask", "bone mask") for name in names))
+    with pytest.warns(DataWarning) as caught:
+        manifest = read_layout(root)
+    assert [str(w.message).split(": ")[1] for w in caught] == [
+        "no folder names a split; every row is 'train'.",
+        "2 of 2 rows have no text.",
+    ]
+    assert detect(root) == "folders"
+    assert brief(manifest) == [(f"image/{n}", f"lesion mask/{n}", "", "train") for n in sorted(names)]
+    assert manifest.name == "bm-seg (folders)"
+    assert manifest.laterality is Laterality.UNKNOWN
+    assert {row.group for row in manifest.rows} == {""}  # its names tell no patient
+    counts = compare_counts(manifest)
+    assert counts is not None
+    assert (counts.source, [c.published for c in counts.splits]) == ("DuSSS", [200, 70])
+
+
+@pytest.mark.parametrize(
+    ("train", "image", "mask"), [("Train_Folder", "img", "labelcol"), ("train", "images", "masks")]
+)
+def test_folders_named_after_splits(tmp_path: Path, train: str, image: str, mask: str) -> None:
+    pictures(tmp_path, f"{train}/{image}/a.png", f"{train}/{image}/a.tif", f"{train}/{mask}/mask_a.png")
+    pictures(tmp_path, f"Test/{image}/a.png", f"Test/{mask}/a.png")
+    with pytest.warns(DataWarning, match="2 of 2 rows have no text"):
+        manifest = read_layout(tmp_path, laterality=Laterality.IMAGE)
+    assert brief(manifest) == [
+        (f"Test/{image}/a.png", f"Test/{mask}/a.png", "", "test"),
+        (f"{train}/{image}/a.png", f"{train}/{mask}/mask_a.png", "", "train"),
+    ]
+    assert manifest.laterality is Laterality.IMAGE  # the user has said so
+
+
+def test_the_published_sizes_of_bm_seg_can_be_held_out() -> None:
+    rows = tuple(Row(f"image/{i}.png", f"lesion mask/{i}.png", "", "train") for i in range(270))
+    assert hold_out(Manifest(Path("bm-seg"), rows), 70 / 270, name="test").splits == {"train": 200, "test": 70}
+
+
+def test_folders_whose_files_do_not_fit(tmp_path: Path) -> None:
+    pictures(tmp_path, "train/images/a.png", "train/images/b.png", "train/masks/a.png", "train/masks/c.png")
+    told = pytest.warns(DataWarning, match=r"1 masks have no picture and are left out, the first: c\.")
+    with told, pytest.raises(DataError, match=r"1 of 2 names have no mask: 'train/images/b\.png'"):
+        read_layout(tmp_path)
+    with pytest.raises(ConfigError, match="it has no sentences"):
+        read_layout(tmp_path, text_column="p6")
+    write(tmp_path / "notes.csv", "a,b\n1,2\n")  # a table that may hold the sentences is not passed over in silence
+    with pytest.raises(DataError, match="no layout recognised"):
+        read_layout(tmp_path)
+
+
 # --- hold_out ---------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from textmask.data.loaders import build_text
+from textmask.errors import PromptWarning
 from textmask.losses.contrastive import info_nce
 from textmask.losses.segmentation import bce
 from textmask.method import build_method, get_method
@@ -20,6 +21,7 @@ from textmask.methods.dusss.similarity import (
     uncertain_similarity,
     wasserstein2,
 )
+from textmask.metrics.overlap import counts, iou_per_image
 from textmask.text.edit import drop_count, meaning_kept
 from textmask.text.grammar import parse
 from textmask.types import Batch, Laterality
@@ -54,6 +56,16 @@ def batch(n=3, unlabelled=True, size=(32, 32)):
 def smoke(*settings):
     method = build_method(DuSSSRecipe().smoke().override(*settings))
     method.prepare(PROMPTS)
+    return method
+
+
+def spread_out(method, image):
+    """An untrained encoder gives all pictures nearly one vector, which hides what a loss does; centre them."""
+    vlm = method.vlm
+    with torch.no_grad():
+        pooled = vlm.encoder(image)[-1].mean(dim=(2, 3))
+        vlm.whole.weight /= pooled.std(0).mean()
+        vlm.whole.bias.copy_(-(pooled @ vlm.whole.weight.T).mean(0))
     return method
 
 
@@ -119,8 +131,8 @@ def test_equal_embeddings_have_a_finite_gradient():
 
 
 def test_eq_8_and_9_written_out():
-    method = smoke("merge_equal_text=false").eval()
     b = batch(unlabelled=False)
+    method = spread_out(smoke("merge_equal_text=false").eval(), b.image)
     torch.manual_seed(5)
     losses = method.losses("pretrain", b)
     torch.manual_seed(5)
@@ -136,7 +148,8 @@ def test_eq_8_and_9_written_out():
 
     assert losses["cmc"].item() == pytest.approx((nce(i1, t1) + nce(t1, i1)) / 2, rel=1e-3)
     assert losses["imc"].item() == pytest.approx((nce(i1, i2) + nce(t1, t2)) / 2, rel=1e-3)
-    plain = smoke("merge_equal_text=false", "sss=false").eval()
+    assert abs(nce(i1, i2) - math.log(3)) > 0.01  # the pictures are told apart
+    plain = spread_out(smoke("merge_equal_text=false", "sss=false").eval(), b.image)
     assert plain.losses("pretrain", b)["cmc"].item() != pytest.approx(losses["cmc"].item(), rel=1e-3)
 
 
@@ -159,6 +172,61 @@ def test_eq_10_and_the_region_of_eq_11():
     weight = torch.sigmoid(logits[0, 0])
     expected = (pixels[0] * weight).sum((1, 2)) / weight.sum()
     torch.testing.assert_close(pooled_region(pixels, logits)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_eq_11_written_out():
+    method = smoke("merge_equal_text=false").eval()
+    b = batch(unlabelled=False)
+    vlm, features = method.vlm, method.text_encoder(b.text)
+    _, patches = vlm.image(b.image)
+    pixels, logits = vlm.grounding(patches, vlm.text(features).embedding)
+    region, sentence = pooled_region(pixels, logits).detach(), vlm.text(features).embedding.detach()
+    tau, loss = vlm.tau.item(), 0.0
+    for i in range(3):
+        ours = [math.exp(float(torch.cosine_similarity(region[i], sentence[k], 0)) / tau) for k in range(3)]
+        theirs = [math.exp(float(torch.cosine_similarity(sentence[i], region[k], 0)) / tau) for k in range(3)]
+        loss -= (math.log(ours[i] / sum(ours)) + math.log(theirs[i] / sum(theirs))) / 2 / 3
+    assert method.losses("pretrain", b)["tg"].item() == pytest.approx(loss, rel=1e-3)
+
+
+def test_eq_12_and_13_the_teacher_follows_in_the_second_stage_only():
+    method = smoke("ema.start=0.9", "ema.end=0.9")
+    name, student = next(iter(method.net.named_parameters()))
+    start, expected = student.detach().clone(), student.detach().clone()
+    for step in range(4):
+        with torch.no_grad():
+            student += step + 1
+        method.after_step("pretrain", step)
+        assert torch.equal(method.teacher.net.get_buffer(name), start)
+    for step in range(4):
+        with torch.no_grad():
+            student += step + 1
+        method.after_step("segment", step)
+        alpha = min(1 - 1 / (step + 1), 0.9)
+        expected = alpha * expected + (1 - alpha) * student.detach()
+        torch.testing.assert_close(method.teacher.net.get_buffer(name), expected)
+    image = torch.rand(2, 3, 32, 32)
+    method.eval()
+    seen = method(image, build_text(PROMPTS[:2], [parse(p) for p in PROMPTS[:2]])).logits
+    torch.testing.assert_close(seen, method.net((image - 0.5) / 0.25)[0])
+
+
+def test_the_loss_of_eq_14_to_16_pixel_by_pixel_and_the_weights_of_eq_17():
+    method = smoke().eval()
+    b = batch()
+    losses = method.losses("segment", b)
+    merged, y_text = method._pseudo_labels(b.unlabelled)
+    student = torch.sigmoid(method.net((b.unlabelled.views["strong"] - 0.5) / 0.25)[0]).detach().double()
+    own = torch.sigmoid(method.net((b.image - 0.5) / 0.25)[0]).detach().double()
+    for name, p, y in (("sup", own, b.mask), ("merged", student, merged), ("text", student, y_text)):
+        total = 0.0
+        for i in range(3):
+            for q, t in zip(p[i].flatten().tolist(), y[i].flatten().tolist(), strict=True):
+                total -= t * math.log(q) + (1 - t) * math.log(1 - q)
+        assert losses[name].item() == pytest.approx(total / 3 / 32 / 32, rel=1e-3), name
+    weights = DuSSSRecipe().stages[1].weights
+    assert weights["sup"] == 1.0
+    assert weights["merged"].to == weights["text"].to == 0.5
 
 
 def test_the_merged_label_can_be_background_unless_it_is_taken_as_printed():
@@ -196,6 +264,128 @@ def test_teacher_and_student_start_equal_and_all_labels_switch_the_branch_off():
         assert torch.equal(value, method.teacher.net.state_dict()[name])
     losses = method.losses("segment", batch(unlabelled=False))
     assert losses["merged"] == losses["text"] == 0
+
+
+# --- what the released code does, and this must not -------------------------------------------------------------------
+
+
+def gradient(method, loss, module):
+    method.zero_grad()
+    loss.backward()
+    return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
+
+
+def test_the_uncertain_similarity_is_what_is_contrasted_not_the_cosine():
+    """There it is computed and not used: nothing would train the Gaussians."""
+    for setting, used in (("sss=true", True), ("sss=false", False)):
+        method = smoke(setting)
+        for name in ("cmc", "imc"):
+            for head in (method.vlm.image_head, method.vlm.text_head):
+                assert (gradient(method, method.losses("pretrain", batch())[name], head) > 0) is used
+    method = smoke()
+    method.losses("pretrain", batch())["cmc"].backward()
+    assert method.vlm.log_tau.grad.abs() > 0  # nor is the temperature left out
+
+
+def test_the_whole_sentence_is_read_and_file_names_are_not():
+    """There the online encoder gets the first letter of each sentence, and step 2 the names of the files."""
+    method = smoke().eval()
+    b = batch()
+    tails = tuple(p.replace("lower", "upper") for p in PROMPTS)  # the same first letter, and much more
+    assert [p[:10] for p in tails] == [p[:10] for p in PROMPTS]
+    other = build_text(tails, [parse(p, laterality=Laterality.IMAGE) for p in tails])
+    renamed = replace(b, keys=("a", "b", "c"), unlabelled=replace(b.unlabelled, keys=("d", "e", "f")))
+    for stage, name in (("pretrain", "cmc"), ("segment", "text")):
+
+        def loss(given, stage=stage, name=name):
+            torch.manual_seed(0)
+            return method.losses(stage, given)[name].item()
+
+        assert loss(renamed) == loss(b)
+        assert loss(replace(b, text=other, unlabelled=replace(b.unlabelled, text=other))) != loss(b)
+
+
+def test_a_pseudo_label_does_not_depend_on_the_sentences_of_its_neighbours():
+    """There the masks of all sentences of the batch are averaged."""
+    method = smoke().eval()
+    unlabelled = batch().unlabelled
+    prompts = (PROMPTS[0], PROMPTS[2], PROMPTS[1])
+    others = replace(unlabelled, text=build_text(prompts, [parse(p, laterality=Laterality.IMAGE) for p in prompts]))
+    for one, two in zip(method._pseudo_labels(unlabelled), method._pseudo_labels(others), strict=True):
+        torch.testing.assert_close(one[0], two[0])
+        assert not torch.allclose(one[1], two[1], atol=1e-6)
+
+
+def test_the_second_view_of_a_picture_is_encoded_itself():
+    """There the Gaussian of the second view is that of the first."""
+    b = batch(unlabelled=False)
+    method = spread_out(smoke().eval(), b.image)
+    found = []
+    for views in (b.views, {"strong": 1 - b.image}):
+        torch.manual_seed(0)
+        found.append(method.losses("pretrain", replace(b, views=views)))
+    assert found[0]["imc"] != found[1]["imc"]
+    assert found[0]["cmc"] == found[1]["cmc"]
+
+
+def test_the_text_term_trains_the_student_which_sees_another_view_than_the_teacher():
+    """There it compares the sentence's mask with the teacher, and both networks see the same pixels."""
+    method = smoke()
+    b = batch()
+    for name in ("merged", "text"):
+        assert gradient(method, method.losses("segment", b)[name], method.net) > 0
+    method.eval()
+    before, losses = method._pseudo_labels(b.unlabelled), method.losses("segment", b)
+    darker = replace(b.unlabelled, views={"strong": b.unlabelled.image * 0.2})
+    for one, two in zip(before, method._pseudo_labels(darker), strict=True):
+        assert torch.equal(one, two)
+    assert method.losses("segment", replace(b, unlabelled=darker))["merged"] != losses["merged"]
+
+
+def test_the_iou_of_a_batch_is_that_of_all_its_pictures():
+    """There only that of the last picture is kept."""
+    truth = np.zeros((3, 4, 4), np.uint8)
+    truth[:, :2] = 1
+    guess = truth.copy()
+    guess[:2] = 1 - truth[:2]  # only the last is right
+    assert iou_per_image(counts(guess, truth)).mean() == pytest.approx(1 / 3)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("merged", ["true", "false"])
+def test_a_batch_of_equal_sentences_trains_with_finite_numbers(merged):
+    method = smoke(f"merge_equal_text={merged}")
+    b = batch()
+    same = build_text(PROMPTS[:1] * 3, [parse(PROMPTS[0], laterality=Laterality.IMAGE)] * 3)
+    losses = method.losses("pretrain", replace(b, text=same, unlabelled=replace(b.unlabelled, text=same)))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("dice_weight", [0.0, 0.5])
+def test_tiles_without_foreground_train_with_finite_numbers(dice_weight):
+    method = smoke(f"dice_weight={dice_weight}")
+    b = batch()
+    losses = method.losses("segment", replace(b, mask=torch.zeros_like(b.mask)))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(torch.isfinite(p.grad).all() for p in method.net.parameters())
+
+
+def test_sentences_longer_than_the_window_are_counted_and_told():
+    method = build_method(DuSSSRecipe().smoke())
+    with pytest.warns(PromptWarning, match=r"1 of 3 sentences are longer than the 64 tokens that tiny reads"):
+        method.prepare([*PROMPTS[:2], "lower left lung and " * 40])
+
+
+def test_the_temperature_stays_in_its_range():
+    method = smoke()
+    for value, expected in ((-9.0, 0.01), (3.0, 0.5)):
+        method.vlm.log_tau.data.fill_(value)
+        assert method.vlm.tau.item() == pytest.approx(expected)
 
 
 def test_a_second_view_of_a_sentence_keeps_its_place():

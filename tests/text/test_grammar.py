@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from textmask.errors import ConfigError
-from textmask.text.grammar import WARNINGS, explain, parse
+from textmask.text.grammar import GRAMMARS, WARNINGS, explain, parse
 from textmask.text.render import render
 from textmask.text.statement import LUNG_ZONES, ZONES, Level, Side, Statement
 from textmask.text.words import one_edit_apart, repair
@@ -271,7 +271,7 @@ def test_unknown_grammar_lists_the_valid_ones():
 
 @given(st.text(max_size=300))
 def test_parse_never_fails(sentence):
-    for grammar in ("auto", "qata", "mosmed", "polyp", "nuclei", "report"):
+    for grammar in ("auto", *GRAMMARS):
         assert isinstance(parse(sentence, grammar), Statement)
 
 
@@ -290,6 +290,31 @@ def test_rendering_a_chest_statement_and_parsing_it_gives_its_zones(statement, s
 def test_rendering_a_polyp_statement_and_parsing_it_gives_its_zones(zones):
     statement = Statement(frozenset(zones))
     assert parse(render(statement, "polyp")).zones == statement.zones
+
+
+@pytest.mark.parametrize(
+    ("sentence", "zones", "count", "grammar"),
+    [
+        ("two small lesions, located in top left, bottom of the image", {(L, U), (C, D)}, 2, "lesion"),
+        ("lesion in the right of the image", {(R, M)}, 1, "lesion"),
+        ("no lesion in the image.", set(), 0, "lesion"),
+        ("many lesions in the image.", set(), None, "lesion"),
+        # of a lung, whatever else is said: a report
+        ("Two lesions in the left lower lobe on this image.", {(L, D)}, 2, "report"),
+        ("Lesion in the left base.", {(L, D)}, None, "report"),
+    ],
+)
+def test_lesions_of_any_organ(sentence, zones, count, grammar):
+    statement = parse(sentence)
+    assert (set(statement.zones), statement.count, statement.grammar) == (zones, count, grammar)
+    assert statement.absent is (count == 0)
+    assert statement.warnings == ()
+
+
+@given(st.sets(st.sampled_from(ZONES)), st.integers(0, 120))
+def test_rendering_a_lesion_statement_and_parsing_it_gives_its_claims(zones, count):
+    again = parse(render(Statement(frozenset(zones), count or None), "lesion"))
+    assert (again.zones, again.count, again.warnings) == (zones, count or len(zones) or None, ())
 
 
 @pytest.mark.parametrize("side", list(Side))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from textmask.data.manifest import split_name
-from textmask.data.pairing import folder_split
+from textmask.data.pairing import SUFFIXES, folder_split, named_kind, split_of, stem_of
 from textmask.data.sources import (
     IMAGE_NAMES,
     TEXT_NAMES,
@@ -19,7 +20,7 @@ from textmask.data.sources import (
     text_tables,
 )
 from textmask.data.tables import column_of
-from textmask.errors import ConfigError, DataError, choose
+from textmask.errors import ConfigError, DataError, DataWarning, choose
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,33 @@ def read_medvlsm(source: Source, options: Options) -> Found:
             name = _value(item, "img_name", where)
             entries.append(Entry(where, name, text, table_splits(table), str(item.get("mask_name") or name)))
     return entries, f"prompts.{key}"
+
+
+def read_folders(source: Source, options: Options) -> Found:
+    """Pictures and masks of equal names in two folders, as BM-Seg is published and people keep their own: no sentences.
+
+    Raises:
+        ConfigError: a text or split column was asked for.
+    """
+    options.refuse_split("the split is the name of the folder")
+    if options.text_column is not None:
+        raise ConfigError(f"text_column={options.text_column!r} does not apply to this layout: it has no sentences.")
+    found: dict[tuple[str, str], str] = {}
+    pictures = [path for path in source.tree.pictures if named_kind(path) == "image"]
+    for path in sorted(pictures, key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower())):
+        found.setdefault((split_of(path), stem_of(path).lower()), path)  # a .tif beside its .png is the same picture
+    masks = {stem_of(path).lower() for path in source.tree.of_kind("mask")}
+    alone = sorted(stem for stem in masks if not {stem, stem.removeprefix("mask_")} & {name for _, name in found})
+    if alone:
+        _warn(f"{source.path}: {len(alone)} masks have no picture and are left out, the first: {alone[0]}.")
+    if found and not any(split for split, _ in found):
+        _warn(f"{source.path}: no folder names a split; every row is 'train'.")
+    rows = sorted(found.items())
+    return [Entry(path, path, "", (split or "train",), PurePosixPath(path).name) for (split, _), path in rows], ""
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=4)
 
 
 def table_entries(source: Source, tables: Sequence[str], options: Options) -> list[Entry]:

@@ -14,6 +14,7 @@ from textmask.data.entries import (
     Entry,
     Options,
     Reader,
+    read_folders,
     read_languidemedseg,
     read_lvit,
     read_madapter,
@@ -48,6 +49,7 @@ READERS: dict[str, Reader] = {
     "medvlsm": read_medvlsm,
     "semi_medref_csv": read_semi_medref,
     "madapter": read_madapter,
+    "folders": read_folders,
 }
 SHOWN = 10
 

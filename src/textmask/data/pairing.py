@@ -17,8 +17,9 @@ SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # of two files of
 IMAGE_FOLDERS = {"img", "imgs", "image", "images", "frames", "original"}
 MASK_FOLDERS = {
     "labelcol", "gts", "gt", "ground-truths", "ground truth", "ground_truth", "ground-truth",
-    "mask", "masks", "bin_masks", "labels", "label",
+    "mask", "masks", "bin_masks", "labels", "label", "lesion mask",
 }  # fmt: skip
+OTHER_FOLDERS = {"bone mask"}  # BM-Seg: masks of something else, under the names of the pictures; not entered
 TABLE_SUFFIXES = (".csv", ".json", ".xlsx")
 MAX_DEPTH = 5
 
@@ -46,12 +47,13 @@ class Tree:
 
     @classmethod
     def scan(cls, root: Path) -> Tree:
-        """List a folder; hidden folders and linked folders are not entered."""
+        """List a folder; hidden folders, linked folders and those of `OTHER_FOLDERS` are not entered."""
         pictures, tables = [], []
         for folder, names, files in os.walk(root):
             relative = os.path.relpath(folder, root)
             prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
-            names[:] = [n for n in names if not n.startswith(".")] if prefix.count("/") < MAX_DEPTH else []
+            entered = [n for n in names if not n.startswith(".") and n.lower() not in OTHER_FOLDERS]
+            names[:] = entered if prefix.count("/") < MAX_DEPTH else []
             for name in files:
                 suffix = os.path.splitext(name)[1].lower()
                 if name.startswith((".", "~$")):  # ~$ is what an open workbook leaves beside itself
@@ -71,7 +73,7 @@ class Tree:
     def _index(self) -> dict[tuple[Kind, str], dict[str, list[str]]]:
         index: dict[tuple[Kind, str], dict[str, list[str]]] = {}
         for path in self.pictures:
-            files = index.setdefault((_kind(path), _split(path)), {})
+            files = index.setdefault((_kind(path), split_of(path)), {})
             files.setdefault(stem_of(path).lower(), []).append(path)
         return index
 
@@ -126,17 +128,22 @@ def _best(paths: list[str], name: str) -> str:
     return min(paths, key=distance)
 
 
-def _kind(path: str) -> Kind:
-    parts = path.lower().split("/")
-    for part in reversed(parts[:-1]):
+def named_kind(path: str) -> Kind | None:
+    """What the name of a file's folder says it is; None where it says nothing."""
+    for part in reversed(path.lower().split("/")[:-1]):
         if part in MASK_FOLDERS:
             return "mask"
         if part in IMAGE_FOLDERS:
             return "image"
-    return "mask" if parts[-1].startswith("mask_") else "image"
+    return None
 
 
-def _split(path: str) -> str:
+def _kind(path: str) -> Kind:
+    return named_kind(path) or ("mask" if PurePosixPath(path).name.lower().startswith("mask_") else "image")
+
+
+def split_of(path: str) -> str:
+    """The split that a file's folders name, "" when none does."""
     for part in reversed(path.split("/")[:-1]):
         if split := folder_split(part):
             return split

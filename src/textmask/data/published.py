@@ -22,10 +22,10 @@ PUBLISHED: dict[str, dict[str, dict[str, int]]] = {
         "MAdapter": {"train": 550, "test": 62},
         "MedVLSM": {"train": 490, "valid": 61, "test": 61},
     },
-    "bm-seg": {"C2Seg": {"train": 200, "test": 70}},
+    "bm-seg": {"DuSSS": {"train": 200, "test": 70}},  # of 1517 slices; which ones was never published
 }
 
-# MosMedData+ and BM-Seg were never measured, so their "left" stays unknown
+# MosMedData+ was never measured, and BM-Seg has no sentences, so their "left" stays unknown
 IMAGE_SIDED = {"qata-cov19-v2", "monuseg", "kvasir-seg", "cvc-clinicdb"}
 
 QATA = re.compile(r"covid_\d+$|sub-s\d+_")

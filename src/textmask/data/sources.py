@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from textmask.data.manifest import COLUMNS, REQUIRED
-from textmask.data.pairing import Tree
+from textmask.data.pairing import Tree, named_kind
 from textmask.data.tables import Records, column_of, read_json, read_table
 from textmask.errors import DataError
 
@@ -25,7 +26,8 @@ LOOKED_FOR = """looked for
   sgseg            a JSON object train/valid/test of entries with image_path, caption
   medvlsm          anns/{train,val,test}.json, a list of entries with img_name, mask_name, prompts
   semi_medref_csv  {Train,Val,Test}_text*.csv (Image, text)
-  madapter         *_{train,test}.csv (Image, Description)"""
+  madapter         *_{train,test}.csv (Image, Description)
+  folders          no table: {images,img,...} beside {masks,labelcol,lesion mask,...}, also below Train/ and Test/"""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,13 @@ def prompt_jsons(source: Source) -> list[str]:
     return [name for name in source.named(".json") if fits(source.content(name))]
 
 
+def mask_folders(source: Source) -> list[str]:
+    """Folders of masks beside folders of pictures, where no table at all says how they belong together."""
+    if source.names or not any(named_kind(path) == "image" for path in source.tree.pictures):
+        return []
+    return sorted({posixpath.dirname(path) for path in source.tree.pictures if named_kind(path) == "mask"})
+
+
 TESTS: dict[str, Callable[[Source], list[str]]] = {
     "manifest": native_tables,
     "csv": plain_tables,
@@ -188,5 +197,6 @@ TESTS: dict[str, Callable[[Source], list[str]]] = {
     "medvlsm": prompt_jsons,
     "semi_medref_csv": lambda source: text_tables(source, texts=("text",)),
     "madapter": lambda source: text_tables(source, texts=("description",)),
+    "folders": mask_folders,
 }
 LAYOUTS = tuple(TESTS)

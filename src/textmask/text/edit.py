@@ -174,7 +174,8 @@ def paraphrase(prompt: str, rng: np.random.Generator) -> str:
     statement = parse(prompt)
     if not statement.has_location or statement.negated:
         return prompt
-    styles = {"polyp": ["polyp"], "nuclei": ["nuclei"]}.get(statement.grammar, ["qata", "qata_original", "report"])
+    chest = ["qata", "qata_original", "report"]
+    styles = [statement.grammar] if statement.grammar in ("polyp", "nuclei", "lesion") else chest
     if "report" in styles and any(side is Side.CENTER for side, _ in statement.zones):
         return prompt
     texts = [text for text in (render(statement, style) for style in styles) if text != prompt]

@@ -1,4 +1,4 @@
-"""The field's sentences as statements: chest captions, polyp and nuclei prompts, plain report sentences."""
+"""The field's sentences as statements: chest captions, polyp, nuclei and lesion prompts, plain report sentences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from textmask.text.words import (
 )
 from textmask.types import Laterality
 
-GRAMMARS = ("qata", "mosmed", "polyp", "nuclei", "report")
+GRAMMARS = ("qata", "mosmed", "polyp", "nuclei", "lesion", "report")
 WARNINGS = {
     "empty_text": "the sentence is empty",
     "too_long": f"only the first {MAX_LENGTH} characters were read",
@@ -80,7 +80,8 @@ def parse(sentence: str, grammar: str = "auto", laterality: Laterality = Lateral
     if name in ("qata", "mosmed"):
         _read_captions(mended, reading, mosmed=name == "mosmed")
     else:
-        {"polyp": _read_polyps, "nuclei": _read_nuclei, "report": read_report}[name](mended, reading)
+        readers = {"polyp": _read_polyps, "lesion": _read_polyps, "nuclei": _read_nuclei, "report": read_report}
+        readers[name](mended, reading)
     return _state(reading, name, laterality)
 
 
@@ -137,6 +138,8 @@ def _recognise(words: list[str]) -> str:
         return "polyp"
     if present & {"nuclei", "nucleus"}:
         return "nuclei"
+    if present & {"lesion", "lesions"} and "image" in present and not present & NOUNS:  # "... in top left of the image"
+        return "lesion"
     caption = "infected" in present or {"pulmonary", "infection"} <= present
     # "lower left lung"
     place_alone = {"lung"} < present <= {*SIDES, *LEVELS, "all", "lung", "and"}
@@ -217,20 +220,21 @@ def _caption_levels(words: list[str]) -> frozenset[Level]:
 
 
 def _read_polyps(words: list[str], reading: Reading) -> None:
-    """Polyp prompts: "... on the top left." and "..., located in top left, bottom of the image"; one cell a place.
+    """Polyp and lesion prompts: "... on the top left.", "..., located in top left of the image"; one cell a place.
 
     A side alone is that side at middle height, a level alone its centre: in Kvasir-SEG the centres of the boxes of
     322 of the 323 single polyps "in right" or "in left" lie in the middle third of the height, and those of 142 of
     the 147 "in top" or "in bottom" in the middle third of the width.
     """
     read_common(words, reading)
-    if any(word in BEFORE and {"polyp", "polyps"} & set(words[i + 1 : i + 4]) for i, word in enumerate(words)):
+    one, some = {"polyp", "lesion"}, {"polyps", "lesions"}
+    if any(word in BEFORE and (one | some) & set(words[i + 1 : i + 4]) for i, word in enumerate(words)):
         reading.denied = True
         return
     reading.found = True
     if "many" in words:
         reading.count = None
-    elif reading.count is None and "polyp" in words:
+    elif reading.count is None and one & set(words):
         reading.count = 1
     for sentence in cut_at(words, (".", ";")):
         start = next((i for i, w in enumerate(sentence) if w in ("on", "in", "located")), 0)

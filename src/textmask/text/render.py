@@ -6,7 +6,7 @@ from textmask.errors import ConfigError, choose
 from textmask.text.statement import Level, Side, Statement, Zone
 from textmask.text.words import NUMBERS
 
-STYLES = ("qata", "qata_original", "mosmed", "polyp", "nuclei", "report")
+STYLES = ("qata", "qata_original", "mosmed", "polyp", "nuclei", "lesion", "report")
 WORDS = {value: word for word, value in NUMBERS.items()}
 POLYP_LEVEL = {Level.UPPER: "top", Level.MIDDLE: "middle", Level.LOWER: "bottom"}
 
@@ -22,6 +22,8 @@ def render(statement: Statement, style: str = "qata") -> str:
     choose("sentence style", style, STYLES)
     if style == "polyp":
         return _polyp(statement)
+    if style == "lesion":
+        return _lesion(statement)
     if style == "nuclei":
         return _nuclei(statement)
     if any(side is Side.CENTER for side, _ in statement.zones):
@@ -80,6 +82,17 @@ def _polyp(statement: Statement) -> str:
     head = "One colonic polyp." if count == 1 else f"{_number(count).capitalize()} colonic polyps."
     places = [_place(zone) for zone in sorted(statement.zones)]
     return head + "".join(f"One {size}colonic polyp on the {place}." for place in places)
+
+
+def _lesion(statement: Statement) -> str:
+    """As MedVLSM words its prompts, for findings of any organ: "two lesions, located in top left of the image"."""
+    if statement.absent:
+        return "no lesion in the image."
+    count = statement.count or len(statement.zones)
+    head = "one lesion" if count == 1 else f"{_number(count) if count else 'many'} lesions"
+    if not statement.zones:
+        return f"{head} in the image."
+    return f"{head}, located in {' and '.join(_place(zone) for zone in sorted(statement.zones))} of the image."
 
 
 def _place(zone: Zone) -> str:

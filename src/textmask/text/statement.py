@@ -1,7 +1,7 @@
 """What a sentence claims about the picture, independent of how it says it.
 
 Every location vocabulary of the field fits one 3 x 3 grid of zones: chest films use left/right x upper/middle/lower
-(six zones), polyp prompts the whole grid, nuclei prompts halves and quadrants.
+(six zones), polyp and lesion prompts the whole grid, nuclei prompts halves and quadrants.
 """
 
 from __future__ import annotations

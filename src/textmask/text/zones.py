@@ -104,7 +104,7 @@ ZONE_MAPS: dict[str, ZoneMap] = {
 }
 MAP_OF_GRAMMAR = {
     **dict.fromkeys(("qata", "mosmed", "report", ""), "chest"),
-    "polyp": "thirds",
+    **dict.fromkeys(("polyp", "lesion"), "thirds"),
     "nuclei": "halves",
 }
 

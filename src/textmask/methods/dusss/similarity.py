@@ -64,7 +64,8 @@ def uncertain_similarity(
 ) -> tuple[Pairs, Pairs]:
     """The similarity of Eq. 5, 1 - (1 - cos) D_SSS, and D_SSS itself (Eq. 2-4), B B each.
 
-    It rises with the distance of the distributions and falls with the distance of the embeddings.
+    It rises with the distance of the distributions and falls with the distance of the embeddings, which is that of
+    unit vectors. Of equal embeddings Eq. 3 is infinite; it is kept at `MAX_RELATIVE`, where the similarity is 1.
 
     Args:
         a: of B samples.

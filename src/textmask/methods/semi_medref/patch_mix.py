@@ -23,7 +23,14 @@ from textmask.types import Image, Laterality, Mask, Text
 
 MixMode = Literal["none", "position", "probability", "naive"]
 GateScope = Literal["sample", "block"]
-STYLE_OF_GRAMMAR = {"qata": "qata", "mosmed": "mosmed", "report": "report", "polyp": "polyp", "nuclei": "nuclei"}
+STYLE_OF_GRAMMAR = {
+    "qata": "qata",
+    "mosmed": "mosmed",
+    "report": "report",
+    "polyp": "polyp",
+    "nuclei": "nuclei",
+    "lesion": "lesion",
+}
 Blocks = Bool[Tensor, "b rows columns"]
 Span = tuple[float, float, float, float]  # top, bottom, left, right, as shares of the picture
 
