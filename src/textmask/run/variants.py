@@ -165,7 +165,9 @@ class Bench:
 
     def protocol(self) -> dict[str, Any]:
         """The protocol of an evaluation, and what is the study's own."""
-        return protocol_of(self.scorer, self.run, self.groups, self.options.n_bootstrap) | {
+        n = self.options.n_bootstrap
+        return protocol_of(self.scorer, self.run, self.groups, n) | {
+            "interval": f"95 % bootstrap over groups, {n} resamples",
             "run": self.run.path.resolve().name,
             "method": self.run.recipe.method,
             "limit": self.options.limit,
