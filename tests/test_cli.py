@@ -21,8 +21,9 @@ from textmask.method import get_method
 
 COMMANDS = [
     ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["demo"],
-    ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"],
-    ["methods", "list"], ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "features"],
+    ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
+    ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "features"],
+    ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"],
 ]  # fmt: skip
 
 
@@ -210,6 +211,12 @@ WRONG = {
         ["gone.txt", "list of labelled pictures"],
     ),
     "no studies": (["study", "ablation", "unet", "TABLE", "--list", "table3"], ["'unet' names no studies"]),
+    "study severity": (
+        ["study", "corruption", "gone", "TABLE", "--severity", "gamma"],
+        ["'gamma'", "low_dose=500,140"],
+    ),
+    "study run": (["study", "prompts", "gone", "TABLE"], ["gone", "run folder"]),
+    "study kinds": (["study", "text-noise", "gone", "TABLE", "--kinds", "typos"], ["'typos'", "real_typos"]),
     "features": (["study", "features", "gone", "TABLE"], ["occur more than once"]),
 }
 
@@ -275,6 +282,30 @@ def test_a_study_is_shown_trained_and_drawn(call, table, tmp_path):
     assert code == 0, err
     assert "rho-1.0-seed1: silhouette" in out
     assert (tmp_path / "features.png").exists()
+
+
+def test_a_run_is_tried_with_other_sentences_and_pictures(call, table, tmp_path):
+    code, _, err = call("train", "statement_unet", table, *SMOKE, "--out", "run", "--quiet")
+    assert code == 0, err
+    few = ("run", table, "--limit", "4", "--bootstrap", "20", "--zones", "phantom")
+    code, out, err = call("study", "prompts", *few)
+    assert code == 0, err
+    assert "| side_swapped |" in out
+    assert "Rule: median IoU" in out
+    code, out, err = call("study", "text-noise", *few, "--kinds", "drop, abbreviation", "--split", "valid")
+    assert code == 0, err
+    assert "| drop | 3 |" in out
+    code, out, err = call("study", "corruption", *few, "--kinds", "low_dose", "--severity", "low_dose=500,20")
+    assert code == 0, err
+    assert "| low_dose | 500 |" in out
+    assert {path.name for path in (tmp_path / "run" / "studies").iterdir()} == {
+        *("prompts-test-4", "text-noise-valid-4", "corruption-test-4"),
+    }
+    for folder in (tmp_path / "run" / "studies").iterdir():
+        assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+        assert {path.name for path in folder.iterdir()} == {
+            *("summary.json", "table.md", "plot.png", "per_image.csv", "predictions"),
+        }
 
 
 def test_jobs_are_told_apart_and_brackets_in_names_stay(call, table, tmp_path):

@@ -20,6 +20,7 @@ FLOORS = {
     "cli": 4,
     "cli_options": 4,
     "cli_study": 4,
+    "cli_variants": 4,
 }
 SAME_FLOOR = {("data", "io"), ("data", "text"), ("metrics.agreement", "text")}
 ONE_FILE = {"matplotlib", "jinja2", "mlflow", "tensorboard", "openpyxl", "PIL", "highdicom", "fastapi", "ray", "monai"}

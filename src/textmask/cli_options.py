@@ -39,6 +39,11 @@ def complain(text: str, style: str) -> None:
     err_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
+def split_names(text: str) -> list[str]:
+    """The names of an option that takes several with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def read_data(
     path: Path,
     layout: str,

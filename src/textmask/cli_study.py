@@ -20,14 +20,18 @@ from textmask.cli_options import (
     progress_bars,
     read_data,
     say,
+    split_names,
 )
+from textmask.cli_variants import corruption, prompts, text_noise
 from textmask.errors import ConfigError
 
 study_app = typer.Typer(
-    help="Compare runs and look into them: ablations, features, ambiguous sentences.",
+    help="Compare runs (ablation, features) or try one out (prompts, text-noise, corruption, ambiguity).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+for _command in (prompts, text_noise, corruption):
+    study_app.command()(_command)
 
 
 @study_app.command()
@@ -60,7 +64,7 @@ def ablation(
     from textmask.run.study import find_arms
     from textmask.run.study_table import table
 
-    names = _names(arms) or None
+    names = split_names(arms) or None
     if show:
         for arm in find_arms(method, study, names):
             say(f"{arm.name}: {arm.title}; {arm.method or method} {' '.join(arm.settings) or 'as it is'}")
@@ -164,12 +168,8 @@ def ambiguity(
     )
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(name) for name in _names(text)]
+        return [int(name) for name in split_names(text)]
     except ValueError:
         raise ConfigError(f"--seeds is {text!r}, expected whole numbers with commas, e.g. 0,1,2.") from None

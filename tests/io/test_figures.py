@@ -12,6 +12,7 @@ from textmask.io.figures import (
     BLUE,
     GREEN,
     LEGEND,
+    PALETTE,
     VERMILION,
     bar_intervals_png,
     contour,
@@ -19,6 +20,7 @@ from textmask.io.figures import (
     error_overlay,
     overlay,
     scatter_panels_png,
+    severity_png,
     side_by_side,
 )
 
@@ -180,6 +182,21 @@ def test_scatter_has_a_colour_a_name_and_a_panel_each():
     for panels, names in ([], ["x"]), (one, []), (one, list("abcdefgh")), ([("empty", places[:0], np.zeros(0))], ["x"]):
         with pytest.raises(DataError, match="scatter_panels_png"):
             scatter_panels_png(panels, names, "")
+
+
+def test_severity_curves_have_a_colour_and_a_panel_each():
+    flat, falling = [(0.0, 0.0, 0.0)] * 3, [(0.0, 0.0, 0.0), (-5.0, -6.0, -4.0)]
+    one = severity_png({"Dice": {"blur": flat}}, ["clean", "1", "2"], "steps")
+    two = severity_png(
+        {"Dice": {"blur": flat, "noise": falling}, "F1": {"noise": falling}}, ["clean", "1", "2"], "steps"
+    )
+    assert pixels(two).shape[1] > 1.9 * pixels(one).shape[1]
+    for i, present in ((0, True), (1, False)):
+        assert (pixels(one) == PALETTE[i]).all(-1).any() == present
+        assert (pixels(two) == PALETTE[i]).all(-1).any()
+    for panels in ({}, {"Dice": {}}, {"Dice": {"blur": []}}, {"Dice": {"blur": [(0.0, 0.0, 0.0)] * 4}}):
+        with pytest.raises(DataError, match="severity_png"):
+            severity_png(panels, ["clean", "1", "2"], "steps")
 
 
 def test_rows_keep_their_order_from_the_top():

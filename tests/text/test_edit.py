@@ -7,8 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textmask.errors import DataError
-from textmask.text.edit import blur_position, drop_position, invert, merge, mirror, paraphrase, reorder_clauses, typo
+from textmask.errors import ConfigError, DataError
+from textmask.text.edit import (
+    KEYBOARD,
+    UNRELATED,
+    absent,
+    blur_position,
+    contradict,
+    deny,
+    drop_position,
+    invert,
+    merge,
+    mirror,
+    paraphrase,
+    reorder_clauses,
+    swap_levels,
+    swap_sides,
+    typo,
+)
 from textmask.text.grammar import parse
 from textmask.text.render import render
 from textmask.text.statement import LUNG_ZONES, ZONES, Statement
@@ -172,3 +188,62 @@ def test_every_real_caption_can_be_mirrored_and_back(data_root):
             texts = {row[column] for row in csv.DictReader(stream) for column in columns}
         wrong = [t for t in texts if parse(mirror(t) or "").zones != parse(t).mirrored().zones]
         assert (wrong, [t for t in texts if mirror(mirror(t) or "") != t]) == ([], [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(zones, st.sampled_from(["qata", "qata_original", "report"]))
+def test_a_false_place_is_claimed_or_the_sentence_refused(z, style):
+    text, own = render(Statement(z), style), Statement(z)
+    for edit, change in ((swap_sides, Statement.mirrored), (swap_levels, Statement.inverted)):
+        out, expected = edit(text), change(own).zones
+        assert (out is None) == (expected == z)
+        assert out is None or parse(out).zones == expected
+
+
+def test_misspelt_places_are_swapped_too():
+    assert parse(swap_sides("lower leff lung.")).zones == parse("lower right lung.").zones
+    assert swap_sides("no place at all") is None
+    assert swap_levels("middle left lung") is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(zones, st.sampled_from(["qata", "report"]))
+def test_a_contradiction_says_both(z, style):
+    text = render(Statement(z), style)
+    assert parse(deny(text)).negated == z
+    assert not parse(deny(text)).zones
+    assert contradict(text).startswith(text.rstrip("."))
+    assert "contradiction_negation" in parse(contradict(text)).warnings
+
+
+def test_denials_and_absence_follow_the_style():
+    polyp = "One colonic polyp.One small polyp on the top left."
+    assert deny(polyp) == "No polyp on the top left."
+    assert absent(polyp) == "No polyp."
+    assert absent(CAPTION) == "no pulmonary infection, zero infected areas."
+    assert absent(CAPTION.capitalize()) == "No pulmonary infection, zero infected areas."
+    assert absent("Patchy opacity in the left lung.") == "No focal opacity."
+    for nothing in ("No focal opacity.", "The nuclei density in the upper left is high.", "Hello World"):
+        assert absent(nothing) is None
+    assert deny("The nuclei density in the upper left is high.") is None
+    assert contradict("Hello World") is None
+    assert all(parse(absent(text)).absent for text in (polyp, CAPTION, "Patchy opacity in the left lung."))
+
+
+def test_unrelated_sentences_are_understood_as_nothing():
+    for text in UNRELATED:
+        assert parse(text).warnings == ("nothing_parsed",)
+        assert not parse(text).has_location
+
+
+def test_keys_lie_beside_each_other():
+    rows = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+    assert len(KEYBOARD) == 26
+    for a, b in KEYBOARD.items():
+        (row,) = [row for row in rows if a in row]
+        assert abs(row.index(a) - row.index(b)) == 1
+
+
+def test_an_unknown_misspelling_is_refused():
+    with pytest.raises(ConfigError, match="unknown misspelling 'dropp'"):
+        typo(CAPTION, np.random.default_rng(0), 1, "dropp")

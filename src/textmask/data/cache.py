@@ -48,6 +48,15 @@ class SplitData:
         """Number of rows N."""
         return len(self.rows)
 
+    def take(self, rows: np.ndarray) -> SplitData:
+        """The split of some rows (numbers or N booleans), pictures and masks copied into memory."""
+        numbers = np.arange(len(self))[rows]
+        listed = (self.rows, self.prompts, self.statements, self.keys)
+        kept, prompts, statements, keys = (tuple(values[i] for i in numbers) for values in listed)
+        arrays = (self.images, self.masks, self.has_mask)
+        images, masks, has_mask = (np.asarray(values[numbers]) for values in arrays)
+        return SplitData(kept, images, masks, has_mask, prompts, statements, keys, self.native_sizes[numbers])
+
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
     """`cache_dir`, else $TEXTMASK_CACHE, else the user's cache folder."""

@@ -186,6 +186,49 @@ def bar_intervals_png(
     return _png(draw, xlabel, "", title, height=1.1 + 0.38 * len(rows))
 
 
+def severity_png(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]], steps: Sequence[str], caption: str
+) -> bytes:
+    """PNG of estimates with intervals over steps of severity, panels side by side, one legend and caption below.
+
+    Args:
+        panels: what is estimated -> series -> one (estimate, low, high) a step; the first step is where all start.
+        steps: names of the steps.
+        caption: above the legend.
+
+    Raises:
+        DataError: no panel or series, or a series with more points than there are steps.
+    """
+    series = [values for panel in panels.values() for values in panel.values()]
+    if not series or any(not 0 < len(values) <= len(steps) for values in series):
+        raise DataError(
+            f"severity_png: got {len(panels)} panels with series of {sorted({len(v) for v in series})} points for "
+            f"{len(steps)} steps, expected at least one series and at most one point a step."
+        )
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    room = 0.5 + 0.2 * ((len(names) + 2) // 3 + caption.count("\n"))
+    figure = Figure(figsize=(4.2 * len(panels), 3.2 + room), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, panel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.axhline(0, color="0.6", lw=0.8)
+        for name, values in panel.items():
+            i = names.index(name)
+            estimate, low, high = np.asarray(values, np.float64).T
+            x = np.arange(len(values)) + 0.03 * (i - len(names) / 2)  # beside each other where they meet
+            bars = np.maximum([estimate - low, high - estimate], 0)
+            style = "-" if i < len(PALETTE) else "--"
+            axes.errorbar(x, estimate, yerr=bars, fmt="o", ls=style, ms=3, lw=1.4, c=_rgb(i), label=_plain(name))
+        axes.set_xticks(range(len(steps)), [_plain(step) for step in steps])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(_plain(title), fontsize=9, loc="left")
+        axes.grid(axis="y", alpha=0.25)
+    handles = {name: h for axes in figure.axes for h, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    style_of: dict[str, Any] = {"frameon": False, "fontsize": 8, "title_fontsize": 8, "ncols": 3}
+    place: dict[str, Any] = {"loc": "outside lower left", "title": _plain(caption), "alignment": "left"}
+    figure.legend(list(handles.values()), list(handles), **place, **style_of)
+    return _encoded(figure)
+
+
 def scatter_panels_png(
     panels: Sequence[tuple[str, npt.NDArray[np.float64], npt.NDArray[np.int64]]], names: Sequence[str], caption: str
 ) -> bytes:

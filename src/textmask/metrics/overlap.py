@@ -75,6 +75,10 @@ class Counts:
         """Number of images N."""
         return len(self.intersection)
 
+    def take(self, images: Bools | Ints) -> Counts:
+        """Counts of some images (N booleans or numbers)."""
+        return Counts(self.intersection[images], self.predicted[images], self.true[images])
+
     @property
     def both_empty(self) -> Bools:
         """N, True where neither the prediction nor the truth has a pixel."""

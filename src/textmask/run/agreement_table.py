@@ -10,9 +10,8 @@ import numpy as np
 from textmask.metrics.agreement import ASPECTS, agreement, location, one_sided, shown
 from textmask.metrics.overlap import Bools, Counts
 from textmask.metrics.statistics import bootstrap_pooled, paired_difference_pooled
-from textmask.run.inference import shuffled_prompts
-from textmask.run.tables import as_value, cell
-from textmask.text.grammar import parse
+from textmask.run.inference import read_prompts, shuffled_prompts
+from textmask.run.tables import as_value, cell, markdown
 from textmask.text.statement import Statement
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def add_agreement(
     for row in rows:
         summary["rows"][row.name]["agreement"] = found(counted[row.name])
     truth = shown(np.asarray(scorer.data.masks), own, scorer.zones)
-    foreign = _statements(shuffled_prompts(scorer.data, seed)[0], scorer)
+    foreign = read_prompts(shuffled_prompts(scorer.data, seed)[0], scorer.data.rows)
     summary["agreement_bounds"] = {
         "ceiling": found(agreement(truth, own)),
         "floor": found(agreement(truth, foreign)),
@@ -92,8 +91,7 @@ def agreement_lines(summary: dict[str, Any]) -> list[str]:
 def agreement_table(summary: dict[str, Any]) -> str:
     """Markdown of both."""
     head, lines = agreement_cells(summary)
-    text = "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
-    return f"{text}\n\n" + "\n".join(f"- {line}" for line in agreement_lines(summary)) + "\n"
+    return f"{markdown(head, lines)}\n\n" + "\n".join(f"- {line}" for line in agreement_lines(summary)) + "\n"
 
 
 def _cell(found: dict[str, Any], aspect: str) -> str:
@@ -104,24 +102,14 @@ def _judged_by(row: Scored, scorer: Scorer) -> tuple[Statement, ...]:
     """The sentences that a row's masks should obey."""
     if row.prompts == scorer.data.prompts or not any(row.prompts):
         return scorer.data.statements
-    return _statements(row.prompts, scorer)
-
-
-def _statements(prompts: Sequence[str], scorer: Scorer) -> tuple[Statement, ...]:
-    """Other sentences, read with the convention of the row they are given to."""
-    pairs = zip(prompts, scorer.data.rows, strict=True)
-    return tuple(parse(prompt, laterality=row.laterality) for prompt, row in pairs)
-
-
-def _kept(counts: Counts, kept: Bools) -> Counts:
-    return Counts(counts.intersection[kept], counts.predicted[kept], counts.true[kept])
+    return read_prompts(row.prompts, scorer.data.rows)
 
 
 def _scores(counts: dict[str, Counts], kept: Bools, groups: list[str], n: int, seed: int) -> dict[str, Any]:
     """F1 with its interval, precision and recall per aspect; an aspect that no sentence speaks of is left out."""
     found: dict[str, Any] = {"n": int(kept.sum())}
     for aspect, all_counts in (counts | {"location": location(counts)}).items():
-        part = _kept(all_counts, kept)
+        part = all_counts.take(kept)
         predicted, true, both = (int(getattr(part, key).sum()) for key in ("predicted", "true", "intersection"))
         if true:
             found[aspect] = {
@@ -137,8 +125,8 @@ def _differences(
 ) -> dict[str, Any]:
     """Paired differences of F1; none where the two were judged by different sentences, or by none."""
     names = [group for group, keep in zip(groups, kept, strict=True) if keep]
-    both = {aspect: (_kept(a[aspect], kept), _kept(b[aspect], kept)) for aspect in ASPECTS if aspect in COLUMNS}
-    both["location"] = (_kept(location(a), kept), _kept(location(b), kept))
+    both = {aspect: (a[aspect].take(kept), b[aspect].take(kept)) for aspect in ASPECTS if aspect in COLUMNS}
+    both["location"] = (location(a).take(kept), location(b).take(kept))
     return {
         aspect: as_value(paired_difference_pooled(x, y, names, "dice", n=n, seed=seed))
         for aspect, (x, y) in both.items()

@@ -102,7 +102,7 @@ def evaluate(
     groups = [row.group for row in scorer.data.rows]
     policy = loaded.recipe.empty_policy
     summary = {
-        "protocol": _protocol(scorer, loaded, groups, n_bootstrap)
+        "protocol": protocol_of(scorer, loaded, groups, n_bootstrap)
         | {"shuffled_seed": seed, "shuffled_same_claim": same_claim},
         "rows": {row.name: _summarise(row, groups, policy, n_bootstrap, seed) for row in rows},
         "missing_rows": notes,
@@ -227,7 +227,8 @@ def refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
         )
 
 
-def _protocol(scorer: Scorer, run: Run, groups: list[str], n_bootstrap: int) -> dict[str, Any]:
+def protocol_of(scorer: Scorer, run: Run, groups: list[str], n_bootstrap: int) -> dict[str, Any]:
+    """What a table has to say of its run, its pictures and its rules."""
     environment = run.path / "environment.json"
     stage = run.recipe.stages[-1]
     chosen_by = f"valid {run.recipe.select_on}" if stage.optim and stage.select == "metric" else "being the last epoch"

@@ -11,9 +11,13 @@ import torch
 
 from textmask.config import Recipe
 from textmask.data.loaders import SplitData, build_text
+from textmask.data.manifest import Row
 from textmask.errors import DataError
 from textmask.method import Method
 from textmask.text.grammar import parse
+from textmask.text.statement import Statement
+
+Damage = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 
 
 def predict_split(
@@ -22,6 +26,7 @@ def predict_split(
     recipe: Recipe,
     *,
     prompts: Sequence[str] | None = None,
+    damage: Damage | None = None,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -32,6 +37,8 @@ def predict_split(
         data: the decoded split.
         recipe: says the precision.
         prompts: N sentences that replace the split's own; they are parsed again, so that the zones follow them.
+        damage: changes the pictures (B C H W in [0, 1]; C is 1 when all are grey) of the given keys before they are
+            shown to the model.
         batch_size: pictures at a time.
         progress: called with (done, total).
 
@@ -43,8 +50,7 @@ def predict_split(
     sentences = data.prompts if prompts is None else tuple(prompts)
     statements = data.statements
     if prompts is not None:
-        pairs = zip(sentences, data.rows, strict=True)
-        statements = tuple(parse(prompt, laterality=row.laterality) for prompt, row in pairs)
+        statements = read_prompts(sentences, data.rows)
     out = np.empty((len(data), *data.masks.shape[1:]), np.float16)
     device = next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
     was_training = method.training
@@ -53,7 +59,7 @@ def predict_split(
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             for begin in range(0, len(data), batch_size):
                 part = slice(begin, min(begin + batch_size, len(data)))
-                image = to_image(data.images[part]).to(device)
+                image = to_image(data.images[part], damage, data.keys[part]).to(device)
                 text = build_text(sentences[part], statements[part]).to(device)
                 out[part] = method(image, text).probability[:, 0].cpu().numpy()
                 if progress:
@@ -63,10 +69,17 @@ def predict_split(
     return out
 
 
-def to_image(images: np.ndarray) -> torch.Tensor:
-    """Images uint8 N C H W -> float N 3 H W in [0, 1], channels last."""
+def to_image(images: np.ndarray, damage: Damage | None = None, keys: Sequence[str] = ()) -> torch.Tensor:
+    """Images uint8 N C H W -> float N 3 H W in [0, 1], channels last, damaged where that is asked for."""
     image = torch.from_numpy(np.array(images)).float().div_(255)
+    if damage is not None:
+        image = damage(image, keys)
     return image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def read_prompts(prompts: Sequence[str], rows: Sequence[Row]) -> tuple[Statement, ...]:
+    """What N sentences claim, each read with the convention of the row it is given to."""
+    return tuple(parse(prompt, laterality=row.laterality) for prompt, row in zip(prompts, rows, strict=True))
 
 
 def resize_probability(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -22,7 +22,7 @@ from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, counts
 from textmask.metrics.surface import SurfaceResult, surface_distances
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256
-from textmask.run.inference import predict_split, resize_probability
+from textmask.run.inference import Damage, predict_split, resize_probability
 from textmask.run.machine import git_commit
 
 SURFACE = ("hd95_pooled", "hd95_max_directed", "assd")
@@ -58,14 +58,21 @@ class Scorer:
     progress: Progress | None
     zones: str | None = None
 
-    def predict(self, name: str, run: Run, data: SplitData, prompts: Sequence[str] | None = None) -> np.ndarray:
-        """Probabilities N H W of a run, for the split's own or for other sentences."""
+    def predict(
+        self,
+        name: str,
+        run: Run,
+        data: SplitData,
+        prompts: Sequence[str] | None = None,
+        damage: Damage | None = None,
+    ) -> np.ndarray:
+        """Probabilities N H W of a run, for the split's own or for other sentences and pictures."""
 
         def step(done: int, total: int) -> None:
             if self.progress:
                 self.progress(name, done, total)
 
-        return predict_split(run.method, data, run.recipe, prompts=prompts, progress=step)
+        return predict_split(run.method, data, run.recipe, prompts=prompts, damage=damage, progress=step)
 
     def score(self, name: str, run: Run, probabilities: np.ndarray, prompts: Sequence[str]) -> Scored:
         """Threshold at the run's own threshold and count; probabilities of another size are resized to the masks."""
@@ -105,11 +112,11 @@ class Scorer:
         if row.surface is not None:
             arrays |= {name: getattr(row.surface, name) for name in (*SURFACE, "empty_masks")}
         stream = io.BytesIO()
-        np.savez(stream, key=np.array(self._key(row.run)), **arrays)
+        np.savez(stream, key=np.array(self.key(row.run)), **arrays)
         write_whole(path, stream.getvalue())
 
     def _read(self, name: str, run: Run, path: Path) -> Scored | None:
-        key = self._key(run)
+        key = self.key(run)
         try:
             with np.load(io.BytesIO(path.read_bytes())) as file:  # given a path it leaks the handle of a damaged file
                 if str(file["key"]) != key or json.loads(key)["code"].endswith("+changes"):
@@ -123,7 +130,7 @@ class Scorer:
         surface = None if distances is None else SurfaceResult(**distances, **rules)
         return Scored(name, run, self.data.prompts, found, surface, zones)
 
-    def _key(self, run: Run) -> str:
+    def key(self, run: Run) -> str:
         """All that a run's scores depend on; edits that are not committed have no name, so they never match."""
         size = "native" if self.native else list(self.data.masks.shape[1:])
         weights = file_sha256(run.path / WEIGHTS)

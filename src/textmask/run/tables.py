@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from textmask.metrics.statistics import Interval
@@ -65,10 +66,13 @@ def difference_lines(summary: dict[str, Any]) -> list[str]:
     ]
 
 
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
 def table(summary: dict[str, Any]) -> str:
     """Markdown of a summary: the table, its protocol, and the paired differences."""
     head, lines = table_cells(summary)
-    rows = [head, ["---"] * len(head), *lines]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in rows)
     differences = "\n".join(f"- {line}" for line in difference_lines(summary))
-    return f"{text}\n\n{protocol_line(summary['protocol'])}\n\n{differences}\n"
+    return f"{markdown(head, lines)}\n\n{protocol_line(summary['protocol'])}\n\n{differences}\n"

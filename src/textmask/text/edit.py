@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from textmask.errors import DataError
+from textmask.errors import DataError, choose
 from textmask.text.grammar import mend, parse
-from textmask.text.render import render
+from textmask.text.render import places, render
 from textmask.text.reports import ABBREVIATIONS
 from textmask.text.statement import Side, Statement
 from textmask.text.words import NUMBERS
@@ -44,8 +44,19 @@ PLACE = re.compile(
     r"(?:\s+(?:lungs?|lobes?|zones?|fields?|of\s+the\s+image))*\b",
     re.IGNORECASE,
 )
+LONG_WORD = re.compile(r"[A-Za-z]{4,}")
 LATERAL = re.compile(r"\b(?:(?:bilateral|unilateral)(?:ly)?\b|(?:bilat|unilat)\b\.?)\s*", re.IGNORECASE)
-KEYBOARD = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuiopqsdfghjklaxcvbnmz", strict=True))
+# the key beside each: to the right, at the end of a row to the left
+KEYBOARD = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuioposdfghjklkxcvbnmn", strict=True))
+MISSPELLINGS = ("double", "drop", "keyboard", "swap")
+# about nothing that a picture of the field shows
+UNRELATED = (
+    "Hello World",
+    "The train to the coast departs at nine.",
+    "Stir the flour into two cups of milk.",
+    "The committee postponed its vote until spring.",
+    "She tuned the violin before the concert.",
+)
 
 
 @lru_cache(maxsize=65536)
@@ -85,6 +96,48 @@ def _swap_words(prompt: str, pairs: dict[str, str]) -> str:
     words = "|".join(sorted((word for word in both if len(word) > 1), key=len, reverse=True))
     letter = rf"|{_LETTER}" if pairs is MIRROR else ""
     return re.sub(rf"\b(?:(?:{words})\b{letter})", swap, prompt, flags=re.IGNORECASE)
+
+
+def swap_sides(prompt: str) -> str | None:
+    """The sentence that names the other side; None where it names both alike or none, or cannot be rewritten."""
+    return _other_place(prompt, mirror)
+
+
+def swap_levels(prompt: str) -> str | None:
+    """The sentence with upper and lower exchanged; None where that claims the same or cannot be written."""
+    return _other_place(prompt, invert)
+
+
+def _other_place(prompt: str, change: Callable[[str], str | None]) -> str | None:
+    out = change(prompt) or change(_legible(prompt))
+    return out if out is not None and parse(out).zones != parse(prompt).zones else None
+
+
+def deny(prompt: str) -> str | None:
+    """A sentence that says the finding is not where `prompt` has it; None where that names no place or has no words."""
+    statement = parse(prompt)
+    if statement.grammar == "polyp" and statement.zones:
+        return f"No polyp on {' or '.join(places(statement))}."
+    if any(side is Side.CENTER for side, _ in statement.zones) or not places(statement):
+        return None
+    return f"No opacity in {', no opacity in '.join(places(statement))}."
+
+
+def contradict(prompt: str) -> str | None:
+    """The sentence, and after it that the same finding is not there; None as in `deny`."""
+    denial = deny(prompt)
+    return None if denial is None else f"{prompt.rstrip().rstrip('.')}. {denial}"
+
+
+def absent(prompt: str) -> str | None:
+    """A sentence of the same style that says there is no finding; None where it says so already or no style can."""
+    statement = parse(prompt)
+    if statement.absent or statement.grammar in ("", "nuclei"):
+        return None
+    style = statement.grammar
+    if style == "qata" and prompt.lstrip()[:1].isupper():
+        style = "qata_original"
+    return render(Statement(absent=True), style)
 
 
 @lru_cache(maxsize=65536)
@@ -138,32 +191,46 @@ def merge(a: Statement, b: Statement, style: str = "qata") -> str:
     return render(Statement(zones=zones, laterality=a.laterality, absent=not zones), style)
 
 
-def typo(prompt: str, rng: np.random.Generator, n: int = 1) -> str:
+def typo(prompt: str, rng: np.random.Generator, n: int = 1, kind: str | None = None) -> str:
     """The sentence with n words of four letters or more misspelt: a letter doubled, dropped, swapped, or its neighbour.
 
     n is limited by the number of such words.
+
+    Args:
+        prompt: any text.
+        rng: chooses words and letters.
+        n: misspelt words.
+        kind: one of `MISSPELLINGS`; None draws one for each word.
+
+    Raises:
+        ConfigError: unknown kind.
     """
-    words = list(re.finditer(r"[A-Za-z]{4,}", prompt))
+    if kind is not None:
+        choose("misspelling", kind, MISSPELLINGS)
+    words = list(LONG_WORD.finditer(prompt))
     chosen = sorted(rng.choice(len(words), min(n, len(words)), replace=False)) if words else []
     out = prompt
     for i in reversed(chosen):
         match = words[i]
-        out = out[: match.start()] + _misspell(match.group(), rng) + out[match.end() :]
+        out = out[: match.start()] + _misspell(match.group(), rng, kind) + out[match.end() :]
     return out
 
 
-def _misspell(word: str, rng: np.random.Generator) -> str:
+def _misspell(word: str, rng: np.random.Generator, kind: str | None) -> str:
     i = int(rng.integers(1, len(word) - 1))
-    kind = int(rng.integers(4))
-    if kind == 3 and word[i] == word[i + 1]:
-        kind = 0
+    drawn = MISSPELLINGS[int(rng.integers(4))] if kind is None else kind
+    if drawn == "swap" and word[i] == word[i + 1]:
+        if kind is None:
+            drawn = "double"
+        else:  # two equal letters beside each other can only be swapped with a third
+            i = next((j for j in range(1, len(word) - 1) if word[j] != word[j + 1]), 0)
     letter = KEYBOARD.get(word[i].lower(), "x")
-    return (
-        word[:i] + word[i] + word[i:],
-        word[:i] + word[i + 1 :],
-        word[:i] + letter + word[i + 1 :],
-        word[:i] + word[i + 1] + word[i] + word[i + 2 :],
-    )[kind]
+    return {
+        "double": word[:i] + word[i] + word[i:],
+        "drop": word[:i] + word[i + 1 :],
+        "keyboard": word[:i] + letter + word[i + 1 :],
+        "swap": word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+    }[drawn]
 
 
 def paraphrase(prompt: str, rng: np.random.Generator) -> str:

@@ -33,6 +33,24 @@ def render(statement: Statement, style: str = "qata") -> str:
     return _caption(statement, style)
 
 
+def places(statement: Statement) -> list[str]:
+    """The places of a statement in words, one a lung or a polyp: "the upper and lower left lung", "the top left".
+
+    Empty where no place is named, and for nuclei, which are everywhere.
+    """
+    if statement.grammar == "polyp":
+        return [f"the {_place(zone)}" for zone in sorted(statement.zones)]
+    return [] if statement.grammar == "nuclei" else _lungs(statement)
+
+
+def _lungs(statement: Statement) -> list[str]:
+    return [
+        f"the {' and '.join(levels)} {side.value} lung" if len(levels) < 3 else f"the {side.value} lung"
+        for side in (Side.LEFT, Side.RIGHT)
+        if (levels := _levels(statement.zones, side))
+    ]
+
+
 def _levels(zones: frozenset[Zone], side: Side) -> list[str]:
     return [level.value for level in Level if (side, level) in zones]
 
@@ -66,12 +84,7 @@ def _caption(statement: Statement, style: str) -> str:
 def _report(statement: Statement) -> str:
     if statement.absent or not statement.zones:
         return "No focal opacity."
-    places = [
-        f"the {' and '.join(levels)} {side.value} lung" if len(levels) < 3 else f"the {side.value} lung"
-        for side in (Side.LEFT, Side.RIGHT)
-        if (levels := _levels(statement.zones, side))
-    ]
-    return f"Patchy opacity in {', opacity in '.join(places)}."
+    return f"Patchy opacity in {', opacity in '.join(_lungs(statement))}."
 
 
 def _polyp(statement: Statement) -> str:

@@ -44,6 +44,12 @@ TYPOS = {
     "bilat": "bilateral",
     "unilat": "unilateral",
 }
+# the other way round: how the table misspells a word; the short forms, which begin it, are no misspellings
+MISSPELT = {
+    right: tuple(wrong for wrong, meant in TYPOS.items() if meant == right)
+    for right, wrong in ((right, wrong) for wrong, right in TYPOS.items())
+    if not right.startswith(wrong)
+}
 CHEST = frozenset(
     "left right upper middle lower lung lungs bilateral unilateral pulmonary infection infected areas area all and "
     "no".split()
