@@ -20,9 +20,9 @@ from textmask.errors import ConfigError
 from textmask.method import get_method
 
 COMMANDS = [
-    ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["demo"],
+    ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["verify-table"], ["demo"],
     ["data", "inspect"], ["data", "convert"], ["data", "phantom"], ["methods", "list"], ["methods", "show"],
-    ["study", "ablation"], ["study", "features"],
+    ["study", "ablation"], ["study", "features"], ["study", "claims"],
 ]  # fmt: skip
 
 
