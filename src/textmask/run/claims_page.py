@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from textmask.io.figures import forest_png
-from textmask.io.images import write_whole
+from textmask.io.images import few_colours, write_whole
 from textmask.run.claims import Ledger, ledger
 from textmask.run.verdicts import VERDICTS, Counted, Judged, Result, count, judge, read_results, tally
 
@@ -87,7 +87,7 @@ def picture(judged: Sequence[Judged]) -> bytes:
             label = f"{group.paper} {group.table.partition(',')[0]} ({data}): {entry.claim.claim.partition(':')[0]}"
             rows.append((label, entry.difference, ours.estimate, ours.low, ours.high))
     names = "ours, 95 % interval over images", "the paper's"
-    return forest_png(rows, "difference in Dice, points", names) if rows else b""
+    return few_colours(forest_png(rows, "difference in Dice, points", names)) if rows else b""
 
 
 def _verdicts(results: Path) -> tuple[list[Judged], list[Counted]]:
