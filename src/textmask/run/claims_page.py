@@ -117,6 +117,7 @@ def _standing(judged: Sequence[Judged]) -> str:
         "of them a pooled figure against a per-image one (mixed)": protocols.count("mixed"),
         "of them with a pair that is neither (impossible)": protocols.count("impossible"),
         "with a result": len(results),
+        "different results behind these": len({(r.file, abs(r.estimate)) for r in results}),
         "of these on other data than the paper's": sum(found.stand_in for found in judged),
         "of these with several seeds": len(over_seeds),
         "of which an interval over seeds leaves out 0 as well": sum(low > 0 or high < 0 for low, high in over_seeds),
