@@ -20,9 +20,9 @@ from textmask.errors import ConfigError
 from textmask.method import get_method
 
 COMMANDS = [
-    ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["demo"],
+    ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["verify-table"], ["demo"],
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
-    ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "features"],
+    ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"],
 ]  # fmt: skip
 

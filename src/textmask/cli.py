@@ -251,6 +251,22 @@ def table(
     typer.echo(results_table(summaries, brief))
 
 
+@app.command("verify-table")
+def verify_table_command(
+    pairs: Annotated[list[str], typer.Argument(help="DICE IOU DICE IOU ..., or tables (.md, .csv, .xlsx).")],
+) -> None:
+    """Tell whether published (Dice, IoU) pairs can be pooled, per image, or neither.
+
+    One confusion matrix gives Dice = 2 IoU / (1 + IoU); means over images lie below; nothing lies above. The digits as
+    typed say how far rounding reaches.
+
+    Example: textmask verify-table 91.65 84.60 83.66 75.11
+    """
+    from textmask.run.pairs import find_pairs, pair_cells
+
+    print_table(*pair_cells(find_pairs(pairs)))
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("demo"),

@@ -168,6 +168,22 @@ def ambiguity(
     )
 
 
+@study_app.command()
+def claims(
+    results: Annotated[Path, typer.Option(help="Folder of committed summaries.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Page to write; a picture goes beside it.")] = Path("docs/claims.md"),
+) -> None:
+    """Judge the numbered claims of the five papers by the results of this project.
+
+    Example: textmask study claims --results results --out docs/claims.md
+    """
+    from textmask.run.claims_page import write_claims
+    from textmask.run.verdicts import VERDICTS, tally
+
+    found = tally(write_claims(results, out))
+    say(f"{out}: {found.total()} claims; {', '.join(f'{found[verdict]} {verdict}' for verdict in VERDICTS)}")
+
+
 def _numbers(text: str) -> list[int]:
     try:
         return [int(name) for name in split_names(text)]

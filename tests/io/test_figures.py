@@ -18,6 +18,7 @@ from textmask.io.figures import (
     contour,
     curve_png,
     error_overlay,
+    forest_png,
     overlay,
     scatter_panels_png,
     severity_png,
@@ -227,3 +228,16 @@ def test_matplotlib_is_imported_here_only_and_pyplot_nowhere():
                 users.add(path.relative_to(package).as_posix())
                 assert not any("pyplot" in name for name in names)
     assert users == {"io/figures.py"}
+
+
+def test_forest_draws_both_and_refuses_what_is_no_interval():
+    names = "ours", "the paper's"
+    row = ("a $1 claim", 1.01, 0.5, -0.2, 1.2)
+    picture = pixels(forest_png([row], "points", names))
+    assert forest_png([row], "points", names) == forest_png([row], "points", names)
+    for colour in (figures.PALETTE[0], figures.PALETTE[4]):
+        assert (np.abs(picture - colour).sum(-1) < 12).any()
+    assert pixels(forest_png([row] * 40, "points", names)).shape[0] > 3 * picture.shape[0]
+    for wrong in ([], [("x", 1.0, 0.5, 0.6, 0.7)], [("x", float("nan"), 0.5, 0.4, 0.7)]):
+        with pytest.raises(DataError, match="forest_png"):
+            forest_png(wrong, "points", names)

@@ -219,3 +219,16 @@ def test_write_png_refuses_what_is_no_picture(tmp_path: Path) -> None:
             write_png(tmp_path / "a.png", array)
     with pytest.raises(DataError, match="cannot be written"):
         write_png(tmp_path / "no" / "a.png", GREY)
+
+
+def test_a_drawing_with_few_colours_looks_the_same_and_is_smaller():
+    from textmask.io.figures import bar_intervals_png
+    from textmask.io.images import few_colours
+
+    png = bar_intervals_png([("a", 0.5, 0.4, 0.6), ("b", 0.2, 0.1, 0.3)], "share")
+    small = few_colours(png)
+    assert len(small) < len(png) / 2
+    before, after = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(int) for data in (png, small))
+    assert before.shape == after.shape
+    assert np.abs(before - after).mean() < 2
+    assert few_colours(png) == small

@@ -263,6 +263,39 @@ def scatter_panels_png(
     return _encoded(figure)
 
 
+def forest_png(rows: Sequence[tuple[str, float, float, float, float]], xlabel: str, names: tuple[str, str]) -> bytes:
+    """PNG of differences with their intervals beside the ones they are compared with, one row each, the first on top.
+
+    Args:
+        rows: (label, other, estimate, low, high).
+        xlabel: what is estimated, with its unit.
+        names: what the estimates are, and what the others are.
+
+    Raises:
+        DataError: no row, or a row whose numbers are not finite or not in the order low, estimate, high.
+    """
+    if not rows:
+        raise DataError("forest_png: got no rows, expected at least one (label, other, estimate, low, high).")
+    for label, other, estimate, low, high in rows:
+        if not (math.isfinite(high - low + other) and low <= estimate <= high):
+            raise DataError(f"forest_png: {label!r} has {estimate} in [{low}, {high}], expected low <= it <= high.")
+
+    def draw(axes: Axes) -> None:
+        places = np.arange(len(rows))
+        others, estimates, low, high = np.array([row[1:] for row in rows]).T
+        ends = np.stack([estimates - low, high - estimates])
+        axes.axvline(0, color="0.4", lw=1)
+        axes.errorbar(estimates, places, xerr=ends, fmt="o", ms=4, lw=1.6, capsize=3, c=_rgb(0), label=_plain(names[0]))
+        axes.plot(others, places, "D", ms=4.5, mfc="none", mec=_rgb(4), mew=1.4, label=_plain(names[1]))
+        axes.set_yticks(places, [_plain(row[0]) for row in rows], size=8)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.margins(x=0.08)
+        axes.grid(axis="x", alpha=0.25)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
+
+    return _png(draw, xlabel, "", "", height=1.2 + 0.24 * len(rows), width=7.2, dpi=110)
+
+
 def _colour(image: Bytes) -> Bytes:
     """A fresh H W 3 copy."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
@@ -305,9 +338,17 @@ def _rgb(i: int) -> tuple[float, float, float]:
     return red / 255, green / 255, blue / 255
 
 
-def _png(draw: Callable[[Axes], None], xlabel: str, ylabel: str, title: str, height: float = 3.2) -> bytes:
+def _png(
+    draw: Callable[[Axes], None],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    height: float = 3.2,
+    width: float = 5.2,
+    dpi: int = DPI,
+) -> bytes:
     """Draw on a figure of its own (pyplot would keep it alive) and encode it."""
-    figure = Figure(figsize=(5.2, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     draw(axes)

@@ -123,8 +123,23 @@ def _dice_of(iou: float) -> float:
     return 2 * iou / (1 + iou)
 
 
-def verify_table(dice: float, iou: float, decimals: int = 2) -> Verdict:
-    """Tell from a published pair which protocol can have made it.
+@dataclass(frozen=True)
+class PairCheck:
+    """What a published (Dice, IoU) pair can be.
+
+    Attributes:
+        verdict: `pooled`, `per_image`, or `impossible` for neither.
+        gap: Dice minus 2 IoU / (1 + IoU), in points.
+        tolerance: how far from 0 on its side rounding alone can bring the gap, in points.
+    """
+
+    verdict: Verdict
+    gap: float
+    tolerance: float
+
+
+def check_pair(dice: float, iou: float, decimals: tuple[int, int] = (2, 2)) -> PairCheck:
+    """Tell from a published pair which protocol can have made it, and by how much.
 
     One confusion matrix gives D = 2I/(1+I). That curve is concave, so means over images lie below it, and above D = I.
     Anything else mixes rules, runs or sources. Rounding is allowed for.
@@ -132,7 +147,7 @@ def verify_table(dice: float, iou: float, decimals: int = 2) -> Verdict:
     Args:
         dice: as printed, in points (0-100) or as a fraction (0-1).
         iou: as printed, in the same unit.
-        decimals: digits printed after the point.
+        decimals: digits printed after the point of each.
 
     Returns:
         `pooled` where the pair lies on the curve (images that all score alike also do), `per_image` between, else
@@ -144,9 +159,20 @@ def verify_table(dice: float, iou: float, decimals: int = 2) -> Verdict:
     scale = 1.0 if max(dice, iou) <= 1 else 100.0
     if not (0 <= dice <= scale and 0 <= iou <= scale):
         raise DataError(f"verify_table: got dice {dice} and iou {iou}, expected both in 0-100 or both in 0-1.")
-    half = (0.5 + 1e-6) * 10.0**-decimals / scale
-    low_d, high_d = dice / scale - half, dice / scale + half
-    low_i, high_i = max(iou / scale - half, 0.0), min(iou / scale + half, 1.0)
-    if low_d > _dice_of(high_i) or high_d < low_i:
-        return "impossible"
-    return "pooled" if high_d >= _dice_of(low_i) else "per_image"
+    d, i = dice / scale, iou / scale
+    half_d, half_i = ((0.5 + 1e-6) * 10.0**-digits / scale for digits in decimals)
+    low_i, high_i = max(i - half_i, 0.0), min(i + half_i, 1.0)
+    gap, below, above = d - _dice_of(i), half_d + _dice_of(i) - _dice_of(low_i), half_d + _dice_of(high_i) - _dice_of(i)
+    verdict: Verdict = "pooled" if -below <= gap <= above else "per_image"
+    if gap > above or d + half_d < low_i:
+        verdict = "impossible"
+    return PairCheck(verdict, 100 * gap, 100 * (above if gap > 0 else below))
+
+
+def verify_table(dice: float, iou: float, decimals: int = 2) -> Verdict:
+    """The verdict of `check_pair` for two figures printed with the same number of digits after the point.
+
+    Raises:
+        DataError: where a value is outside its range.
+    """
+    return check_pair(dice, iou, (decimals, decimals)).verdict
