@@ -112,11 +112,11 @@ class SemiMedRefRecipe(Recipe):
 SUPERVISED = ("stages.semi.weights.cons=0.0", "stages.semi.weights.itcl_l=0.0", "stages.semi.weights.itcl_u=0.0")
 NO_ITCL = SUPERVISED[1:]
 PLAIN = ("text_view=none", "mix=none")
-# the lite presets side by side, cheap enough for many seeds: 300 batches of 16 labelled pictures each, 128 x 128 pixels
+# the lite presets side by side, cheap enough for many seeds: 260 batches of 16 labelled pictures each, 128 x 128 pixels
 SMALL = ("image_size=[128,128]",)
-SHORT = (*SMALL, "stages.semi.epochs=10")
+SHORT = (*SMALL, "stages.semi.epochs=8")
 SUPERVISED_ALONE = (
-    "stages.segment.epochs=15",
+    "stages.segment.epochs=13",
     "stages.segment.steps_per_epoch=20",
     "stages.segment.batch_size=16",
     "stages.segment.validate_every=5",
