@@ -24,7 +24,19 @@ FLOORS = {
     "cli_variants": 4,
 }
 SAME_FLOOR = {("data", "io"), ("data", "text"), ("metrics.agreement", "text")}
-ONE_FILE = {"matplotlib", "jinja2", "mlflow", "tensorboard", "openpyxl", "PIL", "highdicom", "fastapi", "ray", "monai"}
+ONE_FILE = {
+    "matplotlib",
+    "jinja2",
+    "mlflow",
+    "tensorboard",
+    "openpyxl",
+    "PIL",
+    "highdicom",
+    "fastapi",
+    "ray",
+    "submitit",
+    "monai",
+}
 NEVER = {"torchvision", "timm", "medpy", "torchmetrics", "pickle"}
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -116,7 +116,7 @@ def sensitivity(
             if base.override(setting) != base:
                 arms.append(Arm(_as_name(f"{name}-{value}"), f"{name} = {value}", (setting,)))
     kept = ", ".join(f"{name} = {field_value(base, name)}" for name, _ in fields)
-    first = Arm("preset", f"preset: {kept}")
+    first = Arm("preset", kept)
     _refuse_twins((first, *arms))
     study = ", ".join(name for name, _ in fields)
     title = f"sensitivity of {method} to {study}"

@@ -153,9 +153,8 @@ def _ray(engine: Engine, grid: Grid, cells: Sequence[Cell], started: Started, ba
         import ray
     except ImportError as error:
         raise ConfigError(f"--engine ray needs Ray: pip install 'textmask[ray]' ({error}).") from error
-    cluster: Any = ray  # much of it is not typed
-    with _ray_cluster(cluster):
-        nodes = [node["Resources"] for node in cluster.nodes() if node["Alive"]]
+    with _ray_cluster(ray):
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         largest = int(max(node.get("CPU", 0) for node in nodes))
         threads = engine.threads or min(THREADS, largest)
         if threads > largest:
