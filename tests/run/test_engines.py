@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,13 +83,28 @@ def test_a_job_at_its_time_limit_goes_into_the_queue_again():
 @pytest.mark.slow
 def test_a_local_ray_instance_gives_the_rows_of_this_process(go, local, tmp_path):
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'textmask[ray]'")
-    with pytest.raises(ConfigError, match=r"no machine of the cluster has 9999 CPUs .* Give --threads \d+\."):
-        go(tmp_path / "none", engine=Engine("ray", threads=9999))
     design = Design("ablation", "x", "x", "unet", (*DESIGN.arms, BROKEN), ())
     with pytest.raises(TextMaskError, match=r"1 of 3 cells failed:\n  broken-seed0: the loss is not finite"):
         go(tmp_path / "ray", design, engine=Engine("ray", threads=1))
     assert not ray.is_initialized()
     assert figures(go(tmp_path / "ray")) == figures(local[1])  # reads its rows
+
+
+def test_more_threads_than_any_machine_has_are_refused_instead_of_waiting_for_ever(go, tmp_path, monkeypatch):
+    nodes = [{"Alive": alive, "Resources": {"CPU": cpus}} for alive, cpus in ((True, 2.0), (False, 64.0))]
+    stub = SimpleNamespace(is_initialized=lambda: True, nodes=lambda: nodes)
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    with pytest.raises(ConfigError, match=r"no machine of the cluster has 8 CPUs .* Give --threads 2\."):
+        go(tmp_path, engine=Engine("ray", threads=8))
+
+
+def test_ray_that_does_not_start_is_one_message(go, tmp_path, monkeypatch):
+    def init(**options):
+        raise Exception("The current node timed out during startup.")  # what Ray raises
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(ConfigError, match="cannot reach or start Ray: The current node timed out"):
+        go(tmp_path, engine=Engine("ray"))
 
 
 @pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])

@@ -186,7 +186,7 @@ def _ray_cluster(ray: Any) -> Iterator[None]:
         return
     try:
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises just that
         raise ConfigError(f"--engine ray: cannot reach or start Ray: {error}") from error
     try:
         yield
