@@ -60,6 +60,7 @@ def figures(summary):
     return {**summary, "arms": [arm | {"seconds": 0} for arm in summary["arms"]]}
 
 
+@pytest.mark.slow
 def test_jobs_in_processes_of_their_own_give_the_rows_of_this_one_and_one_that_fails_stops_no_other(
     go, local, quick, tmp_path
 ):
@@ -154,6 +155,7 @@ def test_a_row_that_never_appears_is_told_with_the_likely_cause(go, tmp_path, mo
         go(tmp_path)
 
 
+@pytest.mark.slow
 def test_kill_9_loses_no_finished_cell_and_the_rest_goes_on_to_the_same_figures(go, local, phantom_manifest, tmp_path):
     """A real process is killed within its second training."""
     table = phantom_manifest.root / "grid.csv"
