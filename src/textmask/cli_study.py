@@ -25,7 +25,7 @@ from textmask.cli_options import (
 from textmask.cli_variants import corruption, prompts, text_noise
 
 study_app = typer.Typer(
-    help="Compare trainings (ablation, labels, sensitivity, features) or try one (prompts, text-noise, corruption ...).",
+    help="Compare trainings (ablation, labels, sensitivity, features) or try one (prompts, text-noise, corruption).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -178,7 +178,8 @@ def over_seeds(values: Sequence[float]) -> Value | None:
 def table(summary: dict[str, Any]) -> str:
     """Markdown of a summary: arms, seeds, differences, and what the intervals cover."""
     protocol, arms, differences = summary["protocol"], summary["arms"], summary["differences"]
-    parts = [f"# {protocol['title']}", _lines(["arm", "what", *_HEAD], map(_arm_cells, arms))]
+    title = protocol.get("title") or f"{protocol['study']} of {protocol['method']}"  # older ones have none
+    parts = [f"# {title}", _lines(["arm", "what", *_HEAD], map(_arm_cells, arms))]
     head = ["arm", *(f"{name} by seed" for name in ("dice_per_image", "dice_pooled")), "minutes by seed"]
     parts.append(_lines(head, map(_seed_cells, arms)))
     if differences:
@@ -196,7 +197,7 @@ def table(summary: dict[str, Any]) -> str:
 
 def picture(summary: dict[str, Any]) -> bytes:
     """PNG: a dot a seed, the mean over seeds and its interval over images, arm by arm or along the label fraction."""
-    if summary["protocol"]["kind"] == "labels":
+    if summary["protocol"].get("kind") == "labels":
         return _curves(summary["arms"])
     rows = [bar(_shorten(f"{arm['arm']}: {arm['title']}"), arm["dice_per_image"]) for arm in summary["arms"]]
     dots = [arm["by_seed"]["dice_per_image"] for arm in summary["arms"]]
@@ -280,7 +281,7 @@ def _lines(head: Sequence[str], rows: Any) -> str:
 def _protocol(protocol: dict[str, Any]) -> str:
     fraction, settings = protocol["labelled_fraction"], " ".join(protocol["settings"])
     labels = "labelled as the recipe says" if fraction is None else f"{fraction * 100:g} % of train labelled"
-    if protocol["kind"] == "labels":
+    if protocol.get("kind") == "labels":
         labels = "labelled shares as above, seeded, smaller ones within larger ones"
     if listed := protocol.get("labelled_list"):
         labels = (
