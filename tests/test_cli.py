@@ -24,6 +24,7 @@ COMMANDS = [
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"],
+    ["study", "labels"], ["study", "sensitivity"],
 ]  # fmt: skip
 
 
@@ -210,6 +211,9 @@ WRONG = {
         ["study", "ablation", "c2seg", "TABLE", *SMOKE, "--list", "table3", "--labelled-list", "gone.txt"],
         ["gone.txt", "list of labelled pictures"],
     ),
+    "study fractions": (["study", "labels", "unet", "TABLE", "--fractions", "5%"], ["'5%'", "0.01,0.05,0.25"]),
+    "study field": (["study", "sensitivity", "c2seg", "TABLE", "--field", "taw=1"], ["'taw'", "'tau'"]),
+    "study engine": (["study", "labels", "unet", "TABLE", *SMOKE, "--engine", "slrum"], ["'slrum'", "'slurm'", "ray"]),
     "no studies": (["study", "ablation", "unet", "TABLE", "--list", "table3"], ["'unet' names no studies"]),
     "study severity": (
         ["study", "corruption", "gone", "TABLE", "--severity", "gamma"],
@@ -306,6 +310,26 @@ def test_a_run_is_tried_with_other_sentences_and_pictures(call, table, tmp_path)
         assert {path.name for path in folder.iterdir()} == {
             *("summary.json", "table.md", "plot.png", "per_image.csv", "predictions"),
         }
+
+
+def test_label_fractions_and_sensitivity_are_drawn(call, table, tmp_path):
+    few = ("--fractions", "0.5,1", "--beside", "statement_unet", "--threads", "1", "--out", "labels")
+    code, out, err = call("study", "labels", "unet", table, *SMOKE, *few)
+    assert code == 0, err
+    assert "# label fractions of unet, statement_unet" in out
+    assert "| statement_unet-0.5 | unet-0.5 |" in out
+    assert "labelled shares as above" in out
+    kept = json.loads((tmp_path / "labels" / "study.json").read_text())
+    assert [(arm["method"], arm["fraction"]) for arm in kept["arms"]] == [
+        (method, fraction) for fraction in (0.5, 1.0) for method in ("unet", "statement_unet")
+    ]
+    code, out, err = call(
+        "study", "sensitivity", "unet", table, "--preset", "smoke", "--field", "threshold=0.5,0.3", "--show"
+    )
+    assert code == 0, err
+    assert "preset: threshold = 0.5; unet as it is" in out
+    assert "threshold-0.3: threshold = 0.3; unet threshold=0.3" in out
+    assert "threshold-0.5" not in out
 
 
 def test_jobs_are_told_apart_and_brackets_in_names_stay(call, table, tmp_path):

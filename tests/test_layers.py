@@ -19,11 +19,24 @@ FLOORS = {
     "run": 3,
     "cli": 4,
     "cli_options": 4,
+    "cli_grid": 4,
     "cli_study": 4,
     "cli_variants": 4,
 }
 SAME_FLOOR = {("data", "io"), ("data", "text"), ("metrics.agreement", "text")}
-ONE_FILE = {"matplotlib", "jinja2", "mlflow", "tensorboard", "openpyxl", "PIL", "highdicom", "fastapi", "ray", "monai"}
+ONE_FILE = {
+    "matplotlib",
+    "jinja2",
+    "mlflow",
+    "tensorboard",
+    "openpyxl",
+    "PIL",
+    "highdicom",
+    "fastapi",
+    "ray",
+    "submitit",
+    "monai",
+}
 NEVER = {"torchvision", "timm", "medpy", "torchmetrics", "pickle"}
 FILES = sorted(ROOT.rglob("*.py"))
 

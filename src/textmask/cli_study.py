@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from textmask.cli_grid import ablation, labels, sensitivity
 from textmask.cli_options import (
     CacheDir,
     DataPath,
@@ -20,75 +21,16 @@ from textmask.cli_options import (
     progress_bars,
     read_data,
     say,
-    split_names,
 )
 from textmask.cli_variants import corruption, prompts, text_noise
-from textmask.errors import ConfigError
 
 study_app = typer.Typer(
-    help="Compare runs (ablation, features) or try one out (prompts, text-noise, corruption, ambiguity).",
+    help="Compare trainings (ablation, labels, sensitivity, features) or try one (prompts, text-noise, corruption).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-for _command in (prompts, text_noise, corruption):
+for _command in (ablation, labels, sensitivity, prompts, text_noise, corruption):
     study_app.command()(_command)
-
-
-@study_app.command()
-def ablation(
-    method: Annotated[str, typer.Argument(help="See `textmask methods list`.")],
-    data: Annotated[Path | None, typer.Argument(help="Native table, or a published layout.")] = None,
-    study: Annotated[str, typer.Option("--list", help="Name of the method's list of arms.")] = "",
-    arms: Annotated[str, typer.Option(help="Some of them, e.g. a,d,f; default all.")] = "",
-    seeds: Annotated[str, typer.Option(help="Of the trainings, e.g. 0,1,2.")] = "0",
-    out: Annotated[Path, typer.Option(help="Folder of the study; the same one to go on.")] = Path("runs/study"),
-    preset: Annotated[str, typer.Option(help="paper, lite (CPU) or smoke (seconds).")] = "lite",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="field=value for all arms; repeatable.")] = None,
-    labelled_fraction: Annotated[float | None, typer.Option(help="Share of train that keeps its masks.")] = None,
-    labelled_list: Annotated[Path | None, typer.Option(help="Text file: the only pictures that keep masks.")] = None,
-    split: Annotated[str, typer.Option(help="What is scored.")] = "test",
-    layout: Layout = "auto",
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    cache_dir: CacheDir = None,
-    show: Annotated[bool, typer.Option("--show", help="Only print the arms and their settings.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line per training.")] = False,
-) -> None:
-    """Train a method's list of ablations over seeds and compare them; called again it goes on where it was stopped.
-
-    Example: textmask study ablation c2seg data/table.csv --list table3 --arms a,d,f --seeds 0,1,2 --out runs/table3
-    """
-    from textmask.run.study import ablation as run_ablation
-    from textmask.run.study import find_arms
-    from textmask.run.study_table import table
-
-    names = split_names(arms) or None
-    if show:
-        for arm in find_arms(method, study, names):
-            say(f"{arm.name}: {arm.title}; {arm.method or method} {' '.join(arm.settings) or 'as it is'}")
-        return
-    if data is None:
-        raise ConfigError("study ablation needs METHOD and DATA (or --show). See textmask study ablation --help.")
-    chosen = find_arms(method, study, names)  # before the data are read
-    summary = run_ablation(
-        method,
-        read_data(data, layout, text_column, split_column, laterality, hold_out),
-        out,
-        study=study,
-        arms=[arm.name for arm in chosen],
-        seeds=_numbers(seeds),
-        preset=preset,
-        settings=tuple(settings or ()),
-        labelled_fraction=labelled_fraction,
-        labelled_list=labelled_list,
-        split=split,
-        cache_dir=cache_dir,
-        progress=None if quiet else say,
-    )
-    say(table(summary))
-    say(f"{out}: table.md, study.csv, study.json, study.png")
 
 
 @study_app.command()
@@ -182,10 +124,3 @@ def claims(
 
     found = tally(write_claims(results, out))
     say(f"{out}: {found.total()} claims; {', '.join(f'{found[verdict]} {verdict}' for verdict in VERDICTS)}")
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(name) for name in split_names(text)]
-    except ValueError:
-        raise ConfigError(f"--seeds is {text!r}, expected whole numbers with commas, e.g. 0,1,2.") from None

@@ -6,6 +6,7 @@ An ablation is another value of a field or a weight of 0, never another class.
 from __future__ import annotations
 
 import json
+import os
 from math import exp
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -304,7 +305,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         OSError: e.g. a full disk; the previous file is left as it was.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may write the same file
     try:
         part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         part.replace(path)

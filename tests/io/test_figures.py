@@ -14,11 +14,13 @@ from textmask.io.figures import (
     LEGEND,
     PALETTE,
     VERMILION,
+    CurvePoint,
     bar_intervals_png,
     contour,
     curve_png,
     error_overlay,
     forest_png,
+    log_curves_png,
     overlay,
     scatter_panels_png,
     severity_png,
@@ -147,6 +149,10 @@ def test_long_caption_stays_in_its_panel(film):
         lambda f: bar_intervals_png([]),
         lambda f: bar_intervals_png([("a", 0.5, 0.6, 0.7)]),
         lambda f: bar_intervals_png([("a", float("nan"), 0.6, 0.7)]),
+        lambda f: log_curves_png({}, "x", "y"),
+        lambda f: log_curves_png({"a": []}, "x", "y"),
+        lambda f: log_curves_png({"a": [CurvePoint(0.0, 0.5, 0.4, 0.6)]}, "x", "y"),
+        lambda f: log_curves_png({"a": [CurvePoint(0.1, 0.5, 0.6, 0.7)]}, "x", "y"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(film, bad):
@@ -171,6 +177,19 @@ def test_single_values_stand_below_their_interval():
     changed = np.nonzero((picture != bare).any(2))[0]
     assert changed.size > 50
     assert changed.min() > np.nonzero((bare == figures.PALETTE[0]).all(2))[0].mean()
+
+
+def test_shares_stand_on_a_logarithmic_axis():
+    """Of 1, 10 and 100 % the middle one is in the middle; a linear axis would have it at the left."""
+    points = [CurvePoint(x, y, y, y) for x, y in ((1.0, 0.2), (0.01, 0.2), (0.1, 0.9))]
+    picture = pixels(log_curves_png({"unet": points}, "share", "dice_per_image"))
+    rows, columns = np.nonzero((picture == figures.PALETTE[0]).all(2))
+    left, right, peak = columns.min(), columns.max(), columns[rows == rows.min()].mean()
+    assert abs(peak - (left + right) / 2) < 15
+    dotted = pixels(log_curves_png({"unet": [point._replace(dots=(0.5,)) for point in points]}, "share", "dice"))
+    assert (dotted != picture).any()
+    pair = pixels(log_curves_png({"unet": points, "c2seg": points}, "share", "dice_per_image"))
+    assert all((pair == colour).all(2).sum() > 200 for colour in figures.PALETTE[:2])  # not on top of each other
 
 
 def test_scatter_has_a_colour_a_name_and_a_panel_each():

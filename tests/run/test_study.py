@@ -16,10 +16,11 @@ from textmask.method import Arm, get_method
 from textmask.metrics.overlap import Counts, dice_per_image
 from textmask.metrics.statistics import bootstrap_ci, bootstrap_pooled, paired_difference_pooled
 from textmask.metrics.surface import surface_distances
-from textmask.run import study as module
+from textmask.run import designs, grid
 from textmask.run.checkpoint import load_run
+from textmask.run.designs import ablation, find_arms
 from textmask.run.inference import predict_split
-from textmask.run.study import ablation, find_arms, plan
+from textmask.run.study import plan, run_study
 from textmask.run.study_table import ONE_SEED, Finished, over_seeds, summarise, table
 
 MORE = ("stages.segment.steps_per_epoch=8", "stages.segment.optim.lr=0.01", "threshold=0.2")  # finds something
@@ -39,18 +40,18 @@ def studies():
         studies={"small": ARMS, "twice": (ARMS[0], ARMS[0]), "bad": (Arm("x", "x", ("y=1",)),)},
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "get_method", lambda name: spec if name == "statement_unet" else get_method(name))
+        patch.setattr(designs, "get_method", lambda name: spec if name == "statement_unet" else get_method(name))
         yield
 
 
 @pytest.fixture(scope="module")
 def go(phantom_manifest, tmp_path_factory):
-    """`ablation` with small settings."""
+    """Runs an ablation with small settings."""
     cache = tmp_path_factory.mktemp("cache")
 
-    def call(out, manifest=phantom_manifest, **options):
-        options = {"study": "small", "preset": "smoke", "n_bootstrap": N, "cache_dir": cache, **options}
-        return ablation("statement_unet", manifest, out, **options)
+    def call(out, manifest=phantom_manifest, study="small", arms=None, **options):
+        options = {"preset": "smoke", "n_bootstrap": N, "cache_dir": cache, **options}
+        return run_study(ablation("statement_unet", study, arms), manifest, out, **options)
 
     call.cache, call.manifest = cache, phantom_manifest
     return call
@@ -66,7 +67,7 @@ def whole(go, tmp_path_factory):
 @pytest.fixture
 def trainings(monkeypatch):
     """Names of the cells that are trained, in order; `stop_before` interrupts."""
-    seen, real = [], module.train
+    seen, real = [], grid.train
 
     def train(recipe, manifest, out, **options):
         if len(seen) == train.stop_before:
@@ -75,7 +76,7 @@ def trainings(monkeypatch):
         return real(recipe, manifest, out, **options)
 
     train.stop_before, train.seen = None, seen
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(grid, "train", train)
     return train
 
 
@@ -207,7 +208,7 @@ def test_a_stopped_study_goes_on_and_makes_no_finished_cell_again(go, trainings,
     assert (tmp_path / "map-seed0" / "weights.safetensors").stat().st_mtime_ns == kept
     assert summary["missing"] == []
 
-    monkeypatch.setattr(module, "load_run", None)  # nothing is predicted again either
+    monkeypatch.setattr(grid, "load_run", None)  # nothing is predicted again either
     assert go(tmp_path, arms=["map", "whole"], seeds=(0, 1)) == summary
     assert len(trainings.seen) == 4
 
@@ -321,7 +322,7 @@ def test_what_would_stop_a_study_stops_it_at_once(go, trainings, tmp_path):
 
 
 def finished(arm, seed, counts):
-    row = {"arm": arm, "seed": seed, "seconds": 60.0, "commit": ""}
+    row = {"arm": arm, "seed": seed, "seconds": 60.0, "commit": "", "fraction": 1.0}
     row |= dict.fromkeys(("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled"), 0.5)
     distances = {name: np.ones(len(counts)) for name in ("hd95_pooled_px", "assd_px")}
     return Finished(row | dict.fromkeys(distances, 1.0), counts, distances)
@@ -347,7 +348,7 @@ SHARED = {"empty_policy": "one", "n_bootstrap": 300}
 def test_one_seed_gives_the_intervals_of_the_single_run_functions(counts):
     a, b = counts(), counts()
     arms = (Arm("a", "A"), Arm("b", "B"))
-    summary = summarise(arms, [finished("a", 0, a), finished("b", 0, b)], GROUPS, SHARED)
+    summary = summarise(arms, [finished("a", 0, a), finished("b", 0, b)], GROUPS, SHARED, [(arms[1], arms[0])])
     expected = bootstrap_pooled(a, GROUPS, "iou", n=300)
     assert list(summary["arms"][0]["iou_pooled"].values()) == pytest.approx(
         [expected.estimate, expected.low, expected.high]
@@ -362,7 +363,7 @@ def test_one_seed_gives_the_intervals_of_the_single_run_functions(counts):
 
 def test_skipped_images_are_left_out_of_all_seeds_alike(counts):
     runs = [finished("a", 0, counts(empty=True)), finished("a", 1, counts())]
-    summary = summarise((Arm("a", "A"),), runs, GROUPS, SHARED | {"empty_policy": "skip"})
+    summary = summarise((Arm("a", "A"),), runs, GROUPS, SHARED | {"empty_policy": "skip"}, [])
     kept = np.logical_and.reduce([~run.counts.both_empty for run in runs])
     assert 0 < kept.sum() < 12
     assert summary["arms"][0]["n"] == kept.sum()
@@ -378,7 +379,8 @@ def test_differences_use_the_seeds_that_both_have(counts):
         finished("b", 2, counts()),
     ]
     arms = (Arm("a", "A"), Arm("b", "B"), Arm("c", "C"))
-    summary = summarise(arms, runs, GROUPS, SHARED)
+    pairs = [(arms[1], arms[0]), (arms[2], arms[1]), (arms[2], arms[0])]
+    summary = summarise(arms, runs, GROUPS, SHARED, pairs)
     assert [(d["arm"], d["minus"], d["seeds"]) for d in summary["differences"]] == [("b", "a", [1])]
     assert [arm["arm"] for arm in summary["arms"]] == ["a", "b"]
 

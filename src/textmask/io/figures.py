@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -227,6 +227,49 @@ def severity_png(
     place: dict[str, Any] = {"loc": "outside lower left", "title": _plain(caption), "alignment": "left"}
     figure.legend(list(handles.values()), list(handles), **place, **style_of)
     return _encoded(figure)
+
+
+class CurvePoint(NamedTuple):
+    """A point of a curve: place, estimate and its interval, and the single values it is the mean of."""
+
+    x: float
+    estimate: float
+    low: float
+    high: float
+    dots: tuple[float, ...] = ()
+
+
+def log_curves_png(series: Mapping[str, Sequence[CurvePoint]], xlabel: str, ylabel: str, title: str = "") -> bytes:
+    """PNG of curves with intervals along shares of a whole (0 to 1), drawn as percentages on a logarithmic axis.
+
+    Points of several curves at one place are set a little apart.
+
+    Raises:
+        DataError: no series, more than there are colours, or a point that is not finite, in order and above 0.
+    """
+    if not 0 < len(series) <= len(PALETTE) or not all(series.values()):
+        raise DataError(f"log_curves_png: got {len(series)} series, expected 1 to {len(PALETTE)} with points.")
+    for point in (point for points in series.values() for point in points):
+        if not (point.x > 0 and math.isfinite(point.high - point.low) and point.low <= point.estimate <= point.high):
+            raise DataError(f"log_curves_png: got {point}, expected x above 0 and low <= estimate <= high.")
+
+    def draw(axes: Axes) -> None:
+        for i, (name, points) in enumerate(series.items()):
+            apart = 1.04 ** (i - (len(series) - 1) / 2)
+            x, y, low, high = np.array([point[:4] for point in sorted(points)]).T
+            axes.errorbar(
+                x * apart, y, [y - low, high - y], fmt="o-", ms=5, lw=1.6, capsize=3, c=_rgb(i), label=_plain(name)
+            )
+            for point in points:
+                axes.plot([point.x * apart] * len(point.dots), point.dots, "o", ms=2.5, c=_rgb(i), alpha=0.5, mew=0)
+        places = sorted({point.x for points in series.values() for point in points})
+        axes.set_xscale("log")
+        axes.set_xticks(places, [f"{place * 100:.3g} %" for place in places])
+        axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, loc="best")
+
+    return _png(draw, xlabel, ylabel, title, height=3.6)
 
 
 def scatter_panels_png(

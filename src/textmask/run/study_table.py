@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from textmask.config import write_json
-from textmask.io.figures import bar_intervals_png
+from textmask.io.figures import CurvePoint, bar_intervals_png, log_curves_png
 from textmask.io.images import write_whole
 from textmask.method import Arm
 from textmask.metrics.overlap import Counts, EmptyPolicy, Floats, Kind, Overlap, overlap
@@ -62,7 +62,11 @@ class Finished:
 
 
 def summarise(
-    arms: Sequence[Arm], finished: Sequence[Finished], groups: Sequence[str], shared: dict[str, Any]
+    arms: Sequence[Arm],
+    finished: Sequence[Finished],
+    groups: Sequence[str],
+    shared: dict[str, Any],
+    pairs: Sequence[tuple[Arm, Arm]],
 ) -> dict[str, Any]:
     """Summary of the finished cells, as JSON.
 
@@ -74,16 +78,15 @@ def summarise(
         finished: cells of these arms, all on the same N images.
         groups: N names (patients), "" is a group of its own.
         shared: what the cells have in common; `n_bootstrap` and `empty_policy` are read.
+        pairs: (an arm, the arm that is subtracted from it).
 
     Returns:
-        `protocol`, `arms` (mean, interval and seeds of each) and `differences` (each arm minus the one before it and
-        minus the first, on the seeds that both have finished).
+        `protocol`, `arms` (mean, interval and seeds of each) and `differences` (of the pairs, on the seeds that both
+        have finished).
     """
     by_arm = {arm: _by_seed([done for done in finished if done.row["arm"] == arm.name]) for arm in arms}
     table = _Table(groups, shared["empty_policy"], shared["n_bootstrap"])
     listed = [arm for arm in arms if by_arm[arm]]
-    pairs = [(arm, arms[i]) for i, arm in enumerate(arms[1:])]
-    pairs += [(arm, arms[0]) for arm in arms[2:]]
     differences = [table.difference(a.name, by_arm[a], b.name, by_arm[b]) for a, b in pairs]
     commits = sorted({str(done.row["commit"]) or "unknown" for done in finished})
     return {
@@ -124,6 +127,7 @@ class _Table:
             "title": arm.title,
             "method": arm.method,
             "settings": list(arm.settings),
+            "fraction": next(iter(runs.values())).row["fraction"],
             "seeds": list(runs),
             "n": int(kept.sum()),
             "seconds": [done.row["seconds"] for done in runs.values()],
@@ -174,7 +178,8 @@ def over_seeds(values: Sequence[float]) -> Value | None:
 def table(summary: dict[str, Any]) -> str:
     """Markdown of a summary: arms, seeds, differences, and what the intervals cover."""
     protocol, arms, differences = summary["protocol"], summary["arms"], summary["differences"]
-    parts = [f"# {protocol['study']} of {protocol['method']}", _lines(["arm", "what", *_HEAD], map(_arm_cells, arms))]
+    title = protocol.get("title") or f"{protocol['study']} of {protocol['method']}"  # older ones have none
+    parts = [f"# {title}", _lines(["arm", "what", *_HEAD], map(_arm_cells, arms))]
     head = ["arm", *(f"{name} by seed" for name in ("dice_per_image", "dice_pooled")), "minutes by seed"]
     parts.append(_lines(head, map(_seed_cells, arms)))
     if differences:
@@ -191,10 +196,22 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def picture(summary: dict[str, Any]) -> bytes:
-    """PNG: a dot a seed, the mean over seeds and its interval over images, arm by arm."""
+    """PNG: a dot a seed, the mean over seeds and its interval over images, arm by arm or along the label fraction."""
+    if summary["protocol"].get("kind") == "labels":
+        return _curves(summary["arms"])
     rows = [bar(_shorten(f"{arm['arm']}: {arm['title']}"), arm["dice_per_image"]) for arm in summary["arms"]]
     dots = [arm["by_seed"]["dice_per_image"] for arm in summary["arms"]]
     return bar_intervals_png(rows, "dice_per_image, mean over seeds\n95 % over images; small: each seed", "", dots)
+
+
+def _curves(arms: Sequence[dict[str, Any]]) -> bytes:
+    points: dict[str, list[CurvePoint]] = {}
+    for arm in arms:
+        _, estimate, low, high = bar("", arm["dice_per_image"])
+        dots = tuple(arm["by_seed"]["dice_per_image"])
+        points.setdefault(arm["method"], []).append(CurvePoint(arm["fraction"], estimate, low, high, dots))
+    what = "mean over seeds, 95 % over images; small: each seed"
+    return log_curves_png(points, f"share of train that keeps its masks (log scale)\n{what}", "dice_per_image")
 
 
 def write_study(out: Path, summary: dict[str, Any]) -> None:
@@ -264,6 +281,8 @@ def _lines(head: Sequence[str], rows: Any) -> str:
 def _protocol(protocol: dict[str, Any]) -> str:
     fraction, settings = protocol["labelled_fraction"], " ".join(protocol["settings"])
     labels = "labelled as the recipe says" if fraction is None else f"{fraction * 100:g} % of train labelled"
+    if protocol.get("kind") == "labels":
+        labels = "labelled shares as above, seeded, smaller ones within larger ones"
     if listed := protocol.get("labelled_list"):
         labels = (
             f"labelled: the {listed['rows']} of {listed['train_rows']} train pictures of {listed['file']} "
