@@ -2,7 +2,7 @@
 
 import pytest
 
-from textmask.cli_study import _field
+from textmask.cli_grid import _field
 from textmask.errors import ConfigError
 from textmask.method import preset_recipe
 from textmask.run.designs import field_value, labels, sensitivity
