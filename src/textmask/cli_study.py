@@ -12,6 +12,7 @@ from textmask.cli_options import (
     DataPath,
     HoldOut,
     Layout,
+    MergeValid,
     RunPath,
     SplitColumn,
     TextColumn,
@@ -52,6 +53,7 @@ def ablation(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     cache_dir: CacheDir = None,
     show: Annotated[bool, typer.Option("--show", help="Only print the arms and their settings.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line per training.")] = False,
@@ -74,7 +76,7 @@ def ablation(
     chosen = find_arms(method, study, names)  # before the data are read
     summary = run_ablation(
         method,
-        read_data(data, layout, text_column, split_column, laterality, hold_out),
+        read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid),
         out,
         study=study,
         arms=[arm.name for arm in chosen],
@@ -104,6 +106,7 @@ def features(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Draw the image vectors of runs, coloured by sentence, and say how well the sentences separate.
@@ -114,7 +117,7 @@ def features(
     from textmask.run.machine import prepare_cpu
 
     prepare_cpu()
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out)
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     for found in draw_features(runs, manifest, out, split=split, top=top, stage=stage, cache_dir=cache_dir):
         say(
             f"{found.run}: silhouette {found.silhouette:.3f} (sentences shuffled {found.floor:.3f}), n = {found.n}, "
