@@ -12,7 +12,7 @@ import torch
 from textmask.config import Augment, Stage, Tiles
 from textmask.data import cache
 from textmask.data.cache import open_split
-from textmask.data.loaders import Loader, indices_from_list, labelled_indices
+from textmask.data.loaders import Loader, indices_from_list, labelled_indices, to_image
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import ConfigError, DataError
 from textmask.types import Laterality
@@ -327,6 +327,13 @@ def test_a_tile_larger_than_the_picture_is_black_beyond_it(data, size):
     assert batch.image[:, :, 32:].sum() == batch.image[..., 32:].sum() == 0
     assert batch.mask[:, :, 32:].sum() == batch.mask[..., 32:].sum() == 0
     assert batch.image[:, :, :32, :32].mean() > 0.1
+
+
+def test_a_picture_has_the_same_layout_in_memory_wherever_it_came_from():
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 6, 5), dtype=np.uint8)
+    turned = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # as read from a file
+    assert torch.equal(to_image(pixels), to_image(turned))
+    assert to_image(pixels).stride() == to_image(turned).stride() == (90, 1, 15, 3)
 
 
 def test_only_training_cuts(data):

@@ -178,6 +178,20 @@ def test_a_split_is_predicted_tile_by_tile(run, phantom_manifest, tmp_path):
     assert np.abs(found - whole).max() > 1e-3  # the network saw something else
 
 
+def test_a_picture_is_damaged_whole_before_it_is_cut(run, phantom_manifest, tmp_path):
+    data = open_split(phantom_manifest, "test", (64, 64), tmp_path)
+    shapes = []
+
+    def damage(image, keys):
+        shapes.append((tuple(image.shape), keys))
+        return image.flip(-1)
+
+    found = predict_split(run.method, data, run.recipe, damage=damage)
+    assert shapes == [((1, 1, 64, 64), (key,)) for key in data.keys]
+    flipped = replace(data, images=np.ascontiguousarray(data.images[..., ::-1]))
+    np.testing.assert_allclose(found, predict_split(run.method, flipped, run.recipe), atol=1e-3)
+
+
 def test_a_run_on_tiles_is_evaluated_at_the_size_of_the_picture(run, phantom_manifest, tmp_path):
     summary = evaluate(
         run.path, phantom_manifest, "test", out=tmp_path / "e", cache_dir=tmp_path, n_bootstrap=20, surface=False

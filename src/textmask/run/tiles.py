@@ -50,7 +50,7 @@ def predict_tiles(
 
     Args:
         method: in eval mode, within `torch.inference_mode` and the autocast of its recipe.
-        pixels: uint8 C H W, C 1 or 3, of any size; black is put beside a picture smaller than a tile, and cut off.
+        pixels: C H W, C 1 or 3, of any size, uint8 or floats in [0, 1]; black is put beside a picture smaller than a tile, and cut off.
         prompt: the sentence of the picture.
         statement: what it claims; every tile is given both, see `Tiles.places`.
         tiles: how to cut.
@@ -64,7 +64,7 @@ def predict_tiles(
     prompts, statements = for_tiles([prompt], [statement], tiles)
     sums: dict[str, np.ndarray] = {}
     for part in np.array_split(np.array(places), -(-len(places) // tiles.batch)):
-        cut = np.zeros((len(part), channels, *tiles.size), np.uint8)
+        cut = np.zeros((len(part), channels, *tiles.size), pixels.dtype)
         windows = [
             tuple(
                 slice(s[i], min(s[i] + size, n)) for s, i, size, n in zip(axes, place, tiles.size, whole, strict=True)
