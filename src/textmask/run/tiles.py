@@ -50,7 +50,8 @@ def predict_tiles(
 
     Args:
         method: in eval mode, within `torch.inference_mode` and the autocast of its recipe.
-        pixels: C H W, C 1 or 3, of any size, uint8 or floats in [0, 1]; black is put beside a picture smaller than a tile, and cut off.
+        pixels: C H W, C 1 or 3, of any size, uint8 or floats in [0, 1]; black is put beside a picture smaller than a
+            tile, and cut off.
         prompt: the sentence of the picture.
         statement: what it claims; every tile is given both, see `Tiles.places`.
         tiles: how to cut.
