@@ -70,3 +70,20 @@ def test_write_json_leaves_the_old_file_when_it_fails(tmp_path):
         write_json(path, {"a": float("nan")})
     assert path.read_text() == '{\n  "a": 1\n}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tiles_share_less_than_a_whole_tile():
+    tiled = UNetRecipe().override('tiles={"size":[64,96],"overlap":63}')
+    assert (tiled.tiles.size, tiled.tiles.overlap) == ((64, 96), 63)
+    assert UNetRecipe().override("tiles={}").tiles.size == (256, 256)
+    assert UNetRecipe.from_json(tiled.to_json()) == tiled
+    for wrong in ('{"size":[64,96],"overlap":64}', '{"size":[96,64],"overlap":80}', '{"size":[0,64],"overlap":0}'):
+        with pytest.raises(ConfigError, match="neighbours must share less than a whole tile"):
+            UNetRecipe().override(f"tiles={wrong}")
+    with pytest.raises(ConfigError, match="overlap"):
+        UNetRecipe().override('tiles={"overlap":-1}')
+
+
+def test_a_stage_that_counts_places_in_whole_pictures_refuses_tiles():
+    with pytest.raises(ConfigError, match=r"'average' learns where masks lie.*tiles=null"):
+        get_method("text_prior").recipe().override("tiles={}")

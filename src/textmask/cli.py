@@ -14,6 +14,7 @@ from textmask.cli_options import (
     DataPath,
     HoldOut,
     Layout,
+    MergeValid,
     RunPath,
     SplitColumn,
     TextColumn,
@@ -82,6 +83,7 @@ def train(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     devices: Annotated[int, typer.Option(help="Processes; batch sizes stay global.")] = 1,
     tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, mlflow; repeatable.")] = None,
     cache_dir: CacheDir = None,
@@ -105,7 +107,7 @@ def train(
         raise ConfigError(f"METHOD is {method!r} but {recipe} is a recipe of {chosen.method!r}; leave METHOD out.")
     result = run_training(
         chosen.override(*changes),
-        read_data(data, layout, text_column, split_column, laterality, hold_out),
+        read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid),
         out,
         resume=resume,
         cache_dir=cache_dir,
@@ -132,6 +134,7 @@ def evaluate(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     surface: Annotated[bool, typer.Option(help="Also HD95 and ASSD.")] = True,
     native: Annotated[bool, typer.Option("--native", help="Score at each mask's own size.")] = False,
     seed: Annotated[int, typer.Option(help="Of shuffling and bootstrap.")] = 0,
@@ -150,7 +153,7 @@ def evaluate(
     from textmask.run.tables import difference_lines, protocol_line, table_cells
 
     prepare_cpu()
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out)
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with progress_bars() as step:
         summary = run_evaluation(
             run,
@@ -335,6 +338,7 @@ def convert(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
 ) -> None:
     """Write the native table of a data set.
 
@@ -342,7 +346,7 @@ def convert(
     """
     from textmask.data.manifest import write_manifest
 
-    manifest = read_data(path, layout, text_column, split_column, laterality, hold_out)
+    manifest = read_data(path, layout, text_column, split_column, laterality, hold_out, merge_valid)
     write_manifest(manifest, out)
     say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
 

@@ -12,6 +12,7 @@ from textmask.cli_options import (
     CacheDir,
     HoldOut,
     Layout,
+    MergeValid,
     SplitColumn,
     TextColumn,
     Whose,
@@ -57,6 +58,7 @@ def ablation(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     engine: EngineName = "local",
     threads: Threads = None,
     slurm: Slurm = None,
@@ -88,6 +90,7 @@ def labels(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     engine: EngineName = "local",
     threads: Threads = None,
     slurm: Slurm = None,
@@ -120,6 +123,7 @@ def sensitivity(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     engine: EngineName = "local",
     threads: Threads = None,
     slurm: Slurm = None,
@@ -151,7 +155,7 @@ def _run(design: Design, given: dict[str, Any]) -> None:
             f"study {design.kind} needs METHOD and DATA (or --show). See textmask study {design.kind} --help."
         )
     engine = Engine(given["engine"], given["threads"], tuple(given["slurm"] or ()))
-    layout = ("layout", "text_column", "split_column", "laterality", "hold_out")
+    layout = ("layout", "text_column", "split_column", "laterality", "hold_out", "merge_valid")
     summary = run_study(
         design,
         read_data(given["data"], *(given[name] for name in layout)),

@@ -25,6 +25,7 @@ Layout = Annotated[str, typer.Option(help="Name the layout when it is not recogn
 TextColumn = Annotated[str | None, typer.Option(help="Which sentence column, where a table has several.")]
 SplitColumn = Annotated[str | None, typer.Option(help="Which split column, where a table has several.")]
 HoldOut = Annotated[float, typer.Option(help="Hold this share of train out as `valid`, where there is none.")]
+MergeValid = Annotated[bool, typer.Option("--merge-valid", help="Train on `valid` too; see --hold-out.")]
 Whose = Annotated[str | None, typer.Option(help="Whose left the sentences mean: image, patient or unknown.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Where decoded pictures are kept.")]
 
@@ -51,14 +52,16 @@ def read_data(
     split_column: str | None,
     laterality: str | None,
     hold_out: float,
+    merge_valid: bool = False,
 ) -> Manifest:
     """The table of a data set as the options above describe it."""
     from textmask.data.layouts import hold_out as hold_some_out
-    from textmask.data.layouts import read_layout
+    from textmask.data.layouts import merge_split, read_layout
     from textmask.types import Laterality
 
     side = None if laterality is None else Laterality(choose("laterality", laterality, [str(s) for s in Laterality]))
     manifest = read_layout(path, layout, text_column=text_column, split_column=split_column, laterality=side)
+    manifest = merge_split(manifest) if merge_valid else manifest
     return hold_some_out(manifest, hold_out) if hold_out else manifest
 
 

@@ -13,6 +13,7 @@ from textmask.cli_options import (
     DataPath,
     HoldOut,
     Layout,
+    MergeValid,
     RunPath,
     SplitColumn,
     TextColumn,
@@ -46,6 +47,7 @@ def features(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Draw the image vectors of runs, coloured by sentence, and say how well the sentences separate.
@@ -56,7 +58,7 @@ def features(
     from textmask.run.machine import prepare_cpu
 
     prepare_cpu()
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out)
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     for found in draw_features(runs, manifest, out, split=split, top=top, stage=stage, cache_dir=cache_dir):
         say(
             f"{found.run}: silhouette {found.silhouette:.3f} (sentences shuffled {found.floor:.3f}), n = {found.n}, "
@@ -79,6 +81,7 @@ def ambiguity(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Draw where a run looks for similar sentences: reworded, without place, with a vague one, on the other side.
@@ -90,7 +93,7 @@ def ambiguity(
     from textmask.run.machine import prepare_cpu
 
     prepare_cpu()
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out)
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with progress_bars() as step:
         summary = run_ambiguity(
             run,

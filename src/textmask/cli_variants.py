@@ -14,6 +14,7 @@ from textmask.cli_options import (
     DataPath,
     HoldOut,
     Layout,
+    MergeValid,
     RunPath,
     SplitColumn,
     TextColumn,
@@ -52,6 +53,7 @@ def prompts(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Does the run read its sentence? True, empty, foreign, swapped, contradictory, absent and senseless ones.
@@ -60,7 +62,7 @@ def prompts(
     """
     from textmask.run.study_prompts import study_prompts
 
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out)
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with _options(out, limit, seed, zones, bootstrap, cache_dir) as options:
         found = study_prompts(run, manifest, split, options)
     _show(found)
@@ -81,6 +83,7 @@ def text_noise(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """What do misspelt, shortened, reworded, reordered and longer sentences cost, at graded severity?
@@ -89,7 +92,7 @@ def text_noise(
     """
     from textmask.run.study_severity import study_text_noise
 
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out)
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with _options(out, limit, seed, zones, bootstrap, cache_dir) as options:
         found = study_text_noise(run, manifest, split, split_names(kinds), options)
     _show(found)
@@ -113,6 +116,7 @@ def corruption(
     split_column: SplitColumn = None,
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
+    merge_valid: MergeValid = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """What do low dose, motion, contrast, gamma, lost resolution and burned-in text cost (BiCLIP, Table 3, and more)?
@@ -122,7 +126,7 @@ def corruption(
     from textmask.run.study_severity import study_corruption
 
     values = dict(_severity(text) for text in severity or [])
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out)
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with _options(out, limit, seed, zones, bootstrap, cache_dir) as options:
         found = study_corruption(run, manifest, split, split_names(kinds), values, options)
     _show(found)

@@ -98,6 +98,41 @@ class EMA(Config):
         return min(1 - 1 / (step + 1), self.start + t * (self.end - self.start))
 
 
+class Tiles(Config):
+    """Cut pictures into tiles, where they are larger than a network should see at once.
+
+    Training crops tiles at random places. Prediction covers the picture with overlapping tiles, blended by raised
+    cosines. Either way a tile that reaches beyond a small picture is black there.
+
+    A sentence speaks of the whole picture, and a tile does not know which part of it it is: that the density "in the
+    upper left is high" stays true of the picture, but not of its tiles.
+
+    Attributes:
+        size: rows and columns of a tile, which is what the network sees.
+        overlap: rows and columns that neighbours share in prediction, at least.
+        batch: tiles predicted at a time; bounds the memory.
+        places: `kept` gives every tile the picture's sentence as it is. `dropped` takes places out of it, for methods
+            that look for a place by its words or zones: within a tile they would look at the wrong one.
+        native: `predict` cuts pictures up at their own size instead of resizing them to `image_size`: for pictures of
+            one magnification and any size. Training and evaluation always resize.
+    """
+
+    size: tuple[int, int] = (256, 256)
+    overlap: int = Field(64, ge=0)
+    batch: int = Field(16, ge=1)
+    places: Literal["kept", "dropped"] = "kept"
+    native: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if min(self.size) < 1 or self.overlap >= min(self.size):
+            raise ValueError(
+                f"overlap is {self.overlap} and size {self.size}: neighbours must share less than a whole tile. "
+                "Choose an overlap below both numbers of size, a quarter of them for a start."
+            )
+        return self
+
+
 class Stage(Config):
     """One ordered part of a training.
 
@@ -186,6 +221,7 @@ class Recipe(Config):
     Attributes:
         method: name of the method; fixed by the subclass.
         image_size: rows and columns the pictures are resized to; 224 in all five papers.
+        tiles: how pictures of `image_size` are cut up; None shows them to the network whole.
         precision: `bf16` autocast (about twice as fast on CPUs with bf16) or `fp32`.
         select_on: validation metric that chooses the checkpoint, higher is better.
         threshold: probability above which a pixel belongs to the mask.
@@ -197,6 +233,7 @@ class Recipe(Config):
     method: str
     stages: tuple[Stage, ...]
     image_size: tuple[int, int] = (224, 224)
+    tiles: Tiles | None = None
     seed: int = Field(0, ge=0)
     precision: Literal["bf16", "fp32"] = "bf16"
     select_on: Literal["dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled"] = "dice_per_image"
@@ -213,6 +250,11 @@ class Recipe(Config):
         for i, stage in enumerate(self.stages):
             if stage.start_from is not None and stage.start_from not in names[:i]:
                 raise ValueError(f"stage {stage.name!r} starts from {stage.start_from!r}, which is no earlier stage")
+            if self.tiles is not None and stage.epochs and stage.optim is None:
+                raise ValueError(
+                    f"stage {stage.name!r} learns where masks lie in whole pictures, which a tile does not know: "
+                    "leave tiles out (tiles=null)"
+                )
         return self
 
     def smoke(self) -> Self:

@@ -51,6 +51,11 @@ class Method(nn.Module):
     def prepare(self, prompts: Sequence[str]) -> None:
         """See every distinct training sentence once before the first stage (statistics, cached text features)."""
 
+    def too_long(self, prompts: Sequence[str]) -> int:
+        """How many sentences have an end that the method's `text_encoder` does not read; 0 where it has none."""
+        count = getattr(getattr(self, "text_encoder", None), "too_long", None)
+        return 0 if count is None else int(count(prompts))
+
     def observe(self, stage: str, batch: Batch) -> None:
         """See one batch of a stage without gradient training (`Stage.optim is None`)."""
         raise NotImplementedError(f"{type(self).__name__}.observe")

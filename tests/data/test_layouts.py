@@ -8,7 +8,7 @@ import numpy as np
 import openpyxl
 import pytest
 
-from textmask.data.layouts import LAYOUTS, detect, hold_out, read_layout
+from textmask.data.layouts import LAYOUTS, detect, hold_out, merge_split, read_layout
 from textmask.data.manifest import Manifest, Row, read_manifest, write_manifest
 from textmask.data.published import compare_counts
 from textmask.errors import ConfigError, DataError, DataWarning
@@ -538,6 +538,19 @@ def test_hold_out_with_groups_larger_than_the_share() -> None:
     assert hold_out(grouped(3, 10), 0.1).splits == {"train": 20, "valid": 10, "test": 1}
 
 
+def test_merged_splits_are_trained_on_and_test_never_is() -> None:
+    manifest = hold_out(grouped(20, 5), 0.2, seed=3)
+    merged = merge_split(manifest)
+    assert merged.splits == grouped(20, 5).splits
+    assert merged.hash() == grouped(20, 5).hash()
+    assert hold_out(merged, 0.2, seed=3).hash() == manifest.hash()
+    for pair in (("test", "train"), ("valid", "test")):
+        with pytest.raises(ConfigError, match="only for scoring"):
+            merge_split(manifest, *pair)
+    with pytest.raises(ConfigError, match="split"):
+        merge_split(merged)
+
+
 def test_hold_out_refuses() -> None:
     with pytest.raises(ConfigError, match=r"fraction is 1\.5"):
         hold_out(grouped(3, 2), 1.5)
@@ -622,3 +635,15 @@ def test_real_bm_seg_has_no_text() -> None:
     ]
     assert manifest.splits == {"train": 24}
     assert {row.text for row in manifest.rows} == {""}
+
+
+@pytest.mark.data
+def test_real_monuseg_has_the_splits_of_both_papers() -> None:
+    manifest = read_layout(real("monuseg-lvit"))
+    assert manifest.splits == {"train": 24, "valid": 6, "test": 14}
+    merged = merge_split(manifest)
+    assert merged.splits == {"train": 30, "test": 14}
+    counts = compare_counts(merged)
+    assert (counts.source, counts.equal) == ("DuSSS", True)
+    assert hold_out(merged, 0.2).splits == {"train": 24, "valid": 6, "test": 14}
+    assert merged.rows_of("test") == manifest.rows_of("test")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from textmask.config import Augment, Stage
+from textmask.config import Augment, Stage, Tiles
 from textmask.data import cache
 from textmask.data.cache import open_split
-from textmask.data.loaders import Loader, indices_from_list, labelled_indices
+from textmask.data.loaders import Loader, indices_from_list, labelled_indices, to_image
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import ConfigError, DataError
 from textmask.types import Laterality
@@ -222,3 +222,120 @@ def test_the_background_thread_ends_with_its_consumer_and_hands_errors_over(data
     with pytest.raises(ValueError, match="no batch today"):
         list(Loader(data, STAGE, seed=0, train=True).epoch(0))
     assert threading.active_count() == before
+
+
+# --- tiles ------------------------------------------------------------------------------------------------------------
+TILES = Tiles(size=(20, 12), overlap=4)
+PLAIN = STAGE.model_copy(update={"augment": None, "views": ()})
+
+
+def one_batch(data, stage, tiles=TILES, seed=0):
+    return next(Loader(data, stage, seed=seed, train=True, tiles=tiles).batches(0))
+
+
+def test_tiles_are_pieces_of_picture_and_mask_at_one_place_which_the_seed_chooses(data):
+    batch = one_batch(data, PLAIN)
+    assert batch.image.shape == (6, 3, 20, 12)
+    assert batch.mask.shape == (6, 1, 20, 12)
+    places = []
+    for i, key in enumerate(batch.keys):
+        row = data.keys.index(key)
+        tile, mask = (batch.image[i, 0] * 255).round().byte().numpy(), batch.mask[i, 0].numpy()
+        found = [
+            (y, x)
+            for y in range(32 - 20 + 1)
+            for x in range(32 - 12 + 1)
+            if np.array_equal(data.images[row, 0, y : y + 20, x : x + 12], tile)
+        ]
+        assert len(found) == 1
+        y, x = found[0]
+        np.testing.assert_array_equal(data.masks[row, y : y + 20, x : x + 12], mask)
+        places += found
+    assert len(set(places)) > 3
+    assert same(batch, one_batch(data, PLAIN))
+    assert not torch.equal(batch.image, one_batch(data, PLAIN, seed=1).image)
+
+
+def test_every_place_of_a_picture_is_drawn_up_to_its_border(data):
+    stage = PLAIN.model_copy(update={"steps_per_epoch": 200})
+    tile = Tiles(size=(30, 32), overlap=0)
+    tops = set()
+    for batch in itertools.islice(Loader(data, stage, seed=0, train=True, tiles=tile).batches(0), 20):
+        for i, key in enumerate(batch.keys):
+            whole = torch.from_numpy(data.images[data.keys.index(key), 0].copy()).float() / 255
+            tops |= {y for y in range(3) if torch.equal(whole[y : y + 30], batch.image[i, 0])}
+    assert tops == {0, 1, 2}
+
+
+def test_tiles_are_augmented_with_picture_from_around_them(data):
+    white = replace(data, images=np.full_like(data.images, 255), masks=np.ones_like(data.masks))
+    turned = STAGE.model_copy(update={"augment": Augment(rotate_deg=45, translate=0, scale=(1, 1)), "views": ()})
+    small = Tiles(size=(8, 8), overlap=0)
+    inside = [
+        bool((image == 1).all()) and bool((mask == 1).all())
+        for batch in Loader(white, turned, seed=0, train=True, tiles=small).batches(0)
+        for image, mask in zip(batch.image, batch.mask, strict=True)
+    ]
+    assert np.mean(inside) > 0.5  # a tile turned by itself would have black corners
+    assert one_batch(white, turned).mask.eq(one_batch(white, turned).image[:, :1].ge(0.5)).float().mean() > 0.99
+
+
+def test_tiles_keep_the_sentence_of_their_picture_and_a_flip_mirrors_both(data):
+    always = PLAIN.model_copy(update={"augment": Augment(rotate_deg=0, translate=0, scale=(1, 1), flip=1.0)})
+    upright, flipped = one_batch(data, PLAIN), one_batch(data, always)
+    statements = dict(zip(data.keys, data.statements, strict=True))
+    for key, statement in zip(upright.keys, upright.text.statements, strict=True):
+        assert statement == statements[key]
+    for i, (key, statement) in enumerate(zip(flipped.keys, flipped.text.statements, strict=True)):
+        assert statement.zones == statements[key].mirrored().zones
+        whole = data.images[data.keys.index(key), 0][:, ::-1]
+        tile = (flipped.image[i, 0] * 255).round().byte().numpy()
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (20, 12))
+        assert (windows == tile).all((2, 3)).any()
+
+
+def test_tiles_can_be_told_no_places(data):
+    batch = one_batch(data, PLAIN, TILES.model_copy(update={"places": "dropped"}))
+    assert batch.text.zones.sum() == 0
+    assert not any("left" in prompt or "right" in prompt for prompt in batch.text.prompts)
+
+
+def test_views_and_the_unlabelled_stream_are_tiles_too_and_ranks_share_them(data):
+    stage = STAGE.model_copy(update={"batch_size": 4, "unlabelled_batch_size": 4})
+    options = {
+        "seed": 0,
+        "train": True,
+        "indices": np.arange(8),
+        "unlabelled_indices": np.arange(8, 24),
+        "tiles": TILES,
+    }
+    batch = next(Loader(data, stage, **options).batches(0))
+    for half in (batch, batch.unlabelled):
+        assert half.image.shape == half.views["strong"].shape == (4, 3, 20, 12)
+    pair = torch.stack([batch.image.flatten(), batch.views["strong"].flatten()])
+    assert float(torch.corrcoef(pair)[0, 1]) > 0.8
+    stage = stage.model_copy(update={"views": ()})
+    whole = next(Loader(data, stage, **options).batches(0))
+    parts = [next(Loader(data, stage, **options, rank=rank, world_size=2).batches(0)) for rank in (0, 1)]
+    assert torch.equal(torch.cat([part.image for part in parts]), whole.image)
+
+
+@pytest.mark.parametrize("size", [(40, 12), (12, 40), (40, 48)])
+def test_a_tile_larger_than_the_picture_is_black_beyond_it(data, size):
+    batch = one_batch(data, PLAIN, Tiles(size=size, overlap=0))
+    assert batch.image.shape[2:] == batch.mask.shape[2:] == size
+    assert batch.image[:, :, 32:].sum() == batch.image[..., 32:].sum() == 0
+    assert batch.mask[:, :, 32:].sum() == batch.mask[..., 32:].sum() == 0
+    assert batch.image[:, :, :32, :32].mean() > 0.1
+
+
+def test_a_picture_has_the_same_layout_in_memory_wherever_it_came_from():
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 6, 5), dtype=np.uint8)
+    turned = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # as read from a file
+    assert torch.equal(to_image(pixels), to_image(turned))
+    assert to_image(pixels).stride() == to_image(turned).stride() == (90, 1, 15, 3)
+
+
+def test_only_training_cuts(data):
+    plain = next(Loader(data, PLAIN, seed=0, train=False, tiles=TILES).batches(0))
+    assert plain.image.shape == (6, 3, 32, 32)

@@ -9,9 +9,11 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from textmask.data.layouts import merge_split
 from textmask.data.manifest import write_manifest
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.method import get_method
@@ -369,3 +371,35 @@ def test_tensorboard_tracker_writes_events(phantom_manifest, tmp_path):
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
     with pytest.raises(ConfigError, match="unknown tracker"):
         train(smoke(), phantom_manifest, tmp_path / "r2", cache_dir=tmp_path, progress=False, trackers=("wandb",))
+
+
+def test_without_a_valid_split_the_last_epoch_is_kept_where_the_recipe_says_so(phantom_manifest, tmp_path):
+    merged = merge_split(phantom_manifest)
+    with pytest.raises(DataError, match=r"no 'valid' split.*--hold-out.*select=last"):
+        train(smoke(), merged, tmp_path / "none", cache_dir=tmp_path, progress=False)
+    result = train(smoke(epochs=2, select="last"), merged, tmp_path / "run", cache_dir=tmp_path, progress=False)
+    assert (result.best, result.best_epoch) == (-1.0, 2)
+    assert {path.stem for path in (tmp_path / "run" / "splits").iterdir()} == {"train"}
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert (data["train_rows"], data["sentences_cut"]) == (32, {"train": 0})
+
+
+@pytest.mark.parametrize("name", ["unet", "mean_teacher", "dusss"])
+def test_tiles_without_foreground_and_of_odd_size_train_with_finite_losses(name, phantom_manifest, tmp_path):
+    """17 x 21 pixels of a film of 64 x 64: most tiles hold nothing."""
+    recipe = get_method(name).recipe().smoke()
+    tiles = 'tiles={"size":[17,21],"overlap":3}'
+    recipe = recipe.override("image_size=[64,64]", tiles, "stages.*.labelled_fraction=0.5")
+    train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
+    log = log_of(tmp_path / "run")
+    losses = [value for row in log for key, value in row.items() if key.startswith("loss")]
+    assert losses
+    assert np.isfinite(losses).all()
+    assert 0 <= log[-1]["valid/dice_per_image"] <= 1
+
+
+def test_training_on_tiles_is_repeatable(phantom_manifest, tmp_path):
+    recipe = smoke("statement_unet", epochs=2).override("image_size=[48,48]", 'tiles={"size":[32,32],"overlap":8}')
+    for name in ("a", "b"):
+        train(recipe, phantom_manifest, tmp_path / name, cache_dir=tmp_path, progress=False)
+    assert same_numbers(log_of(tmp_path / "a"), log_of(tmp_path / "b"))

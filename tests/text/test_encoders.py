@@ -127,6 +127,22 @@ def test_truncation_is_counted_and_warned_about_and_keeps_the_last_token(encoder
     assert text.token_ids[0, :-1].tolist() == encoder.ids_of([long])[0][:7]
 
 
+def test_sentences_beyond_the_window_are_counted_with_their_repetitions(encoder):
+    long = "lower left lung, " * (encoder.max_length // 3)
+    assert encoder.too_long([long, "left", long, *PROMPTS]) == 2
+    assert encoder.too_long([]) == 0
+
+
+def test_a_frozen_encoder_counts_all_that_it_cuts_in_one_warning():
+    cache = TextCache(TinyTextEncoder(max_length=8))
+    prompts = [f"a sentence of more than eight tokens, number {i}" for i in range(70)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cache.prepare([*prompts, "short"])
+    assert ["70 of 71 sentences" in str(w.message) for w in caught] == [True]
+    assert cache.too_long([*prompts, "short"]) == 70
+
+
 def test_a_sentence_that_just_fits_is_not_warned_about(encoder):
     length = len(encoder.ids_of([PROMPTS[0]])[0])
     with warnings.catch_warnings():

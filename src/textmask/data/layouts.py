@@ -39,7 +39,7 @@ from textmask.data.sources import LAYOUTS, LOOKED_FOR, Source, detect_in, native
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.types import Laterality
 
-__all__ = ["LAYOUTS", "detect", "hold_out", "read_layout"]
+__all__ = ["LAYOUTS", "detect", "hold_out", "merge_split", "read_layout"]
 
 READERS: dict[str, Reader] = {
     "csv": read_plain,
@@ -136,6 +136,22 @@ def hold_out(
     if not taken:  # every group is larger than the share
         taken.update(groups[min(names, key=lambda group: len(groups[group]))])
     moved = (replace(row, split=name) if row.split == source and row.image in taken else row for row in manifest.rows)
+    return replace(manifest, rows=tuple(moved))
+
+
+def merge_split(manifest: Manifest, source: str = "valid", into: str = "train") -> Manifest:
+    """Give all rows of one split to another: LViT's 24 + 6 pictures of MoNuSeg are the 30 that DuSSS trains on.
+
+    What then chooses the checkpoint is part of train (`hold_out`) or the last epoch (`Stage.select`), never test.
+
+    Raises:
+        ConfigError: one of the two does not exist, or test would be trained on.
+    """
+    for split in (source, into):
+        manifest.rows_of(split)
+    if "test" in (source, into):
+        raise ConfigError(f"merge_split: {source!r} into {into!r} mixes test with other rows; it is only for scoring.")
+    moved = (replace(row, split=into) if row.split == source else row for row in manifest.rows)
     return replace(manifest, rows=tuple(moved))
 
 

@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
-from textmask.config import Stage
+from textmask.config import Stage, Tiles
 from textmask.data.cache import SplitData, open_split
-from textmask.data.transforms import PHOTOMETRIC, apply_image, apply_mask, apply_prompt, make_params, photometric
+from textmask.data.transforms import (
+    PHOTOMETRIC,
+    Geometry,
+    apply_image,
+    apply_mask,
+    apply_prompt,
+    make_params,
+    photometric,
+    random_crops,
+)
 from textmask.errors import ConfigError, DataError, choose
+from textmask.text.edit import drop_position
+from textmask.text.grammar import parse
 from textmask.text.statement import Statement
 from textmask.types import Batch, Text
 
-__all__ = ["Loader", "SplitData", "build_text", "indices_from_list", "labelled_indices", "open_split"]
+__all__ = [
+    "Damage",
+    "Loader",
+    "SplitData",
+    "build_text",
+    "for_tiles",
+    "indices_from_list",
+    "labelled_indices",
+    "open_split",
+    "scaled",
+    "to_image",
+]
 
 PREFETCH = 2
+Damage = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]  # pictures B C H W in [0, 1] and their keys
 
 
 def labelled_indices(keys: Sequence[str], fraction: float, seed: int) -> np.ndarray:
@@ -73,6 +97,32 @@ def build_text(prompts: Sequence[str], statements: Sequence[Statement]) -> Text:
     return Text(tuple(prompts), zones, statements=tuple(statements))
 
 
+def scaled(images: np.ndarray) -> torch.Tensor:
+    """A copy of images N C H W as floats in [0, 1]; uint8 is divided by 255, floats are in that range already."""
+    # order="C": strides of a lone picture that came as H W C would choose other kernels than those of a batch
+    image = torch.from_numpy(np.array(images, order="C"))
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
+
+
+def to_image(images: np.ndarray, damage: Damage | None = None, keys: Sequence[str] = ()) -> torch.Tensor:
+    """Images N C H W -> float N 3 H W in [0, 1], channels last, damaged where that is asked for."""
+    image = scaled(images)
+    if damage is not None:
+        image = damage(image, keys)
+    return image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def for_tiles(
+    prompts: Sequence[str], statements: Sequence[Statement], tiles: Tiles | None
+) -> tuple[tuple[str, ...], tuple[Statement, ...]]:
+    """Sentences and statements of pictures as their tiles are told them, see `Tiles.places`."""
+    if tiles is None or tiles.places == "kept":
+        return tuple(prompts), tuple(statements)
+    dropped = tuple(drop_position(prompt) for prompt in prompts)
+    pairs = zip(dropped, statements, strict=True)
+    return dropped, tuple(parse(prompt, laterality=statement.laterality) for prompt, statement in pairs)
+
+
 class Loader:
     """Batches of one stage.
 
@@ -88,6 +138,8 @@ class Loader:
         train: shuffle, augment and drop the last incomplete batch; otherwise the rows in order, untouched.
         indices: the labelled rows; None means all rows with a mask that are marked as labelled.
         unlabelled_indices: rows of the unlabelled stream.
+        tiles: cut a tile out of every picture at a random place, together with the augmentation, so that what turns
+            in from outside the tile is picture; needs `train`.
         rank: of this process.
         world_size: number of processes.
 
@@ -104,6 +156,7 @@ class Loader:
         train: bool,
         indices: np.ndarray | None = None,
         unlabelled_indices: np.ndarray | None = None,
+        tiles: Tiles | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -122,7 +175,9 @@ class Loader:
                 "no labelled row with a mask is left to train on. Check `mask` and `labelled` in the table."
             )
         self.unlabelled = unlabelled_indices if stage.unlabelled_batch_size else None
-        self.data, self.stage, self.seed, self.train = data, stage, seed, train
+        prompts, statements = for_tiles(data.prompts, data.statements, tiles)
+        self.data, self.tiles = replace(data, prompts=prompts, statements=statements), tiles if train else None
+        self.stage, self.seed, self.train = stage, seed, train
         self.rank, self.world_size = rank, world_size
 
     @property
@@ -201,13 +256,19 @@ class Loader:
         prompts = tuple(data.prompts[i] for i in rows)
         statements = tuple(data.statements[i] for i in rows)
         rng = np.random.default_rng([self.seed, epoch, step, stream])
-        params = None if augment is None else make_params(prompts, augment, data.masks.shape[1:], rng)
+        whole = data.masks.shape[1:]
+        size = whole if self.tiles is None else self.tiles.size
+        params = Geometry.still(len(rows)) if augment is None else make_params(prompts, augment, size, rng)
+        if self.tiles is not None:
+            params = random_crops(params, whole, size, rng)
         view_seeds = rng.integers(2**62, size=(len(self.stage.views), len(rows)))[:, part]
         rows, prompts, statements = rows[part], prompts[part], statements[part]
-        images, masks = data.images[rows], data.masks[rows]
-        if params is not None:
+        if augment is None and self.tiles is None:
+            images, masks = data.images[rows], data.masks[rows]
+        else:  # row by row from the memory map: a batch of whole pictures could be large
             params = params.slice(part)
-            images, masks = apply_image(images, params), apply_mask(masks, params)
+            images = apply_image([data.images[i] for i in rows], params, size)
+            masks = apply_mask([data.masks[i] for i in rows], params, size)
             pairs = [apply_prompt(*item) for item in zip(prompts, statements, params.flipped, strict=True)]
             prompts, statements = tuple(p for p, _ in pairs), tuple(s for _, s in pairs)
         image = torch.from_numpy(images).float().div_(255)

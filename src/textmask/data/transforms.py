@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -25,7 +26,7 @@ class Geometry:
     """One warp for every kind of data of a batch: what was done to each sample.
 
     Attributes:
-        matrices: N 2 3, output pixel (x, y, 1) -> input pixel; the flip is folded in.
+        matrices: N 2 3, output pixel (x, y, 1) -> input pixel; flip and crop are folded in.
         flipped: N booleans; only samples whose sentence could be mirrored are flipped.
         gamma, brightness, contrast: N photometric factors of the picture, neutral 1, 0, 1.
     """
@@ -35,6 +36,12 @@ class Geometry:
     gamma: np.ndarray
     brightness: np.ndarray
     contrast: np.ndarray
+
+    @classmethod
+    def still(cls, n: int) -> Geometry:
+        """Nothing is done to N samples."""
+        matrices = np.tile(np.eye(2, 3), (n, 1, 1))
+        return cls(matrices, np.zeros(n, bool), np.ones(n), np.zeros(n), np.ones(n))
 
     def slice(self, part: slice) -> Geometry:
         """The parameters of some samples of the batch."""
@@ -69,20 +76,46 @@ def make_params(
     return Geometry(matrices, flipped, gamma, brightness, contrast)
 
 
-def apply_image(images: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Images uint8 N C H W -> warped uint8 N C H W (bilinear, black outside), then gamma, contrast, brightness."""
-    out = np.empty_like(images)
+def random_crops(
+    geometry: Geometry, size: tuple[int, int], tile: tuple[int, int], rng: np.random.Generator
+) -> Geometry:
+    """The parameters of tiles, moved to random places of their pictures, all places alike.
+
+    Args:
+        geometry: made for pictures of the size of a tile.
+        size: rows and columns of the pictures; where a tile is larger it lies at the first row or column.
+        tile: rows and columns of a tile.
+        rng: draws the places.
+    """
+    n = len(geometry.matrices)
+    rows, columns = (rng.integers(max(whole - part, 0) + 1, size=n) for whole, part in zip(size, tile, strict=True))
+    matrices = geometry.matrices.copy()
+    matrices[:, :, 2] += np.stack([columns, rows], 1)
+    return replace(geometry, matrices=matrices)
+
+
+def apply_image(
+    images: Sequence[np.ndarray] | np.ndarray, geometry: Geometry, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Images uint8 N C H W -> warped uint8 N C h w (bilinear, black outside), then gamma, contrast, brightness.
+
+    `size` is h w; None means H W.
+    """
+    channels, *whole = images[0].shape
+    out = np.empty((len(images), channels, *(size or whole)), np.uint8)
     for i, picture in enumerate(images):
         table = _tone(geometry, i)
-        for channel in range(picture.shape[0]):
-            warped = _warp(picture[channel], geometry.matrices[i], cv2.INTER_LINEAR)
+        for channel in range(channels):
+            warped = _warp(picture[channel], geometry.matrices[i], cv2.INTER_LINEAR, size)
             out[i, channel] = warped if table is None else cv2.LUT(warped, table)
     return out
 
 
-def apply_mask(masks: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Masks uint8 N H W -> warped by the same matrices (nearest)."""
-    return np.stack([_warp(m, a, cv2.INTER_NEAREST) for m, a in zip(masks, geometry.matrices, strict=True)])
+def apply_mask(
+    masks: Sequence[np.ndarray] | np.ndarray, geometry: Geometry, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Masks uint8 N H W -> N h w, warped by the same matrices (nearest)."""
+    return np.stack([_warp(m, a, cv2.INTER_NEAREST, size) for m, a in zip(masks, geometry.matrices, strict=True)])
 
 
 def apply_prompt(prompt: str, statement: Statement, flipped: bool) -> tuple[str, Statement]:
@@ -92,8 +125,8 @@ def apply_prompt(prompt: str, statement: Statement, flipped: bool) -> tuple[str,
     return mirror(prompt) or prompt, statement.mirrored()
 
 
-def _warp(plane: np.ndarray, matrix: np.ndarray, interpolation: int) -> np.ndarray:
-    rows, columns = plane.shape
+def _warp(plane: np.ndarray, matrix: np.ndarray, interpolation: int, size: tuple[int, int] | None) -> np.ndarray:
+    rows, columns = plane.shape if size is None else size
     flags = interpolation | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(plane, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT))
 

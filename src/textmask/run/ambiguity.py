@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from textmask.config import write_json
-from textmask.data.loaders import SplitData, build_text, open_split
+from textmask.data.loaders import SplitData, build_text, open_split, to_image
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, DataError
 from textmask.io.figures import contour, heat, side_by_side
@@ -20,7 +20,7 @@ from textmask.io.images import write_png
 from textmask.metrics.overlap import Floats
 from textmask.metrics.statistics import bootstrap_ci, paired_difference
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run
-from textmask.run.inference import resize_probability, to_image
+from textmask.run.inference import resize_probability
 from textmask.run.tables import as_value
 from textmask.text.edit import blur_position, drop_position, mirror, paraphrase, reorder_clauses
 from textmask.text.grammar import parse

@@ -162,6 +162,7 @@ def provenance_lines(summary: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{name}: weights {row['weights_sha256'][:12]}, {row['labelled_rows']} labelled pictures, "
                 f"predicted at {size}, threshold {row['threshold']}, seed {row['seed']}"
+                + (f", {cut} sentences longer than it reads" if (cut := row.get("sentences_cut")) else "")
             )
     if any(row["sentences"] == "shuffled" for row in summary["rows"].values()):
         lines.append(
@@ -296,6 +297,7 @@ def _summarise(row: Scored, groups: list[str], policy: EmptyPolicy, n: int, seed
         "size": list(recipe.image_size),
         "seed": recipe.seed,
         "labelled_rows": _labels(row.run.data),
+        "sentences_cut": row.run.method.too_long(row.prompts),
     }
     for name in SURFACE if row.surface is not None else ():
         summary[f"{name}_px"] = as_value(bootstrap_ci(getattr(row.surface, name), groups, n=n, seed=seed))

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 
 from textmask.config import write_json
-from textmask.data.loaders import SplitData, open_split
+from textmask.data.loaders import SplitData, open_split, to_image
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, DataError
 from textmask.io.figures import PALETTE, scatter_panels_png
 from textmask.io.images import write_whole
 from textmask.metrics.overlap import Floats, Ints
 from textmask.run.checkpoint import Run, load_run, load_weights, read_tensors
-from textmask.run.inference import to_image
 
 LETTERS = 90  # of a sentence in the legend
 SHUFFLES = 20  # relabellings that the floor is the mean of

@@ -50,8 +50,10 @@ class RunFolder:
             )
         return last.exists()  # killed before the first epoch was saved: starts again
 
-    def describe(self, splits: Mapping[str, SplitData], labelled: Mapping[str, np.ndarray]) -> None:
+    def describe(self, splits: Mapping[str, SplitData], labelled: Mapping[str, np.ndarray], method: Method) -> None:
         """Write what the run is, before its first step; `labelled` are the train rows each stage may see masks of.
+
+        `method` counts the sentences that its text encoder cuts off.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -65,7 +67,8 @@ class RunFolder:
                 if len(indices) < len(keys):
                     self._write_list(f"labelled-{name}", [keys[i] for i in indices])
             write_json(self.path / "environment.json", environment())
-            write_json(self.path / "data.json", self._data(len(keys), labelled))
+            cut = {name: method.too_long(data.prompts) for name, data in splits.items()}
+            write_json(self.path / "data.json", self._data(len(keys), labelled) | {"sentences_cut": cut})
             (self.path / "recipe.json").write_text(self.recipe.to_json(), encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"cannot write the run folder {self.path}: {error}.") from error

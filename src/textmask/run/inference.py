@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from textmask.config import Recipe
-from textmask.data.loaders import SplitData, build_text
+from textmask.data.loaders import Damage, SplitData, build_text, scaled, to_image
 from textmask.data.manifest import Row
 from textmask.errors import DataError
 from textmask.method import Method
+from textmask.run.tiles import predict_tiles
 from textmask.text.grammar import parse
 from textmask.text.statement import Statement
-
-Damage = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 
 
 def predict_split(
@@ -35,11 +34,11 @@ def predict_split(
     Args:
         method: the model; put into eval mode meanwhile.
         data: the decoded split.
-        recipe: says the precision.
+        recipe: says the precision, and how pictures are cut into tiles.
         prompts: N sentences that replace the split's own; they are parsed again, so that the zones follow them.
         damage: changes the pictures (B C H W in [0, 1]; C is 1 when all are grey) of the given keys before they are
             shown to the model.
-        batch_size: pictures at a time.
+        batch_size: pictures at a time, where they are not cut up.
         progress: called with (done, total).
 
     Raises:
@@ -57,24 +56,24 @@ def predict_split(
     method.eval()
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            for begin in range(0, len(data), batch_size):
-                part = slice(begin, min(begin + batch_size, len(data)))
-                image = to_image(data.images[part], damage, data.keys[part]).to(device)
-                text = build_text(sentences[part], statements[part]).to(device)
-                out[part] = method(image, text).probability[:, 0].cpu().numpy()
+            size = 1 if recipe.tiles is not None else batch_size  # one picture fills a batch with its tiles
+            for begin in range(0, len(data), size):
+                part = slice(begin, min(begin + size, len(data)))
+                pixels, keys = data.images[part], data.keys[part]
+                if recipe.tiles is not None:
+                    if damage is not None:
+                        pixels = damage(scaled(pixels), keys).numpy()
+                    told = sentences[begin], statements[begin]
+                    out[part] = predict_tiles(method, pixels[0], *told, recipe.tiles, device=device)["probability"]
+                else:
+                    image = to_image(pixels, damage, keys).to(device)
+                    text = build_text(sentences[part], statements[part]).to(device)
+                    out[part] = method(image, text).probability[:, 0].cpu().numpy()
                 if progress:
                     progress(part.stop, len(data))
     finally:
         method.train(was_training)
     return out
-
-
-def to_image(images: np.ndarray, damage: Damage | None = None, keys: Sequence[str] = ()) -> torch.Tensor:
-    """Images uint8 N C H W -> float N 3 H W in [0, 1], channels last, damaged where that is asked for."""
-    image = torch.from_numpy(np.array(images)).float().div_(255)
-    if damage is not None:
-        image = damage(image, keys)
-    return image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def read_prompts(prompts: Sequence[str], rows: Sequence[Row]) -> tuple[Statement, ...]:

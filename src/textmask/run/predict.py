@@ -15,19 +15,20 @@ import numpy as np
 import torch
 
 from textmask.config import write_json
-from textmask.data.loaders import build_text
+from textmask.data.loaders import build_text, to_image
 from textmask.data.tables import column_of, read_json, read_table
 from textmask.errors import ConfigError, DataError, PromptWarning, TextMaskError, choose
 from textmask.io.figures import heat, overlay, side_by_side
 from textmask.io.images import read_image, resize_image, write_png
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run
-from textmask.run.inference import to_image
+from textmask.run.tiles import predict_tiles
 from textmask.text.grammar import explain, parse
 from textmask.text.statement import Statement
 from textmask.types import Laterality
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 RESULTS = (".mask.png", ".overlay.png", ".probability.png", ".explain.png")  # never read as pictures
+CUT = "longer_than_window"  # the text encoder does not read the sentence to its end
 MAPS = ("attention", "prior", "guide")  # what a method may publish in `Output.aux`, B 1 h w in [0, 1]
 
 
@@ -39,7 +40,8 @@ class Segmentation:
         mask: uint8 H W, 0 or 1.
         probability: float32 H W.
         statement: what was understood of the sentence.
-        warnings: codes of what is wrong with it; "nothing_parsed" means that no place was understood.
+        warnings: codes of what is wrong with it; "nothing_parsed" means that no place was understood,
+            "longer_than_window" that the text encoder did not read its end.
         maps: what the method publishes of `MAPS`, float32 H W in [0, 1]: where it looks for what the sentence names,
             where the sentence says, and both together.
     """
@@ -65,7 +67,7 @@ class Predictor:
     def __init__(self, run: Run | Path | str) -> None:
         self.run = run if isinstance(run, Run) else load_run(run)
         self._pixels: np.ndarray | None = None
-        self._image: torch.Tensor | None = None
+        self._planes = np.empty((1, 0, 0), np.uint8)  # C h w, as the network or its tiles are cut from it
 
     @property
     def laterality(self) -> Laterality:
@@ -95,7 +97,7 @@ class Predictor:
         Raises:
             DataError: the picture cannot be read.
         """
-        self._pixels = self._image = None  # a picture that fails must not leave the one before in its place
+        self._pixels = None  # a picture that fails must not leave the one before in its place
         pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
         if (
             pixels.dtype != np.uint8
@@ -104,9 +106,9 @@ class Predictor:
             or not pixels.size
         ):
             raise DataError(f"got a picture of {pixels.dtype} with shape {pixels.shape}, expected uint8 H W or H W 3.")
-        small = resize_image(pixels, self.run.recipe.image_size)
-        planes = small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
-        self._pixels, self._image = pixels, to_image(planes[None])
+        tiles = self.run.recipe.tiles
+        sized = pixels if tiles is not None and tiles.native else resize_image(pixels, self.run.recipe.image_size)
+        self._pixels, self._planes = pixels, sized[None] if sized.ndim == 2 else sized.transpose(2, 0, 1)
         return self
 
     def segment(self, sentence: str) -> Segmentation:
@@ -119,21 +121,28 @@ class Predictor:
         statement = parse(sentence, laterality=self.laterality)
         for message in explain(statement):
             warnings.warn(f"{sentence[:80]!r}: {message}", PromptWarning, stacklevel=2)
-        text = build_text([sentence], [statement])
-        bf16 = self.run.recipe.precision == "bf16"
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            output = self.run.method(self._image, text)
-        found = {name: output.aux[name] for name in MAPS if name in output.aux}
-        maps = {name: _resized(value, (rows, columns)) for name, value in found.items()}
-        probability = _resized(output.probability, (rows, columns))
+        maps = {name: _resized(value, (rows, columns)) for name, value in self._answer(sentence, statement).items()}
+        probability = maps.pop("probability")
         mask = (probability > self.run.recipe.threshold).astype(np.uint8)
-        return Segmentation(mask, probability, statement, statement.warnings, maps)
+        cut = (CUT,) if self.run.method.too_long([sentence]) else ()
+        return Segmentation(mask, probability, statement, statement.warnings + cut, maps)
+
+    def _answer(self, sentence: str, statement: Statement) -> dict[str, np.ndarray]:
+        """Probability and maps, float32 h w each, of the whole picture at once or of its tiles."""
+        recipe, method = self.run.recipe, self.run.method
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            if recipe.tiles is not None:
+                return predict_tiles(method, self._planes, sentence, statement, recipe.tiles, maps=MAPS)
+            output = method(to_image(self._planes[None]), build_text([sentence], [statement]))
+        found = {"probability": output.probability} | {name: output.aux[name] for name in MAPS if name in output.aux}
+        return {name: value[0, 0].float().numpy() for name, value in found.items()}
 
 
-def _resized(values: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """1 1 h w to float32 H W, bilinear."""
-    small = values[0, 0].float().numpy()
-    return np.asarray(cv2.resize(small, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """H W to another size, bilinear."""
+    if values.shape == size:
+        return values
+    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def explanation(pixels: np.ndarray, found: Segmentation) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from textmask.data.loaders import SplitData, open_split
+from textmask.data.loaders import Damage, SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.errors import DataError
 from textmask.io.images import read_mask, write_whole
@@ -22,7 +22,7 @@ from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, counts
 from textmask.metrics.surface import SurfaceResult, surface_distances
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256
-from textmask.run.inference import Damage, predict_split, resize_probability
+from textmask.run.inference import predict_split, resize_probability
 from textmask.run.machine import git_commit
 
 SURFACE = ("hd95_pooled", "hd95_max_directed", "assd")

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from textmask.data.corruptions import CORRUPTIONS, corrupt, picture_generators
+from textmask.data.loaders import Damage
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, choose
 from textmask.io.figures import severity_png
-from textmask.run.inference import Damage
 from textmask.run.tables import Value, bar
 from textmask.run.variant_table import Row, Study, VariantTable, write_variants
 from textmask.run.variants import StudyOptions, Variant, each, open_bench

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from textmask.config import Recipe, Stage
-from textmask.data.loaders import Loader, SplitData, indices_from_list, labelled_indices, open_split
+from textmask.data.loaders import Loader, SplitData, for_tiles, indices_from_list, labelled_indices, open_split
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.method import Method, build_method
@@ -109,7 +109,7 @@ def train(
 
     Raises:
         ConfigError: the run folder exists and `resume` is off, or it holds another recipe.
-        DataError: no train or valid rows.
+        DataError: no train rows, or no valid rows to choose by.
         CheckpointError: the disk is full; the previous checkpoint survives.
     """
     prepare_cpu()
@@ -141,16 +141,18 @@ class _Run:
         """Prepare, run the stages that are left, finish."""
         self.recipe, self.manifest = self.folder.recipe, self.folder.manifest
         resumed = self.folder.open(self.resume)
-        self.train_data, self.valid_data = self._open("train"), self._open("valid")
+        self.train_data, self.valid_data = self._open("train"), self._open_valid()
         self.method = build_method(self.recipe)
-        self.method.prepare(sorted(set(self.train_data.prompts)))
+        told, _ = for_tiles(self.train_data.prompts, self.train_data.statements, self.recipe.tiles)
+        self.method.prepare(sorted(set(told)))
         self.method.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         restored = self._restore() if resumed else {}
         self.trackers: list[Tracker] = []
         if self.fabric.is_global_zero:
             if not resumed:
                 labelled = {stage.name: self._labelled(stage) for stage in self.recipe.stages}
-                self.folder.describe({"train": self.train_data, "valid": self.valid_data}, labelled)
+                splits = {"train": self.train_data, "valid": self.valid_data}
+                self.folder.describe({n: data for n, data in splits.items() if data is not None}, labelled, self.method)
             self.trackers = build_trackers(self.tracker_names, self.folder.path, self.recipe)
         with self._bar() as self.bar:
             while not self.state.done:
@@ -179,6 +181,7 @@ class _Run:
             train=stage.optim is not None,
             indices=self._labelled(stage),
             unlabelled_indices=self._unlabelled(stage),
+            tiles=self.recipe.tiles,
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
         )
@@ -304,6 +307,8 @@ class _Run:
 
     def _validated(self, chosen: Method) -> tuple[str, dict[str, float]]:
         """Scores of the best of a method's variants, which from then on answers, and those of each by its name."""
+        if self.valid_data is None:
+            raise DataError("there is no valid split to choose by.")
         if not chosen.variants:
             return "", validate(chosen, self.valid_data, self.recipe)
         found: dict[str, dict[str, float]] = {}
@@ -344,9 +349,15 @@ class _Run:
         seen &= self.train_data.has_mask & np.array([row.labelled for row in self.train_data.rows], dtype=bool)
         return None if seen.all() else np.flatnonzero(~seen)
 
+    def _open_valid(self) -> SplitData | None:
+        """None where there is no valid split and every stage keeps its last epoch, so that none is needed."""
+        needed = any(stage.epochs and stage.select == "metric" for stage in self.recipe.stages)
+        return self._open("valid") if needed or "valid" in self.manifest.splits else None
+
     def _open(self, split: str) -> SplitData:
         if split not in self.manifest.splits:
-            hint = "hold some of train out with `--hold-out 0.1`" if split == "valid" else "name a split 'train'"
+            held = "hold some of train out with `--hold-out 0.1`, or keep the last epoch with stages.*.select=last"
+            hint = held if split == "valid" else "name a split 'train'"
             raise DataError(
                 f"the data has no {split!r} split (it has {dict(self.manifest.splits)}). Training needs one: {hint}."
             )

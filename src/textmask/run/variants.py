@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from textmask.data.loaders import SplitData, open_split
+from textmask.data.loaders import Damage, SplitData, open_split
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import CheckpointError, ConfigError, choose
 from textmask.io.images import write_whole
@@ -27,7 +27,7 @@ from textmask.method import get_method
 from textmask.metrics.overlap import Bools
 from textmask.run.checkpoint import Run, load_run
 from textmask.run.evaluate import protocol_of, refuse_leaks
-from textmask.run.inference import Damage, read_prompts
+from textmask.run.inference import read_prompts
 from textmask.run.machine import git_commit
 from textmask.run.scoring import Progress, Scored, Scorer
 from textmask.text.statement import Statement

@@ -6,6 +6,7 @@ import hashlib
 import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -53,6 +54,12 @@ class TextEncoder(nn.Module):
 
     def prepare(self, prompts: Sequence[str]) -> None:
         """Nothing to do: an encoder that trains has no table (see `TextCache.prepare`)."""
+
+    def too_long(self, prompts: Sequence[str]) -> int:
+        """How many of the sentences have more than `max_length` tokens, so that their end would not be read."""
+        counts = Counter(prompts)
+        rows = self.ids_of(list(counts)) if counts else []
+        return sum(n for n, row in zip(counts.values(), rows, strict=True) if len(row) > self.max_length)
 
     def tokenize(self, text: Text, length: int | None = None) -> Text:
         """Fill `token_ids` and `token_mask`, padded to the longest sentence of the batch, or to `length`.
@@ -242,18 +249,35 @@ class _FrozenTower:
         if missing and len(self.rows) + len(missing) > MAX_CACHED_SENTENCES:
             self.rows.clear()
             missing = list(dict.fromkeys(prompts))
-        missing.sort(key=lambda p: (len(p), p))  # neighbours in a chunk need little padding
-        for start in range(0, len(missing), CHUNK):
-            chunk = tuple(missing[start : start + CHUNK])
-            text = self.encoder.tokenize(Text(chunk, torch.zeros(len(chunk), 9)))
-            tokens, embeddings, mask = (x.cpu() for x in self.encode(text, device))
-            for prompt, row, embedding, real in zip(chunk, tokens, embeddings, mask, strict=True):
-                self.rows[prompt] = row[real].to(self.dtype), embedding.clone()
+        if missing:
+            self._fill(missing, device)
         found = [self.rows[prompt] for prompt in prompts]
         tokens = pad_sequence([row for row, _ in found], batch_first=True)
         lengths = torch.tensor([len(row) for row, _ in found])
         token_mask = torch.arange(tokens.shape[1]) < lengths[:, None]
         return TextFeatures(tokens.float(), torch.stack([e for _, e in found]).float(), token_mask)
+
+    def _fill(self, missing: list[str], device: torch.device) -> None:
+        """Encode sentences into the table."""
+        missing.sort(key=lambda p: (len(p), p))  # neighbours in a chunk need little padding
+        # all at once, so that one warning counts all that are too long
+        whole = self.encoder.tokenize(Text(tuple(missing), torch.zeros(len(missing), 9)))
+        for start in range(0, len(missing), CHUNK):
+            text = _part(whole, slice(start, start + CHUNK), trim=self.encoder.pool != "legacy_padding")
+            tokens, embeddings, mask = (x.cpu() for x in self.encode(text, device))
+            for prompt, row, embedding, real in zip(text.prompts, tokens, embeddings, mask, strict=True):
+                self.rows[prompt] = row[real].to(self.dtype), embedding.clone()
+
+
+def _part(text: Text, part: slice, trim: bool) -> Text:
+    """Some sentences of a tokenized text, without the padding that none of them needs where `trim` says so."""
+    if text.token_ids is None or text.token_mask is None:
+        raise ConfigError("text is not tokenized.")
+    ids, mask = text.token_ids[part], text.token_mask[part]
+    length = max(int(mask.sum(dim=1).max()), 1) if trim else mask.shape[1]
+    return replace(
+        text, prompts=text.prompts[part], zones=text.zones[part], token_ids=ids[:, :length], token_mask=mask[:, :length]
+    )
 
 
 class TextCache(nn.Module):
@@ -311,6 +335,10 @@ class TextCache(nn.Module):
     def cached_sentences(self) -> int:
         """Number of sentences in the table."""
         return len(self._tower.rows)
+
+    def too_long(self, prompts: Sequence[str]) -> int:
+        """As `TextEncoder.too_long`."""
+        return self._tower.encoder.too_long(prompts)
 
     def tokenize(self, text: Text, length: int | None = None) -> Text:
         """As `TextEncoder.tokenize`; the result bypasses the table."""
