@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def test_demo(tmp_path):
     assert code == 0, output
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "two opposite sentences" in page
-    assert page.count("data:image/png;base64,") >= 4
+    assert len(re.findall("data:image/(?:png|jpeg);base64,", page)) >= 4
 
 
 def test_methods_list_and_show():
