@@ -137,7 +137,7 @@ def sensitivity(
     """
     from textmask.run.designs import sensitivity as design
 
-    _run(design(method, [_field(text) for text in field or ()], preset, settings or ()), locals())
+    _run(design(method, [read_field(text) for text in field or ()], preset, settings or ()), locals())
 
 
 def _run(design: Design, given: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def _floats(text: str) -> list[float]:
         raise ConfigError(f"--fractions is {text!r}, expected numbers with commas, e.g. 0.01,0.05,0.25.") from None
 
 
-def _field(text: str) -> tuple[str, list[str]]:
+def read_field(text: str) -> tuple[str, list[str]]:
     """`tau=0.05,0.07` as the field and its values; a comma within brackets belongs to a value."""
     name, _, values = text.partition("=")
     return name.strip(), [value.strip() for value in re.split(r",(?![^\[]*\])", values) if value.strip()]

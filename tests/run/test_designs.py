@@ -2,7 +2,7 @@
 
 import pytest
 
-from textmask.cli_grid import _field
+from textmask.cli_grid import read_field
 from textmask.errors import ConfigError
 from textmask.method import preset_recipe
 from textmask.run.designs import field_value, labels, sensitivity
@@ -69,6 +69,6 @@ def test_fields_are_read_as_overrides_address_them():
     assert field_value(recipe, "stages.*.epochs") == "3 / 9"
     assert field_value(recipe, "stages.segment.epochs") == field_value(recipe, "stages.1.epochs") == "9"
     assert field_value(recipe, "image_size") == "[224, 224]"
-    assert _field("image_size=[32, 32],[64,64]") == ("image_size", ["[32, 32]", "[64,64]"])
-    assert _field(" tau = 0.05, 0.07,") == ("tau", ["0.05", "0.07"])
-    assert _field("tau") == ("tau", [])
+    assert read_field("image_size=[32, 32],[64,64]") == ("image_size", ["[32, 32]", "[64,64]"])
+    assert read_field(" tau = 0.05, 0.07,") == ("tau", ["0.05", "0.07"])
+    assert read_field("tau") == ("tau", [])
