@@ -261,7 +261,8 @@ def log_curves_png(series: Mapping[str, Sequence[CurvePoint]], xlabel: str, ylab
                 x * apart, y, [y - low, high - y], fmt="o-", ms=5, lw=1.6, capsize=3, c=_rgb(i), label=_plain(name)
             )
             for point in points:
-                axes.plot([point.x * apart] * len(point.dots), point.dots, "o", ms=2.5, c=_rgb(i), alpha=0.5, mew=0)
+                right = point.x * apart * 1.06  # beside the interval
+                axes.plot([right] * len(point.dots), point.dots, "o", ms=3, c=_rgb(i), alpha=0.7, mew=0)
         places = sorted({point.x for points in series.values() for point in points})
         axes.set_xscale("log")
         axes.set_xticks(places, [f"{place * 100:.3g} %" for place in places])
