@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from einops import repeat
+from einops import reduce, repeat
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
@@ -189,8 +189,9 @@ def _in_blocks(picture: Shaped[Tensor, "b c h w"], p: int) -> Shaped[Tensor, "b 
 def _block_means(probability: Mask, p: int) -> Float[Tensor, "b rows columns"]:
     """Mean of each whole block: rows first, then columns, four times as fast as average pooling on a CPU."""
     rows, columns = probability.shape[2] // p, probability.shape[3] // p
-    bands = probability[:, 0, : rows * p].float().unflatten(1, (rows, p)).sum(dim=2)
-    return bands[..., : columns * p].unflatten(2, (columns, p)).sum(dim=3) / p**2
+    bands = reduce(probability[:, 0, : rows * p].float(), "b (rows p) w -> b rows w", "sum", p=p)
+    means: Tensor = reduce(bands[..., : columns * p], "b rows (columns p) -> b rows columns", "sum", p=p) / p**2
+    return means
 
 
 def _paste(view: Shaped[Tensor, "b rows columns c p p"], blocks: Blocks, partner: Int[Tensor, " b"]) -> None:
