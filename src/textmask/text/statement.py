@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from textmask.types import Laterality
 
@@ -86,7 +87,7 @@ class Statement:
 
     def bits(self) -> tuple[int, ...]:
         """Nine 0/1 flags in the order of `ZONES` (side major)."""
-        return tuple(int(zone in self.zones) for zone in ZONES)
+        return _bits(self.zones)
 
     def lung_bits(self) -> tuple[int, ...]:
         """The published six-zone label: upper, middle, lower left, then upper, middle, lower right."""
@@ -107,3 +108,9 @@ class Statement:
             zones=frozenset((side, level.inverted) for side, level in self.zones),
             negated=frozenset((side, level.inverted) for side, level in self.negated),
         )
+
+
+@lru_cache(maxsize=1024)
+def _bits(zones: frozenset[Zone]) -> tuple[int, ...]:
+    """`Statement.bits`, remembered: every batch asks for them."""
+    return tuple(int(zone in zones) for zone in ZONES)
