@@ -270,6 +270,16 @@ def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
     assert (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes() == before
 
 
+def test_resuming_with_other_labelled_pictures_is_refused(phantom_manifest, tmp_path):
+    names = tmp_path / "labelled.txt"
+    names.write_text("\n".join(row.image for row in phantom_manifest.rows_of("train")[:5]))
+    options = {"cache_dir": tmp_path, "progress": False}
+    train(smoke(), phantom_manifest, tmp_path / "run", labelled_list=names, **options)
+    with pytest.raises(DataError, match=r"other labelled pictures \(5 in stage 'segment', now 24\).*--labelled-list"):
+        train(smoke(), phantom_manifest, tmp_path / "run", resume=True, **options)
+    train(smoke(), phantom_manifest, tmp_path / "run", labelled_list=names, resume=True, **options)
+
+
 def test_training_needs_a_valid_split_and_never_reads_test(phantom_manifest, tmp_path):
     rows = tuple(row for row in phantom_manifest.rows if row.split != "valid")
     with pytest.raises(DataError, match="hold-out"):

@@ -147,3 +147,9 @@ class RunFolder:
             "train_rows": train_rows,
             "labelled_rows": {name: len(indices) for name, indices in labelled.items()},
         }
+
+
+def labelled_names(run: Path, stage: str, train_keys: Sequence[str]) -> list[str]:
+    """Train pictures whose masks a stage of a run may see; no list is kept where that is all of them."""
+    path = run / "splits" / f"labelled-{stage}.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else list(train_keys)

@@ -21,6 +21,7 @@ from textmask.method import Arm, build_method, load_recipe
 from textmask.metrics.overlap import Counts
 from textmask.run.checkpoint import WEIGHTS, file_sha256, load_run, read_json
 from textmask.run.evaluate import overlap_of, refuse_leaks
+from textmask.run.folder import labelled_names
 from textmask.run.scoring import Scorer
 from textmask.run.study_table import Finished
 from textmask.run.train import train
@@ -261,8 +262,7 @@ def _refuse_other(cell: Cell, manifest: Manifest, listed: LabelledList | None) -
     keys = [row.image for row in manifest.rows_of("train")]
     for stage in cell.recipe.stages:
         wanted = listed.indices if listed else labelled_indices(keys, stage.labelled_fraction, cell.recipe.seed)
-        names = cell.path / "splits" / f"labelled-{stage.name}.txt"  # left out where all train rows are labelled
-        labelled = names.read_text(encoding="utf-8").splitlines() if names.exists() else keys
+        labelled = labelled_names(cell.path, stage.name, keys)
         if {keys[i] for i in wanted} != set(labelled):
             raise DataError(
                 f"{cell.path} was trained with other labelled pictures ({len(labelled)} in stage {stage.name!r}, this "

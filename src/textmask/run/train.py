@@ -24,7 +24,7 @@ from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.method import Method, build_method
 from textmask.metrics.overlap import counts, overlap
 from textmask.run import checkpoint
-from textmask.run.folder import RunFolder
+from textmask.run.folder import RunFolder, labelled_names
 from textmask.run.inference import predict_split
 from textmask.run.machine import prepare_cpu
 from textmask.run.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate, weighted_sum
@@ -109,7 +109,7 @@ def train(
 
     Raises:
         ConfigError: the run folder exists and `resume` is off, or it holds another recipe.
-        DataError: no train rows, or no valid rows to choose by.
+        DataError: no train rows, or no valid rows to choose by; a resumed run had other labelled pictures.
         CheckpointError: the disk is full; the previous checkpoint survives.
     """
     prepare_cpu()
@@ -142,6 +142,8 @@ class _Run:
         self.recipe, self.manifest = self.folder.recipe, self.folder.manifest
         resumed = self.folder.open(self.resume)
         self.train_data, self.valid_data = self._open("train"), self._open_valid()
+        if resumed:
+            self._refuse_other_labels()
         self.method = build_method(self.recipe)
         told, _ = for_tiles(self.train_data.prompts, self.train_data.statements, self.recipe.tiles)
         self.method.prepare(sorted(set(told)))
@@ -339,6 +341,16 @@ class _Run:
         if self.labelled_list is not None:
             return indices_from_list(self.labelled_list, keys)
         return labelled_indices(keys, stage.labelled_fraction, self.recipe.seed)
+
+    def _refuse_other_labels(self) -> None:
+        keys = self.train_data.keys
+        for stage in self.recipe.stages:
+            kept, now = labelled_names(self.folder.path, stage.name, keys), self._labelled(stage)
+            if set(kept) != {keys[i] for i in now}:
+                raise DataError(
+                    f"{self.folder.path} was started with other labelled pictures ({len(kept)} in stage {stage.name!r}, "
+                    f"now {len(now)}). Resume with the same --labelled-list, or start a new run."
+                )
 
     def _unlabelled(self, stage: Stage) -> np.ndarray | None:
         """Train rows whose masks the stage does not see; None without an unlabelled stream or without such a row."""
