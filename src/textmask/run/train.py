@@ -348,8 +348,8 @@ class _Run:
             kept, now = labelled_names(self.folder.path, stage.name, keys), self._labelled(stage)
             if set(kept) != {keys[i] for i in now}:
                 raise DataError(
-                    f"{self.folder.path} was started with other labelled pictures ({len(kept)} in stage {stage.name!r}, "
-                    f"now {len(now)}). Resume with the same --labelled-list, or start a new run."
+                    f"{self.folder.path} was started with other labelled pictures ({len(kept)} in stage "
+                    f"{stage.name!r}, now {len(now)}). Resume with the same --labelled-list, or start a new run."
                 )
 
     def _unlabelled(self, stage: Stage) -> np.ndarray | None:
