@@ -136,23 +136,33 @@ class DuSSSRecipe(Recipe):
 
 
 NO_SSS, NO_DCL, NO_TG = ("sss=false",), ("stages.pretrain.weights.imc=0.0",), ("stages.pretrain.weights.tg=0.0",)
+TEACHER_ALONE = ("stages.pretrain.epochs=0", "merge=teacher", "stages.segment.weights.text=0.0")
+# the lite presets side by side, cheap enough for many seeds: 600 batches of 16 labelled pictures each
+SEGMENT = ("stages.segment.epochs=20", "stages.segment.steps_per_epoch=30", "stages.segment.batch_size=16")
+UNLABELLED = ("stages.segment.unlabelled_batch_size=16",)
+VALIDATED = ("stages.segment.validate_every=5",)
+PRETRAIN = ("stages.pretrain.epochs=4", "stages.pretrain.steps_per_epoch=40")
 STUDIES = {
     "table1": tuple(
         Arm(f"labels-{percent}", f"{percent} % of the labels", (f"stages.*.labelled_fraction={percent / 100}",))
         for percent in (25, 50)
     ),
     "table2": (
-        Arm(
-            "baseline",
-            "teacher and student",
-            ("stages.pretrain.epochs=0", "merge=teacher", "stages.segment.weights.text=0.0"),
-        ),
+        Arm("baseline", "teacher and student", TEACHER_ALONE),
         Arm("sss", "SSS", (*NO_DCL, *NO_TG)),
         Arm("dcl", "DCL", (*NO_SSS, *NO_TG)),
         Arm("sss-tg", "SSS, L_tg", NO_DCL),
         Arm("dcl-tg", "DCL, L_tg", NO_SSS),
         Arm("sss-dcl", "SSS, DCL", NO_TG),
         Arm("all", "SSS, DCL, L_tg: DuSSS", ()),
+    ),
+    "few_labels": (
+        Arm("supervised", "U-Net, labelled pictures only", (*SEGMENT, *VALIDATED), method="unet"),
+        Arm("baseline", "Mean Teacher over the same U-Net", (*TEACHER_ALONE, *SEGMENT, *UNLABELLED)),
+        Arm("dusss", "DuSSS over the same U-Net", (*PRETRAIN, *SEGMENT, *UNLABELLED)),
+        Arm("mean_teacher", "Mean Teacher over MMI-UNet", ("stages.semi.epochs=25",), method="mean_teacher"),
+        Arm("statement_unet", "parsed zones, no language model", (*SEGMENT, *VALIDATED), method="statement_unet"),
+        Arm("text_prior", "mean mask of the sentence, no image", method="text_prior"),
     ),
 }
 
