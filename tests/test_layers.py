@@ -35,6 +35,14 @@ ONE_FILE = {
     "fastapi",
     "ray",
     "submitit",
+    "pydicom",
+    "dicomweb_client",
+    "nibabel",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "uvicorn",
+    "prometheus_client",
     "monai",
 }
 NEVER = {"torchvision", "timm", "medpy", "torchmetrics", "pickle"}

@@ -13,6 +13,10 @@ class DataError(TextMaskError):
     """A table, an image, a mask or a sentence cannot be used as it is."""
 
 
+class LateralityError(DataError):
+    """A sentence names a side, and it cannot be known which side of the picture that is."""
+
+
 class CheckpointError(TextMaskError):
     """A run folder or weights file is missing, damaged, of another method, or not safetensors."""
 
