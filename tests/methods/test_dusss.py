@@ -237,7 +237,19 @@ def test_the_merged_label_can_be_background_unless_it_is_taken_as_printed():
     printed = merged_label(teacher, text, "probability")
     assert (printed >= 0.5).all()  # Eq. 15 over probabilities has no background
     torch.testing.assert_close(merged_label(teacher, text, "mean"), (torch.sigmoid(teacher) + torch.sigmoid(text)) / 2)
-    torch.testing.assert_close(merged_label(teacher, text, "teacher"), torch.sigmoid(teacher))
+
+
+def test_a_merge_by_the_teacher_alone_is_a_mean_teacher_that_never_asks_the_sentence(monkeypatch):
+    method = smoke("merge=teacher").eval()
+    monkeypatch.setattr(method.vlm, "mask_logits", None)
+    b = batch()
+    taught = torch.sigmoid(method.teacher((b.unlabelled.image - 0.5) / 0.25)[0])
+    merged, y_text = method._pseudo_labels(b.unlabelled)
+    assert y_text is None
+    torch.testing.assert_close(merged, taught)
+    losses = method.losses("segment", b)
+    assert losses["text"].item() == 0
+    assert losses["merged"].item() > 0
 
 
 def test_eq_14_to_16_with_each_pictures_own_sentence():

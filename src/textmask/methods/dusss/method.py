@@ -84,11 +84,8 @@ def merged_label(teacher: Logits, text: Logits, merge: str) -> Mask:
         teacher: logits of y_u^t.
         text: logits of y_u^text.
         merge: `logits` adds logits before the sigmoid, a product of odds; `probability` adds probabilities before it,
-            as the equation is printed, whose result is never below 0.5; `mean` is the mean probability; `teacher`
-            leaves the text out.
+            as the equation is printed, whose result is never below 0.5; `mean` is the mean probability.
     """
-    if merge == "teacher":
-        return torch.sigmoid(teacher)
     if merge == "logits":
         return torch.sigmoid(teacher + text)
     a, b = torch.sigmoid(teacher), torch.sigmoid(text)
@@ -178,19 +175,22 @@ class DuSSS(Method):
         if unlabelled is None:  # every picture is labelled
             return losses | {"merged": losses["sup"] * 0, "text": losses["sup"] * 0}
         merged, y_text = self._pseudo_labels(unlabelled)
-        self._monitors = {"merged_share": merged.mean(), "text_share": y_text.mean()}
-        return losses | {
-            "merged": dice_bce(student, merged, recipe.dice_weight),
-            "text": dice_bce(student, y_text, recipe.dice_weight),
-        }
+        losses["merged"] = dice_bce(student, merged, recipe.dice_weight)
+        self._monitors = {"merged_share": merged.mean()}
+        if y_text is None:
+            return losses | {"text": losses["sup"] * 0}
+        self._monitors["text_share"] = y_text.mean()
+        return losses | {"text": dice_bce(student, y_text, recipe.dice_weight)}
 
-    def _pseudo_labels(self, unlabelled: Batch) -> tuple[Mask, Mask]:
+    @torch.no_grad()
+    def _pseudo_labels(self, unlabelled: Batch) -> tuple[Mask, Mask | None]:
         """The merged label and y_text of the weak view, each picture with its own sentence; the VLM stands still."""
+        teacher = self.teacher(standardise(unlabelled.image))[0].float()
+        if self.recipe.merge == "teacher":  # the vision-language model need not be asked
+            return torch.sigmoid(teacher), None
         self.vlm.eval()
-        with torch.no_grad():
-            text = self.vlm.mask_logits(unlabelled.image, self.text_encoder(unlabelled.text)).float()
-            teacher, _ = self.teacher(standardise(unlabelled.image))
-        return merged_label(teacher.float(), text, self.recipe.merge), torch.sigmoid(text)
+        text = self.vlm.mask_logits(unlabelled.image, self.text_encoder(unlabelled.text)).float()
+        return merged_label(teacher, text, self.recipe.merge), torch.sigmoid(text)
 
     def _similarity(self, a: Gaussian, b: Gaussian) -> tuple[Pairs, Pairs]:
         """Eq. 5, or the plain cosine without SSS; and D_SSS."""
