@@ -11,7 +11,7 @@ from textmask.data.loaders import build_text
 from textmask.errors import PromptWarning
 from textmask.losses.contrastive import info_nce
 from textmask.losses.segmentation import bce
-from textmask.method import build_method, get_method
+from textmask.method import build_method, get_method, preset_recipe
 from textmask.methods.dusss import DuSSSRecipe
 from textmask.methods.dusss.method import merged_label
 from textmask.methods.dusss.similarity import (
@@ -421,4 +421,4 @@ def test_the_tables_are_lists():
     ]
     for study in spec.studies.values():
         for arm in study:
-            DuSSSRecipe().override(*arm.settings)
+            preset_recipe(arm.method or "dusss", "lite").override(*arm.settings)
