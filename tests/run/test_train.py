@@ -109,6 +109,14 @@ def test_text_prior_is_the_mean_mask_of_the_statement(phantom_manifest, tmp_path
     assert int(method.counts.sum()) == phantom_manifest.splits["train"]
 
 
+def test_equal_weights_are_equal_bytes(tmp_path):
+    metadata = {name: i for i, name in enumerate("method stage epoch laterality text_encoder data".split())}
+    for name in ("a", "b", "c"):
+        checkpoint.write_tensors(tmp_path / name, {"w": torch.ones(3)}, metadata)
+        assert checkpoint.read_tensors(tmp_path / name)[1] == metadata
+    assert len({checkpoint.file_sha256(tmp_path / name) for name in ("a", "b", "c")}) == 1
+
+
 def test_same_seed_same_numbers_and_another_seed_others(phantom_manifest, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         recipe = smoke().model_copy(update={"seed": seed})

@@ -20,6 +20,7 @@ from textmask.method import Method, build_method, load_recipe
 
 WEIGHTS = "weights.safetensors"
 LAST = "last.safetensors"
+METADATA = "textmask"  # one entry: safetensors writes several in a random order, and equal weights would hash differently
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         CheckpointError: the disk is full or not writable; the previous file survives.
     """
     part = path.with_name(path.name + ".part")
-    text = {key: json.dumps(value) for key, value in metadata.items()}
+    text = json.dumps(dict(metadata), sort_keys=True)
     try:
-        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, part, metadata=text)
+        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, part, metadata={METADATA: text})
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -70,7 +71,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            found = file.metadata() or {}
+            # runs of earlier versions have one entry a key
+            metadata = json.loads(found[METADATA]) if METADATA in found else {k: json.loads(v) for k, v in found.items()}
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
