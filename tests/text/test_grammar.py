@@ -15,6 +15,9 @@ from textmask.text.statement import LUNG_ZONES, ZONES, Level, Side, Statement
 from textmask.text.words import one_edit_apart, repair
 from textmask.types import Laterality
 
+L, R, C = Side.LEFT, Side.RIGHT, Side.CENTER
+U, M, D = Level.UPPER, Level.MIDDLE, Level.LOWER
+
 
 def bits(sentence, grammar="auto"):
     return "".join(map(str, parse(sentence, grammar).lung_bits()))
@@ -151,6 +154,30 @@ def test_what_is_denied_in_part_is_not_absence(sentence):
 
 
 @pytest.mark.parametrize(
+    ("sentence", "zones"),
+    [
+        ("Bilateral pulmonary infection, two infected areas, LLL and RLL.", {(L, D), (R, D)}),
+        ("bilat. pulm. inf., two inf. areas, LLL and RUL", {(L, D), (R, U)}),
+        ("Unilateral pulmonary infection, one infected area, RMZ.", {(R, M)}),
+    ],
+)
+def test_a_caption_names_its_places_by_letters(sentence, zones):
+    statement = parse(sentence)
+    assert (statement.zones, statement.grammar, statement.warnings) == (zones, "qata", ())
+
+
+@pytest.mark.parametrize("extra", ["No pleural effusion.", "Heart size is normal.", "The lungs are well inflated."])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_report_sentence_beside_a_caption_takes_nothing_from_it(extra, first):
+    caption = "Bilateral pulmonary infection, two infected areas, lower left lung and RML."
+    statement = parse(f"{extra} {caption}" if first else f"{caption} {extra}")
+    assert (statement.count, statement.lateral, statement.warnings) == (2, "bilateral", ())
+    assert statement.zones >= {(L, D), (R, M)}
+    if "lungs" not in extra:  # "the lungs are ..." without a denial names both lungs
+        assert statement.zones == {(L, D), (R, M)}
+
+
+@pytest.mark.parametrize(
     ("sentence", "count"),
     [
         ("There are infected areas in the lower left lung.", None),
@@ -161,10 +188,6 @@ def test_what_is_denied_in_part_is_not_absence(sentence):
 )
 def test_only_a_number_counts(sentence, count):
     assert parse(sentence).count == count
-
-
-L, R, C = Side.LEFT, Side.RIGHT, Side.CENTER
-U, M, D = Level.UPPER, Level.MIDDLE, Level.LOWER
 
 
 @pytest.mark.parametrize(

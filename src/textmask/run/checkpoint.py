@@ -20,7 +20,9 @@ from textmask.method import Method, build_method, load_recipe
 
 WEIGHTS = "weights.safetensors"
 LAST = "last.safetensors"
-METADATA = "textmask"  # one entry: safetensors writes several in a random order, and equal weights would hash differently
+METADATA = (
+    "textmask"  # one entry: safetensors writes several in a random order, and equal weights would hash differently
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             found = file.metadata() or {}
             # runs of earlier versions have one entry a key
-            metadata = json.loads(found[METADATA]) if METADATA in found else {k: json.loads(v) for k, v in found.items()}
+            metadata = (
+                json.loads(found[METADATA]) if METADATA in found else {k: json.loads(v) for k, v in found.items()}
+            )
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(

@@ -5,7 +5,19 @@ from __future__ import annotations
 from functools import lru_cache
 
 from textmask.errors import choose
-from textmask.text.reports import BEFORE, BOTH, LUNGS, NOUNS, Reading, cut_at, read_common, read_report
+from textmask.text.reports import (
+    ABBREVIATIONS,
+    BEFORE,
+    BOTH,
+    FINDINGS,
+    LUNGS,
+    NOUNS,
+    OTHER,
+    Reading,
+    cut_at,
+    read_common,
+    read_report,
+)
 from textmask.text.statement import LUNG_ZONES, Level, Side, Statement, Zone
 from textmask.text.words import (
     LEVELS,
@@ -36,7 +48,8 @@ WARNINGS = {
 }
 ALL = frozenset(Level)
 SHORT = {"lt": "left", "rt": "right", "bilat": "bilateral", "unilat": "unilateral", "bilaterally": "bilateral"}
-DOTTED = frozenset("lt rt l r bilat unilat inf".split())
+SHORT |= {"pulm": "pulmonary"}
+DOTTED = frozenset("lt rt l r bilat unilat inf pulm".split())
 # words that are told apart again when the space between two of them is missing
 JOINED = frozenset(
     "left right center upper middle mid lower top bottom all lung lungs lobe lobes zone zones area areas infected "
@@ -77,7 +90,12 @@ def parse(sentence: str, grammar: str = "auto", laterality: Laterality = Lateral
     mended = mend(words, chest=name in ("qata", "mosmed"))
     if mended != words:
         reading.warn("repaired_typo")
-    if name in ("qata", "mosmed"):
+    if grammar == "auto" and name in ("qata", "report") and (found := _caption_apart(mended)):
+        caption, rest = found
+        _read_captions(caption, reading, mosmed=False)
+        read_report(rest, reading)
+        name = "report"
+    elif name in ("qata", "mosmed"):
         _read_captions(mended, reading, mosmed=name == "mosmed")
     else:
         readers = {"polyp": _read_polyps, "lesion": _read_polyps, "nuclei": _read_nuclei, "report": read_report}
@@ -99,8 +117,9 @@ def _spelled_out(words: list[str]) -> list[str]:
             continue
         if word in ("l", "r") and (following in NOUNS or following in LEVELS or following == "sided"):
             out.append("left" if word == "l" else "right")
-        elif word == "inf":  # inferior before a place, infection elsewhere
-            out.append("lower" if following in NOUNS else "infection")
+        elif word == "inf":  # inferior before a place, infected before its areas, infection elsewhere
+            areas = following in ("area", "areas")
+            out.append("lower" if following in NOUNS else "infected" if areas else "infection")
         else:
             out.append(SHORT.get(word, word))
     return out
@@ -146,6 +165,19 @@ def _recognise(words: list[str]) -> str:
     return "qata" if (caption and not present & PROSE) or place_alone else "report"
 
 
+def _caption_apart(words: list[str]) -> tuple[list[str], list[str]] | None:
+    """The caption, and what a report says before or after it: "..., lower left lung. No pleural effusion."."""
+    sentences = cut_at(words, (".", ";"))
+    speaks = FINDINGS | OTHER | PROSE | BEFORE
+    other = [i for i, s in enumerate(sentences) if _recognise(s) == "report" and speaks & set(s)]
+    if not other or not any(_recognise(s) == "qata" for s in sentences):
+        return None
+    caption, rest = (
+        [word for i, s in enumerate(sentences) if (i in other) is told for word in (*s, ".")] for told in (False, True)
+    )
+    return caption, rest
+
+
 def _state(reading: Reading, name: str, laterality: Laterality) -> Statement:
     """Draw the conclusions of a reading and check it against itself."""
     zones = frozenset(reading.zones)
@@ -181,6 +213,7 @@ def _read_captions(words: list[str], reading: Reading, mosmed: bool) -> None:
     read_common(words, reading)
     reading.denied = "no" in words and "infection" in words
     reading.found = not reading.denied and bool({"infection", "infected"} & set(words))
+    reading.zones |= {zone for word in words for zone in ABBREVIATIONS.get(word, ())}
     named: list[tuple[Side | None, frozenset[Level]]] = []
     for phrase in cut_at(words, (",", ".", ";")):
         named += _caption_places(cut_at(phrase, ("and",)), reading, mosmed)
