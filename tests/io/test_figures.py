@@ -17,7 +17,6 @@ from textmask.io.figures import (
     CurvePoint,
     bar_intervals_png,
     contour,
-    curve_png,
     error_overlay,
     forest_png,
     log_curves_png,
@@ -144,8 +143,6 @@ def test_long_caption_stays_in_its_panel(film):
         lambda f: error_overlay(f, np.zeros((1, 40, 50)), np.zeros((40, 50))),
         lambda f: side_by_side([]),
         lambda f: side_by_side([f, f], ["one"]),
-        lambda f: curve_png({}, "x", "y"),
-        lambda f: curve_png({"a": []}, "x", "y"),
         lambda f: bar_intervals_png([]),
         lambda f: bar_intervals_png([("a", 0.5, 0.6, 0.7)]),
         lambda f: bar_intervals_png([("a", float("nan"), 0.6, 0.7)]),
@@ -161,8 +158,9 @@ def test_what_cannot_be_drawn_is_refused(film, bad):
 
 
 def test_charts_are_sharp_and_carry_their_colours():
-    nan = float("nan")
-    curve = pixels(curve_png({"train": [3.0, 2, nan, 1], "valid $a$": [3.0, 2.5, 2, 1.5]}, "epoch", "loss", "Loss"))
+    points = [CurvePoint(x, y, y, y) for x, y in ((0.1, 0.5), (1.0, 0.9))]
+    below = [point._replace(estimate=0.2, low=0.2, high=0.2) for point in points]
+    curve = pixels(log_curves_png({"train": points, "valid $a$": below}, "share", "Dice", "Loss"))
     bars = pixels(bar_intervals_png([("unet", 0.8, 0.7, 0.9), ("text_prior", 0.5, 0.4, 0.6)], "dice_per_image"))
     for picture in (curve, bars):
         assert picture.shape[1] >= 800
@@ -227,13 +225,14 @@ def test_rows_keep_their_order_from_the_top():
 
 
 def test_same_chart_same_bytes():
-    draw = {"a": [1.0, 2.0]}
-    assert curve_png(draw, "x", "y") == curve_png(draw, "x", "y")
+    rows = [("a", 0.5, 0.2, 0.8)]
+    assert bar_intervals_png(rows) == bar_intervals_png(rows)
 
 
 def test_dollar_signs_are_letters():
-    assert curve_png({"a": [1.0]}, "x", "y", "cost $1 and $2") != curve_png({"a": [1.0]}, "x", "y", "cost 1 and 2")
-    assert curve_png({"a": [1.0]}, "x", "y", r"$\undefined{$")
+    rows = [("a", 0.5, 0.2, 0.8)]
+    assert bar_intervals_png(rows, title="cost $1 and $2") != bar_intervals_png(rows, title="cost 1 and 2")
+    assert bar_intervals_png(rows, title=r"$\undefined{$")
 
 
 def test_matplotlib_is_imported_here_only_and_pyplot_nowhere():

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from textmask.errors import DataError
 
@@ -119,30 +118,6 @@ def side_by_side(panels: Sequence[Bytes], captions: Sequence[str] = ()) -> Bytes
             _write(column, captions[i], (GAP_PX if i else 0) + 2)
         columns.append(column)
     return np.hstack(columns)
-
-
-def curve_png(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, title: str = "") -> bytes:
-    """PNG of one line per series over 1, 2, 3 ...; values that are not finite leave a gap.
-
-    Raises:
-        DataError: no series.
-    """
-    if not any(series.values()):
-        raise DataError("curve_png: got no values, expected at least one series with a value.")
-
-    def draw(axes: Axes) -> None:
-        for i, (name, values) in enumerate(series.items()):
-            x, y = np.arange(1, len(values) + 1), np.asarray(values, np.float64)
-            marker = "o" if len(values) <= 30 else ""
-            axes.plot(
-                x, np.where(np.isfinite(y), y, np.nan), marker, ls="-", ms=3, lw=1.6, c=_rgb(i), label=_plain(name)
-            )
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        if len(series) > 1:
-            axes.legend(frameon=False, loc="best")
-
-    return _png(draw, xlabel, ylabel, title)
 
 
 def bar_intervals_png(
