@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from textmask.run.report import results_table
+from textmask.run.robustness import robustness_table
 from textmask.run.study_table import table as study_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,16 +27,21 @@ def pages() -> list[Path]:
 def filled(text: str) -> str:
     """The text with each block made anew; FILES are paths or patterns below the project's root, best first.
 
-    Files called `study-*.json` are those of `textmask study`, the others those of `textmask evaluate`.
+    Files called `study-*.json` are those of `textmask study`, `robustness-*.json` those of its prompts, text noise and
+    corruptions, the others those of `textmask evaluate`.
     """
 
     def fill(block: re.Match[str]) -> str:
         patterns = block[2].removeprefix("--brief ").split()
         files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
-        studies = [json.loads(path.read_text("utf-8")) for path in files if path.name.startswith("study-")]
-        table = (
-            "\n".join(map(study_table, studies)) if studies else results_table(files, block[2].startswith("--brief"))
-        )
+        kinds = {path.name.partition("-")[0] for path in files}
+        read = [json.loads(path.read_text("utf-8")) for path in files]
+        if kinds == {"robustness"}:
+            table = robustness_table(read)
+        elif kinds == {"study"}:
+            table = "\n".join(map(study_table, read))
+        else:
+            table = results_table(files, block[2].startswith("--brief"))
         return f"{block[1]}\n{table}\n{block[3]}"
 
     return BLOCK.sub(fill, text)

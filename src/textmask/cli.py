@@ -242,16 +242,25 @@ def report(
 
 @app.command()
 def table(
-    summaries: Annotated[list[Path], typer.Argument(help="summary.json files made by `textmask evaluate`.")],
+    summaries: Annotated[
+        list[Path],
+        typer.Argument(help="summary.json of `textmask evaluate`, or of `study prompts` and its like."),
+    ],
     brief: Annotated[bool, typer.Option("--brief", help="Without differences and provenance.")] = False,
 ) -> None:
-    """Print one markdown table a protocol from evaluation summaries.
+    """Print one markdown table a protocol from evaluation summaries, or one a study with a column a run.
 
-    Example: textmask table results/*.json
+    Example: textmask table results/qata-*.json
     """
+    from textmask.run.checkpoint import read_json
     from textmask.run.report import results_table
+    from textmask.run.robustness import robustness_table
 
-    typer.echo(results_table(summaries, brief))
+    read = [read_json(path) for path in summaries]
+    if any("study" in summary for summary in read):
+        typer.echo(robustness_table(read))
+    else:
+        typer.echo(results_table(summaries, brief))
 
 
 @app.command("verify-table")

@@ -19,8 +19,10 @@ from textmask.run import scoring, study_severity, variants
 from textmask.run import study_prompts as study_prompts_file
 from textmask.run.checkpoint import load_run
 from textmask.run.inference import predict_split
+from textmask.run.robustness import robustness_table
 from textmask.run.study_prompts import MOVES, PLACES, study_prompts, verdicts
 from textmask.run.study_severity import study_corruption, study_text_noise
+from textmask.run.tables import cell
 from textmask.run.train import train
 from textmask.run.variants import StudyOptions, Variant, each, limited, open_bench
 from textmask.text.edit import UNRELATED, mirror
@@ -500,3 +502,25 @@ def test_text_is_never_encoded_again_for_a_corruption(go, phantom_manifest, tmp_
     calls.clear()
     go(study_corruption, ["low_dose", "contrast"], run=tmp_path / "c2seg", out=tmp_path / "more")
     assert sorted(text for prompts in calls for text in prompts) == once
+
+
+def test_runs_stand_side_by_side_with_what_each_condition_costs(go, tmp_path):
+    blind = go(study_prompts, method=Blind(), out=tmp_path / "blind").summary
+    obedient = go(study_prompts, method=Obedient(), out=tmp_path / "obedient").summary
+    obedient = obedient | {"protocol": obedient["protocol"] | {"run": "obedient"}}
+    blur = go(
+        study_corruption, ["motion_blur"], {"motion_blur": [3.0, 9.0]}, method=Blind(), out=tmp_path / "blur"
+    ).summary
+    text = robustness_table([blind, obedient, blur])
+    assert "| other sentences | statement_unet | obedient |" in text
+    loss = next(row for row in obedient["rows"] if row["kind"] == "shuffled")["dice_per_image_minus_clean"]
+    assert f"| shuffled | 0.00 (0.00 to 0.00) | {cell(loss)} |" in text
+    assert "| still paints where told that there is nothing, % of pictures | 100.0 | 0.0 |" in text
+    assert "| sides swapped, median IoU to its own mask, % | 100.0 |" in text
+    worst = min(obedient["rows"], key=lambda row: row["dice_per_image_minus_clean"]["estimate"])["kind"]
+    assert f"| costs most | nothing | {worst} |" in text
+    assert "| motion_blur 9 |" in text
+    with pytest.raises(CheckpointError, match="differ in n: they do not stand in one table"):
+        robustness_table([blind, obedient | {"protocol": obedient["protocol"] | {"n": 1}}])
+    with pytest.raises(CheckpointError, match="study is 'ablation', expected the summary"):
+        robustness_table([{"study": "ablation"}])
