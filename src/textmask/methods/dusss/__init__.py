@@ -142,7 +142,12 @@ TEACHER_ALONE = ("stages.pretrain.epochs=0", "merge=teacher")
 SEGMENT = ("stages.segment.epochs=14", "stages.segment.steps_per_epoch=30", "stages.segment.batch_size=16")
 UNLABELLED = ("stages.segment.unlabelled_batch_size=16",)
 VALIDATED = ("stages.segment.validate_every=5",)
-PRETRAIN = ("stages.pretrain.epochs=3", "stages.pretrain.steps_per_epoch=40")
+PRETRAIN = (
+    "stages.pretrain.epochs=3",
+    "stages.pretrain.steps_per_epoch=40",
+    "stages.pretrain.batch_size=16",
+    "stages.pretrain.unlabelled_batch_size=16",
+)
 STUDIES = {
     "table1": tuple(
         Arm(f"labels-{percent}", f"{percent} % of the labels", (f"stages.*.labelled_fraction={percent / 100}",))
