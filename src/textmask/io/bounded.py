@@ -16,7 +16,7 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """The bytes of a file.
 
     Raises:
-        DataError: missing, no file, empty, not readable, or larger than `limit`.
+        DataError: missing, no file, not readable, empty, or larger than `limit`.
     """
     name = path.name
     if not path.exists():
@@ -24,24 +24,22 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     if not path.is_file():
         raise DataError(f"{name}: is a folder or device, expected a file.")
     try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1 if path.stat().st_size > limit else -1)
+        check_size(path.stat().st_size, name, limit)
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{name}: may not be read ({error.strerror}). Check its permissions.") from error
-    check_size(data, name, limit)
-    return data
 
 
-def check_size(data: bytes, name: str, limit: int = MAX_FILE_BYTES) -> None:
+def check_size(size: int, name: str, limit: int = MAX_FILE_BYTES) -> None:
     """Refuse an empty or an oversized file.
 
     Raises:
         DataError: 0 bytes, or more than `limit`.
     """
-    if not data:
+    if not size:
         raise DataError(f"{name}: is empty (0 bytes). Copy or download it again.")
-    if len(data) > limit:
-        raise DataError(f"{name}: has more than {limit:,} bytes, which is the limit. Split or crop it first.")
+    if size > limit:
+        raise DataError(f"{name}: has {size:,} bytes, at most {limit:,} are read. Split or crop it first.")
 
 
 def inflate(data: bytes | memoryview, name: str, limit: int = MAX_FILE_BYTES, gzip: bool = False) -> bytes:
@@ -50,27 +48,26 @@ def inflate(data: bytes | memoryview, name: str, limit: int = MAX_FILE_BYTES, gz
     Raises:
         DataError: damaged, truncated, or larger than `limit` when inflated; then at most `limit` bytes were made.
     """
+    view, at, size = memoryview(data), 0, 0
     out: list[bytes] = []
-    size = 0
-    rest = bytes(data)
-    while rest:
-        engine = zlib.decompressobj(31 if gzip else -15)
-        while not engine.eof:
-            try:
-                part = engine.decompress(rest, min(STEP, limit + 1 - size))
-            except zlib.error as error:
-                raise DataError(f"{name}: its compressed part is damaged ({error}). Copy it again.") from error
-            size += len(part)
-            if size > limit:
-                raise DataError(f"{name}: inflates to more than {limit:,} bytes, which is the limit.")
-            if not part and not engine.unconsumed_tail and not engine.eof:
-                raise DataError(f"{name}: its compressed part ends too early. Copy or download it again.")
-            out.append(part)
-            rest = engine.unconsumed_tail
-        rest = engine.unused_data.lstrip(b"\0") if gzip else b""
-        if not rest.startswith(GZIP):  # padding behind the last member
-            break
-    return b"".join(out)
+    try:
+        while True:
+            engine = zlib.decompressobj(31 if gzip else -15)
+            while not engine.eof:
+                fresh = b"" if engine.unconsumed_tail else view[at : at + STEP]
+                at += len(fresh)
+                part = engine.decompress(engine.unconsumed_tail or fresh, min(STEP, limit + 1 - size))
+                size += len(part)
+                if size > limit:
+                    raise DataError(f"{name}: inflates to more than {limit:,} bytes, at most these are read.")
+                if not (part or fresh or engine.unconsumed_tail or engine.eof):
+                    raise DataError(f"{name}: its compressed part ends too early. Copy or download it again.")
+                out.append(part)
+            at -= len(engine.unused_data)
+            if not gzip or bytes(view[at : at + 2]) != GZIP:  # no further member: padding
+                return b"".join(out)
+    except zlib.error as error:
+        raise DataError(f"{name}: its compressed part is damaged ({error}). Copy or download it again.") from error
 
 
 def first_bytes(data: bytes, count: int) -> bytes:

@@ -1,0 +1,418 @@
+"""Pictures of DICOM files: parsed with caps, decoded, rescaled, windowed, and told where the patient's left is.
+
+A DICOM file is somebody else's: its numbers are checked before anything is made of their size, every way in which it
+can be damaged is a `DataError`, and no message holds a value of it that may speak of a patient.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from textmask.errors import ConfigError, DataError, TextMaskError
+from textmask.io import dicom_values as values
+from textmask.io.bounded import MAX_FILE_BYTES, check_size, inflate, read_file
+from textmask.io.dicom_frames import RLE, coded_size, rle_length
+from textmask.io.images import MAX_PIXELS, without_equal_channels
+from textmask.io.intensity import Bytes, Pixels, apply_window, stretch, value_range
+from textmask.io.pictures import Picture
+
+MAX_FRAMES = 4096
+MAX_PIXEL_BYTES = 1 << 30  # of all frames, decoded
+MAX_DEPTH = 16  # of sequences within sequences
+MAGIC = b"DICM"
+PIXEL_DATA = 0x7FE00010
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+RESULTS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # segmentation, label map
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
+# what results refer to and copy, and what pixels need; everything else, private elements too, is skipped unread
+KEPT = """
+SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate ContentDate StudyTime
+SeriesTime AcquisitionTime ContentTime AccessionNumber Modality Manufacturer InstitutionName ReferringPhysicianName
+TimezoneOffsetFromUTC StudyDescription SeriesDescription ManufacturerModelName PatientName PatientID IssuerOfPatientID
+PatientBirthDate PatientSex PatientAge PatientSize PatientWeight PatientIdentityRemoved DeidentificationMethod
+BodyPartExamined SliceThickness SpacingBetweenSlices DeviceSerialNumber SoftwareVersions ProtocolName ImagerPixelSpacing
+NominalScannedPixelSpacing PatientPosition ViewPosition StudyInstanceUID SeriesInstanceUID StudyID SeriesNumber
+AcquisitionNumber InstanceNumber PatientOrientation ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID
+Laterality ImageLaterality PositionReferenceIndicator SliceLocation DimensionOrganizationSequence
+DimensionIndexSequence DimensionOrganizationType SamplesPerPixel PhotometricInterpretation PlanarConfiguration
+NumberOfFrames FrameIncrementPointer Rows Columns PixelSpacing PixelAspectRatio BitsAllocated BitsStored HighBit
+PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit BurnedInAnnotation LossyImageCompression
+LossyImageCompressionRatio LossyImageCompressionMethod WindowCenter WindowWidth RescaleIntercept RescaleSlope
+RescaleType VOILUTFunction PresentationLUTShape ModalityLUTSequence VOILUTSequence
+RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor
+RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData
+SegmentedRedPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData
+SegmentedBluePaletteColorLookupTableData SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+""".split()
+
+
+@lru_cache(maxsize=1)
+def _pydicom() -> Any:
+    """What is used of pydicom, imported on first use."""
+    try:
+        from pydicom import filereader, pixels, uid
+        from pydicom.datadict import tag_for_keyword
+        from pydicom.encaps import generate_frames
+    except ImportError as error:
+        raise ConfigError("DICOM files need pydicom: pip install 'textmask[dicom]'.") from error
+    kept = [tag_for_keyword(keyword) for keyword in KEPT]
+    return SimpleNamespace(
+        read_dataset=filereader.read_dataset, pixels=pixels, UID=uid.UID, generate_frames=generate_frames, kept=kept
+    )
+
+
+def read_dicom(source: Path | bytes, index: int | None = None, name: str = "") -> list[Picture]:
+    """The frames of a DICOM file as pictures, or only frame `index` (from 0).
+
+    Grey frames are rescaled and windowed (the first window; a VOI lookup table where there is no window; without both
+    the range of the frame's pixels, except that 8-bit pixels stay as they are); MONOCHROME1 is inverted, so that bone
+    is bright. Padding is black. Colours become RGB. `Picture.header` is the data set without pixels, with the elements
+    of `KEPT` only.
+
+    Args:
+        source: a file, or the bytes of one.
+        index: the frame; all where None.
+        name: what messages call the bytes.
+
+    Raises:
+        DataError: not DICOM, damaged, beyond a cap, without pixels, in a coding that no installed decoder reads, or
+            there is no such frame.
+        ConfigError: pydicom is not installed.
+    """
+    name = source.name if isinstance(source, Path) else name or "the DICOM file"
+    data = read_file(source) if isinstance(source, Path) else source
+    path = source if isinstance(source, Path) else None
+    try:
+        file = _parse(data, name)
+        frames = range(file.frames) if index is None else [_checked_index(index, file.frames)]
+        multi = file.frames > 1
+        return [_picture(file, frame, pixels, path, multi) for frame, pixels in _frames(file, frames)]
+    except TextMaskError as error:
+        message = str(error)
+        raise type(error)(message if message.startswith(name) else f"{name}: {message}") from error
+    # pydicom and the decoders raise anything on damaged bytes; their messages may quote values, so the kind must do
+    except (Exception, RecursionError) as error:
+        raise DataError(
+            f"{name}: cannot be decoded ({type(error).__name__}). Expected a complete DICOM image: copy or download "
+            "it again."
+        ) from None
+
+
+@dataclass(frozen=True)
+class _File:
+    """A parsed file: its header, and where its pixels are."""
+
+    name: str
+    header: Any
+    syntax: str
+    data: memoryview
+    start: int
+    length: int | None  # None: encapsulated
+
+    def _size(self, keyword: str) -> int:
+        value = values.short(self.header, keyword)
+        if not value:
+            raise DataError(f"{keyword} is {value}, expected a positive number. The file is damaged or no image.")
+        return value
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns, samples."""
+        return self._size("Rows"), self._size("Columns"), values.short(self.header, "SamplesPerPixel") or 1
+
+    @cached_property
+    def bits(self) -> tuple[int, int]:
+        """Allocated and stored, of one sample."""
+        allocated = self._size("BitsAllocated")
+        return allocated, values.short(self.header, "BitsStored") or allocated
+
+    @cached_property
+    def signed(self) -> bool:
+        return values.short(self.header, "PixelRepresentation") == 1
+
+    @cached_property
+    def photometric(self) -> str:
+        return values.word(self.header, "PhotometricInterpretation")
+
+    @cached_property
+    def frames(self) -> int:
+        count = values.number(self.header, "NumberOfFrames", 1.0)
+        if not 1 <= count <= MAX_FRAMES or count != int(count):
+            raise DataError(f"NumberOfFrames is {count:g}, expected 1 to {MAX_FRAMES}. Split the file.")
+        return int(count)
+
+    @property
+    def frame_bytes(self) -> int:
+        rows, columns, samples = self.shape
+        return rows * columns * samples * (self.bits[0] // 8)
+
+
+def _parse(data: bytes, name: str) -> _File:
+    """Header and place of the pixels, with all caps checked."""
+    check_size(len(data), name, MAX_FILE_BYTES)
+    if data[128:132] != MAGIC:
+        raise DataError("is not DICOM: the letters DICM are not at byte 128. Expected a DICOM Part 10 file.")
+    pydicom = _pydicom()
+    stream = io.BytesIO(data)
+    stream.seek(132)
+    meta = pydicom.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: int(tag) >> 16 != 2)
+    syntax = str(meta.get("TransferSyntaxUID", "")) if _whole(meta) else ""
+    if not syntax:
+        raise DataError("names no transfer syntax. The file is damaged: copy or download it again.")
+    if syntax == DEFLATED:
+        data = inflate(memoryview(data)[stream.tell() :], name, MAX_FILE_BYTES)
+        stream = io.BytesIO(data)
+    implicit, little = syntax == "1.2.840.10008.1.2", syntax != BIG_ENDIAN
+    header = pydicom.read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=pydicom.kept)
+    _whole(header)
+    _check_depth(header)
+    header.file_meta = meta
+    start, length = _pixel_element(data, stream.tell(), header)
+    file = _File(name, header, syntax, memoryview(data), start, length)
+    _check_file(file)
+    return file
+
+
+def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
+    return int(tag) >= PIXEL_DATA - 8  # as an int: pydicom's comparison of tags is slow
+
+
+def _whole(dataset: Any) -> bool:
+    """Refuse a data set of which an element is shorter than it says."""
+    for tag in dataset.keys():  # noqa: SIM118 - iterating a data set would convert its elements
+        element = dataset.get_item(tag)
+        length, value = getattr(element, "length", None), element.value
+        if length not in (None, 0xFFFFFFFF) and len(value or b"") < length:
+            raise DataError(
+                f"is truncated: element {tag} says {length:,} bytes, {len(value or b''):,} are there. Copy or download "
+                "it again."
+            )
+    return True
+
+
+def _check_depth(dataset: Any, depth: int = 1) -> None:
+    """Refuse sequences within sequences beyond `MAX_DEPTH`."""
+    if depth > MAX_DEPTH:
+        raise DataError(f"nests sequences more than {MAX_DEPTH} deep, which no image does.")
+    for tag in dataset.keys():  # noqa: SIM118
+        if getattr(dataset.get_item(tag), "VR", None) == "SQ" or tag >> 16 == 0x5200:
+            element = dataset[tag]
+            if element.VR == "SQ":
+                for item in element.value or ():
+                    _check_depth(item, depth + 1)
+
+
+def _pixel_element(data: bytes, at: int, header: Any) -> tuple[int, int | None]:
+    """Where the value of PixelData starts and how long it says it is, None where encapsulated."""
+    implicit, little = header.original_encoding
+    order = "little" if little else "big"
+    group, number = (int.from_bytes(data[at + i : at + i + 2], order) for i in (0, 2))
+    tag = group << 16 | number
+    if PIXEL_DATA - 8 <= tag < PIXEL_DATA:
+        raise DataError("holds floating point pixels, expected whole numbers. Export it as CT or MR image.")
+    if tag != PIXEL_DATA:
+        raise DataError("holds no pixels: it is no image (a report, a plan ...), or is truncated.")
+    short = not implicit and data[at + 4 : at + 6] not in (b"OB", b"OW", b"UN")
+    if short:
+        raise DataError("stores its pixels as no OB or OW. The file is damaged: copy or download it again.")
+    where = at + (4 if implicit else 8)
+    length = int.from_bytes(data[where : where + 4], order)
+    return where + 4, None if length == 0xFFFFFFFF else length
+
+
+def _check_file(file: _File) -> None:
+    """Everything a decoder relies on, before anything of its size is made."""
+    rows, columns, samples = file.shape
+    allocated, stored = file.bits
+    if values.word(file.header, "SOPClassUID") in RESULTS:
+        raise DataError("is a segmentation, expected an image.")
+    if rows * columns > MAX_PIXELS:
+        raise DataError(f"{rows} x {columns} pixels; at most {MAX_PIXELS:,} pixels are decoded. Scale or crop it first.")
+    expected = 3 if file.photometric in COLOUR else 1
+    if file.photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
+        raise DataError(f"PhotometricInterpretation is none of {', '.join((*GREY, *COLOUR, 'PALETTE COLOR'))}.")
+    if samples != expected:
+        raise DataError(f"SamplesPerPixel is {samples}, expected {expected} with {file.photometric}.")
+    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or (samples == 3 and allocated == 32):
+        raise DataError(f"{stored} of {allocated} bits a sample; 8, 16 and (grey) 32 allocated bits are read.")
+    if file.frames * file.frame_bytes > MAX_PIXEL_BYTES:
+        raise DataError(
+            f"{file.frames} frames of {rows} x {columns} are more than {MAX_PIXEL_BYTES:,} bytes, which is the limit. "
+            "Split the file."
+        )
+    native = file.syntax in (DEFLATED, BIG_ENDIAN, "1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+    if native != (file.length is not None):
+        raise DataError("its pixels are not stored as its transfer syntax says. Copy or download it again.")
+    available = len(file.data) - file.start
+    needed = file.frames * (rows * columns * 2 if _subsampled(file) else file.frame_bytes)
+    if native and (available < (file.length or 0) or (file.length or 0) < needed):
+        raise DataError(
+            f"is truncated: {file.frames} frames of {rows} x {columns} need {needed:,} bytes, the pixel data say "
+            f"{file.length:,} and {available:,} are there. Copy or download it again."
+        )
+
+
+def _subsampled(file: _File) -> bool:
+    """Two of three bytes are stored where colours are halved, of 8-bit pixels."""
+    return file.photometric == "YBR_FULL_422" and file.length is not None
+
+
+def _checked_index(index: int, frames: int) -> int:
+    if not 0 <= index < frames:
+        raise DataError(f"has no frame {index}; it has {frames}, counted from 0.")
+    return index
+
+
+def _frames(file: _File, frames: range | list[int]) -> Iterator[tuple[int, Pixels]]:
+    """Stored numbers of each frame: H W, or H W 3 in RGB."""
+    if file.length is not None and file.shape[2] == 1 and file.syntax != BIG_ENDIAN:
+        for frame in frames:
+            yield frame, _grey_frame(file, frame)
+        return
+    decoder = _decoder(file)
+    rows, columns, samples = file.shape
+    source = bytes(file.data[file.start :])
+    if file.length is None:
+        _check_coded(file, source)
+    else:
+        source = source[: file.length]
+    options = {
+        "rows": rows,
+        "columns": columns,
+        "number_of_frames": file.frames,
+        "samples_per_pixel": samples,
+        "bits_allocated": file.bits[0],
+        "bits_stored": file.bits[1],
+        "pixel_representation": int(file.signed),
+        "photometric_interpretation": file.photometric,
+        "planar_configuration": values.short(file.header, "PlanarConfiguration") or 0,
+        "pixel_keyword": "PixelData",
+        "pixel_vr": "OB" if file.bits[0] == 8 else "OW",
+    }
+    if file.photometric == "YBR_FULL_422" and file.length is None and file.syntax == RLE:
+        options["photometric_interpretation"] = "YBR_FULL"
+    for frame, (pixels, _) in zip(frames, decoder.iter_array(source, indices=frames, **options), strict=True):
+        yield frame, pixels
+
+
+def _grey_frame(file: _File, frame: int) -> Pixels:
+    """One uncompressed grey frame straight from the bytes of the file, for reading only."""
+    rows, columns, _ = file.shape
+    allocated, _ = file.bits
+    kind = np.dtype(f"<{'i' if file.signed else 'u'}{allocated // 8}")
+    start = file.start + frame * file.frame_bytes
+    return np.frombuffer(file.data, kind, rows * columns, start).reshape(rows, columns)
+
+
+def _decoder(file: _File) -> Any:
+    """The decoder of a transfer syntax."""
+    pydicom = _pydicom()
+    uid = pydicom.UID(file.syntax)
+    called = uid.name if uid.is_transfer_syntax else "an unknown transfer syntax"
+    try:
+        decoder = pydicom.pixels.get_decoder(uid)
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or not decoder.is_available:
+        raise DataError(
+            f"is compressed as {called}, for which no decoder is installed. Install one that pydicom knows, or store "
+            "the file as Explicit VR Little Endian first (dcmdjpeg of DCMTK, gdcmconv --raw)."
+        )
+    return decoder
+
+
+def _check_coded(file: _File, source: bytes) -> None:
+    """Refuse compressed frames that are not of the size that the header says."""
+    rows, columns, _ = file.shape
+    for frame in _pydicom().generate_frames(source, number_of_frames=file.frames):
+        if file.syntax == RLE:
+            # a segment may be padded by a byte, and its last run may go over its end
+            if rle_length(frame) > file.frame_bytes + 15 * 128:
+                raise DataError(f"a compressed frame inflates to more than the {file.frame_bytes:,} bytes of a frame.")
+        elif (found := coded_size(frame)) != (rows, columns):
+            raise DataError(f"a compressed frame is of size {found}, the header says {(rows, columns)}.")
+
+
+def _picture(file: _File, frame: int, pixels: Pixels, path: Path | None, multi: bool) -> Picture:
+    return Picture(
+        _in_colour(file, pixels) if file.photometric not in GREY else _in_grey(file, frame, pixels),
+        "dicom",
+        values.orientation(file.header, frame),
+        values.spacing(file.header, frame),
+        path,
+        frame if multi else None,
+        file.header,
+    )
+
+
+def _in_grey(file: _File, frame: int, stored: Pixels) -> Bytes:
+    """Stored numbers to 0..255."""
+    padded = _padding(file, stored)
+    allocated, bits = file.bits
+    if bits < allocated and stored.dtype.itemsize * 8 == allocated:
+        # other bits may hold an overlay; shifting there and back also repeats the sign
+        stored = (stored << (allocated - bits)) >> (allocated - bits)
+    greys = _windowed(file, frame, stored, padded)
+    if file.photometric == "MONOCHROME1":
+        greys = np.subtract(255, greys, dtype=np.uint8)
+    if padded is not None:
+        greys[padded] = 0
+    return greys
+
+
+def _windowed(file: _File, frame: int, stored: Pixels, padded: npt.NDArray[np.bool_] | None) -> Bytes:
+    """Rescaled and windowed, or stretched by the range of the pixels that are no padding."""
+    header, pydicom = file.header, _pydicom()
+    slope, intercept = values.rescale(header, frame)
+    if slope == 0:
+        raise DataError("RescaleSlope is 0, which leaves no picture. The file is damaged.")
+    table = bool(values.items(header, "ModalityLUTSequence"))
+    if table:
+        stored, slope, intercept = pydicom.pixels.apply_modality_lut(stored, header), 1.0, 0.0
+    window = values.window(header, frame)
+    if window is not None:
+        return apply_window(stored, window, slope, intercept)
+    if values.items(header, "VOILUTSequence"):
+        whole = np.rint(stored * slope + intercept).astype(np.int32)
+        looked_up = pydicom.pixels.apply_voi_lut(whole, header, prefer_lut=True)
+        depth = int(values.items(header, "VOILUTSequence")[0].LUTDescriptor[2])
+        return stretch(looked_up, 0, 2**depth - 1)
+    if file.bits[1] == 8 and not file.signed and not table:
+        return np.array(stored, np.uint8)
+    low, high = value_range(stored, file.name, None if padded is None else ~padded)
+    return stretch(stored, low, high, inverted=slope < 0)
+
+
+def _padding(file: _File, stored: Pixels) -> npt.NDArray[np.bool_] | None:
+    """True where a pixel is none; None where there is no such pixel."""
+    first = values.short(file.header, "PixelPaddingValue", file.signed)
+    if first is None:
+        return None
+    last = values.short(file.header, "PixelPaddingRangeLimit", file.signed)
+    low, high = sorted((first, first if last is None else last))
+    padded = stored == low if low == high else (stored >= low) & (stored <= high)
+    return padded if padded.any() else None
+
+
+def _in_colour(file: _File, pixels: Pixels) -> Bytes:
+    """RGB of 8 bits, or H W where all is grey."""
+    bits = file.bits[1]
+    if file.photometric == "PALETTE COLOR":
+        pixels = _pydicom().pixels.apply_color_lut(pixels, file.header)
+        bits = 8 * pixels.dtype.itemsize
+    if file.signed:
+        raise DataError("colours are stored as signed numbers, expected unsigned ones.")
+    if bits != 8:
+        pixels = pixels >> (bits - 8) if bits > 8 else pixels << (8 - bits)
+    return np.ascontiguousarray(without_equal_channels(pixels), np.uint8)
