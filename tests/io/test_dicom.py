@@ -33,7 +33,8 @@ def theirs(ds: Dataset, frame: int | None = None) -> np.ndarray:
     """pydicom's rescaling and windowing, in grey levels 0..255 before rounding."""
     ds = pydicom.dcmread(io.BytesIO(to_bytes(ds)))
     stored = ds.pixel_array if frame is None else ds.pixel_array[frame]
-    values = apply_voi_lut(apply_modality_lut(stored, ds), ds, index=0)
+    with np.errstate(over="ignore"):
+        values = apply_voi_lut(apply_modality_lut(stored, ds), ds, index=0)
     low, high = (-(2 ** (ds.BitsStored - 1)), 2 ** (ds.BitsStored - 1) - 1) if ds.PixelRepresentation else (
         0,
         2**ds.BitsStored - 1,
@@ -86,7 +87,7 @@ def test_fast_path_is_the_general_path(slope, intercept, center, width, bits, si
 def test_a_narrow_window_does_not_overflow():
     assert set(np.unique(one(ct(WindowCenter=0, WindowWidth=1.0000001)).pixels)) <= {0, 128, 255}
     assert set(np.unique(one(ct(WindowCenter=0, WindowWidth=1)).pixels)) == {0, 255}
-    wide = one(ct(WindowCenter=0, WindowWidth=1.001, RescaleSlope="30000")).pixels
+    wide = one(ct(WindowCenter=0, WindowWidth=1.001, RescaleSlope="30000", RescaleIntercept="-5e7")).pixels
     assert wide[-1, -1] == 255
     assert wide[0, 0] == 0
 
@@ -128,13 +129,14 @@ def test_padding_is_black_and_out_of_the_range():
 
 
 def test_lookup_tables():
+    # pydicom reads a table of more than 256 entries of 8 bits wrongly
     table = Dataset()
-    table.LUTDescriptor, table.LUTData = [1000, 100, 8], list(np.linspace(0, 255, 1000).astype(int))
+    table.LUTDescriptor, table.LUTData = [1000, 100, 8], np.linspace(0, 255, 1000).astype("<u2").tobytes()
     ds = cr(VOILUTSequence=[table])
     expected = np.linspace(0, 255, 1000).astype(int)[np.clip(film().astype(int) - 100, 0, 999)]
     assert np.abs(one(ds).pixels - expected.astype(int)).max() <= 1
     halved = Dataset()
-    halved.LUTDescriptor, halved.LUTData, halved.ModalityLUTType = [4096, 0, 16], list(range(0, 40960, 10)), "US"
+    halved.LUTDescriptor, halved.LUTData, halved.ModalityLUTType = [4096, 0, 16], np.arange(0, 40960, 10, "<u2").tobytes(), "US"
     ds = cr(ModalityLUTSequence=[halved], WindowCenter=20000, WindowWidth=10001)
     assert np.abs(one(ds).pixels - np.clip(((film() * 10.0 - 19999.5) / 10000 + 0.5) * 255, 0, 255)).max() <= 0.51
 
@@ -254,8 +256,9 @@ def test_header_has_what_results_need_and_nothing_else(tmp_path):
         assert header[keyword].value == ds[keyword].value
     assert header.ImagePositionPatient == [-10, -10, 0]
     assert header.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
-    for left_out in ("PixelData", "PatientComments", "OtherPatientIDs", 0x00091001, "preamble"):
+    for left_out in ("PixelData", "PatientComments", "OtherPatientIDs", 0x00091001):
         assert left_out not in header
+    assert len(header) < 50
 
 
 @pytest.mark.parametrize("syntax", ["ImplicitVRLittleEndian", "DeflatedExplicitVRLittleEndian", "RLELossless"])
@@ -305,7 +308,9 @@ def test_an_rle_frame_that_inflates_to_more_is_refused():
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.102", "1.2.3.4"])
 def test_a_coding_without_a_decoder_is_named(syntax):
-    data = encapsulated(dataset(np.zeros((20, 30), np.uint8), CT_STORAGE, "OT"), b"\0" * 100, syntax)
+    ds = dataset(np.zeros((20, 30), np.uint8), CT_STORAGE, "OT")
+    data = encapsulated(ds, b"\0" * 100, "1.2.840.10008.1.2.4.80" if syntax == "1.2.3.4" else syntax)
+    data = data.replace(b"1.2.840.10008.1.2.4.80", b"1.2.3.4".ljust(22, b"\0"))
     with pytest.raises(DataError, match=r"x\.dcm: is compressed as .*no decoder is installed.*dcmdjpeg"):
         one(data)
 

@@ -373,22 +373,20 @@ def _in_grey(file: _File, frame: int, stored: Pixels) -> Bytes:
 
 def _windowed(file: _File, frame: int, stored: Pixels, padded: npt.NDArray[np.bool_] | None) -> Bytes:
     """Rescaled and windowed, or stretched by the range of the pixels that are no padding."""
-    header, pydicom = file.header, _pydicom()
+    header = file.header
     slope, intercept = values.rescale(header, frame)
     if slope == 0:
         raise DataError("RescaleSlope is 0, which leaves no picture. The file is damaged.")
-    table = bool(values.items(header, "ModalityLUTSequence"))
+    table = values.items(header, "ModalityLUTSequence")
     if table:
-        stored, slope, intercept = pydicom.pixels.apply_modality_lut(stored, header), 1.0, 0.0
+        stored, slope, intercept = values.look_up(stored, table)[0], 1.0, 0.0
     window = values.window(header, frame)
     if window is not None:
         return apply_window(stored, window, slope, intercept)
-    if values.items(header, "VOILUTSequence"):
-        whole = np.rint(stored * slope + intercept).astype(np.int32)
-        looked_up = pydicom.pixels.apply_voi_lut(whole, header, prefer_lut=True)
-        depth = int(values.items(header, "VOILUTSequence")[0].LUTDescriptor[2])
-        return stretch(looked_up, 0, 2**depth - 1)
-    if file.bits[1] == 8 and not file.signed and not table:
+    if tables := values.items(header, "VOILUTSequence"):
+        looked_up, bits = values.look_up(np.rint(stored * slope + intercept), tables)
+        return stretch(looked_up, 0, 2**bits - 1)
+    if file.bits[1] == 8 and not (file.signed or table):
         return np.array(stored, np.uint8)
     low, high = value_range(stored, file.name, None if padded is None else ~padded)
     return stretch(stored, low, high, inverted=slope < 0)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from textmask.errors import DataError, DataWarning
-from textmask.io.intensity import FUNCTIONS, Window
+from textmask.io.intensity import FUNCTIONS, Pixels, Window
 from textmask.io.orientation import OPPOSITE, Orientation
 
 TAGS = {
@@ -225,6 +225,28 @@ def window(dataset: Any, frame: int) -> Window | None:
                 raise DataError(f"VOILUTFunction is none of {', '.join(FUNCTIONS)}.")
             return Window(centers[0], widths[0], function)
     return None
+
+
+def look_up(numbers: Pixels, sequence: list[Any]) -> tuple[Pixels, int]:
+    """Whole numbers through the first table of a sequence, and the bits of what comes out (PS3.3 C.11.1.1).
+
+    Raises:
+        DataError: a table without numbers or of another length than it says.
+    """
+    try:
+        size, first, bits = (int(value) for value in sequence[0].LUTDescriptor)
+        data = sequence[0].LUTData
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError("a lookup table has no numbers. The file is damaged: copy or download it again.") from error
+    size = size % 65536 or 65536  # 0 means 65536
+    if isinstance(data, bytes):
+        data = np.frombuffer(data, "<u2" if len(data) >= 2 * size else np.uint8)
+    table = np.asarray(data).astype(np.int64) % 65536
+    if len(table) < size or not 1 <= bits <= 16:
+        raise DataError(f"a lookup table has {len(table)} entries of {bits} bits, it says {size}.")
+    if first > 32767 and numbers.size and numbers.min() < 0:  # a negative number that was read as a positive one
+        first -= 65536
+    return table[np.clip(numbers.astype(np.int64) - first, 0, size - 1)], bits
 
 
 def along_normal(dataset: Any) -> tuple[float, tuple[float, ...]] | None:
