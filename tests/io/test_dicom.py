@@ -35,9 +35,13 @@ def theirs(ds: Dataset, frame: int | None = None) -> np.ndarray:
     stored = ds.pixel_array if frame is None else ds.pixel_array[frame]
     with np.errstate(over="ignore"):
         values = apply_voi_lut(apply_modality_lut(stored, ds), ds, index=0)
-    low, high = (-(2 ** (ds.BitsStored - 1)), 2 ** (ds.BitsStored - 1) - 1) if ds.PixelRepresentation else (
-        0,
-        2**ds.BitsStored - 1,
+    low, high = (
+        (-(2 ** (ds.BitsStored - 1)), 2 ** (ds.BitsStored - 1) - 1)
+        if ds.PixelRepresentation
+        else (
+            0,
+            2**ds.BitsStored - 1,
+        )
     )
     slope, intercept = float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))
     low, high = low * slope + intercept, high * slope + intercept
@@ -102,6 +106,12 @@ def test_without_a_window_the_range_of_the_pixels_counts():
     assert np.array_equal(one(ds).pixels, 255 - got)
 
 
+def test_a_digital_film_has_bright_bone():
+    picture = one(dx())
+    assert picture.pixels[0, 0] > 200 > 50 > picture.pixels[-1, -1]
+    assert picture.orientation.patient_left == "right"
+
+
 def test_8_bit_grey_stays_as_it_is():
     grey = np.random.default_rng(0).integers(50, 90, (9, 8), dtype=np.uint8)
     assert np.array_equal(one(dataset(grey, "1.2.840.10008.5.1.4.1.1.7", "OT")).pixels, grey)
@@ -136,7 +146,11 @@ def test_lookup_tables():
     expected = np.linspace(0, 255, 1000).astype(int)[np.clip(film().astype(int) - 100, 0, 999)]
     assert np.abs(one(ds).pixels - expected.astype(int)).max() <= 1
     halved = Dataset()
-    halved.LUTDescriptor, halved.LUTData, halved.ModalityLUTType = [4096, 0, 16], np.arange(0, 40960, 10, "<u2").tobytes(), "US"
+    halved.LUTDescriptor, halved.LUTData, halved.ModalityLUTType = (
+        [4096, 0, 16],
+        np.arange(0, 40960, 10, "<u2").tobytes(),
+        "US",
+    )
     ds = cr(ModalityLUTSequence=[halved], WindowCenter=20000, WindowWidth=10001)
     assert np.abs(one(ds).pixels - np.clip(((film() * 10.0 - 19999.5) / 10000 + 0.5) * 255, 0, 255)).max() <= 0.51
 

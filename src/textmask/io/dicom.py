@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -216,7 +216,7 @@ def _check_depth(dataset: Any, depth: int = 1) -> None:
 def _pixel_element(data: bytes, at: int, header: Any) -> tuple[int, int | None]:
     """Where the value of PixelData starts and how long it says it is, None where encapsulated."""
     implicit, little = header.original_encoding
-    order = "little" if little else "big"
+    order: Literal["little", "big"] = "little" if little else "big"
     group, number = (int.from_bytes(data[at + i : at + i + 2], order) for i in (0, 2))
     tag = group << 16 | number
     if PIXEL_DATA - 8 <= tag < PIXEL_DATA:
@@ -238,7 +238,9 @@ def _check_file(file: _File) -> None:
     if values.word(file.header, "SOPClassUID") in RESULTS:
         raise DataError("is a segmentation, expected an image.")
     if rows * columns > MAX_PIXELS:
-        raise DataError(f"{rows} x {columns} pixels; at most {MAX_PIXELS:,} pixels are decoded. Scale or crop it first.")
+        raise DataError(
+            f"{rows} x {columns} pixels; at most {MAX_PIXELS:,} pixels are decoded. Scale or crop it first."
+        )
     expected = 3 if file.photometric in COLOUR else 1
     if file.photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
         raise DataError(f"PhotometricInterpretation is none of {', '.join((*GREY, *COLOUR, 'PALETTE COLOR'))}.")

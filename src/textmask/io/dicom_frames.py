@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 RLE = "1.2.840.10008.1.2.5"
@@ -33,7 +34,7 @@ def rle_length(frame: bytes) -> int:
         return 0
     count, *offsets = struct.unpack("<16I", frame[:64])
     offsets = [*offsets[: min(count, 15)], len(frame)]
-    return sum(_segment(frame, at, min(end, len(frame))) for at, end in zip(offsets, offsets[1:], strict=False))
+    return sum(_segment(frame, at, min(end, len(frame))) for at, end in itertools.pairwise(offsets))
 
 
 def _segment(frame: bytes, at: int, end: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from textmask.errors import DataError, DataWarning
 from textmask.io.intensity import FUNCTIONS, Pixels, Window
-from textmask.io.orientation import OPPOSITE, Orientation
+from textmask.io.orientation import OPPOSITE, Orientation, orientation_of_cosines
 
 TAGS = {
     "SOPClassUID": 0x00080016,
@@ -155,7 +155,7 @@ def orientation(dataset: Any, frame: int) -> Orientation | None:
     """
     stated = _stated(dataset)
     cosines = first_numbers(dataset, "PlaneOrientationSequence", "ImageOrientationPatient", frame)
-    measured = from_cosines(cosines, "ImageOrientationPatient") if cosines else None
+    measured = orientation_of_cosines(cosines, "ImageOrientationPatient") if cosines else None
     if stated and measured and (stated.columns, stated.rows) != (measured.columns, measured.rows):
         warnings.warn(
             f"PatientOrientation is {stated.columns}\\{stated.rows}, ImageOrientationPatient says {measured.columns}\\"
@@ -165,14 +165,6 @@ def orientation(dataset: Any, frame: int) -> Orientation | None:
         )
         return None
     return stated or measured
-
-
-def from_cosines(cosines: list[float], source: str) -> Orientation | None:
-    """Of six direction cosines; None where they name no two axes (zeros, or two directions near one axis)."""
-    try:
-        return Orientation.of_cosines(cosines, source)
-    except DataError:
-        return None
 
 
 def _stated(dataset: Any) -> Orientation | None:

@@ -85,4 +85,3 @@ def _scaled(pixels: Pixels, factor: float, offset: float) -> Bytes:
     values *= factor
     values += offset
     return np.asarray(values.clip(0, 255, out=values).round(out=values), np.uint8)
-
