@@ -28,7 +28,11 @@ def dataset(pixels: np.ndarray, sop_class: str, modality: str, **attributes: obj
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID, ds.Modality = sop_class, modality
-    ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = (generate_uid() for _ in range(3))
+    # the same for the same numbers, so that tests and the fuzzer repeat
+    own = (
+        generate_uid(entropy_srcs=[what, sop_class, pixels.tobytes().hex()]) for what in ("image", "study", "series")
+    )
+    ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = own
     ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = PATIENT, "1234", "19500101", "F"
     ds.AccessionNumber = ds.ReferringPhysicianName = ds.StudyID = ""
     ds.StudyDate, ds.StudyTime, ds.InstanceNumber, ds.SeriesNumber = "20240101", "120000", 1, 1

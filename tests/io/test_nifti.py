@@ -209,6 +209,14 @@ def test_sizes(shape, match):
     refused(bytes(header_of(shape)), match)
 
 
+def test_sizes_of_nifti_2_that_overflow_64_bits():
+    data = bytearray(to_bytes(two=True))
+    data[16:48] = struct.pack("<4q", 3, 2**40, 2**40, 2**40)
+    refused(bytes(data), "pixels a slice")
+    data[16:48] = struct.pack("<4q", 3, 2**62, 2, 1)  # the product of sizes and bytes wraps to 0
+    refused(bytes(data), "pixels a slice|more than")
+
+
 def test_four_dimensions_of_which_one_is_1_are_a_volume():
     assert len(read_nifti(bytes(header_of((7, 9, 5, 1))))) == 5
 

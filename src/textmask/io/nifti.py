@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -176,7 +177,7 @@ def _parse(data: bytes, name: str) -> tuple[Any, Pixels]:
     shape, dtype = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
     _check_shape(shape, dtype, name)
     start = int(header["vox_offset"])  # a float in NIfTI-1
-    end = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    end = start + math.prod(shape) * dtype.itemsize  # of Python's own integers: those of NIfTI-2 overflow
     if end > MAX_FILE_BYTES:
         raise DataError(f"{name}: {shape} voxels of {dtype} are more than {MAX_FILE_BYTES:,} bytes. Crop it first.")
     # extensions before the voxels and padding behind them are the only other bytes
@@ -220,7 +221,7 @@ def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Non
         raise DataError(f"{name}: has shape {shape}, expected two or three dimensions of at least 1.")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise DataError(f"{name}: holds {dtype} voxels, expected whole or floating point numbers of up to 64 bits.")
-    if max(np.prod(shape, dtype=np.int64) // size for size in shape) > MAX_PIXELS:
+    if max(math.prod(shape) // size for size in shape) > MAX_PIXELS:
         raise DataError(f"{name}: has shape {shape}; at most {MAX_PIXELS:,} pixels a slice are read. Crop it first.")
 
 
