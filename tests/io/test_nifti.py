@@ -113,7 +113,7 @@ def test_bytes_stay_and_a_negative_slope_inverts():
     assert np.abs(read_nifti(bytes(data))[1].pixels - (255 - greys(VOLUME)[:, :, 1].T)).max() <= 0.51
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 99), two=st.booleans(), axis=st.integers(0, 2), codes=st.tuples(*[st.integers(0, 4)] * 2))
 def test_a_mask_has_exactly_the_geometry_of_its_picture(tmp_path_factory, seed, two, axis, codes):
     rng = np.random.default_rng(seed)
@@ -180,7 +180,7 @@ def header_of(shape: tuple[int, ...]) -> bytearray:
 
 
 def test_a_gzip_bomb_is_refused_while_it_inflates():
-    bomb = gzip.compress(bytes(to_bytes()) + b"\0" * 200_000_000, 1)
+    bomb = gzip.compress(bytes(to_bytes()) + b"\0" * 40_000_000, 1)
     assert len(bomb) < 2_000_000
     refused(bomb, "inflates to more than")
     refused(gzip.compress(bytes(to_bytes()))[:-30], "ends too early|is truncated")

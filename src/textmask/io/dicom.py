@@ -7,7 +7,7 @@ can be damaged is a `DataError`, and no message holds a value of it that may spe
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -62,13 +62,18 @@ def _pydicom() -> Any:
     """What is used of pydicom, imported on first use."""
     try:
         from pydicom import filereader, pixels, uid
-        from pydicom.datadict import tag_for_keyword
+        from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
         from pydicom.encaps import generate_frames
     except ImportError as error:
         raise ConfigError("DICOM files need pydicom: pip install 'textmask[dicom]'.") from error
     kept = [tag_for_keyword(keyword) for keyword in KEPT]
     return SimpleNamespace(
-        read_dataset=filereader.read_dataset, pixels=pixels, UID=uid.UID, generate_frames=generate_frames, kept=kept
+        read_dataset=filereader.read_dataset,
+        pixels=pixels,
+        UID=uid.UID,
+        generate_frames=generate_frames,
+        kept=kept,
+        is_sequence=lambda tag: dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ",
     )
 
 
@@ -167,7 +172,8 @@ def _parse(data: bytes, name: str) -> _File:
     stream = io.BytesIO(data)
     stream.seek(132)
     meta = pydicom.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: int(tag) >> 16 != 2)
-    syntax = str(meta.get("TransferSyntaxUID", "")) if _whole(meta) else ""
+    _check_elements(meta)
+    syntax = str(meta.get("TransferSyntaxUID", ""))
     if not syntax:
         raise DataError("names no transfer syntax. The file is damaged: copy or download it again.")
     if syntax == DEFLATED:
@@ -175,8 +181,7 @@ def _parse(data: bytes, name: str) -> _File:
         stream = io.BytesIO(data)
     implicit, little = syntax == "1.2.840.10008.1.2", syntax != BIG_ENDIAN
     header = pydicom.read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=pydicom.kept)
-    _whole(header)
-    _check_depth(header)
+    _check_elements(header)
     header.file_meta = meta
     start, length = _pixel_element(data, stream.tell(), header)
     file = _File(name, header, syntax, memoryview(data), start, length)
@@ -188,29 +193,24 @@ def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
     return int(tag) >= PIXEL_DATA - 8  # as an int: pydicom's comparison of tags is slow
 
 
-def _whole(dataset: Any) -> bool:
-    """Refuse a data set of which an element is shorter than it says."""
-    for tag in dataset.keys():  # noqa: SIM118 - iterating a data set would convert its elements
-        element = dataset.get_item(tag)
-        length, value = getattr(element, "length", None), element.value
-        if length not in (None, 0xFFFFFFFF) and len(value or b"") < length:
-            raise DataError(
-                f"is truncated: element {tag} says {length:,} bytes, {len(value or b''):,} are there. Copy or download "
-                "it again."
-            )
-    return True
-
-
-def _check_depth(dataset: Any, depth: int = 1) -> None:
-    """Refuse sequences within sequences beyond `MAX_DEPTH`."""
+def _check_elements(dataset: Any, depth: int = 1) -> None:
+    """Refuse an element that is shorter than it says, and sequences nested beyond `MAX_DEPTH`."""
     if depth > MAX_DEPTH:
         raise DataError(f"nests sequences more than {MAX_DEPTH} deep, which no image does.")
-    for tag in dataset.keys():  # noqa: SIM118
-        if getattr(dataset.get_item(tag), "VR", None) == "SQ" or tag >> 16 == 0x5200:
-            element = dataset[tag]
-            if element.VR == "SQ":
-                for item in element.value or ():
-                    _check_depth(item, depth + 1)
+    sequences = []
+    for element in dataset.values():  # as read: asking by tag would convert each
+        value = element.value
+        if isinstance(value, bytes) and len(value) < element.length < 0xFFFFFFFF:
+            raise DataError(
+                f"is truncated: element {element.tag} says {element.length:,} bytes, {len(value):,} are there. Copy or "
+                "download it again."
+            )
+        if element.VR == "SQ" or (element.VR in (None, "UN") and _pydicom().is_sequence(element.tag)):
+            sequences.append(element.tag)
+    for tag in sequences:
+        found = dataset[tag].value
+        for item in found if isinstance(found, MutableSequence) else ():
+            _check_elements(item, depth + 1)
 
 
 def _pixel_element(data: bytes, at: int, header: Any) -> tuple[int, int | None]:

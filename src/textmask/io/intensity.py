@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from textmask.errors import DataError
 LOW_HIGH = (0.1, 99.9)  # percentiles that become black and white
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 MOST = 1e30  # differences of it are still numbers in single precision
-SAFE = 2.0**30  # OpenCV's rounding to integers overflows beyond 2^31
+SHORT = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int16))
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[Any]
@@ -78,10 +79,25 @@ def apply_window(pixels: Pixels, window: Window, slope: float = 1.0, intercept: 
 
 def _scaled(pixels: Pixels, factor: float, offset: float) -> Bytes:
     """`pixels * factor + offset`, rounded and cut to 0..255."""
-    if pixels.dtype in (np.uint8, np.uint16, np.int16) and abs(factor) * 65536 + abs(offset) < SAFE:
-        out = cv2.addWeighted(pixels, factor, pixels, 0.0, offset, dtype=cv2.CV_8U)
-        return np.asarray(out, np.uint8).reshape(pixels.shape)
-    values = pixels.astype(np.float64)
+    if pixels.dtype in SHORT and 0 < abs(factor) <= 0.5:
+        return _scaled_gently(pixels, factor, offset)
+    # an error of a float32 is far below one grey unless the window is narrower than three numbers
+    exact = pixels.dtype not in SHORT or abs(factor) >= 100
+    values: npt.NDArray[np.floating[Any]] = pixels.astype(np.float64 if exact else np.float32)
     values *= factor
     values += offset
     return np.asarray(values.clip(0, 255, out=values).round(out=values), np.uint8)
+
+
+def _scaled_gently(pixels: Pixels, factor: float, offset: float) -> Bytes:
+    """`_scaled` in two passes of OpenCV, which takes the absolute value, so what would be negative is cut before.
+
+    The first number that is cut differs from a black one by less than `factor`, at most half a grey.
+    """
+    lowest, highest = np.iinfo(pixels.dtype).min, np.iinfo(pixels.dtype).max
+    black = math.ceil(-offset / factor) if factor > 0 else math.floor(-offset / factor)
+    if (factor > 0 and black > highest) or (factor < 0 and black < lowest):
+        return np.zeros(pixels.shape, np.uint8)
+    if lowest < black < highest:
+        pixels = (cv2.max if factor > 0 else cv2.min)(pixels, float(black))
+    return np.asarray(cv2.convertScaleAbs(pixels, alpha=factor, beta=offset), np.uint8)
