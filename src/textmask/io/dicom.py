@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, MutableSequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -20,21 +19,15 @@ import numpy.typing as npt
 from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.io import dicom_values as values
 from textmask.io.bounded import MAX_FILE_BYTES, check_size, inflate, read_file
+from textmask.io.dicom_file import BIG_ENDIAN, DEFLATED, GREY, DicomFile, check_file
 from textmask.io.dicom_frames import RLE, coded_size, rle_length
-from textmask.io.images import MAX_PIXELS, without_equal_channels
+from textmask.io.images import without_equal_channels
 from textmask.io.intensity import Bytes, Pixels, apply_window, stretch, value_range
 from textmask.io.pictures import Picture
 
-MAX_FRAMES = 4096
-MAX_PIXEL_BYTES = 1 << 30  # of all frames, decoded
 MAX_DEPTH = 16  # of sequences within sequences
 MAGIC = b"DICM"
 PIXEL_DATA = 0x7FE00010
-DEFLATED = "1.2.840.10008.1.2.1.99"
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
-RESULTS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # segmentation, label map
-GREY = ("MONOCHROME1", "MONOCHROME2")
-COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 # what results refer to and copy, and what pixels need; everything else, private elements too, is skipped unread
 KEPT = """
 SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate ContentDate StudyTime
@@ -114,56 +107,7 @@ def read_dicom(source: Path | bytes, index: int | None = None, name: str = "") -
         ) from None
 
 
-@dataclass(frozen=True)
-class _File:
-    """A parsed file: its header, and where its pixels are."""
-
-    name: str
-    header: Any
-    syntax: str
-    data: memoryview
-    start: int
-    length: int | None  # None: encapsulated
-
-    def _size(self, keyword: str) -> int:
-        value = values.short(self.header, keyword)
-        if not value:
-            raise DataError(f"{keyword} is {value}, expected a positive number. The file is damaged or no image.")
-        return value
-
-    @cached_property
-    def shape(self) -> tuple[int, int, int]:
-        """Rows, columns, samples."""
-        return self._size("Rows"), self._size("Columns"), values.short(self.header, "SamplesPerPixel") or 1
-
-    @cached_property
-    def bits(self) -> tuple[int, int]:
-        """Allocated and stored, of one sample."""
-        allocated = self._size("BitsAllocated")
-        return allocated, values.short(self.header, "BitsStored") or allocated
-
-    @cached_property
-    def signed(self) -> bool:
-        return values.short(self.header, "PixelRepresentation") == 1
-
-    @cached_property
-    def photometric(self) -> str:
-        return values.word(self.header, "PhotometricInterpretation")
-
-    @cached_property
-    def frames(self) -> int:
-        count = values.number(self.header, "NumberOfFrames", 1.0)
-        if not 1 <= count <= MAX_FRAMES or count != int(count):
-            raise DataError(f"NumberOfFrames is {count:g}, expected 1 to {MAX_FRAMES}. Split the file.")
-        return int(count)
-
-    @property
-    def frame_bytes(self) -> int:
-        rows, columns, samples = self.shape
-        return rows * columns * samples * (self.bits[0] // 8)
-
-
-def _parse(data: bytes, name: str) -> _File:
+def _parse(data: bytes, name: str) -> DicomFile:
     """Header and place of the pixels, with all caps checked."""
     check_size(len(data), name, MAX_FILE_BYTES)
     if data[128:132] != MAGIC:
@@ -184,8 +128,8 @@ def _parse(data: bytes, name: str) -> _File:
     _check_elements(header)
     header.file_meta = meta
     start, length = _pixel_element(data, stream.tell(), header)
-    file = _File(name, header, syntax, memoryview(data), start, length)
-    _check_file(file)
+    file = DicomFile(name, header, syntax, memoryview(data), start, length)
+    check_file(file)
     return file
 
 
@@ -231,52 +175,13 @@ def _pixel_element(data: bytes, at: int, header: Any) -> tuple[int, int | None]:
     return where + 4, None if length == 0xFFFFFFFF else length
 
 
-def _check_file(file: _File) -> None:
-    """Everything a decoder relies on, before anything of its size is made."""
-    rows, columns, samples = file.shape
-    allocated, stored = file.bits
-    if values.word(file.header, "SOPClassUID") in RESULTS:
-        raise DataError("is a segmentation, expected an image.")
-    if rows * columns > MAX_PIXELS:
-        raise DataError(
-            f"{rows} x {columns} pixels; at most {MAX_PIXELS:,} pixels are decoded. Scale or crop it first."
-        )
-    expected = 3 if file.photometric in COLOUR else 1
-    if file.photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
-        raise DataError(f"PhotometricInterpretation is none of {', '.join((*GREY, *COLOUR, 'PALETTE COLOR'))}.")
-    if samples != expected:
-        raise DataError(f"SamplesPerPixel is {samples}, expected {expected} with {file.photometric}.")
-    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or (samples == 3 and allocated == 32):
-        raise DataError(f"{stored} of {allocated} bits a sample; 8, 16 and (grey) 32 allocated bits are read.")
-    if file.frames * file.frame_bytes > MAX_PIXEL_BYTES:
-        raise DataError(
-            f"{file.frames} frames of {rows} x {columns} are more than {MAX_PIXEL_BYTES:,} bytes, which is the limit. "
-            "Split the file."
-        )
-    native = file.syntax in (DEFLATED, BIG_ENDIAN, "1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
-    if native != (file.length is not None):
-        raise DataError("its pixels are not stored as its transfer syntax says. Copy or download it again.")
-    available = len(file.data) - file.start
-    needed = file.frames * (rows * columns * 2 if _subsampled(file) else file.frame_bytes)
-    if native and (available < (file.length or 0) or (file.length or 0) < needed):
-        raise DataError(
-            f"is truncated: {file.frames} frames of {rows} x {columns} need {needed:,} bytes, the pixel data say "
-            f"{file.length:,} and {available:,} are there. Copy or download it again."
-        )
-
-
-def _subsampled(file: _File) -> bool:
-    """Two of three bytes are stored where colours are halved, of 8-bit pixels."""
-    return file.photometric == "YBR_FULL_422" and file.length is not None
-
-
 def _checked_index(index: int, frames: int) -> int:
     if not 0 <= index < frames:
         raise DataError(f"has no frame {index}; it has {frames}, counted from 0.")
     return index
 
 
-def _frames(file: _File, frames: range | list[int]) -> Iterator[tuple[int, Pixels]]:
+def _frames(file: DicomFile, frames: range | list[int]) -> Iterator[tuple[int, Pixels]]:
     """Stored numbers of each frame: H W, or H W 3 in RGB."""
     if file.length is not None and file.shape[2] == 1 and file.syntax != BIG_ENDIAN:
         for frame in frames:
@@ -308,7 +213,7 @@ def _frames(file: _File, frames: range | list[int]) -> Iterator[tuple[int, Pixel
         yield frame, pixels
 
 
-def _grey_frame(file: _File, frame: int) -> Pixels:
+def _grey_frame(file: DicomFile, frame: int) -> Pixels:
     """One uncompressed grey frame straight from the bytes of the file, for reading only."""
     rows, columns, _ = file.shape
     allocated, _ = file.bits
@@ -317,7 +222,7 @@ def _grey_frame(file: _File, frame: int) -> Pixels:
     return np.frombuffer(file.data, kind, rows * columns, start).reshape(rows, columns)
 
 
-def _decoder(file: _File) -> Any:
+def _decoder(file: DicomFile) -> Any:
     """The decoder of a transfer syntax."""
     pydicom = _pydicom()
     uid = pydicom.UID(file.syntax)
@@ -334,7 +239,7 @@ def _decoder(file: _File) -> Any:
     return decoder
 
 
-def _check_coded(file: _File, source: bytes) -> None:
+def _check_coded(file: DicomFile, source: bytes) -> None:
     """Refuse compressed frames that are not of the size that the header says."""
     rows, columns, _ = file.shape
     for frame in _pydicom().generate_frames(source, number_of_frames=file.frames):
@@ -346,7 +251,7 @@ def _check_coded(file: _File, source: bytes) -> None:
             raise DataError(f"a compressed frame is of size {found}, the header says {(rows, columns)}.")
 
 
-def _picture(file: _File, frame: int, pixels: Pixels, path: Path | None, multi: bool) -> Picture:
+def _picture(file: DicomFile, frame: int, pixels: Pixels, path: Path | None, multi: bool) -> Picture:
     return Picture(
         _in_colour(file, pixels) if file.photometric not in GREY else _in_grey(file, frame, pixels),
         "dicom",
@@ -358,7 +263,7 @@ def _picture(file: _File, frame: int, pixels: Pixels, path: Path | None, multi: 
     )
 
 
-def _in_grey(file: _File, frame: int, stored: Pixels) -> Bytes:
+def _in_grey(file: DicomFile, frame: int, stored: Pixels) -> Bytes:
     """Stored numbers to 0..255."""
     padded = _padding(file, stored)
     allocated, bits = file.bits
@@ -373,7 +278,7 @@ def _in_grey(file: _File, frame: int, stored: Pixels) -> Bytes:
     return greys
 
 
-def _windowed(file: _File, frame: int, stored: Pixels, padded: npt.NDArray[np.bool_] | None) -> Bytes:
+def _windowed(file: DicomFile, frame: int, stored: Pixels, padded: npt.NDArray[np.bool_] | None) -> Bytes:
     """Rescaled and windowed, or stretched by the range of the pixels that are no padding."""
     header = file.header
     slope, intercept = values.rescale(header, frame)
@@ -394,7 +299,7 @@ def _windowed(file: _File, frame: int, stored: Pixels, padded: npt.NDArray[np.bo
     return stretch(stored, low, high, inverted=slope < 0)
 
 
-def _padding(file: _File, stored: Pixels) -> npt.NDArray[np.bool_] | None:
+def _padding(file: DicomFile, stored: Pixels) -> npt.NDArray[np.bool_] | None:
     """True where a pixel is none; None where there is no such pixel."""
     first = values.short(file.header, "PixelPaddingValue", file.signed)
     if first is None:
@@ -405,7 +310,7 @@ def _padding(file: _File, stored: Pixels) -> npt.NDArray[np.bool_] | None:
     return padded if padded.any() else None
 
 
-def _in_colour(file: _File, pixels: Pixels) -> Bytes:
+def _in_colour(file: DicomFile, pixels: Pixels) -> Bytes:
     """RGB of 8 bits, or H W where all is grey."""
     bits = file.bits[1]
     if file.photometric == "PALETTE COLOR":

@@ -9,7 +9,8 @@ from pathlib import Path
 from textmask.errors import DataError, DataWarning
 from textmask.io import dicom_values
 from textmask.io.bounded import MAX_FILE_BYTES, check_size
-from textmask.io.dicom import MAGIC, MAX_FRAMES, MAX_PIXEL_BYTES, read_dicom
+from textmask.io.dicom import MAGIC, read_dicom
+from textmask.io.dicom_file import MAX_FRAMES, MAX_PIXEL_BYTES
 from textmask.io.images import image_of_bytes, read_image
 from textmask.io.nifti import is_nifti, read_nifti
 from textmask.io.pictures import Picture
