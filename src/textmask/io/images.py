@@ -18,9 +18,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from textmask.errors import DataError
+from textmask.io.intensity import stretch, value_range
 
 MAX_PIXELS = 100_000_000
 GREY_MODES = ("L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
@@ -42,12 +43,25 @@ def read_image(path: str | Path) -> Bytes:
     Raises:
         DataError: the file is missing, empty, truncated, no picture, a stack of pages, or has more than 100 Mpx.
     """
-    pixels = _decode(Path(path))
+    return _greys(_decode(Path(path), Path(path)), str(path))
+
+
+def image_of_bytes(data: bytes, name: str) -> Bytes:
+    """`read_image` of the bytes of a file; `name` is what messages call it.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    if not data:
+        raise DataError(f"{name}: is empty (0 bytes). Copy or download it again.")
+    return _greys(_decode(io.BytesIO(data), Path(name)), name)
+
+
+def without_equal_channels(pixels: Pixels) -> Pixels:
+    """H W where three channels are the same, else as it is."""
     if pixels.ndim == 3 and (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all():
-        pixels = pixels[..., 0]
-    if pixels.dtype != np.uint8:
-        return _stretch(pixels, Path(path))
-    return np.ascontiguousarray(pixels, dtype=np.uint8)
+        return pixels[..., 0]
+    return pixels
 
 
 def read_mask(path: str | Path) -> Bytes:
@@ -58,7 +72,7 @@ def read_mask(path: str | Path) -> Bytes:
     Raises:
         DataError: as `read_image`.
     """
-    pixels = _decode(Path(path))
+    pixels = _decode(Path(path), Path(path))
     if pixels.ndim == 3:
         pixels = pixels.max(axis=-1)
     threshold = 127 if pixels.max() > 1 else 0
@@ -196,21 +210,25 @@ def _too_large(path: Path, got: str) -> DataError:
     return DataError(f"{path}: {got}; at most {MAX_PIXELS:,} pixels are decoded. Scale or crop it first.")
 
 
-def _decode(path: Path) -> Pixels:
-    """H W or H W 3 pixels at the depth they were stored in."""
-    _check_file(path)
+def _decode(source: Path | io.BytesIO, path: Path) -> Pixels:
+    """H W or H W 3 pixels at the depth they were stored in; `path` is what messages call the file."""
+    if isinstance(source, Path):
+        _check_file(source)
     try:
-        with Image.open(path) as picture:
+        with Image.open(source) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise _too_large(path, f"{picture.height} x {picture.width} pixels")
             pages = getattr(picture, "n_frames", 1) if picture.format in ("TIFF", "GIF") else 1
             if pages > 1:
                 raise DataError(f"{path}: holds {pages} pages, expected one picture. Export the page you mean.")
-            if _is_deep_colour(picture, path):
-                return _decode_deep(path)
+            if _is_deep_colour(picture, source):
+                return _decode_deep(source, path)
             return _pixels(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, str(error)) from error
+    except UnidentifiedImageError as error:
+        # of bytes in memory Pillow's message gives an address
+        raise _unreadable(path, error if isinstance(source, Path) else OSError("of no known format")) from error
     except DAMAGED as error:
         raise _unreadable(path, error) from error
 
@@ -225,34 +243,30 @@ def _pixels(picture: Image.Image) -> Pixels:
     return np.asarray(upright.convert("RGB"))
 
 
-def _is_deep_colour(picture: Image.Image, path: Path) -> bool:
+def _is_deep_colour(picture: Image.Image, source: Path | io.BytesIO) -> bool:
     """Whether the file has 16-bit colour, which Pillow would silently cut to its high bytes."""
     if picture.mode not in ("RGB", "RGBA"):
         return False
     if picture.format == "PNG":
-        with path.open("rb") as file:
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as file:
             return file.read(25)[24:25] == b"\x10"  # bit depth in the IHDR chunk
     tags = getattr(picture, "tag_v2", None)
     return tags is not None and max(tags.get(258, (8,))) > 8  # BitsPerSample
 
 
-def _decode_deep(path: Path) -> Pixels:
-    with Image.open(path) as picture:
+def _decode_deep(source: Path | io.BytesIO, path: Path) -> Pixels:
+    with Image.open(source) as picture:
         picture.load()  # refuses truncated data; OpenCV does not
-    pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise DataError(f"{path}: the 16-bit colour picture cannot be decoded. Save it with 8 bits per channel.")
     return np.ascontiguousarray(pixels[..., 2::-1])  # BGR or BGRA -> RGB
 
 
-def _stretch(pixels: Pixels, path: Path) -> Bytes:
-    """Stretch deep pixels to 0..255 by their own range."""
-    values = pixels.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise DataError(f"{path}: holds NaN or infinite pixels. Replace them before use.")
-    low, high = (float(v) for v in np.percentile(values, (0.1, 99.9)))
-    if high <= low:
-        low, high = float(values.min()), float(values.max())
-    if high <= low:
-        return np.zeros(values.shape, np.uint8)
-    return np.asarray(((values - low) * (255.0 / (high - low))).clip(0, 255).round(), np.uint8)
+def _greys(pixels: Pixels, where: str) -> Bytes:
+    """As uint8, H W where it is grey; deep pixels stretched by their own range."""
+    pixels = without_equal_channels(pixels)
+    if pixels.dtype != np.uint8:
+        return stretch(pixels, *value_range(pixels, where))
+    return np.ascontiguousarray(pixels, dtype=np.uint8)

@@ -113,6 +113,14 @@ class Orientation:
         return np.ascontiguousarray(pixels.swapaxes(0, 1) if turned else pixels)
 
 
+def orientation_of_cosines(cosines: Sequence[float], source: str) -> Orientation | None:
+    """`Orientation.of_cosines`, None where they name no two axes: zeros, or both directions nearest to one axis."""
+    try:
+        return Orientation.of_cosines(cosines, source)
+    except DataError:
+        return None
+
+
 def _nearest(vector: npt.NDArray[np.float64]) -> str:
     """The axis of LPS that a direction is closest to."""
     axis = int(np.abs(vector).argmax())
