@@ -130,8 +130,15 @@ class GuideDecoder(nn.Module):
 
     def forward(self, image: Image, text: TextFeatures) -> Referred:
         """Image B 3 H W in [0, 1] and text features -> logits B 1 H W and the fused maps, coarse to fine."""
+        return self.decode(self.encode(image), image, text)
+
+    def encode(self, image: Image) -> tuple[Tensor, ...]:
+        """All that needs no sentence: image B 3 H W in [0, 1] -> the encoder's maps, fine to coarse."""
+        return tuple(self.encoder(padded_to(image, self.encoder.info.strides[-1]))[self.first :])
+
+    def decode(self, features: tuple[Tensor, ...], image: Image, text: TextFeatures) -> Referred:
+        """The maps of `encode`, the image and the sentence -> as `forward`."""
         whole = padded_to(image, self.encoder.info.strides[-1])
-        features = self.encoder(whole)[self.first :]
         x, fused, texts = features[-1], [], []
         for guide, up, skip in zip(self.guides, self.ups, features[-2::-1], strict=True):
             x, words = guide(x, text.text_tokens, text.token_mask)
