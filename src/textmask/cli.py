@@ -192,9 +192,9 @@ def predict(
     Example: textmask predict runs/biclip film.png "lower left lung" --out masks
     """
     from textmask.run.checkpoint import load_run
+    from textmask.run.jobs import predict as run_prediction
+    from textmask.run.jobs import read_jobs
     from textmask.run.machine import prepare_cpu
-    from textmask.run.predict import predict as run_prediction
-    from textmask.run.predict import read_jobs
 
     prepare_cpu()
     jobs = read_jobs(source, sentence)

@@ -11,9 +11,11 @@ import torch
 from textmask.config import Recipe
 from textmask.errors import CheckpointError, ConfigError, DataError, PromptWarning
 from textmask.method import Method, get_method
+from textmask.run import jobs as jobs_module
 from textmask.run import predict as module
 from textmask.run.checkpoint import WEIGHTS, Run, load_run
-from textmask.run.predict import Job, Predictor, predict, read_jobs
+from textmask.run.jobs import Job, predict, read_jobs
+from textmask.run.predict import Predictor
 from textmask.run.train import train
 from textmask.types import Output
 
@@ -241,9 +243,20 @@ def test_what_is_written(half, film, tmp_path):
 
 def test_the_laterality_of_the_model_is_stated(tmp_path, film):
     for side in ("patient", "unknown"):
-        job, run = Job(film, "left lung"), make_run(tmp_path / side, laterality=side)
+        job, run = Job(film, "both lungs"), make_run(tmp_path / side, laterality=side)
         predict(run, [job], tmp_path / f"out-{side}")
-        assert result_of(tmp_path / f"out-{side}", job)["left_means"] == f"{side} side"
+        result = result_of(tmp_path / f"out-{side}", job)
+        assert result["asked"]["model"] == side
+        assert result["left_means"] == "image side"  # a plain picture, and nothing else was said
+        (refused,) = predict(run, [Job(film, "left lung")], tmp_path / f"out-{side}")
+        assert refused.status == "failed"
+        assert "--laterality" in refused.message
+        meant = Job(film, "left lung", laterality="patient")
+        (answered,) = predict(run, [meant], tmp_path / f"out-{side}", assume="patient")
+        assert answered.status == "done"
+        result = result_of(tmp_path / f"out-{side}", meant)
+        assert result["left_means"] == "patient side"
+        assert result["asked"]["assumed"] == (side == "unknown")
     with pytest.raises(ConfigError, match="unknown laterality"):
         _ = Predictor(make_run(tmp_path / "odd", laterality="upside")).laterality
 
@@ -341,7 +354,7 @@ def test_a_full_disk_fails_the_job_and_leaves_no_result(half, film, tmp_path, mo
     def full(path, value):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_json", full)
+    monkeypatch.setattr(jobs_module, "write_json", full)
     (result,) = predict(half, [job], out, overwrite=True)
     assert result.status == "failed"
     assert "No space left" in result.message
