@@ -147,7 +147,7 @@ def test_what_nobody_knows_is_refused_with_what_to_do(models):
         plain.segment("left lung", laterality="patient")
     with pytest.raises(LateralityError, match="--view pa"):
         models[PATIENT].open(film()).segment("left lung")
-    with pytest.raises(LateralityError, match="--laterality image or patient.*--assume image or patient"):
+    with pytest.raises(LateralityError, match=r"--laterality image or patient.*--assume image or patient"):
         plain.segment("left lung", laterality="unknown")
     with pytest.raises(LateralityError, match="whose left the model has learnt"):
         models[UNKNOWN].open(film()).segment("left lung")
@@ -230,7 +230,9 @@ def test_sentences_that_only_one_lung_can_have_are_rewritten_in_plain_words(sent
     assert parse(out).zones == parse(sentence).mirrored().zones
 
 
-@pytest.mark.parametrize("sentence", ["retrocardiac opacity on the left", "Verschattung links", "en la derecha", "左肺"])
+@pytest.mark.parametrize(
+    "sentence", ["retrocardiac opacity on the left", "Verschattung links", "en la derecha", "左肺"]
+)
 def test_what_cannot_be_rewritten_is_refused_where_it_would_have_to_be(models, sentence):
     assert names_side(sentence)
     with pytest.raises(LateralityError, match="cannot be rewritten safely"):
