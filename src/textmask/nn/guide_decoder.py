@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from itertools import pairwise
 
 import torch
@@ -11,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from textmask.config import Config
-from textmask.errors import PromptWarning
+from textmask.errors import warn_prompt
 from textmask.nn.attention import Attention, position_codes
 from textmask.nn.decoders import SubPixelHead, UpBlock
 from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
@@ -58,10 +57,9 @@ class TokenMixer(nn.Module):
         """
         if token_mask.shape[1] > self.max_tokens and token_mask[:, self.max_tokens :].any():
             cut = int(token_mask[:, self.max_tokens :].any(dim=1).sum())
-            warnings.warn(
+            warn_prompt(
                 f"{cut} of {len(token_mask)} sentences are longer than the {self.max_tokens} tokens that the guide "
                 "block mixes and were cut. Raise max_tokens and train again.",
-                PromptWarning,
                 stacklevel=2,
             )
         real = (text_tokens * token_mask[..., None])[:, : self.max_tokens]

@@ -21,6 +21,7 @@ from textmask.io.orientation import VIEWS
 from textmask.run.checkpoint import Run
 from textmask.run.laterality import CONVENTIONS
 from textmask.run.predict import Opened, Predictor, Segmentation, as_picture, explanation
+from textmask.text.findings import read_findings
 
 if TYPE_CHECKING:
     from textmask.run.engines import Engine
@@ -70,6 +71,7 @@ class JobResult:
     message: str = ""
     warnings: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
+    conversion: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,18 @@ def read_jobs(
         if job.view is not None:
             choose("view", job.view, list(VIEWS))
     return jobs
+
+
+def split_reports(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """A job for each finding that the texts of `jobs` (reports) name, and what is to be said of each report."""
+    made: list[Job] = []
+    notes: list[str] = []
+    for job in jobs:
+        found = read_findings(job.text)
+        made += [replace(job, text=sentence) for sentence in found.named]
+        denied = f"; denied: {'; '.join(found.denied)}" if found.denied else ""
+        notes.append(f"{job.image.name}: {len(found.named)} findings with a place{denied}")
+    return made, notes
 
 
 def _csv_items(source: Path) -> list[tuple[str, Mapping[str, object]]]:
@@ -218,7 +232,11 @@ def predict(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make the folder {out} ({error.strerror}). Give another --out.") from error
-    report = (lambda done: progress(done, len(jobs))) if progress else (lambda done: None)
+
+    def report(done: int) -> None:
+        if progress:
+            progress(done, len(jobs))
+
     if engine is None or engine.name == "local":
         return _segment_all(predictor, jobs, out, wanted, report)
     from textmask.run.engines import run_tasks  # brings what a training needs
@@ -226,8 +244,8 @@ def predict(
     parts = [tuple(jobs[start : start + PART]) for start in range(0, len(jobs), PART)]
     tasks = [(predictor.run.path.resolve(), part, out.resolve(), wanted) for part in parts]
     found: dict[int, list[JobResult]] = {}
-    for i, results, error in run_tasks(engine, work_part, tasks):
-        found[i] = results or [JobResult(job, "failed", error) for job in parts[i]]
+    for i, results, problem in run_tasks(engine, work_part, tasks):
+        found[i] = results or [JobResult(job, "failed", problem) for job in parts[i]]
         report(sum(map(len, found.values())))
     return [result for i in range(len(parts)) for result in found[i]]
 
@@ -260,7 +278,8 @@ def _segment_all(
                 shown = job.shown
             found = opened.segment(job.text, job.laterality, wanted.assume, abstain=wanted.abstain)
             _write(out, job, found, opened, wanted.extra)
-            results.append(JobResult(job, "done", warnings=found.warnings, unknown_words=found.unknown_words))
+            asked = found.asked.conversion
+            results.append(JobResult(job, "done", "", found.warnings, found.unknown_words, asked))
         except TextMaskError as error:
             results.append(JobResult(job, "failed", str(error)))
         finally:

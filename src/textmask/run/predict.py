@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from textmask.data.loaders import build_text, to_image
-from textmask.errors import CheckpointError, ConfigError, DataError, PromptWarning, choose
+from textmask.errors import CheckpointError, ConfigError, DataError, PromptWarning, choose, collected_prompt_warnings
 from textmask.io.figures import heat, overlay, side_by_side
 from textmask.io.images import read_image, resize_image
 from textmask.io.orientation import Orientation
@@ -23,7 +23,6 @@ from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run, read_js
 from textmask.run.laterality import CONVENTIONS, DEFAULTS, NOTHING_ASKED, Asked, convention, translate
 from textmask.run.prompt_check import CALIBRATION, CODES, Calibration, judge
 from textmask.run.tiles import predict_tiles
-from textmask.text.encoders import count_cut_sentences
 from textmask.text.grammar import parse
 from textmask.text.statement import Statement
 from textmask.types import Laterality
@@ -105,10 +104,18 @@ class Opened:
         said = convention(laterality, DEFAULTS[self.picture.format])
         asked = translate(sentence, said, predictor.laterality, self.orientation, assume)
         statement = parse(sentence, laterality=asked.said)
-        with count_cut_sentences():
+        with collected_prompt_warnings() as complaints:  # that the sentence was cut is all that can be one here
             cut = bool(predictor.run.method.too_long([asked.sentence]))
             planes = self._answer(asked.sentence, parse(asked.sentence, laterality=asked.model))
+        cut = cut or bool(complaints)
         verdict = judge(sentence, statement, planes["probability"], recipe.threshold, predictor.calibration, cut=cut)
+            sentence,
+            statement,
+            planes["probability"],
+            recipe.threshold,
+            predictor.calibration,
+            cut=cut or bool(complaints),
+        )
         maps = {name: self._as_stored(value) for name, value in planes.items()}
         probability = maps.pop("probability")
         mask = (probability > recipe.threshold).astype(np.uint8)
@@ -282,6 +289,8 @@ def as_picture(image: Path | str | np.ndarray | Picture, index: int | None = Non
         return image
     if isinstance(image, np.ndarray):
         return Picture(image)
+    if index is not None:
+        raise DataError(f"{image} is one picture; index {index} names a slice or frame of a volume. Leave it out.")
     return Picture(read_image(Path(image)), source=Path(image))
 
 

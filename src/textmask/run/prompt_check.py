@@ -16,6 +16,7 @@ from textmask.text.vocabulary import known_share, unknown_words
 
 CALIBRATION = "calibration.json"  # in a run folder
 CUT = "longer_than_window"
+HALF = 1e-3  # the masks of the split were predicted in half precision, and values may repeat
 CODES: Mapping[str, str] = {
     **WARNINGS,
     CUT: "the text encoder does not read the sentence to its end; what is said there is lost",
@@ -73,7 +74,8 @@ class Calibration:
 
     def rank(self, confidence: float) -> float:
         """Share of the validation masks that the model was at most as sure of."""
-        return float(np.searchsorted(self.confidence, confidence, side="right") / len(self.confidence))
+        place = np.searchsorted(self.confidence, confidence + HALF, side="right")
+        return float(place / len(self.confidence))
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -19,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from textmask.errors import ConfigError, PromptWarning
+from textmask.errors import ConfigError, warn_prompt
 from textmask.types import Embedding, Text, TextFeatures, TextTokens, TokenMask
 
 Pool = Literal["mean", "cls", "legacy_padding", "eos"]
@@ -27,20 +24,6 @@ MAX_CACHED_SENTENCES = 20_000  # then the table starts again: 24 tokens x 768 in
 CHUNK = 32
 # the tokenizers of `transformers` are not made for several threads, and of a new sentence one thread fills the table
 _ONE_AT_A_TIME = threading.RLock()
-_CUTS_ARE_COUNTED: ContextVar[bool] = ContextVar("cuts_are_counted", default=False)
-
-
-@contextmanager
-def count_cut_sentences() -> Iterator[None]:
-    """Leave out the warning of `TextEncoder.tokenize`: whoever asks counts the cut sentences with `too_long`.
-
-    Other than a filter of Python's warnings, this holds for the thread that asks, and for no other.
-    """
-    token = _CUTS_ARE_COUNTED.set(True)
-    try:
-        yield
-    finally:
-        _CUTS_ARE_COUNTED.reset(token)
 
 
 class TextEncoder(nn.Module):
@@ -96,12 +79,11 @@ class TextEncoder(nn.Module):
             raise ConfigError(f"length is {length}; this {self.name} reads 3 to {self.max_length} tokens (max_length).")
         rows = self.ids_of(text.prompts)
         too_long = [i for i, row in enumerate(rows) if len(row) > window]
-        if too_long and not _CUTS_ARE_COUNTED.get():
-            warnings.warn(
+        if too_long:
+            warn_prompt(
                 f"{len(too_long)} of {len(rows)} sentences are longer than the {window} tokens that {self.name} reads "
                 f"(longest {max(map(len, rows))}) and were cut, the first: {text.prompts[too_long[0]][:80]!r}. "
                 "What is said at their end is lost; shorten them or raise max_length.",
-                PromptWarning,
                 stacklevel=2,
             )
         # the last token is a special one in all tokenizers used here and must stay
