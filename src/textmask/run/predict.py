@@ -109,13 +109,6 @@ class Opened:
             planes = self._answer(asked.sentence, parse(asked.sentence, laterality=asked.model))
         cut = cut or bool(complaints)
         verdict = judge(sentence, statement, planes["probability"], recipe.threshold, predictor.calibration, cut=cut)
-            sentence,
-            statement,
-            planes["probability"],
-            recipe.threshold,
-            predictor.calibration,
-            cut=cut or bool(complaints),
-        )
         maps = {name: self._as_stored(value) for name, value in planes.items()}
         probability = maps.pop("probability")
         mask = (probability > recipe.threshold).astype(np.uint8)
