@@ -378,17 +378,16 @@ def test_jobs_are_told_apart_and_brackets_in_names_stay(call, table, tmp_path):
     code, _, err = call("predict", "runs/[a]", film, "left lung", "--view", "upside", "--out", "none")
     assert code == 2
     assert "unknown view 'upside'" in err
-    code, _, err = call("calibrate", "runs/[a]", "films")
+    code, _, err = call("calibrate", "runs/[a]", table)
     assert code == 2
     assert "expected at least 20" in err
 
 
 @pytest.mark.slow
-def test_a_folder_is_shared_among_the_tasks_of_ray(table, tmp_path):
+def test_a_folder_is_shared_among_the_tasks_of_ray(call, table, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'textmask[ray]'")
-    run, env = tmp_path / "run", {"TEXTMASK_CACHE": str(tmp_path / "cache")}
-    code, output = textmask("train", "statement_unet", table, "--preset", "smoke", "--out", run, "--quiet", **env)
-    assert code == 0, output
+    run = tmp_path / "run"
+    assert call("train", "statement_unet", table, *SMOKE, "--out", run, "--quiet")[0] == 0
     (tmp_path / "films").mkdir()
     for i in range(40):
         cv2.imwrite(str(tmp_path / "films" / f"{i}.png"), np.full((20, 20), i, np.uint8))
@@ -400,8 +399,6 @@ def test_a_folder_is_shared_among_the_tasks_of_ray(table, tmp_path):
     assert code == 0, output
     assert "40 done" in output
     assert len(list((tmp_path / "masks").glob("*.json"))) == 40
-    code, output = textmask("predict", run, tmp_path / "films", "lower left lung", "--out", tmp_path / "masks")
-    assert "0 done, 40 skipped" in output
 
 
 def test_strict_inspection_fails_where_there_are_errors(call, tmp_path):
