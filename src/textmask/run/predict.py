@@ -21,7 +21,7 @@ from textmask.io.orientation import Orientation
 from textmask.io.pictures import Picture
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run, read_json
 from textmask.run.laterality import CONVENTIONS, DEFAULTS, NOTHING_ASKED, Asked, convention, translate
-from textmask.run.prompt_check import CALIBRATION, CODES, Calibration, judge
+from textmask.run.prompt_check import CALIBRATION, CODES, CUT, Calibration, judge
 from textmask.run.tiles import predict_tiles
 from textmask.text.grammar import parse
 from textmask.text.statement import Statement
@@ -100,6 +100,12 @@ class Opened:
             LateralityError: a side is named, and which side of the picture that is cannot be known.
             ConfigError: another convention.
         """
+        return self.ask(sentence, laterality, assume, abstain)[0]
+
+    def ask(
+        self, sentence: str, laterality: str | None, assume: str | None, abstain: bool
+    ) -> tuple[Segmentation, list[str]]:
+        """As `segment`, and what the text encoder has to say of the sentence in words."""
         predictor, recipe = self.predictor, self.predictor.run.recipe
         said = convention(laterality, DEFAULTS[self.picture.format])
         asked = translate(sentence, said, predictor.laterality, self.orientation, assume)
@@ -114,7 +120,7 @@ class Opened:
         mask = (probability > recipe.threshold).astype(np.uint8)
         if abstain and verdict.empty:
             mask = np.zeros_like(mask)
-        return Segmentation(
+        found = Segmentation(
             mask,
             probability,
             statement,
@@ -125,6 +131,7 @@ class Opened:
             verdict.compatibility,
             verdict.unknown_words,
         )
+        return found, complaints
 
     def _answer(self, sentence: str, statement: Statement) -> dict[str, np.ndarray]:
         """Probability and maps, float32 h w each, of the whole picture at once or of its tiles."""
@@ -266,9 +273,10 @@ class Predictor:
             DataError: no picture was set.
             LateralityError: a side is named, and which side of the picture that is cannot be known.
         """
-        found = self.opened.segment(sentence, laterality, assume, abstain=abstain)
-        for code in found.warnings:
-            warnings.warn(f"{sentence[:80]!r}: {CODES[code]}", PromptWarning, stacklevel=2)
+        found, complaints = self.opened.ask(sentence, laterality, assume, abstain)
+        said = [f"{sentence[:80]!r}: {CODES[code]}" for code in found.warnings if code != CUT or not complaints]
+        for message in [*complaints, *said]:
+            warnings.warn(message, PromptWarning, stacklevel=2)
         return found
 
 
