@@ -21,7 +21,7 @@ from textmask.errors import ConfigError
 from textmask.method import get_method
 
 COMMANDS = [
-    ["train"], ["evaluate"], ["predict"], ["report"], ["table"], ["verify-table"], ["demo"],
+    ["train"], ["evaluate"], ["predict"], ["calibrate"], ["report"], ["table"], ["verify-table"], ["demo"],
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"],
@@ -356,6 +356,49 @@ def test_jobs_are_told_apart_and_brackets_in_names_stay(call, table, tmp_path):
     code, out, _ = call("predict", "runs/[a]", film, "lower left lung", "--out", "masks")
     assert code == 0
     assert "0 done, 1 skipped" in out
+    patient = ("predict", "runs/[a]", film, "left lower lobe", "--laterality", "patient", "--out", "sides")
+    code, _, err = call(*patient)
+    assert code == 1
+    assert "failed: " in err
+    assert "--view pa, ap, mirrored" in err
+    code, out, _ = call(*patient, "--view", "pa")
+    assert code == 0
+    assert "1 of 1: left and right exchanged: from the patient side to the image side" in out
+    report = "The left lung is clear. Opacity in the right lower lobe and left upper lobe. Nodule in the left apex."
+    code, out, _ = call("predict", "runs/[a]", film, report, "--report", "--out", "findings")
+    assert code == 0
+    assert "2 findings with a place; denied: The left lung is clear" in out
+    assert len(list((tmp_path / "findings").glob("*.mask.png"))) == 2
+    code, out, _ = call("predict", "runs/[a]", film, "No effusion.", "--report", "--out", "none")
+    assert code == 0
+    assert "0 done, 0 skipped" in out
+    code, _, err = call("predict", "runs/[a]", film, "Hello World", "--no-abstain", "--out", "hello")
+    assert code == 0
+    assert "no_medical_word: neither a place nor a medical word" in err
+    code, _, err = call("predict", "runs/[a]", film, "left lung", "--view", "upside", "--out", "none")
+    assert code == 2
+    assert "unknown view 'upside'" in err
+    code, _, err = call("calibrate", "runs/[a]", table)
+    assert code == 2
+    assert "expected at least 20" in err
+
+
+@pytest.mark.slow
+def test_a_folder_is_shared_among_the_tasks_of_ray(call, table, tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'textmask[ray]'")
+    run = tmp_path / "run"
+    assert call("train", "statement_unet", table, *SMOKE, "--out", run, "--quiet")[0] == 0
+    (tmp_path / "films").mkdir()
+    for i in range(40):
+        cv2.imwrite(str(tmp_path / "films" / f"{i}.png"), np.full((20, 20), i, np.uint8))
+    ask = ("predict", run, tmp_path / "films", "lower left lung", "--out", tmp_path / "masks", "--engine", "ray")
+    for _ in range(3):  # Ray gives its parts 15 s to start, which a busy machine may miss
+        code, output = textmask(*ask)
+        if "cannot reach or start Ray" not in output:
+            break
+    assert code == 0, output
+    assert "40 done" in output
+    assert len(list((tmp_path / "masks").glob("*.json"))) == 40
 
 
 def test_strict_inspection_fails_where_there_are_errors(call, tmp_path):

@@ -164,6 +164,29 @@ def test_padding_never_changes_the_output(name):
     torch.testing.assert_close(outputs[0], outputs[2], atol=1e-5, rtol=1e-5)
 
 
+def test_the_picture_and_the_sentence_apart_give_what_they_give_together(name):
+    recipe, method = smoke(name)
+    observed(recipe, method).eval()
+    batch = make_batch(recipe, recipe.stages[0].name)
+    with torch.inference_mode():
+        for variant in method.variants or ("",):
+            if variant:
+                method.use(variant)
+            features = method.image_features(batch.image)
+            whole = method(batch.image, batch.text)
+            apart = method.decode(features, batch.image, batch.text)
+            anew = method.decode(None, batch.image, batch.text)
+            assert torch.equal(apart.logits, whole.logits)
+            assert torch.equal(anew.logits, whole.logits)
+            assert apart.aux.keys() == whole.aux.keys()
+            if features is not None:  # the same features serve another sentence
+                assert all(isinstance(x, torch.Tensor) and len(x) == len(batch) for x in features)
+                other = build_text(batch.text.prompts[::-1], batch.text.statements[::-1])
+                again = method.decode(features, batch.image, other)
+                assert torch.equal(again.logits, method(batch.image, other).logits)
+                assert torch.equal(method.decode(features, batch.image, batch.text).logits, whole.logits)
+
+
 def test_what_the_card_says_about_image_and_text_is_true(name):
     recipe, method = smoke(name)
     observed(recipe, method).eval()

@@ -100,11 +100,11 @@ def test_the_choice_of_who_answers_is_part_of_the_state():
     assert method.variants == ("student", "teacher")
     assert method.answering(method.net) is method.net
     method.use("teacher")
-    assert method.answering(method.net) is method.teacher
+    assert method.answering(method.net) is method.teacher.net
     assert method.train().answering(method.net) is method.net
     again = Pair().eval()
     again.load_state_dict(method.state_dict())
-    assert again.answering(again.net) is again.teacher
+    assert again.answering(again.net) is again.teacher.net
     with pytest.raises(ConfigError, match="has no weights 'pupil'; it has: student, teacher"):
         method.use("pupil")
     with pytest.raises(ConfigError, match="has no weights"):

@@ -26,6 +26,7 @@ from textmask.cli_options import (
     read_data,
     say,
 )
+from textmask.cli_predict import calibrate, predict
 from textmask.cli_study import study_app
 from textmask.errors import ConfigError, TextMaskError, TextMaskWarning, choose
 
@@ -177,51 +178,8 @@ def evaluate(
     say(f"report: {write_report(run)}")
 
 
-@app.command()
-def predict(
-    run: RunPath,
-    source: Annotated[Path, typer.Argument(help="A picture, a folder, or a csv/json file of image,text.")],
-    sentence: Annotated[str | None, typer.Argument(help="What to segment; not needed with a jobs file.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and results.")] = Path("predictions"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make existing results again.")] = False,
-    probability: Annotated[bool, typer.Option("--probability", help="Also a 16-bit probability PNG.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Also attention, prior and guide side by side.")] = False,
-) -> None:
-    """Segment own pictures from a sentence.
-
-    Example: textmask predict runs/biclip film.png "lower left lung" --out masks
-    """
-    from textmask.run.checkpoint import load_run
-    from textmask.run.machine import prepare_cpu
-    from textmask.run.predict import predict as run_prediction
-    from textmask.run.predict import read_jobs
-
-    prepare_cpu()
-    jobs = read_jobs(source, sentence)
-    loaded = load_run(run)
-    with progress_bars() as step:
-        results = run_prediction(
-            loaded,
-            jobs,
-            out,
-            overwrite=overwrite,
-            probability=probability,
-            explain=explain,
-            progress=lambda done, total: step("pictures", done, total),
-        )
-    for message in dict.fromkeys(r.message for r in results if r.status == "failed"):
-        complain(f"failed: {message}", "red")
-    odd = [f"{r.job.text[:80]!r}: {', '.join(r.warnings)}" for r in results if r.warnings]
-    for message in dict.fromkeys([*odd, *(r.message for r in results if r.status == "skipped" and r.message)]):
-        complain(f"warning: {message}", "yellow")
-    counts = {status: sum(r.status == status for r in results) for status in ("done", "skipped", "failed")}
-    side = loaded.data.get("laterality", "unknown")
-    say(
-        f"{counts['done']} done, {counts['skipped']} skipped (exist; --overwrite makes them again), "
-        f"{counts['failed']} failed, in {out}. For this model left means the {side} side."
-    )
-    if counts["failed"]:
-        raise typer.Exit(1)
+app.command()(predict)
+app.command()(calibrate)
 
 
 @app.command()

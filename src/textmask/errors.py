@@ -1,5 +1,12 @@
 """The errors textmask raises for what a caller can cause; the command line prints their message without a traceback."""
 
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 
 class TextMaskError(Exception):
     """Base of all errors a user can cause. The message says what, got, expected and what to do."""
@@ -33,11 +40,34 @@ class PromptWarning(TextMaskWarning):
     """A sentence is contradictory, empty, truncated, or not understood by the grammar."""
 
 
+_COLLECTED: ContextVar[list[str] | None] = ContextVar("collected_prompt_warnings", default=None)
+
+
+def warn_prompt(message: str, stacklevel: int = 1) -> None:
+    """Warn of a sentence (`PromptWarning`), or tell whoever collects them."""
+    collected = _COLLECTED.get()
+    if collected is not None:
+        collected.append(message)
+    else:
+        warnings.warn(message, PromptWarning, stacklevel=stacklevel + 1)
+
+
+@contextmanager
+def collected_prompt_warnings() -> Iterator[list[str]]:
+    """Collect what `warn_prompt` says in this thread; a filter of Python's warnings would hold for all threads."""
+    messages: list[str] = []
+    token = _COLLECTED.set(messages)
+    try:
+        yield messages
+    finally:
+        _COLLECTED.reset(token)
+
+
 class DataWarning(TextMaskWarning):
     """A data set is readable but suspicious (empty masks, leakage, side words that contradict the masks)."""
 
 
-def choose(what: str, got: str, valid: "list[str] | tuple[str, ...]") -> str:
+def choose(what: str, got: str, valid: list[str] | tuple[str, ...]) -> str:
     """Return `got` when it is one of `valid`.
 
     Raises:

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "textmask.methods"
 PRESETS = ("paper", "lite", "smoke")
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class Method(nn.Module):
@@ -32,6 +33,18 @@ class Method(nn.Module):
     def forward(self, image: Image, text: Text) -> Output:
         """Predict: image B 3 H W in [0, 1] and its sentences -> logits B 1 H W."""
         raise NotImplementedError(f"{type(self).__name__}.forward")
+
+    def image_features(self, image: Image) -> tuple[Tensor, ...] | None:
+        """What of a picture can be computed before its sentence is known: image B 3 H W in [0, 1] -> maps for `decode`.
+
+        None: the sentence is mixed in from the start, and every sentence costs a whole `forward`.
+        """
+        return None
+
+    def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
+        """The rest of `forward`: `decode(image_features(x), x, text)` equals `self(x, text)`."""
+        out: Output = self(image, text)
+        return out
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """Unweighted loss terms (scalars), named as in the paper; the recipe's `weights` must name the same terms."""
@@ -82,11 +95,11 @@ class Method(nn.Module):
             raise ConfigError(f"{type(self).__name__} has no weights {variant!r}; it has: {', '.join(self.variants)}.")
         self.get_submodule("teacher").get_buffer("answers").fill_(variant == "teacher")
 
-    def answering(self, student: nn.Module) -> nn.Module:
-        """The student; or its teacher where that one was chosen and this is no training."""
+    def answering(self, student: Net) -> Net:
+        """The student; or the network of its teacher where that one was chosen and this is no training."""
         teacher = getattr(self, "teacher", None)
         chosen = isinstance(teacher, Teacher) and not self.training and bool(teacher.answers)
-        return teacher if chosen and teacher is not None else student
+        return cast(Net, teacher.net) if chosen and teacher is not None else student
 
 
 class Teacher(nn.Module):

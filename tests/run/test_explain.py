@@ -9,7 +9,8 @@ from textmask.errors import ConfigError
 from textmask.io.figures import GAP_PX, heat
 from textmask.io.images import read_image, write_png
 from textmask.method import get_method
-from textmask.run.predict import Job, Predictor, Segmentation, explanation, predict
+from textmask.run.jobs import Job, predict
+from textmask.run.predict import Predictor, Segmentation, explanation
 from textmask.run.train import train
 from textmask.text.grammar import parse
 

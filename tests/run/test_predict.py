@@ -2,6 +2,8 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError, replace
 
 import cv2
 import numpy as np
@@ -9,11 +11,14 @@ import pytest
 import torch
 
 from textmask.config import Recipe
-from textmask.errors import CheckpointError, ConfigError, DataError, PromptWarning
+from textmask.errors import CheckpointError, ConfigError, DataError, PromptWarning, TextMaskError
 from textmask.method import Method, get_method
+from textmask.run import jobs as jobs_module
 from textmask.run import predict as module
 from textmask.run.checkpoint import WEIGHTS, Run, load_run
-from textmask.run.predict import Job, Predictor, predict, read_jobs
+from textmask.run.engines import Engine
+from textmask.run.jobs import Job, predict, read_jobs, split_reports
+from textmask.run.predict import Predictor
 from textmask.run.train import train
 from textmask.types import Output
 
@@ -241,9 +246,20 @@ def test_what_is_written(half, film, tmp_path):
 
 def test_the_laterality_of_the_model_is_stated(tmp_path, film):
     for side in ("patient", "unknown"):
-        job, run = Job(film, "left lung"), make_run(tmp_path / side, laterality=side)
+        job, run = Job(film, "both lungs"), make_run(tmp_path / side, laterality=side)
         predict(run, [job], tmp_path / f"out-{side}")
-        assert result_of(tmp_path / f"out-{side}", job)["left_means"] == f"{side} side"
+        result = result_of(tmp_path / f"out-{side}", job)
+        assert result["asked"]["model"] == side
+        assert result["left_means"] == "image side"  # a plain picture, and nothing else was said
+        (refused,) = predict(run, [Job(film, "left lung")], tmp_path / f"out-{side}")
+        assert refused.status == "failed"
+        assert "--laterality" in refused.message
+        meant = Job(film, "left lung", laterality="patient")
+        (answered,) = predict(run, [meant], tmp_path / f"out-{side}", assume="patient")
+        assert answered.status == "done"
+        result = result_of(tmp_path / f"out-{side}", meant)
+        assert result["left_means"] == "patient side"
+        assert result["asked"]["assumed"] == (side == "unknown")
     with pytest.raises(ConfigError, match="unknown laterality"):
         _ = Predictor(make_run(tmp_path / "odd", laterality="upside")).laterality
 
@@ -341,7 +357,7 @@ def test_a_full_disk_fails_the_job_and_leaves_no_result(half, film, tmp_path, mo
     def full(path, value):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_json", full)
+    monkeypatch.setattr(jobs_module, "write_json", full)
     (result,) = predict(half, [job], out, overwrite=True)
     assert result.status == "failed"
     assert "No space left" in result.message
@@ -417,3 +433,184 @@ def test_jobs_files_that_are_wrong_say_where(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         read_jobs(tmp_path / name, None)
+
+
+@pytest.fixture(scope="module")
+def reading_run(phantom_manifest, tmp_path_factory):
+    """A run whose frozen text encoder reads every new sentence once."""
+    out = tmp_path_factory.mktemp("threads")
+    train(get_method("guide_decoder").recipe().smoke(), phantom_manifest, out / "run", cache_dir=out, progress=False)
+    return load_run(out / "run")
+
+
+def test_eight_threads_get_the_answers_that_one_gets(reading_run):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (40 + i, 50), dtype=np.uint8) for i in range(8)]
+    levels, sides = ("upper", "middle", "lower", "upper and lower"), ("left", "right")
+    sentences = [f"{n} opacity in the {level} {side} lung" for level in levels for side in sides for n in ("an", "no")]
+    requests = [(i % 8, sentence) for i, sentence in enumerate(sentences * 6)]
+
+    def answers(predictor, workers):
+        opened = [predictor.open(picture) for picture in pictures]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(lambda request: opened[request[0]].segment(request[1]), requests))
+
+    together = answers(Predictor(reading_run), 8)  # first: the text encoder knows none of the sentences yet
+    alone = answers(Predictor(load_run(reading_run.path)), 1)
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a.probability, b.probability, atol=1e-6)
+        assert a.warnings == b.warnings
+        assert a.asked == b.asked
+
+
+def test_threads_share_a_text_table_that_starts_again(reading_run, monkeypatch):
+    monkeypatch.setattr("textmask.text.encoders.MAX_CACHED_SENTENCES", 5)
+    opened = Predictor(reading_run).open(np.zeros((40, 40), np.uint8))
+    sentences = [f"{i} opacities in the lower left lung" for i in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(opened.segment, sentences))
+    assert len(found) == 40
+
+
+def test_a_picture_is_encoded_once_where_the_method_can(half, film):
+    calls = []
+
+    class Apart(MarksTheSide):
+        def image_features(self, image):
+            calls.append(image.shape)
+            return (image.mean(dim=1, keepdim=True),)
+
+        def decode(self, features, image, text):
+            assert features is not None
+            return self(image, text)
+
+    predictor = Predictor(replace(half, method=Apart().eval())).set_image(film)
+    for sentence in ("lower left lung", "lower right lung", "upper left lung"):
+        predictor.segment(sentence)
+    assert len(calls) == 1
+
+
+def test_a_long_sentence_is_counted_and_not_warned_about_in_python(reading_run):
+    found = Predictor(reading_run).open(np.zeros((40, 40), np.uint8)).segment("opacity in the left lung " * 40)
+    assert "longer_than_window" in found.warnings
+
+
+def test_a_picture_that_was_opened_does_not_change(half, film):
+    predictor = Predictor(half)
+    first = predictor.open(film)
+    predictor.set_image(np.zeros((9, 9), np.uint8)).segment("lower left lung")
+    assert first.segment("lower left lung").mask.shape == (50, 70)
+    with pytest.raises(FrozenInstanceError):
+        first.picture = None
+
+
+def test_the_result_records_what_the_contract_and_the_check_did(half, tmp_path, film):
+    out = tmp_path / "out"
+    jobs = [Job(film, "lower left lung", view="mirrored"), Job(film, "Hello World"), Job(film, "no consolidation")]
+    assert [r.status for r in predict(half, jobs, out)] == ["done"] * 3
+    turned, nothing, denied = (result_of(out, job) for job in jobs)
+    assert turned["asked"] == {
+        "said": "image",
+        "model": "image",
+        "view": "R\\F (view mirrored)",
+        "sentence": "lower right lung",
+        "conversion": turned["asked"]["conversion"],
+        "assumed": False,
+    }
+    assert turned["abstained"] is False
+    assert turned["foreground_px"] == 50 * 35
+    assert nothing["abstained"] is True
+    assert nothing["foreground_px"] == 0
+    assert "no_medical_word" in nothing["warnings"]
+    assert denied["warnings"] == ["absent_finding"]
+    (kept,) = predict(half, jobs[1:2], tmp_path / "kept", abstain=False)
+    assert result_of(tmp_path / "kept", kept.job)["abstained"] is True
+
+
+def test_a_sentence_whose_side_is_unknown_fails_alone(half, film, tmp_path):
+    jobs = [
+        Job(film, "left lung", laterality="patient"),
+        Job(film, "left lung"),
+        Job(film, "left lung", view="sideways"),
+    ]
+    results = predict(half, jobs, tmp_path / "out")
+    assert [r.status for r in results] == ["failed", "done", "failed"]
+    assert "--view pa" in results[0].message
+    assert "unknown view" in results[2].message
+
+
+def test_jobs_say_side_view_and_slice_for_themselves(film):
+    path = film.with_name("jobs.csv")
+    path.write_text("image,text,laterality,view,index\nfilm.png,left lung,patient,pa,\nfilm.png,left lung,,,3\n")
+    jobs = read_jobs(path, None, laterality="image", view="mirrored")
+    assert jobs == [
+        Job(film, "left lung", "", "patient", "pa"),
+        Job(film, "left lung", "", "image", "mirrored", 3),
+    ]
+    assert len({job.stem for job in [*jobs, Job(film, "left lung")]}) == 3
+    path = film.with_name("jobs.json")
+    path.write_text('[{"image": "film.png", "text": "left lung", "index": 0}]')
+    assert read_jobs(path, None)[0].index == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,text,laterality\nfilm.png,x,mine\n", "unknown laterality 'mine'"),
+        ("image,text,view\nfilm.png,x,upside\n", "unknown view 'upside'"),
+        ("image,text,index\nfilm.png,x,-1\n", "index is '-1'"),
+    ],
+)
+def test_jobs_with_a_wrong_side_view_or_slice_say_so_before_anything_is_done(tmp_path, content, message):
+    (tmp_path / "jobs.csv").write_text(content)
+    with pytest.raises(TextMaskError, match=message):
+        read_jobs(tmp_path / "jobs.csv", None)
+
+
+def test_medical_files_of_a_folder_are_pictures(tmp_path):
+    for name in ("a.dcm", "b.nii.gz", "c.nii", "d.nii.gz.txt", "e.gz"):
+        (tmp_path / name).write_bytes(b"")
+    assert [job.image.name for job in read_jobs(tmp_path, "x")] == ["a.dcm", "b.nii.gz", "c.nii"]
+
+
+def test_a_report_gives_a_job_for_each_finding(film):
+    report = "The left lung is clear. Opacity in the right lower lobe. Nodule in the left upper lobe. No effusion."
+    jobs, notes = split_reports([Job(film, report), Job(film, "The lungs are clear.")])
+    assert [job.text for job in jobs] == ["Opacity in the right lower lobe", "Nodule in the left upper lobe"]
+    assert "2 findings" in notes[0]
+    assert "denied: The left lung is clear; No effusion" in notes[0]
+    assert "0 findings" in notes[1]
+    assert len({job.stem for job in jobs}) == 2
+
+
+def test_jobs_that_are_shared_among_processes_come_back_in_order(half, film, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs_module, "PART", 2)
+    monkeypatch.setattr(jobs_module, "_loaded", lambda path: Predictor(half))
+    handed = []
+
+    def backwards(engine, function, tasks):
+        handed.extend(tasks)
+        for i in reversed(range(len(tasks))):
+            yield (i, None, "the machine went away") if i == 1 else (i, function(*tasks[i]), "")
+
+    monkeypatch.setattr("textmask.run.engines.run_tasks", backwards)
+    jobs = [Job(film, f"{level} {side} lung") for level in ("upper", "lower") for side in ("left", "right")]
+    seen = []
+    results = predict(
+        half,
+        [*jobs, Job(film, "left lung")],
+        tmp_path / "out",
+        engine=Engine("ray"),
+        progress=lambda *n: seen.append(n),
+    )
+    assert [r.status for r in results] == ["done", "done", "failed", "failed", "done"]
+    assert [r.job.text for r in results] == [job.text for job in jobs] + ["left lung"]
+    assert results[2].message == "the machine went away"
+    assert len(handed) == 3
+    assert seen[-1] == (5, 5)
+    assert [r.status for r in predict(half, jobs, tmp_path / "out")] == ["skipped", "skipped", "done", "done"]
+
+
+def test_slurm_runs_no_pictures(half, film, tmp_path):
+    with pytest.raises(ConfigError, match="--engine local or ray"):
+        predict(half, [Job(film, "left lung")], tmp_path / "out", engine=Engine("slurm"))

@@ -17,7 +17,8 @@ from textmask.method import Method, build_method, get_method
 from textmask.run.checkpoint import load_run
 from textmask.run.evaluate import evaluate
 from textmask.run.inference import predict_split
-from textmask.run.predict import Predictor, predict, read_jobs
+from textmask.run.jobs import predict, read_jobs
+from textmask.run.predict import Predictor
 from textmask.run.tiles import blend_weights, predict_tiles, tile_starts
 from textmask.run.train import train
 from textmask.text.grammar import parse

@@ -220,7 +220,7 @@ def test_student_and_teacher_are_validated_and_the_better_one_answers(phantom_ma
     assert stored["valid/dice_per_image"] == result.best == max(row["valid/dice_per_image"] for row in rows)
     loaded = checkpoint.load_run(tmp_path / "run").method
     chosen = loaded.answering(loaded.net)
-    assert chosen is (loaded.teacher if stored["variant"] == "teacher" else loaded.net)
+    assert chosen is (loaded.teacher.net if stored["variant"] == "teacher" else loaded.net)
     assert stored["variant"] in (tmp_path / "run" / "card.md").read_text()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from itertools import pairwise
 
 import torch
@@ -11,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from textmask.config import Config
-from textmask.errors import PromptWarning
+from textmask.errors import warn_prompt
 from textmask.nn.attention import Attention, position_codes
 from textmask.nn.decoders import SubPixelHead, UpBlock
 from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
@@ -58,10 +57,9 @@ class TokenMixer(nn.Module):
         """
         if token_mask.shape[1] > self.max_tokens and token_mask[:, self.max_tokens :].any():
             cut = int(token_mask[:, self.max_tokens :].any(dim=1).sum())
-            warnings.warn(
+            warn_prompt(
                 f"{cut} of {len(token_mask)} sentences are longer than the {self.max_tokens} tokens that the guide "
                 "block mixes and were cut. Raise max_tokens and train again.",
-                PromptWarning,
                 stacklevel=2,
             )
         real = (text_tokens * token_mask[..., None])[:, : self.max_tokens]
@@ -130,8 +128,15 @@ class GuideDecoder(nn.Module):
 
     def forward(self, image: Image, text: TextFeatures) -> Referred:
         """Image B 3 H W in [0, 1] and text features -> logits B 1 H W and the fused maps, coarse to fine."""
+        return self.decode(self.encode(image), image, text)
+
+    def encode(self, image: Image) -> tuple[Tensor, ...]:
+        """All that needs no sentence: image B 3 H W in [0, 1] -> the encoder's maps, fine to coarse."""
+        return tuple(self.encoder(padded_to(image, self.encoder.info.strides[-1]))[self.first :])
+
+    def decode(self, features: tuple[Tensor, ...], image: Image, text: TextFeatures) -> Referred:
+        """The maps of `encode`, the image and the sentence -> as `forward`."""
         whole = padded_to(image, self.encoder.info.strides[-1])
-        features = self.encoder(whole)[self.first :]
         x, fused, texts = features[-1], [], []
         for guide, up, skip in zip(self.guides, self.ups, features[-2::-1], strict=True):
             x, words = guide(x, text.text_tokens, text.token_mask)

@@ -107,21 +107,30 @@ class MMIUNet(nn.Module):
 
     def forward(self, image: Image, text: TextFeatures) -> Referred:
         """Image B 3 H W in [0, 1] and text features -> logits B 1 H W and the fused maps, coarse to fine."""
-        whole = padded_to(image, self.encoder.info.strides[-1])
-        x, words = self.encoder.begin(whole), text.text_tokens
-        skips: list[Tensor] = []
-        texts: list[Tensor] = []
-        for i in range(len(self.encoder.info.channels)):
+        return self.decode(self.encode(image), image, text)
+
+    def encode(self, image: Image) -> tuple[Tensor, ...]:
+        """What needs no sentence: image B 3 H W in [0, 1] -> the plain skips and the map of the first bridger."""
+        x = self.encoder.begin(padded_to(image, self.encoder.info.strides[-1]))
+        maps: list[Tensor] = []
+        for i in range(self.plain + 1):
             x = self.encoder.scale(i, x)
-            if i >= self.plain:
-                fused, told = self.bridgers[i - self.plain](x, words, text.token_mask)
-                texts.append(told)
-                words = text.text_tokens + told
-                skips.append(fused)
-                x = x + fused
-            else:
-                skips.append(x)
-        skips = skips[self.first :]
+            maps.append(x)
+        return tuple(maps[self.first :])
+
+    def decode(self, features: tuple[Tensor, ...], image: Image, text: TextFeatures) -> Referred:
+        """The maps of `encode`, the image and the sentence -> as `forward`; the coarser scales run here."""
+        whole = padded_to(image, self.encoder.info.strides[-1])
+        *plain, x = features
+        skips, words = list(plain), text.text_tokens
+        texts: list[Tensor] = []
+        for i, bridger in enumerate(self.bridgers, start=self.plain):
+            x = x if i == self.plain else self.encoder.scale(i, x)
+            fused, told = bridger(x, words, text.token_mask)
+            texts.append(told)
+            words = text.text_tokens + told
+            skips.append(fused)
+            x = x + fused
         x = skips[-1]
         for up, skip in zip(self.ups, skips[-2::-1], strict=True):
             x = up(x, skip)

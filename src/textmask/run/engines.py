@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from textmask.errors import ConfigError, TextMaskError, choose
 from textmask.run.grid import BusyError, Cell, Grid
@@ -22,6 +22,7 @@ THREADS = 4  # of a cell on a cluster, unless asked otherwise
 POLL_S = 1.0
 DAY_MIN = 24 * 60
 Started = Callable[[Cell, str], None]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,37 @@ def work_elsewhere(grid: Grid, cell: Cell, threads: int) -> Outcome:
         return Outcome(cell, str(error))
 
 
+def run_tasks(
+    engine: Engine, function: Callable[..., Answer], tasks: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[int, Answer | None, str]]:
+    """Call a function of this package with each tuple of arguments; yields (number, answer, error) as each ends.
+
+    The processes share the folders that the arguments name. An error of a task is told, not raised: its answer is
+    None then.
+
+    Raises:
+        ConfigError: the engine is not installed or not reachable, or cannot run single tasks (slurm).
+    """
+    if engine.name == "slurm":
+        raise ConfigError("single tasks run with --engine local or ray, got slurm.")
+    if engine.name == "local" or not tasks:
+        for i, task in enumerate(tasks):
+            yield i, function(*task), ""
+        return
+    ray = _import_ray()
+    with _ray_cluster(ray):
+        threads = _ray_threads(ray, engine)
+        remote = ray.remote(function).options(num_cpus=threads, name="textmask")
+        waiting = {remote.remote(*task): i for i, task in enumerate(tasks)}
+        while waiting:
+            (ended,), _ = ray.wait(list(waiting), num_returns=1)
+            i = waiting.pop(ended)
+            try:
+                yield i, ray.get(ended), ""
+            except ray.exceptions.RayError as error:
+                yield i, None, _last_line(error)
+
+
 class Job:
     """`work_elsewhere` as a job that SLURM may stop at its time limit and start again: training then goes on."""
 
@@ -147,23 +179,11 @@ def _slurm(engine: Engine, grid: Grid, cells: Sequence[Cell], started: Started, 
 
 def _ray(engine: Engine, grid: Grid, cells: Sequence[Cell], started: Started, bar: bool) -> Iterator[Outcome]:
     """Tasks of the cluster that RAY_ADDRESS names, or of a Ray instance on this machine that ends with the study."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tells nobody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(f"--engine ray needs Ray: pip install 'textmask[ray]' ({error}).") from error
+    ray = _import_ray()
     with _ray_cluster(ray):
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        largest = int(max(node.get("CPU", 0) for node in nodes))
-        threads = engine.threads or min(THREADS, largest)
-        if threads > largest:
-            raise ConfigError(
-                f"--engine ray: no machine of the cluster has {threads} CPUs (the largest has {largest}), so a cell of "
-                f"{threads} threads would wait for ever. Give --threads {largest}."
-            )
+        threads = _ray_threads(ray, engine)
         grid.decode()
-        gpus = 1 if any(node.get("GPU", 0) for node in nodes) else 0
+        gpus = 1 if any(node.get("GPU", 0) for node in _ray_nodes(ray)) else 0
         task = ray.remote(work_elsewhere).options(num_cpus=threads, num_gpus=gpus, name="textmask")
         shared = ray.put(grid)
         waiting = {task.remote(shared, cell, threads): cell for cell in cells}
@@ -176,6 +196,32 @@ def _ray(engine: Engine, grid: Grid, cells: Sequence[Cell], started: Started, ba
                 yield replace(ray.get(ended), cell=cell)
             except ray.exceptions.RayError as error:
                 yield Outcome(cell, _last_line(error))
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tells nobody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(f"--engine ray needs Ray: pip install 'textmask[ray]' ({error}).") from error
+    return ray
+
+
+def _ray_nodes(ray: Any) -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _ray_threads(ray: Any, engine: Engine) -> int:
+    """CPUs of a task: as asked, or 4, or all of a smaller machine."""
+    largest = int(max(node.get("CPU", 0) for node in _ray_nodes(ray)))
+    threads = engine.threads or min(THREADS, largest)
+    if threads > largest:
+        raise ConfigError(
+            f"--engine ray: no machine of the cluster has {threads} CPUs (the largest has {largest}), so a cell of "
+            f"{threads} threads would wait for ever. Give --threads {largest}."
+        )
+    return threads
 
 
 @contextmanager

@@ -26,9 +26,9 @@ INVERT = {"upper": "lower", "top": "bottom", "superior": "inferior", "above": "b
 # places without a counterpart in the other lung, clock positions, and sides in other languages, which the grammar
 # does not read: turning the picture and keeping such a sentence would make it false
 NO_MIRROR = re.compile(
-    r"\b(?:rml|lml|lingula\w*|middle(?:\s*(?:,|and|or|/)\s*\w+)*\s+lobes?|retrocardiac|(?:minor|horizontal)\s+fissure|"
-    r"o.?clock|gauche|droite?|links|linke[rsn]?|rechts|rechte[rsn]?|izquierd[ao]s?|derech[ao]s?|sinistr[aoe]|destr[aoe]|"
-    r"esquerd[ao]s?|direit[ao]s?)\b|[左右]",
+    r"\b(?:rml|lml|lingula\w*|middle(?:\s*[,/]\s*(?:(?:and|or)\s+)?\w+|\s+(?:and|or)\s+\w+)*\s+lobes?|"
+    r"retrocardiac|(?:minor|horizontal)\s+fissure|o.?clock|gauche|droite?|links|linke[rsn]?|rechts|rechte[rsn]?|"
+    r"izquierd[ao]s?|derech[ao]s?|sinistr[aoe]|destr[aoe]|esquerd[ao]s?|direit[ao]s?)\b|[左右]",
     re.IGNORECASE,
 )
 # the letter before a place: "L lower lobe", "R lung"
@@ -109,7 +109,7 @@ def swap_levels(prompt: str) -> str | None:
 
 
 def _other_place(prompt: str, change: Callable[[str], str | None]) -> str | None:
-    out = change(prompt) or change(_legible(prompt))
+    out = change(prompt) or change(legible(prompt))
     return out if out is not None and parse(out).zones != parse(prompt).zones else None
 
 
@@ -143,7 +143,7 @@ def absent(prompt: str) -> str | None:
 @lru_cache(maxsize=65536)
 def drop_position(prompt: str, replacement: str = "") -> str:
     """The sentence without its places and without uni- or bilateral; each place becomes `replacement`."""
-    text = PLACE.sub(lambda _: replacement, LATERAL.sub("", _legible(prompt)))
+    text = PLACE.sub(lambda _: replacement, LATERAL.sub("", legible(prompt)))
     text = re.sub(r"\s+(?:located\s+)?(?:on|in|at)(?:\s+the)?(?=\s*[,.;]|\s*$|\s+is\b)", "", re.sub(r"\s+", " ", text))
     text = re.sub(r"\s+([,.;])", r"\1", text)
     text = re.sub(r"(?:,\s*|\s+and\s*)+(?=[,.;]|$)", "", re.sub(r"^\s*and\b", "", text)).strip()
@@ -156,13 +156,13 @@ def drop_position(prompt: str, replacement: str = "") -> str:
 def blur_position(prompt: str) -> str:
     """The sentence with every place replaced by "a region of the lung" (chest) or "a region of the image"."""
     chest = parse(prompt).grammar in ("qata", "mosmed", "report")
-    text = LATERAL.sub("", _legible(prompt))
+    text = LATERAL.sub("", legible(prompt))
     text = re.sub(rf"(?:{PLACE.pattern})(?:\s+and\s+(?:{PLACE.pattern}))*", "\0", text, flags=re.IGNORECASE)
     text = text.replace("\0", "a region of the lung" if chest else "a region of the image").strip()
     return blur_position(text) if text != prompt and parse(text).zones else text
 
 
-def _legible(prompt: str) -> str:
+def legible(prompt: str) -> str:
     """The sentence with misspelt words of place put right, so that they are found."""
     statement = parse(prompt)
     if "repaired_typo" not in statement.warnings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from textmask.errors import ConfigError, PromptWarning
+from textmask.errors import ConfigError, warn_prompt
 from textmask.types import Embedding, Text, TextFeatures, TextTokens, TokenMask
 
 Pool = Literal["mean", "cls", "legacy_padding", "eos"]
 MAX_CACHED_SENTENCES = 20_000  # then the table starts again: 24 tokens x 768 in fp32 are 74 KB a sentence
 CHUNK = 32
+# the tokenizers of `transformers` are not made for several threads, and of a new sentence one thread fills the table
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class TextEncoder(nn.Module):
@@ -78,11 +80,10 @@ class TextEncoder(nn.Module):
         rows = self.ids_of(text.prompts)
         too_long = [i for i, row in enumerate(rows) if len(row) > window]
         if too_long:
-            warnings.warn(
+            warn_prompt(
                 f"{len(too_long)} of {len(rows)} sentences are longer than the {window} tokens that {self.name} reads "
                 f"(longest {max(map(len, rows))}) and were cut, the first: {text.prompts[too_long[0]][:80]!r}. "
                 "What is said at their end is lost; shorten them or raise max_length.",
-                PromptWarning,
                 stacklevel=2,
             )
         # the last token is a special one in all tokenizers used here and must stay
@@ -186,7 +187,8 @@ class BertTextEncoder(TextEncoder):
     def ids_of(self, prompts: Sequence[str]) -> list[list[int]]:
         """Word pieces between the special tokens."""
         clean = [prompt.encode(errors="replace").decode() for prompt in prompts]  # half a character stops a tokenizer
-        rows: list[list[int]] = self.tokenizer(clean, truncation=False, padding=False)["input_ids"]
+        with _ONE_AT_A_TIME:
+            rows: list[list[int]] = self.tokenizer(clean, truncation=False, padding=False)["input_ids"]
         return rows
 
     def hidden(self, token_ids: Tensor, token_mask: TokenMask) -> tuple[TextTokens, TextTokens, Embedding | None]:
@@ -245,17 +247,26 @@ class _FrozenTower:
 
     def look_up(self, prompts: Sequence[str], device: torch.device) -> TextFeatures:
         """Features of the sentences, on the CPU; those not seen before are encoded on `device` first."""
-        missing = [p for p in dict.fromkeys(prompts) if p not in self.rows]
-        if missing and len(self.rows) + len(missing) > MAX_CACHED_SENTENCES:
-            self.rows.clear()
-            missing = list(dict.fromkeys(prompts))
-        if missing:
-            self._fill(missing, device)
-        found = [self.rows[prompt] for prompt in prompts]
+        rows = self.rows
+        try:
+            found = [rows[prompt] for prompt in prompts]
+        except KeyError:
+            with _ONE_AT_A_TIME:
+                rows = self._with(list(dict.fromkeys(prompts)), device)
+            found = [rows[prompt] for prompt in prompts]
         tokens = pad_sequence([row for row, _ in found], batch_first=True)
         lengths = torch.tensor([len(row) for row, _ in found])
         token_mask = torch.arange(tokens.shape[1]) < lengths[:, None]
         return TextFeatures(tokens.float(), torch.stack([e for _, e in found]).float(), token_mask)
+
+    def _with(self, prompts: list[str], device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
+        """The table with all of the sentences in it; a full one is left to the threads that read it, for a new one."""
+        missing = [prompt for prompt in prompts if prompt not in self.rows]
+        if missing and len(self.rows) + len(missing) > MAX_CACHED_SENTENCES:
+            self.rows, missing = {}, prompts
+        if missing:
+            self._fill(missing, device)
+        return self.rows
 
     def _fill(self, missing: list[str], device: torch.device) -> None:
         """Encode sentences into the table."""

@@ -79,16 +79,24 @@ class C2Seg(Method):
         `aux["place_weight_l"]`, B 1 h w: how strongly the tokens look at each place of scale l; `aux["attention"]` is
         that of the finest fused scale, stretched to [0, 1] per picture.
         """
-        features = self.encoder(standardise(image))
+        return self.decode(self.image_features(image), image, text)
+
+    def image_features(self, image: Image) -> tuple[Tensor, ...]:
+        """The encoder's maps: they meet the sentence afterwards."""
+        return tuple(self.encoder(standardise(image)))
+
+    def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
+        """The maps of `image_features` and the sentence -> as `forward`; None computes them."""
+        maps = list(self.image_features(image) if features is None else features)
         weights = {}
         if self.fusion:
             words = self.text_encoder(text)
             for level, fusion in self.fusion.items():
-                feature, weight = fusion(features[int(level)], words.text_tokens, words.token_mask)
-                features[int(level)], weights[f"place_weight_{level}"] = feature, weight
+                feature, weight = fusion(maps[int(level)], words.text_tokens, words.token_mask)
+                maps[int(level)], weights[f"place_weight_{level}"] = feature, weight
         if weights:
             weights["attention"] = stretched(weights[f"place_weight_{min(map(int, self.fusion))}"])
-        feature = self.decoder(features)
+        feature = self.decoder(maps)
         return Output(self.head(feature, image), {"feature": feature, **weights})
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:

@@ -34,7 +34,16 @@ class GuideDecoderMethod(Method):
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W."""
-        found = self.net(image, self.text_encoder(text))
+        return self.decode(self.image_features(image), image, text)
+
+    def image_features(self, image: Image) -> tuple[Tensor, ...]:
+        """The encoder's maps."""
+        return self.net.encode(image)
+
+    def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
+        """The maps of `image_features` and the sentence -> logits; None computes them."""
+        maps = self.image_features(image) if features is None else features
+        found = self.net.decode(maps, image, self.text_encoder(text))
         return Output(found.logits, {"feature": found.feature})
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:

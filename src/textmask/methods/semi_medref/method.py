@@ -48,7 +48,16 @@ class SemiMedRef(Method):
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W, from whichever of the two was chosen."""
-        found: Referred = self.answering(self.net)(image, self.text_encoder(text))
+        return self.decode(self.image_features(image), image, text)
+
+    def image_features(self, image: Image) -> tuple[Tensor, ...]:
+        """What the backbone makes of the picture alone."""
+        return self.answering(self.net).encode(image)
+
+    def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
+        """The maps of `image_features` and the sentence -> logits; None computes them."""
+        maps = self.image_features(image) if features is None else features
+        found = self.answering(self.net).decode(maps, image, self.text_encoder(text))
         return Output(found.logits, {"feature": found.feature})
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:

@@ -42,7 +42,15 @@ class SSA(Method):
 
         `aux`: `attention` (A_norm), `prior` (M_pri) and `guide` (M_guide), B 1 H W in [0, 1], for people to look at.
         """
-        logits, aligned, _ = self._run(image, text)
+        return self.decode(self.image_features(image), image, text)
+
+    def image_features(self, image: Image) -> tuple[Tensor, ...]:
+        """What the backbone makes of the picture alone."""
+        return self.net.encode(image)
+
+    def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
+        """The maps of `image_features` and the sentence -> as `forward`; None computes them."""
+        logits, aligned, _ = self._run(self.image_features(image) if features is None else features, image, text)
         found = self._guidance(aligned, image, text)
         return Output(logits, {"attention": found.attention, "prior": found.prior, "guide": found.guide})
 
@@ -51,7 +59,7 @@ class SSA(Method):
         if batch.mask is None:
             raise DataError("ssa trains on labelled rows only; this batch has no masks.")
         recipe = self.recipe
-        logits, aligned, features = self._run(batch.image, batch.text)
+        logits, aligned, features = self._run(self.image_features(batch.image), batch.image, batch.text)
         found = self._guidance(aligned, batch.image, batch.text)
         target = refined(logits, found.guide, recipe.beta)
         with torch.no_grad():
@@ -68,9 +76,9 @@ class SSA(Method):
         """Mean of P_refined - P_pred at the last step: how far, and which way, the guide pulls."""
         return self._monitors
 
-    def _run(self, image: Image, text: Text) -> tuple[Tensor, Aligned, TextFeatures]:
+    def _run(self, maps: tuple[Tensor, ...], image: Image, text: Text) -> tuple[Tensor, Aligned, TextFeatures]:
         features = self.text_encoder(text)
-        found = self.net(image, features)
+        found = self.net.decode(maps, image, features)
         return found.logits, self.alignment(found), features
 
     def _guidance(self, aligned: Aligned, image: Image, text: Text) -> Guidance:

@@ -33,7 +33,15 @@ class UKAN(Method):
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W -> logits B 1 H W; `text` is ignored."""
-        feature = self.decoder(self.encoder(standardise(image)))
+        return self.decode(self.image_features(image), image, text)
+
+    def image_features(self, image: Image) -> tuple[Tensor, ...]:
+        """The last decoder feature: no sentence is read."""
+        return (self.decoder(self.encoder(standardise(image))),)
+
+    def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
+        """The head; None computes the feature."""
+        (feature,) = self.image_features(image) if features is None else features
         return Output(self.head(feature, image), {"feature": feature})
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:

@@ -23,8 +23,16 @@ class UNetMethod(Method):
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W -> logits B 1 H W; `text` is ignored."""
-        logits, feature = self.unet(standardise(image))
-        return Output(logits, {"feature": feature})
+        return self.decode(self.image_features(image), image, text)
+
+    def image_features(self, image: Image) -> tuple[Tensor, ...]:
+        """The last decoder feature: no sentence is read."""
+        return (self.unet.features(standardise(image)),)
+
+    def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
+        """The head; None computes the feature."""
+        (feature,) = self.image_features(image) if features is None else features
+        return Output(self.unet.head(feature, standardise(image)), {"feature": feature})
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """`dice` and `bce` on the labelled batch."""
