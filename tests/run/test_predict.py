@@ -12,9 +12,9 @@ import torch
 
 from textmask.config import Recipe
 from textmask.errors import CheckpointError, ConfigError, DataError, PromptWarning, TextMaskError
+from textmask.io.images import read_image
 from textmask.method import Method, get_method
 from textmask.run import jobs as jobs_module
-from textmask.run import predict as module
 from textmask.run.checkpoint import WEIGHTS, Run, load_run
 from textmask.run.engines import Engine
 from textmask.run.jobs import Job, predict, read_jobs, split_reports
@@ -47,7 +47,7 @@ def test_masks_and_probabilities_have_the_size_of_the_picture(run, film):
 def test_many_sentences_decode_the_picture_once_and_order_does_not_matter(run, film, monkeypatch):
     predictor = Predictor(run).set_image(film)
     first = predictor.segment("lower left lung")
-    monkeypatch.setattr("textmask.run.predict.read_image", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr("textmask.io.read.read_image", lambda path: pytest.fail("decoded again"))
     predictor.segment("upper right lung")
     np.testing.assert_array_equal(predictor.segment("lower left lung").probability, first.probability)
 
@@ -314,8 +314,7 @@ def test_a_picture_is_decoded_once_for_many_sentences(half, film, tmp_path, monk
         reads.append(path)
         return read_image(path)
 
-    read_image = module.read_image
-    monkeypatch.setattr(module, "read_image", counting)
+    monkeypatch.setattr("textmask.io.read.read_image", counting)
     predict(half, [Job(film, f"{level} left lung") for level in ("lower", "middle", "upper")], tmp_path / "out")
     assert reads == [film]
 

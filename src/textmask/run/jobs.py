@@ -17,17 +17,21 @@ from textmask.data.tables import column_of, read_json, read_table
 from textmask.errors import DataError, TextMaskError, choose
 from textmask.io.figures import overlay
 from textmask.io.images import write_png
+from textmask.io.nifti import write_nifti_mask
 from textmask.io.orientation import VIEWS
+from textmask.io.pictures import Picture
+from textmask.io.read import read_pictures
 from textmask.run.checkpoint import Run
 from textmask.run.laterality import CONVENTIONS
-from textmask.run.predict import Opened, Predictor, Segmentation, as_picture, explanation
+from textmask.run.predict import Opened, Predictor, Segmentation, explanation
 from textmask.text.findings import read_findings
 
 if TYPE_CHECKING:
     from textmask.run.engines import Engine
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".nii", ".nii.gz")
-RESULTS = (".mask.png", ".overlay.png", ".probability.png", ".explain.png")  # never read as pictures
+NIFTI = (".nii", ".nii.gz")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", *NIFTI)
+RESULTS = (".mask.png", ".mask.nii.gz", ".overlay.png", ".probability.png", ".explain.png")  # never read as pictures
 COLUMNS = ("image", "text", "name", "laterality", "view", "index")  # of a jobs file; the first two are needed
 PART = 32  # jobs that a task of a cluster does, one after another
 
@@ -205,7 +209,9 @@ def predict(
 ) -> list[JobResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each job, and skip what exists.
 
-    A picture that cannot be read, or a sentence whose side cannot be known, fails alone; the others go on.
+    NIfTI also gets NAME.mask.nii.gz in its own geometry; without an index all slices of a volume are segmented, one by
+    one, and there is no NAME.mask.png. A picture that cannot be read, or a sentence whose side cannot be known, fails
+    alone; the others go on.
 
     Args:
         run: the trained run.
@@ -265,6 +271,7 @@ def _segment_all(
     predictor: Predictor, jobs: Sequence[Job], out: Path, wanted: Wanted, report: Callable[[int], None]
 ) -> list[JobResult]:
     results: list[JobResult] = []
+    pictures: list[Picture] = []
     opened: Opened | None = None
     shown: object = None
     for i, job in enumerate(jobs):
@@ -272,10 +279,14 @@ def _segment_all(
             if not wanted.overwrite and _exists(out, job, wanted.extra):
                 results.append(JobResult(job, "skipped", _stale(out, job, predictor)))
                 continue
-            if opened is None or job.shown != shown:
-                opened = None
-                opened = predictor.open(as_picture(job.image, job.index), job.view)
+            if job.shown != shown:
+                pictures, opened, shown = [], None, None
+                pictures = read_pictures(job.image, job.index)
                 shown = job.shown
+            if len(pictures) > 1:
+                results.append(_segment_volume(predictor, job, pictures, out, wanted))
+                continue
+            opened = opened or predictor.open(pictures[0], job.view)
             found = opened.segment(job.text, job.laterality, wanted.assume, abstain=wanted.abstain)
             _write(out, job, found, opened, wanted.extra)
             asked = found.asked.conversion
@@ -287,8 +298,40 @@ def _segment_all(
     return results
 
 
+def _segment_volume(
+    predictor: Predictor, job: Job, pictures: Sequence[Picture], out: Path, wanted: Wanted
+) -> JobResult:
+    """Slice by slice: one volume of masks in the geometry of the file, and an overlay of the slice that has most."""
+    if pictures[0].format != "nifti":
+        raise DataError(
+            f"{job.image.name}: holds {len(pictures)} frames, expected one. Give --index, or take "
+            "`textmask dicom segment`, which writes one DICOM SEG of all."
+        )
+    if wanted.extra:
+        raise DataError(f"{job.image.name}: --probability and --explain are of one slice. Give its --index.")
+    masks: dict[int, np.ndarray] = {}
+    most, first = None, None
+    for i, picture in enumerate(pictures):
+        opened = predictor.open(picture, job.view)
+        found = opened.segment(job.text, job.laterality, wanted.assume, abstain=wanted.abstain)
+        masks[i] = found.mask
+        first = first or found
+        if most is None or found.mask.sum() > most[1].mask.sum():
+            most = (picture, found)
+    if first is None or most is None:
+        raise DataError(f"{job.image.name}: holds no slice.")
+    (out / f"{job.stem}.json").unlink(missing_ok=True)
+    write_nifti_mask(out / f"{job.stem}.mask.nii.gz", masks, pictures[0].header)
+    write_png(out / f"{job.stem}.overlay.png", overlay(most[0].pixels, most[1].mask))
+    per_slice = [int(mask.sum()) for mask in masks.values()]
+    result = _result(job, most[1], predictor) | {"foreground_px": sum(per_slice), "foreground_px_of_slices": per_slice}
+    _write_result(out, job, result)
+    return JobResult(job, "done", "", most[1].warnings, most[1].unknown_words, most[1].asked.conversion)
+
+
 def _exists(out: Path, job: Job, extra: Sequence[str]) -> bool:
-    endings = (".json", ".mask.png", ".overlay.png", *extra)
+    volume = job.image.name.lower().endswith(NIFTI)
+    endings = (".json", ".overlay.png", ".mask.nii.gz" if volume else ".mask.png", *extra)
     return all((out / f"{job.stem}{ending}").exists() for ending in endings)
 
 
@@ -304,14 +347,22 @@ def _write(out: Path, job: Job, found: Segmentation, opened: Opened, extra: Sequ
     """The JSON comes last: a job counts as done when it exists."""
     pixels = opened.picture.pixels
     (out / f"{job.stem}.json").unlink(missing_ok=True)  # it must not vouch for pictures that are being replaced
+    if opened.picture.format == "nifti":
+        write_nifti_mask(
+            out / f"{job.stem}.mask.nii.gz", {opened.picture.index or 0: found.mask}, opened.picture.header
+        )
     write_png(out / f"{job.stem}.mask.png", found.mask * 255)
     write_png(out / f"{job.stem}.overlay.png", overlay(pixels, found.mask))
     if ".probability.png" in extra:
         write_png(out / f"{job.stem}.probability.png", (found.probability * 65535 + 0.5).astype(np.uint16))
     if ".explain.png" in extra:
         write_png(out / f"{job.stem}.explain.png", explanation(pixels, found))
+    _write_result(out, job, _result(job, found, opened.predictor))
+
+
+def _write_result(out: Path, job: Job, result: Mapping[str, object]) -> None:
     try:
-        write_json(out / f"{job.stem}.json", _result(job, found, opened.predictor))
+        write_json(out / f"{job.stem}.json", result)
     except OSError as error:
         raise DataError(f"cannot write {out / job.stem}.json ({error.strerror}). Free some space.") from error
 

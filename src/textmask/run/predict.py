@@ -16,9 +16,10 @@ from torch import Tensor
 from textmask.data.loaders import build_text, to_image
 from textmask.errors import CheckpointError, ConfigError, DataError, PromptWarning, choose, collected_prompt_warnings
 from textmask.io.figures import heat, overlay, side_by_side
-from textmask.io.images import read_image, resize_image
+from textmask.io.images import resize_image
 from textmask.io.orientation import Orientation
 from textmask.io.pictures import Picture
+from textmask.io.read import read_picture
 from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run, read_json
 from textmask.run.laterality import CONVENTIONS, DEFAULTS, NOTHING_ASKED, Asked, convention, translate
 from textmask.run.prompt_check import CALIBRATION, CODES, CUT, Calibration, judge
@@ -280,8 +281,8 @@ class Predictor:
         return found
 
 
-def as_picture(image: Path | str | np.ndarray | Picture, index: int | None = None) -> Picture:
-    """A picture of whatever names it, `index` being its slice or frame; pixels know nothing of a patient.
+def as_picture(image: Path | str | np.ndarray | Picture) -> Picture:
+    """A picture of whatever names it; pixels know nothing of a patient.
 
     Raises:
         DataError: the file cannot be read.
@@ -290,9 +291,7 @@ def as_picture(image: Path | str | np.ndarray | Picture, index: int | None = Non
         return image
     if isinstance(image, np.ndarray):
         return Picture(image)
-    if index is not None:
-        raise DataError(f"{image} is one picture; index {index} names a slice or frame of a volume. Leave it out.")
-    return Picture(read_image(Path(image)), source=Path(image))
+    return read_picture(image)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
