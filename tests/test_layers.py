@@ -20,6 +20,7 @@ FLOORS = {
     "cli": 4,
     "cli_options": 4,
     "cli_grid": 4,
+    "cli_serve": 4,
     "cli_study": 4,
     "cli_variants": 4,
 }
