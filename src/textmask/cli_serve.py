@@ -49,7 +49,7 @@ def serve(
         from textmask.serve.app import create_app
         from textmask.serve.engine import Engine
         from textmask.serve.limits import Limits, is_loopback
-        from textmask.serve.server import serve as listen
+        from textmask.serve.server import server_of
         from textmask.serve.service import Options
     except ModuleNotFoundError as error:
         raise ConfigError(f"textmask serve needs {error.name}: pip install 'textmask[serve]'.") from error
@@ -71,7 +71,7 @@ def serve(
         app = create_app(Engine(run), options)
         shown = f"[{host}]" if ":" in host else host
         say(f"http://{shown}:{listener.getsockname()[1]}/  Research use only. Stop with Ctrl-C.")
-        listen(app, listener, behind_proxy)
+        server_of(app, behind_proxy).run(sockets=[listener])
 
 
 def _token(variable: str | None) -> str | None:

@@ -1,6 +1,9 @@
 """What the tests of the service share."""
 
+import socket
 import threading
+import time
+from contextlib import contextmanager
 
 from textmask.serve.engine import Engine
 
@@ -36,3 +39,22 @@ def upload(client, data, name="film.png", **how):
     answer = client.post("/v1/images", files={"file": (name, data, "image/png")}, **how)
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]
+
+
+@contextmanager
+def listening(app):
+    """The service on a free port of this machine, in a thread; gives its address."""
+    from textmask.serve.server import server_of
+
+    server = server_of(app)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -494,9 +494,9 @@ def test_the_audit_log_says_who_asked_what_of_which_model(client_of, engine, png
 def test_nothing_is_answered_that_cannot_be_put_on_record(client_of, png, tmp_path):
     client = client_of(audit=tmp_path / "audit.jsonl")
     name = upload(client, png)
-    client.app._app.state.service.audit.close()
+    client.app.service.audit.close()
     refused(client.post(f"/v1/images/{name}/masks", json=LOWER_LEFT), 503, "audit")
-    client.app._app.state.service.audit._file = None
+    client.app.service.audit._file = None
 
 
 def test_no_file_of_an_upload_stays_behind(client, png, tmp_path, monkeypatch):

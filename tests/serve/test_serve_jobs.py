@@ -121,7 +121,7 @@ def test_a_job_can_be_cancelled_while_others_are_answered(client_of, engine, roo
     assert gated.begun.wait(10)
     assert client.get(f"/v1/jobs/{name}").json()["status"] == "running"
     assert client.post(f"/v1/images/{upload(client, png)}/masks", json=LOWER_LEFT).status_code == 200
-    kept = client.app._app.state.service.jobs.get(name)
+    kept = client.app.service.jobs.get(name)
     assert client.delete(f"/v1/jobs/{name}").status_code == 204
     gated.gate.set()
     while kept.status == "running":

@@ -47,7 +47,13 @@ BINARY = {"type": "string", "format": "binary"}
 ALWAYS = (400, 401, 403, 422)  # every route may answer so
 
 
-def create_app(engine: Engine, options: Options | None = None) -> Guard:
+class Served(Guard):
+    """The guarded ASGI application and the service behind it."""
+
+    service: Service
+
+
+def create_app(engine: Engine, options: Options | None = None) -> Served:
     """The ASGI application over a trained run.
 
     Raises:
@@ -73,7 +79,6 @@ def create_app(engine: Engine, options: Options | None = None) -> Guard:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = service
     _handle_errors(app)
     _add_images(app, service)
     _add_masks(app, service)
@@ -81,7 +86,9 @@ def create_app(engine: Engine, options: Options | None = None) -> Guard:
     _add_operation(app, service)
     _add_page(app)
     app.openapi = lambda: _described(app, options.token is not None)  # type: ignore[method-assign]
-    return Guard(app, options.limits, (*LOOPBACK, *options.hosts), options.token, service.metrics.request)
+    served = Served(app, options.limits, (*LOOPBACK, *options.hosts), options.token, service.metrics.request)
+    served.service = service
+    return served
 
 
 def _add_images(app: FastAPI, service: Service) -> None:

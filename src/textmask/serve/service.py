@@ -198,8 +198,8 @@ class Service:
             model_sha256=self.engine.sha256,
             seconds=found.seconds,
             links={kind: link.format(kind) for kind in ("mask.png", "overlay.png", "mask.dcm")},
-            rle=RunLengthsBody(**run_lengths(mask)) if "rle" in asked.parts else None,
             **{part: _text(self.part(part, found)) for part in dict.fromkeys(asked.parts) if part != "rle"},
+            **({"rle": RunLengthsBody(**run_lengths(mask))} if "rle" in asked.parts else {}),
         )
 
     def part(self, part: str, found: Answered) -> bytes:
