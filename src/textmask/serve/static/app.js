@@ -3,6 +3,7 @@
 
 const NOW = [0, 158, 115], BEFORE = [86, 180, 233]; // Okabe and Ito
 const MOST_SIDE = 1600; // pixels of the longer side that are drawn; downloads have all
+const WHOSE = { image: "picture's", patient: "patient's", unknown: "unknown" };
 const byId = (id) => document.getElementById(id);
 const state = {
   token: "", // in this page only, gone with it
@@ -36,7 +37,7 @@ async function connect() {
   try {
     const known = await (await call("/v1/capabilities")).json();
     state.formats = known.formats;
-    const learnt = known.laterality === "unknown" ? "whose left it learnt is not recorded" : `it learnt the ${known.laterality}'s left`;
+    const learnt = known.laterality === "unknown" ? "whose left it learnt is not recorded" : `it learnt the ${WHOSE[known.laterality]} left`;
     byId("model").textContent = `${known.method}, model ${known.model_sha256.slice(0, 8)}, ${learnt}`;
     byId("formats").textContent = `${known.formats.join(", ")}; at most ${Math.floor(known.max_bytes / 1048576)} MiB`;
     byId("threshold").value = Math.min(99, Math.max(1, Math.round(known.threshold * 100)));
@@ -67,6 +68,7 @@ async function load(file) {
     byId("empty").hidden = true;
     byId("stage").hidden = byId("viewing").hidden = false;
     byId("drop").classList.add("full");
+    byId("stage").style.setProperty("--aspect", image.columns / image.rows);
     byId("answer").hidden = true;
     byId("go").disabled = false;
     choose("shown", "now");
@@ -196,8 +198,9 @@ function compare() {
     both += a && b; more += a && !b; less += b && !a;
   }
   const all = both + more + less, share = (n) => `${Math.round((100 * n) / now.values.length * 10) / 10} %`;
-  const overlap = all ? `${Math.round((100 * both) / all)} % of both masks together is common` : "both masks are empty";
-  byId("change").textContent = `Before: "${before.asked.sentence}". Against it ${share(more)} of the picture was added and ${share(less)} removed; ${overlap}.`;
+  const overlap = all ? `the masks overlap by ${Math.round((100 * both) / all)} % (IoU)` : "both masks are empty";
+  const left = before.asked.laterality === now.asked.laterality ? "" : ` (${WHOSE[before.asked.laterality]} left)`;
+  byId("change").textContent = `Before: "${before.asked.sentence}"${left}. Against it ${share(more)} of the picture was added and ${share(less)} removed; ${overlap}.`;
 }
 
 // what was understood
@@ -248,7 +251,7 @@ function facts(answer) {
   if (said.lateral) pairs.push(["sides", said.lateral]);
   if (said.size) pairs.push(["size", said.size]);
   pairs.push(["read as", said.grammar || "no known style"]);
-  if (asked.said) pairs.push(["left means", `the ${asked.said}'s left${asked.assumed ? " (assumed)" : ""}`]);
+  if (asked.said) pairs.push(["left means", `the ${WHOSE[asked.said] || asked.said} left${asked.assumed ? " (assumed)" : ""}`]);
   if (asked.sentence && asked.sentence !== state.now.asked.sentence) pairs.push(["the model read", asked.sentence]);
   if (typeof answer.compatibility === "number") pairs.push(["fits the picture", answer.compatibility.toFixed(2)]);
   byId("facts").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
