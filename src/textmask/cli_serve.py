@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +48,7 @@ def serve(
         from textmask.serve.app import create_app
         from textmask.serve.engine import Engine
         from textmask.serve.limits import Limits, is_loopback
-        from textmask.serve.server import server_of
+        from textmask.serve.server import listen, server_of
         from textmask.serve.service import Options
     except ModuleNotFoundError as error:
         raise ConfigError(f"textmask serve needs {error.name}: pip install 'textmask[serve]'.") from error
@@ -67,7 +66,7 @@ def serve(
     )
     hosts = (host, *(allow_host or ()))
     options = Options(limits, hosts, token, audit, audit_sentences, jobs_root)
-    with _listening(host, port) as listener:
+    with listen(host, port) as listener:
         app = create_app(Engine(run), options)
         shown = f"[{host}]" if ":" in host else host
         say(f"http://{shown}:{listener.getsockname()[1]}/  Research use only. Stop with Ctrl-C.")
@@ -85,11 +84,3 @@ def _token(variable: str | None) -> str | None:
             f"with: export {variable}=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
         )
     return token
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=512)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host} port {port} ({error.strerror or error}). Take another.") from error

@@ -1,6 +1,5 @@
 """What the tests of the service share."""
 
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -44,10 +43,10 @@ def upload(client, data, name="film.png", **how):
 @contextmanager
 def listening(app):
     """The service on a free port of this machine, in a thread; gives its address."""
-    from textmask.serve.server import server_of
+    from textmask.serve.server import listen, server_of
 
     server = server_of(app)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:
