@@ -89,11 +89,19 @@ def test_no_row_of_a_jobs_file_leads_out(client_of, root, image):
     assert not list(root.rglob("*.mask.png"))
 
 
-@pytest.mark.parametrize("source", ["nowhere", "empty", "films/a.txt", "a" * 900])
-def test_nothing_to_do_is_said_without_the_place_on_this_machine(client_of, root, source):
+@pytest.mark.parametrize(
+    ("source", "status", "code"),
+    [
+        ("nowhere", 404, "no_such_source"),
+        ("films/a.txt", 404, "no_such_source"),
+        ("empty", 422, "no_jobs"),
+        ("a" * 900, 422, "no_jobs"),
+    ],
+)
+def test_nothing_to_do_is_said_without_the_place_on_this_machine(client_of, root, source, status, code):
     (root / "empty").mkdir()
     client = client_of(jobs_root=root)
-    message = refused(client.post("/v1/jobs", json={"source": source, **LOWER_LEFT}), 422, "no_jobs")
+    message = refused(client.post("/v1/jobs", json={"source": source, **LOWER_LEFT}), status, code)
     assert str(root) not in message
     refused(client.post("/v1/jobs", json={"source": "films"}), 422, "no_jobs")  # no sentence
 

@@ -123,7 +123,7 @@ def test_a_full_queue_is_refused_and_gets_room_again():
     assert workers.pending == 0
 
 
-def test_work_whose_client_left_is_not_done():
+def test_work_that_is_cancelled_while_it_waits_is_not_done():
     gate, done = threading.Event(), []
     workers = Workers(threads=1, queue=2)
 

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from textmask import __version__
 from textmask.serve import engine as made
@@ -225,11 +226,12 @@ def _handle_errors(app: FastAPI) -> None:
         return JSONResponse(problem_body(status, code, message), status, headers, PROBLEM_TYPE)
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, Problem):
             return answer(error.status_code, error.code, error.message, error.headers)
         code = {400: "malformed", 404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "refused")
-        return answer(error.status_code, code, str(error.detail), error.headers)
+        headers = {"Allow": _allowed(app, request)} if error.status_code == 405 else error.headers
+        return answer(error.status_code, code, str(error.detail), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -240,6 +242,12 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> JSONResponse:
         return answer(500, "internal", f"unexpected {type(error).__name__}; the log of the service says more.")
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """Methods of a path; its routes know only their own."""
+    fitting = (route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path))
+    return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
 
 
 def _may(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -46,11 +46,13 @@ def rows_below(root: Path, source: str, sentence: str | None, most: int) -> list
     """The pictures of a folder or jobs file, all of them below `root`.
 
     Raises:
-        Problem: 403 a path leads out of `root`; 413 more than `most`; 422 nothing to do.
+        Problem: 403 a path leads out of `root`; 404 there is no `source`; 413 more than `most`; 422 nothing to do.
     """
-    base = root.resolve()
+    base, path = root.resolve(), below(root, source)
     try:
-        rows = read_jobs(below(root, source), sentence)
+        if not path.exists():
+            raise Problem(404, "no_such_source", f"{source[:200]!r} does not exist in the jobs folder.")
+        rows = read_jobs(path, sentence)
     except (TextMaskError, OSError) as error:
         raise Problem(422, "no_jobs", _relative(str(error), base)) from error
     if len(rows) > most:

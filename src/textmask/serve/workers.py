@@ -41,7 +41,7 @@ class Workers:
         return self._pending >= self._room
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do `work` in a thread and wait for it; work whose client left before it began is not done.
+        """Do `work` in a thread and wait for it; a caller that is cancelled while it waits takes its work along.
 
         Raises:
             Problem: 429, the queue is full.
