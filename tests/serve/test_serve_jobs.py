@@ -95,7 +95,7 @@ def test_no_row_of_a_jobs_file_leads_out(client_of, root, image):
         ("nowhere", 404, "no_such_source"),
         ("films/a.txt", 404, "no_such_source"),
         ("empty", 422, "no_jobs"),
-        ("a" * 900, 422, "no_jobs"),
+        ("a" * 900, 404, "no_such_source"),
     ],
 )
 def test_nothing_to_do_is_said_without_the_place_on_this_machine(client_of, root, source, status, code):

@@ -49,9 +49,9 @@ def rows_below(root: Path, source: str, sentence: str | None, most: int) -> list
         Problem: 403 a path leads out of `root`; 404 there is no `source`; 413 more than `most`; 422 nothing to do.
     """
     base, path = root.resolve(), below(root, source)
+    if not _exists(path):
+        raise Problem(404, "no_such_source", "there is no such folder or file in the jobs folder.")
     try:
-        if not path.exists():
-            raise Problem(404, "no_such_source", f"{source[:200]!r} does not exist in the jobs folder.")
         rows = read_jobs(path, sentence)
     except (TextMaskError, OSError) as error:
         raise Problem(422, "no_jobs", _relative(str(error), base)) from error
@@ -62,6 +62,13 @@ def rows_below(root: Path, source: str, sentence: str | None, most: int) -> list
             raise Problem(403, "outside_jobs_root", "a row names a picture outside the jobs folder.")
         below(base, str(row.image.relative_to(base)))  # also refuses ../ and links that lead out
     return rows
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for the disk
+        return False
 
 
 def _relative(message: str, base: Path) -> str:

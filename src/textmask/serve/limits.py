@@ -53,7 +53,7 @@ class Limits:
     queue: int = 16
     workers: int = 1
     body_seconds: float = 30.0
-    images: int = 64
+    images: int = 1000
     store_bytes: int = 1024 * MEBI
     keep_seconds: float = 1800.0
     jobs: int = 8
