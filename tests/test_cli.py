@@ -21,7 +21,7 @@ from textmask.errors import ConfigError
 from textmask.method import get_method
 
 COMMANDS = [
-    ["train"], ["evaluate"], ["predict"], ["calibrate"], ["report"], ["table"], ["verify-table"], ["demo"],
+    ["train"], ["evaluate"], ["predict"], ["calibrate"], ["report"], ["table"], ["verify-table"], ["demo"], ["serve"],
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"],

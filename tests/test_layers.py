@@ -21,6 +21,7 @@ FLOORS = {
     "cli_options": 4,
     "cli_grid": 4,
     "cli_predict": 4,
+    "cli_serve": 4,
     "cli_study": 4,
     "cli_variants": 4,
 }

@@ -27,6 +27,7 @@ from textmask.cli_options import (
     say,
 )
 from textmask.cli_predict import calibrate, predict
+from textmask.cli_serve import serve
 from textmask.cli_study import study_app
 from textmask.errors import ConfigError, TextMaskError, TextMaskWarning, choose
 
@@ -48,6 +49,7 @@ methods_app = typer.Typer(help="What can be trained.", no_args_is_help=True, ric
 app.add_typer(data_app, name="data")
 app.add_typer(methods_app, name="methods")
 app.add_typer(study_app, name="study")
+app.command()(serve)
 
 
 def _print_version(wanted: bool) -> None:

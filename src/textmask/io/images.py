@@ -128,17 +128,28 @@ def write_png(path: str | Path, array: npt.NDArray[np.uint8] | npt.NDArray[np.ui
     Raises:
         DataError: another shape or dtype, or the file cannot be written.
     """
+    write_whole(Path(path), png_bytes(array, str(path)))
+
+
+def png_bytes(
+    array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.bool_], name: str = "picture"
+) -> bytes:
+    """Encode H W or H W 3 (RGB) as PNG; True becomes 255, numbers stay as they are.
+
+    Raises:
+        DataError: another shape or dtype; the message begins with `name`.
+    """
     if array.dtype == np.bool_:
         array = np.where(array, 255, 0).astype(np.uint8)
     if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
         raise DataError(
-            f"{path}: cannot write {array.dtype} {array.shape} as PNG; expected H W or H W 3 of uint8, uint16 or bool."
+            f"{name}: cannot write {array.dtype} {array.shape} as PNG; expected H W or H W 3 of uint8, uint16 or bool."
         )
     pixels = array if array.ndim == 2 else array[..., ::-1]
     done, data = cv2.imencode(".png", np.ascontiguousarray(pixels))
     if not done:
-        raise DataError(f"{path}: the PNG encoder refused an array of shape {array.shape}.")
-    write_whole(Path(path), data.tobytes())
+        raise DataError(f"{name}: the PNG encoder refused an array of shape {array.shape}.")
+    return bytes(data.tobytes())
 
 
 def jpeg_bytes(image: Bytes, most_columns: int, quality: int = 88) -> tuple[bytes, int, int]:

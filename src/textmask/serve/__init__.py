@@ -1,0 +1,1 @@
+"""The HTTP service and the web page over a trained run (`textmask serve`)."""

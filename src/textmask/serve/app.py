@@ -1,0 +1,294 @@
+"""The HTTP application: routes over the service (the only user of FastAPI).
+
+Upload once, ask many sentences: masks as PNG, run lengths, overlay or DICOM; folders as jobs with progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, Query, Request, Response, UploadFile
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from textmask import __version__
+from textmask.serve import engine as made
+from textmask.serve.engine import Engine
+from textmask.serve.guard import OPEN_PATHS, Guard
+from textmask.serve.metrics import TEXT
+from textmask.serve.problems import PROBLEM_TYPE, STATUSES, Problem, problem_body
+from textmask.serve.schemas import (
+    CapabilitiesBody,
+    HealthBody,
+    ImageBody,
+    JobBody,
+    JobRequest,
+    MaskBody,
+    MaskQuery,
+    MaskRequest,
+    ProblemBody,
+)
+from textmask.serve.service import USE, Options, Service, job_body
+from textmask.serve.store import ID_PATTERN
+
+STATIC = Path(__file__).parent / "static"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+Id = Annotated[str, PathParameter(pattern=ID_PATTERN, description="As the upload or the job got it.")]
+Index = Annotated[int, Query(ge=0, le=100_000, description="Slice or frame of a file that holds several.")]
+Asked = Annotated[MaskQuery, Query()]
+BINARY = {"type": "string", "format": "binary"}
+ALWAYS = (400, 401, 403, 422)  # every route may answer so
+
+
+class Served(Guard):
+    """The guarded ASGI application and the service behind it."""
+
+    service: Service
+
+
+def create_app(engine: Engine, options: Options | None = None) -> Served:
+    """The ASGI application over a trained run.
+
+    Raises:
+        ConfigError: the audit log cannot be opened.
+    """
+    options = options or Options()
+    service = Service(engine, options)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        expiring = asyncio.create_task(_expire(service))
+        yield
+        expiring.cancel()
+        await asyncio.to_thread(service.stop)
+
+    app = FastAPI(
+        title="textmask",
+        version=__version__,
+        description=f"Text-guided medical image segmentation: an image and a sentence in, a mask out. {USE}",
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts of another host
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _handle_errors(app)
+    _add_images(app, service)
+    _add_masks(app, service)
+    _add_jobs(app, service)
+    _add_operation(app, service)
+    _add_page(app)
+    app.openapi = lambda: _described(app, options.token is not None)  # type: ignore[method-assign]
+    served = Served(app, options.limits, (*LOOPBACK, *options.hosts), options.token, service.metrics.request)
+    served.service = service
+    return served
+
+
+def _add_images(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/images", status_code=201, tags=["images"], responses=_may(408, 413, 415, 429, 503))
+    async def upload_image(
+        request: Request, file: Annotated[UploadFile, File(description="The picture.")], index: Index = 0
+    ) -> ImageBody:
+        """Upload a picture once, for any number of sentences."""
+        return await service.open_image(file.file, index, _who(request))
+
+    @app.delete("/v1/images/{id}", status_code=204, tags=["images"], responses=_may(404, 503))
+    async def forget_image(request: Request, id: Id) -> Response:
+        """Forget a picture now."""
+        service.forget(id, _who(request))
+        return Response(status_code=204)
+
+    @app.get(
+        "/v1/images/{id}/picture.png",
+        tags=["images"],
+        response_class=Response,
+        responses=_file("image/png", 404, 429, 503),
+    )
+    async def picture(id: Id) -> Response:
+        """The picture as 8-bit PNG, as the network is given it before resizing."""
+        upload = service.image(id)
+        return Response(await service.workers.run(lambda: made.picture_png(upload)), media_type="image/png")
+
+
+def _add_masks(app: FastAPI, service: Service) -> None:
+    @app.post(
+        "/v1/images/{id}/masks",
+        tags=["masks"],
+        response_model_exclude_unset=True,
+        responses=_may(404, 408, 413, 415, 429, 503),
+    )
+    async def ask(request: Request, id: Id, asked: MaskRequest) -> MaskBody:
+        """Ask a sentence: the mask, what was understood, and what is odd about it."""
+        service.image(id)  # before waiting in line
+        return await service.workers.run(lambda: service.mask_body(id, asked, _who(request)))
+
+    async def one_part(request: Request, id: str, asked: MaskQuery, part: str, media_type: str) -> Response:
+        upload = service.image(id)
+
+        def work() -> bytes:
+            return service.part(part, service.answer(upload, asked, _who(request)))
+
+        return Response(await service.workers.run(work), media_type=media_type)
+
+    @app.get(
+        "/v1/images/{id}/mask.png", tags=["masks"], response_class=Response, responses=_file("image/png", 404, 429, 503)
+    )
+    async def mask_png(request: Request, id: Id, asked: Asked) -> Response:
+        """The mask as PNG of 0 and 255, in the size of the picture."""
+        return await one_part(request, id, asked, "png", "image/png")
+
+    @app.get(
+        "/v1/images/{id}/overlay.png",
+        tags=["masks"],
+        response_class=Response,
+        responses=_file("image/png", 404, 429, 503),
+    )
+    async def overlay_png(request: Request, id: Id, asked: Asked) -> Response:
+        """The picture with the mask tinted."""
+        return await one_part(request, id, asked, "overlay", "image/png")
+
+    @app.get(
+        "/v1/images/{id}/mask.dcm",
+        tags=["masks"],
+        response_class=Response,
+        responses=_file("application/dicom", 404, 415, 429, 503),
+    )
+    async def mask_dicom(request: Request, id: Id, asked: Asked) -> Response:
+        """The mask as DICOM SEG; of an uploaded DICOM picture only."""
+        return await one_part(request, id, asked, "seg", "application/dicom")
+
+
+def _add_jobs(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/jobs", status_code=202, tags=["jobs"], responses=_may(404, 408, 413, 429, 503))
+    async def add_job(request: Request, asked: JobRequest) -> JobBody:
+        """Segment a folder below the jobs folder in the background."""
+        return job_body(await asyncio.to_thread(service.add_job, asked, _who(request)))
+
+    @app.get("/v1/jobs/{id}", tags=["jobs"], responses=_may(404))
+    async def job(id: Id) -> JobBody:
+        """How far a job is."""
+        return job_body(service.job(id))
+
+    @app.delete("/v1/jobs/{id}", status_code=204, tags=["jobs"], responses=_may(404))
+    async def cancel_job(id: Id) -> Response:
+        """Cancel and forget a job; results that are written stay."""
+        service.job(id)
+        service.jobs.remove(id)
+        return Response(status_code=204)
+
+
+def _add_operation(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/capabilities", tags=["operation"], responses=_may())
+    async def capabilities() -> CapabilitiesBody:
+        """Which model answers, and what is accepted."""
+        return service.capabilities()
+
+    @app.get("/healthz", tags=["operation"], responses=_may())
+    async def health() -> HealthBody:
+        """Whether the process lives."""
+        return HealthBody(status="ok")
+
+    @app.get("/readyz", tags=["operation"], responses=_may(503))
+    async def ready() -> HealthBody:
+        """Whether sentences are answered now."""
+        if not service.ready:
+            raise Problem(503, "not_ready", "the model is still warming up, or the service is stopping.")
+        return HealthBody(status="ready")
+
+    @app.get("/metrics", tags=["operation"], response_class=Response, responses=_file("text/plain"))
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(service.metrics.text(), headers={"Content-Type": TEXT})
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html", media_type="text/html")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> FileResponse:
+        return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+def _handle_errors(app: FastAPI) -> None:
+    def answer(status: int, code: str, message: str, headers: Any = None) -> JSONResponse:
+        return JSONResponse(problem_body(status, code, message), status, headers, PROBLEM_TYPE)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error, Problem):
+            return answer(error.status_code, error.code, error.message, error.headers)
+        code = {400: "malformed", 404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "refused")
+        headers = {"Allow": _allowed(app, request)} if error.status_code == 405 else error.headers
+        return answer(error.status_code, code, str(error.detail), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        # what was sent is not repeated: it may name a patient
+        found = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:10])
+        return answer(422, "invalid", "; ".join(found))
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> JSONResponse:
+        return answer(500, "internal", f"unexpected {type(error).__name__}; the log of the service says more.")
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """Methods of a path; its routes know only their own."""
+    fitting = (route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path))
+    return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
+
+
+def _may(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented refusals of a route."""
+    schema = {"$ref": "#/components/schemas/ProblemBody"}
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*ALWAYS, *statuses}):
+        found[status] = {"description": STATUSES[status], "content": {PROBLEM_TYPE: {"schema": schema}}}
+        if status == 429:
+            found[status]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return found
+
+
+def _file(media_type: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """A route that answers with a file, and its refusals."""
+    schema = {"type": "string"} if media_type == "text/plain" else BINARY
+    return {200: {"description": "The file.", "content": {media_type: {"schema": schema}}}, **_may(*statuses)}
+
+
+def _described(app: FastAPI, token: bool) -> dict[str, Any]:
+    """The OpenAPI description, with the shape of refusals and the token where one is asked for."""
+    if app.openapi_schema is None:
+        schema = FastAPI.openapi(app)
+        parts = schema.setdefault("components", {}).setdefault("schemas", {})
+        parts["ProblemBody"] = ProblemBody.model_json_schema()
+        for name in ("HTTPValidationError", "ValidationError"):
+            parts.pop(name, None)
+        if token:
+            schema["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            for path, methods in schema["paths"].items():
+                for operation in methods.values():
+                    operation["security"] = [] if path in OPEN_PATHS else [{"bearer": []}]
+    return app.openapi_schema or {}
+
+
+async def _expire(service: Service) -> None:
+    """Forget unused pictures also when nobody asks for anything."""
+    while True:
+        await asyncio.sleep(30)
+        service.images.expire()
+
+
+def _who(request: Request) -> str:
+    return request.client.host if request.client else "unknown"

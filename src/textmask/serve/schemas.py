@@ -1,0 +1,192 @@
+"""Requests and responses of the service, as its OpenAPI description shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from textmask.serve.limits import MAX_SENTENCE
+
+Whose = Literal["image", "patient", "unknown"]
+Assume = Literal["image", "patient"]
+# the names of `io.orientation.VIEWS`
+View = Literal["pa", "ap", "mirrored", "lateral", "axial"]
+Part = Literal["png", "rle", "overlay", "probability", "seg", "sr"]
+Sentence = Annotated[str, Field(min_length=1, max_length=MAX_SENTENCE, examples=["opacity in the lower left lung"])]
+Folder = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class MaskRequest(_Request):
+    """A sentence about an uploaded picture."""
+
+    sentence: Sentence
+    laterality: Whose | None = Field(None, description="Whose left is meant; null: the usual for the format.")
+    view: View | None = Field(None, description="What the picture shows, where its file does not say.")
+    assume: Assume | None = Field(None, description="Whose left to take where it cannot be known; null: refuse.")
+    threshold: float | None = Field(None, ge=0, le=1, allow_inf_nan=False, description="null: the recipe's.")
+    parts: list[Part] = Field(["png"], alias="return", max_length=12, description="What the response brings.")
+
+
+class MaskQuery(BaseModel):
+    """The same as query parameters, for links."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sentence: Sentence
+    laterality: Whose | SkipJsonSchema[None] = None
+    view: View | SkipJsonSchema[None] = None
+    assume: Assume | SkipJsonSchema[None] = None
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | SkipJsonSchema[None] = None
+
+
+class JobRequest(_Request):
+    """Many pictures below the jobs folder: a folder and one sentence, or a jobs file with its own sentences."""
+
+    source: Folder = Field(description="Folder, picture, or csv/json of image and text; relative to the jobs folder.")
+    sentence: Sentence | None = Field(None, description="For all pictures; null with a jobs file.")
+    out: Folder | None = Field(None, description="Folder for results, relative; null: results/ID.")
+    laterality: Whose | None = None
+    view: View | None = None
+    assume: Assume | None = None
+
+
+class ProblemBody(BaseModel):
+    """Problem JSON (RFC 9457): `code` for programs, `message` for people."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    message: str
+
+
+class OrientationBody(BaseModel):
+    """Where the patient is in the picture."""
+
+    columns: str
+    rows: str
+    source: str
+    patient_left: Literal["left", "right", "top", "bottom"] | None
+
+
+class ImageBody(BaseModel):
+    """An uploaded picture."""
+
+    id: str
+    rows: int
+    columns: int
+    channels: int
+    format: Literal["picture", "dicom", "nifti"]
+    index: int | None
+    count: int
+    orientation: OrientationBody | None
+    sides_known: bool
+    spacing_mm: tuple[float, float] | None
+    sha256: str
+    keep_seconds: float = Field(description="Forgotten when unused for so long.")
+
+
+class WarningBody(BaseModel):
+    """What is odd about a sentence or its answer."""
+
+    code: str
+    message: str
+
+
+class StatementBody(BaseModel):
+    """What the parser understood. Zones are (side, level) in the sentence's words, cells by sides of the picture."""
+
+    zones: list[tuple[str, str]]
+    free: list[tuple[str, str]]
+    cells: list[tuple[str, str]] | None = Field(description="null: the sides of the picture are not known.")
+    free_cells: list[tuple[str, str]]
+    grid: Literal["2x3", "3x3"]
+    count: int | None
+    lateral: str | None
+    absent: bool
+    size: str | None
+    grammar: str
+    laterality: Whose
+
+
+class RunLengthsBody(BaseModel):
+    """Uncompressed COCO run lengths, column by column, background first."""
+
+    size: list[int]
+    counts: list[int]
+
+
+class MaskBody(BaseModel):
+    """The answer to a sentence. PNG and DICOM parts are base64."""
+
+    image: str
+    rows: int
+    columns: int
+    statement: StatementBody
+    asked: dict[str, Any] = Field(description="What was done with the sentence before the network got it.")
+    abstained: bool
+    compatibility: float | None
+    warnings: list[WarningBody]
+    threshold: float
+    foreground_px: int
+    model_sha256: str
+    seconds: float = Field(description="Of the model, without waiting.")
+    links: dict[str, str]
+    png: str | None = None
+    rle: RunLengthsBody | None = None
+    overlay: str | None = None
+    probability: str | None = None
+    seg: str | None = None
+    sr: str | None = None
+
+
+class FailureBody(BaseModel):
+    """A picture of a job that could not be done."""
+
+    image: str
+    message: str
+
+
+class JobBody(BaseModel):
+    """A job and how far it is."""
+
+    id: str
+    status: Literal["waiting", "running", "done", "failed", "cancelled"]
+    total: int
+    done: int
+    failed: int
+    with_warnings: int
+    failures: list[FailureBody] = Field(description="The first 100.")
+    out: str
+
+
+class CapabilitiesBody(BaseModel):
+    """What this service is and accepts."""
+
+    version: str
+    method: str
+    model_sha256: str
+    laterality: Whose = Field(description="Whose left the model has learnt.")
+    threshold: float
+    formats: list[str]
+    views: list[str]
+    returns: list[str]
+    max_bytes: int
+    max_pixels: int
+    max_sentence: int
+    queue: int
+    keep_seconds: float
+    jobs: bool
+    use: str
+
+
+class HealthBody(BaseModel):
+    """Whether the process lives, or is ready."""
+
+    status: str

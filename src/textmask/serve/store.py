@@ -1,0 +1,107 @@
+"""What clients have uploaded, for a while: bounded in number, bytes and time."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from textmask.errors import ConfigError
+
+T = TypeVar("T")
+ID_PATTERN = r"^[A-Za-z0-9_-]{22}$"
+
+
+def new_id() -> str:
+    """128 random bits: knowing one id says nothing about another."""
+    return secrets.token_urlsafe(16)
+
+
+@dataclass
+class _Kept(Generic[T]):
+    value: T
+    size_bytes: int
+    used: float
+
+
+class Store(Generic[T]):
+    """Values by unguessable id; the one unused for longest goes first. Safe to use from several threads.
+
+    Args:
+        most: values.
+        most_bytes: of all together.
+        seconds: after which an unused value is forgotten.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, most: int, most_bytes: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._most_bytes, self._seconds, self._clock = most, most_bytes, seconds, clock
+        self._kept: OrderedDict[str, _Kept[T]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """Values that are kept."""
+        return len(self._kept)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all together."""
+        return self._bytes
+
+    def put(self, value: T, size_bytes: int) -> str:
+        """Keep a value; older ones make room.
+
+        Raises:
+            ConfigError: it is larger than the whole store.
+        """
+        if size_bytes > self._most_bytes:
+            raise ConfigError(f"{size_bytes:,} bytes do not fit a store of {self._most_bytes:,} bytes.")
+        with self._lock:
+            self._expire()
+            while self._kept and (len(self._kept) >= self._most or self._bytes + size_bytes > self._most_bytes):
+                self._drop(next(iter(self._kept)))
+            name = new_id()
+            self._kept[name] = _Kept(value, size_bytes, self._clock())
+            self._bytes += size_bytes
+        return name
+
+    def get(self, name: str) -> T | None:
+        """A value, which counts as used now; None when there is none or it has expired."""
+        with self._lock:
+            self._expire()
+            kept = self._kept.get(name)
+            if kept is None:
+                return None
+            kept.used = self._clock()
+            self._kept.move_to_end(name)
+            return kept.value
+
+    def remove(self, name: str) -> bool:
+        """Forget a value; whether there was one."""
+        with self._lock:
+            self._expire()
+            if name not in self._kept:
+                return False
+            self._drop(name)
+            return True
+
+    def expire(self) -> None:
+        """Forget what was unused for too long; `put`, `get` and `remove` do so too."""
+        with self._lock:
+            self._expire()
+
+    def _expire(self) -> None:
+        oldest = self._clock() - self._seconds
+        while self._kept:
+            name, kept = next(iter(self._kept.items()))
+            if kept.used > oldest:
+                return
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        self._bytes -= self._kept.pop(name).size_bytes
