@@ -192,7 +192,8 @@ def test_a_picture_that_says_where_the_patient_is_needs_no_view(engine, film):
         (b"", 415, "not_a_picture"),
         (b"no picture", 415, "not_a_picture"),
         (b"<svg onload='alert(1)'/>", 415, "not_a_picture"),
-        (b"\0" * 128 + b"DICM" + b"\0" * 50, 415, "not_a_picture"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 50, 422, "damaged"),
+        (b"\x1f\x8b" + b"\0" * 50, 422, "damaged"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, 422, "damaged"),
     ],
 )

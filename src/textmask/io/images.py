@@ -79,16 +79,21 @@ def read_mask(path: str | Path) -> Bytes:
     return np.ascontiguousarray(pixels > threshold, dtype=np.uint8)
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
+def picture_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
     """(rows, columns) from the header, without decoding.
+
+    Args:
+        path: the file, or what messages call it where `data` is given.
+        data: its bytes, where it is no file.
 
     Raises:
         DataError: the file is missing, empty, no picture, or too large.
     """
     path = Path(path)
-    _check_file(path)
+    if data is None:
+        _check_file(path)
     try:
-        with Image.open(path) as picture:
+        with Image.open(path if data is None else io.BytesIO(data)) as picture:
             return picture.height, picture.width
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, str(error)) from error

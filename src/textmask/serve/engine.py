@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-import threading
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,25 +12,25 @@ import numpy as np
 import numpy.typing as npt
 
 from textmask.config import write_json
-from textmask.errors import DataError, LateralityError, PromptWarning
+from textmask.errors import DataError
 from textmask.io.figures import overlay
-from textmask.io.images import picture_size, png_bytes, read_image, write_png
+from textmask.io.images import picture_size, png_bytes, write_png
 from textmask.io.orientation import Orientation
 from textmask.io.pictures import Picture
-from textmask.run.predict import CUT, Job, Predictor
+from textmask.io.read import read_bytes
+from textmask.run.jobs import Job
+from textmask.run.predict import Opened, Predictor
+from textmask.run.prompt_check import CODES
 from textmask.serve.limits import kind_of
 from textmask.serve.problems import Problem
-from textmask.text.edit import mirror
-from textmask.text.grammar import WARNINGS, parse
+from textmask.text.grammar import parse
 from textmask.text.statement import Statement, Zone
 from textmask.types import Laterality
 
-SUFFIX = {"png": ".png", "jpeg": ".jpg", "tiff": ".tif", "bmp": ".bmp"}
-PLAIN_WORDS = {
-    **WARNINGS,
-    CUT: "the sentence is longer than the text encoder reads; its end had no effect",
-    "no_picture_side": "whose left is meant is not known, so the zones may be on the other side",
-}
+PICTURES = ("png", "jpeg", "tiff", "bmp")
+MEDICAL = {"dicom": "dicom", "gzip": "nifti", "nifti": "nifti"}
+FORMATS = (*PICTURES, "dicom", "nifti")
+PLAIN_WORDS = {**CODES, "no_picture_side": "whose left is meant is not known, so the zones may be on the other side"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,13 @@ class Upload:
         picture: pixels and what is known of the patient.
         count: pictures in the file; `picture` is one of them.
         sha256: of the file.
+        opened: what the model has computed of it already, by the view that was named.
     """
 
     picture: Picture
     count: int
     sha256: str
+    opened: dict[str | None, Opened] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def size_bytes(self) -> int:
@@ -86,6 +85,7 @@ class Answer:
         warnings: codes; `plain` says each in words.
         asked: what was done with the sentence before the network got it.
         abstained: no answer is given, and the mask is empty.
+        withheld: the mask is empty whatever the threshold: the model abstained, or the sentence denies the finding.
         compatibility: how well sentence and picture fit, where the run can tell.
     """
 
@@ -97,6 +97,7 @@ class Answer:
     warnings: tuple[str, ...]
     asked: Mapping[str, Any] = field(default_factory=dict)
     abstained: bool = False
+    withheld: bool = False
     compatibility: float | None = None
 
 
@@ -106,7 +107,7 @@ def plain(code: str) -> str:
 
 
 class Engine:
-    """A trained run behind a lock: any thread may ask.
+    """A trained run that any thread may ask.
 
     Raises:
         CheckpointError: not a run folder.
@@ -114,43 +115,39 @@ class Engine:
 
     def __init__(self, run: Path | str | Predictor) -> None:
         self._predictor = run if isinstance(run, Predictor) else Predictor(run)
-        self._lock = threading.Lock()
         self.method = self._predictor.run.recipe.method
         self.threshold = float(self._predictor.run.recipe.threshold)
         self.laterality = str(self._predictor.laterality)
         self.sha256 = self._predictor.weights_sha256
-        self.medical = False  # whether DICOM and NIfTI can be read and written
 
     def warm_up(self) -> None:
         """Segment an empty picture, so that the first client does not wait for caches."""
         blank = np.zeros(self._predictor.run.recipe.image_size, np.uint8)
-        self.segment(Upload(Picture(blank), 1, ""), Question("upper lung", assume="image"))
+        self.segment(Upload(Picture(blank), 1, ""), Question("opacity in both upper lungs"))
 
     def read(self, data: bytes, index: int, max_pixels: int) -> Upload:
-        """Decode an uploaded file; its pixels are counted before they are decoded.
+        """Decode an uploaded file; the pixels of a plain picture are counted before they are decoded.
 
         Raises:
             Problem: 413 too many pixels; 415 no picture of a known kind; 422 damaged, or no such index.
         """
         kind = kind_of(data[:512])
-        if kind not in SUFFIX:
-            raise Problem(415, "not_a_picture", "expected a PNG, JPEG, TIFF or BMP picture.")
-        if index != 0:
+        if kind not in PICTURES and kind not in MEDICAL:
+            raise Problem(415, "not_a_picture", "expected a PNG, JPEG, TIFF, BMP, DICOM or NIfTI picture.")
+        if kind in PICTURES and index != 0:
             raise Problem(422, "no_such_index", f"the file holds one picture, got index {index}.")
-        with tempfile.TemporaryDirectory(prefix="textmask-") as folder:
-            path = Path(folder) / f"upload{SUFFIX[kind]}"
-            path.write_bytes(data)
-            try:
-                rows, columns = picture_size(path)
-                if rows * columns > max_pixels:
-                    raise _too_many(f"{rows:,} x {columns:,}", max_pixels)
-                pixels = read_image(path)
-            except DataError as error:
-                if "Decompression" in type(error.__cause__).__name__:
-                    raise _too_many("far more", max_pixels) from error
-                message = str(error).replace(str(path), "the file")
-                raise Problem(422, "damaged", message) from error
-        return Upload(Picture(pixels), 1, hashlib.sha256(data).hexdigest())
+        try:
+            if kind in PICTURES:
+                _check_pixels(picture_size("the file", data), max_pixels)
+            # the ending counts only where the first bytes say nothing, as in gzip
+            name = "the file.nii.gz" if kind == "gzip" else "the file"
+            picture = read_bytes(data, name, index)[0]
+        except DataError as error:
+            if "Decompression" in type(error.__cause__).__name__:
+                raise _too_many("far more", max_pixels) from error
+            raise Problem(422, "damaged", str(error)) from error
+        _check_pixels(picture.pixels.shape, max_pixels)
+        return Upload(picture, _count(picture), hashlib.sha256(data).hexdigest())
 
     def segment(self, upload: Upload, question: Question) -> Answer:
         """Answer one question.
@@ -159,13 +156,25 @@ class Engine:
             LateralityError: a side is named, and it cannot be known which side of the picture that is.
             DataError: the question cannot be answered as it is.
         """
-        sentence, asked = self._as_learnt(upload.picture, question)
-        with self._lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore", PromptWarning)  # the codes are in the answer
-            found = self._predictor.set_image(upload.picture.pixels).segment(sentence)
-        shown = parse(question.sentence, laterality=Laterality(asked["said"]))
-        cells, free = _cells(shown, _orientation(upload.picture, question.view))
-        return Answer(found.mask, found.probability, shown, cells, free, found.warnings, asked)
+        view = question.view
+        opened = upload.opened.get(view) or self._predictor.open(upload.picture, view)
+        upload.opened[view] = opened
+        found = opened.segment(question.sentence, question.laterality, question.assume)
+        shown = parse(question.sentence, laterality=found.asked.said)
+        cells, free = _cells(shown, opened.orientation)
+        denied = shown.absent or bool(shown.negated and not shown.zones)
+        return Answer(
+            found.mask,
+            found.probability,
+            shown,
+            cells,
+            free,
+            found.warnings,
+            found.asked.as_json(),
+            found.abstained,
+            found.abstained or denied,
+            found.compatibility,
+        )
 
     def dicom(self, kind: str, upload: Upload, answer: Answer, mask: npt.NDArray[np.uint8]) -> bytes:
         """A DICOM object (`seg` or `sr`) of an answer.
@@ -187,7 +196,7 @@ class Engine:
             data = job.image.read_bytes()
         except OSError as error:
             raise DataError(f"{job.image.name} cannot be read ({error.strerror}).") from error
-        upload = self.read(data, 0, max_pixels)
+        upload = self.read(data, job.index or 0, max_pixels)
         answer = self.segment(upload, question)
         start = out / job.stem
         write_png(start.with_name(f"{job.stem}.mask.png"), answer.mask * np.uint8(255))
@@ -210,41 +219,21 @@ class Engine:
             raise DataError(f"cannot write {job.stem}.json ({error.strerror}). Free some space.") from error
         return answer.warnings
 
-    def _as_learnt(self, picture: Picture, question: Question) -> tuple[str, dict[str, Any]]:
-        """The sentence in the convention of the model, and the record of how it got there."""
-        said = question.laterality or ("image" if picture.format == "picture" else "patient")
-        sided = _names_a_side(parse(question.sentence))
-        orientation = _orientation(picture, question.view)
-        record: dict[str, Any] = {"said": said, "model": self.laterality, "view": question.view, "assumed": False}
-        record |= {"sentence": question.sentence, "conversion": "none"}
-        if said == "unknown" and sided:
-            if question.assume is None:
-                raise LateralityError(
-                    "the sentence names a side, and it is not known whose left is meant. Say image or patient."
-                )
-            said = question.assume
-            record |= {"said": said, "assumed": True}
-        if not sided or said == "unknown" or self.laterality == "unknown" or said == self.laterality:
-            return question.sentence, record
-        if orientation is None or orientation.patient_left not in ("left", "right"):
-            raise LateralityError(
-                f"the sentence means the {said} side and the model learnt the {self.laterality} side; to convert, the "
-                "view must be known. Say which view the picture shows, e.g. pa."
-            )
-        if orientation.patient_left == "left":
-            return question.sentence, record | {"conversion": "both lefts are the same in this view"}
-        mirrored = mirror(question.sentence)
-        if mirrored is None:
-            raise LateralityError("the sentence cannot be rewritten for the other side. Use plain words of place.")
-        return mirrored, record | {"sentence": mirrored, "conversion": "left and right exchanged for the model"}
-
 
 def _too_many(got: str, max_pixels: int) -> Problem:
     return Problem(413, "too_many_pixels", f"the picture has {got} pixels, at most {max_pixels:,} are accepted.")
 
 
-def _orientation(picture: Picture, view: str | None) -> Orientation | None:
-    return Orientation.of_view(view) if view is not None else picture.orientation
+def _check_pixels(shape: tuple[int, ...], most: int) -> None:
+    if shape[0] * shape[1] > most:
+        raise _too_many(f"{shape[0]:,} x {shape[1]:,}", most)
+
+
+def _count(picture: Picture) -> int:
+    """Frames or slices in the file of a picture."""
+    if picture.format == "nifti":
+        return int((*picture.header.shape, 1, 1)[picture.header.axis])
+    return int(picture.header.get("NumberOfFrames") or 1) if picture.format == "dicom" else 1
 
 
 def _names_a_side(statement: Statement) -> bool:
@@ -264,8 +253,8 @@ def _cells(statement: Statement, orientation: Orientation | None) -> tuple[froze
 
 
 def mask_at(answer: Answer, threshold: float | None) -> npt.NDArray[np.uint8]:
-    """The mask at another threshold, uint8 H W; an abstained answer stays empty."""
-    if threshold is None or answer.abstained:
+    """The mask at another threshold, uint8 H W; a withheld answer stays empty."""
+    if threshold is None or answer.withheld:
         return answer.mask
     return (answer.probability > threshold).astype(np.uint8)
 

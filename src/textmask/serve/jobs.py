@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from textmask.errors import DataError, TextMaskError
-from textmask.run.predict import Job, read_jobs
+from textmask.run.jobs import Job, read_jobs
 from textmask.serve.limits import below
 from textmask.serve.problems import Problem
 from textmask.serve.store import new_id

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from textmask import __version__
 from textmask.errors import TextMaskError
 from textmask.io.orientation import VIEWS
-from textmask.run.predict import Job
+from textmask.run.jobs import Job
 from textmask.serve import engine as made
 from textmask.serve.audit import Audit
 from textmask.serve.engine import Answer, Engine, Question, Upload
@@ -257,7 +257,7 @@ class Service:
             model_sha256=engine.sha256,
             laterality=_whose(engine.laterality),
             threshold=engine.threshold,
-            formats=[*made.SUFFIX, *(("dicom", "nifti") if engine.medical else ())],
+            formats=list(made.FORMATS),
             views=list(VIEWS),
             returns=PARTS,
             max_bytes=limits.max_bytes,
