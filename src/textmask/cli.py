@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textmask.cli_dicom import dicom_app
 from textmask.cli_options import (
     CacheDir,
     DataPath,
@@ -47,6 +48,7 @@ methods_app = typer.Typer(help="What can be trained.", no_args_is_help=True, ric
 app.add_typer(data_app, name="data")
 app.add_typer(methods_app, name="methods")
 app.add_typer(study_app, name="study")
+app.add_typer(dicom_app, name="dicom")
 
 
 def _print_version(wanted: bool) -> None:
