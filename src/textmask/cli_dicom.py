@@ -105,8 +105,8 @@ def watch(
         done = Watcher(pacs, answerer, opened, asks, settings, _tell).run(once)
         total = opened.counts()
     say(
-        f"this round: {done['stored']} stored, {done['known']} done before, {done['failed']} failed, {done['later']} for "
-        f"later; in {state}: {total['stored']} stored, {total['failed']} failed, {total['started']} begun"
+        f"this round: {done['stored']} stored, {done['known']} done before, {done['failed']} failed, "
+        f"{done['later']} for later; in {state}: {total['stored']} stored, {total['failed']} failed, {total['started']} begun"
     )
     if done["failed"] or done["later"]:
         raise typer.Exit(1)

@@ -194,7 +194,8 @@ class Watcher:
     def _do(self, job: Job) -> str:
         """Do a job that is not done: `stored`, `known`, `failed` or `later`."""
         model = self.answerer.model
-        asked = hashlib.sha256(f"{job.sentence}\0{self.answerer.settings}".encode(errors="surrogatepass")).hexdigest()
+        asked = f"{job.sentence}\0{self.answerer.settings}\0{self.settings.fractional}"
+        asked = hashlib.sha256(asked.encode(errors="surrogatepass")).hexdigest()
         key = Key(job.subject, asked, model.weights_sha256)
         entry = self.state.get(key)
         if entry is not None and entry.status in ("stored", "failed"):
