@@ -106,7 +106,8 @@ def watch(
         total = opened.counts()
     say(
         f"this round: {done['stored']} stored, {done['known']} done before, {done['failed']} failed, "
-        f"{done['later']} for later; in {state}: {total['stored']} stored, {total['failed']} failed, {total['started']} begun"
+        f"{done['later']} for later; in {state}: {total['stored']} stored, {total['failed']} failed, "
+        f"{total['started']} begun"
     )
     if done["failed"] or done["later"]:
         raise typer.Exit(1)

@@ -326,6 +326,15 @@ def test_nothing_secret_of_the_source_is_in_what_is_stored(pacs, state):
             assert not any(secret.encode() in data for secret in SECRETS)
 
 
+def test_results_of_several_megabytes_are_stored(pacs, state):
+    study = store(pacs, film(rows=1300, columns=1100))
+    settings = Settings(with_capture=True, fractional=True)
+    assert watcher(pacs, state, [Ask("study", study, SENTENCE)], settings=settings)[0].run(once=True) == {"stored": 1}
+    assert stored(pacs, study) == {"SEG": 1, "SR": 1, "OT": 1}
+    (segment,) = results_of(pacs, study, "SEG")
+    assert pydicom.dcmread(io.BytesIO(pacs.fetch(segment))).pixel_array.max() == round(0.9 * 255)
+
+
 def test_wrong_credentials_are_said_at_once(orthanc, state):
     made, _ = watcher(Pacs(orthanc.url, user="u", password="no"), state, [Ask("study", "1.2", SENTENCE)])
     with pytest.raises(ConfigError, match="credentials"):
