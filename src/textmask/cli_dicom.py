@@ -35,6 +35,7 @@ def segment(
     out: Annotated[Path, typer.Option(help="Folder for NAME.seg.dcm, NAME.sr.dcm and NAME.sc.dcm.")] = Path("results"),
     laterality: Meant = None,
     assume: Assumed = None,
+    view: Annotated[str | None, typer.Option(help="What it shows: pa, ap, mirrored, lateral or axial.")] = None,
     fractional: Fractional = False,
 ) -> None:
     """Segment a DICOM image or series and write segmentation, report and secondary capture. Research use only.
@@ -47,7 +48,7 @@ def segment(
     from textmask.run.watch import Settings, results, short_hash
 
     files = _files(source)
-    answerer = _answerer(run, laterality, assume)
+    answerer = _answerer(run, laterality, assume, view)
     found = answerer([path.read_bytes() for path in files], sentence)
     key = [str(one.SOPInstanceUID) for one in found.sources]
     model = answerer.model.weights_sha256
@@ -177,16 +178,22 @@ def _files(source: Path) -> list[Path]:
     return found
 
 
-def _answerer(run: Path, laterality: str | None, assume: str | None) -> PredictorAnswerer:
+def _answerer(run: Path, laterality: str | None, assume: str | None, view: str | None = None) -> PredictorAnswerer:
     from textmask import __version__
+    from textmask.io.orientation import VIEWS
     from textmask.io.read import read_bytes  # type: ignore[import-not-found,unused-ignore]
     from textmask.run.answers import PredictorAnswerer
     from textmask.run.machine import prepare_cpu
     from textmask.run.predict import Predictor
 
-    for name, value in (("laterality", laterality), ("assumed laterality", assume)):
+    sides = ["image", "patient"]
+    for name, value, valid in (
+        ("laterality", laterality, sides),
+        ("assume", assume, sides),
+        ("view", view, list(VIEWS)),
+    ):
         if value is not None:
-            choose(name, value, ["image", "patient"])
+            choose(name, value, valid)
     prepare_cpu()
     predictor: Any = Predictor(run)
-    return PredictorAnswerer(predictor, read_bytes, __version__, laterality, assume)
+    return PredictorAnswerer(predictor, read_bytes, __version__, laterality, assume, view)

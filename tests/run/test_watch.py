@@ -461,7 +461,7 @@ class TestAnswer:
             class recipe:
                 method, threshold = "fake", 0.5
 
-        def set_image(self, image):
+        def set_image(self, image, view=None):
             self.image = image
             return self
 
@@ -502,6 +502,12 @@ class TestAnswer:
         assert re.search("patient's left.*none needed.*assumed by the operator.*odd.*abstained", notes)
         assert answerer.model == Model("fake", "1.0", "ef" * 32, 0.5)
         assert answerer.settings != PredictorAnswerer(self.Fake(), self.read, "1.0").settings
+
+    def test_a_view_that_somebody_names_is_the_orientation_and_is_noted(self):
+        answerer = PredictorAnswerer(self.Fake(), self.read, "1.0", laterality="image", view="mirrored")
+        found = answerer([encoded(film(orientation=None))], "left lung")
+        assert (found.orientation.columns, found.request.side) == ("R", "left")
+        assert "The operator named the view: mirrored." in found.request.notes
 
     def test_through_the_watcher_to_the_pacs(self, pacs, state):
         study = store(pacs, film())

@@ -231,7 +231,7 @@ def capture(
     if pixels.shape[:3] != mask.shape or pixels.dtype != np.uint8:
         raise DataError(f"capture: got pixels {pixels.dtype} {pixels.shape} for a mask of {mask.shape}.")
     shown = int(mask.reshape(len(mask), -1).sum(1).argmax())
-    lines = [one_line(request.sentence) or "(no words)", f"{model.name}. {RESEARCH}."]
+    lines = [one_line(request.sentence) or "(no words)", f"{SOFTWARE} {model.name}. {RESEARCH}."]
     if len(slim) > 1:
         lines[1] += f" Slice {shown + 1} of {len(slim)}."
     if not mask.any():

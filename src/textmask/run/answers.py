@@ -68,6 +68,7 @@ def answer(
     read: Read,
     laterality: str | None = None,
     assume: str | None = None,
+    view: str | None = None,
 ) -> Answer:
     """Ask a predictor about every file, one slice each.
 
@@ -78,6 +79,7 @@ def answer(
         read: bytes and what messages call them to pictures (`textmask.io.read.read_bytes`).
         laterality: whose left the sentence means; None is the patient's.
         assume: whose left is assumed where that is not known.
+        view: what the images show, e.g. pa; it overrules the files.
 
     Raises:
         DataError: a file is no DICOM image of one frame, or the slices differ in size.
@@ -90,15 +92,16 @@ def answer(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWarning)  # it quotes the sentence; the codes are in the notes
         for picture in pictures:
-            found.append(predictor.set_image(picture).segment(sentence, laterality=laterality, assume=assume))
+            shown = predictor.set_image(picture) if view is None else predictor.set_image(picture, view)
+            found.append(shown.segment(sentence, laterality=laterality, assume=assume))
     statement, asked = found[0].statement, getattr(found[0], "asked", None)
-    orientation = pictures[0].orientation
+    orientation = pictures[0].orientation if view is None else Orientation.of_view(view)
     said = str(getattr(asked, "said", None) or laterality or "patient")
     request = Request(
         sentence,
         side=patient_side(statement, said, orientation),
         site="lung" if statement.grammar in LUNG and statement.zones else None,
-        notes=_notes(found, asked, said),
+        notes=(*_notes(found, asked, said), *([] if view is None else [f"The operator named the view: {view}."])),
     )
     return Answer(
         tuple(picture.header for picture in pictures),
@@ -114,16 +117,22 @@ class PredictorAnswerer:
     """`answer` with a predictor and settings that stay."""
 
     def __init__(
-        self, predictor: Any, read: Read, version: str, laterality: str | None = None, assume: str | None = None
+        self,
+        predictor: Any,
+        read: Read,
+        version: str,
+        laterality: str | None = None,
+        assume: str | None = None,
+        view: str | None = None,
     ) -> None:
         recipe = predictor.run.recipe
-        self.predictor, self.read, self.laterality, self.assume = predictor, read, laterality, assume
+        self.predictor, self.read, self.how = predictor, read, (laterality, assume, view)
         self.model = Model(recipe.method, version, predictor.weights_sha256, recipe.threshold)
-        self.settings = f"laterality={laterality or 'patient'} assume={assume or 'no'}"
+        self.settings = f"laterality={laterality or 'patient'} assume={assume or 'no'} view={view or 'file'}"
 
     def __call__(self, files: Sequence[bytes], sentence: str) -> Answer:
         """The masks of the files of one film or series."""
-        return answer(self.predictor, files, sentence, self.read, self.laterality, self.assume)
+        return answer(self.predictor, files, sentence, self.read, *self.how)
 
 
 def patient_side(statement: Statement, said: str, orientation: Orientation | None) -> str | None:
