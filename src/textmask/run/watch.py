@@ -268,7 +268,9 @@ class Watcher:
         return "later"
 
     def _failed(self, key: Key, job: Job, kind: str, reason: str) -> str:
-        self.state.finish(key, "failed", f"{kind}: {reason.replace(job.sentence, '(sentence)')}")
+        for quoted in (job.sentence, job.sentence[:80], repr(job.sentence[:80])):  # as messages quote it
+            reason = reason.replace(quoted, "(sentence)") if quoted else reason
+        self.state.finish(key, "failed", f"{kind}: {reason}")
         self._say("failed", job, kind)
         return "failed"
 
