@@ -19,6 +19,7 @@ FLOORS = {
     "run": 3,
     "cli": 4,
     "cli_options": 4,
+    "cli_dicom": 4,
     "cli_grid": 4,
     "cli_predict": 4,
     "cli_serve": 4,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textmask.cli_dicom import dicom_app
 from textmask.cli_options import (
     CacheDir,
     DataPath,
@@ -50,6 +51,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(methods_app, name="methods")
 app.add_typer(study_app, name="study")
 app.command()(serve)
+app.add_typer(dicom_app, name="dicom")
 
 
 def _print_version(wanted: bool) -> None:

@@ -32,6 +32,14 @@ class WeightsError(TextMaskError):
     """Published pre-trained weights are missing or not the ones expected (sha256)."""
 
 
+class PacsError(TextMaskError):
+    """A PACS refuses, or answers what is not DICOMweb, or more than is taken from it."""
+
+
+class PacsDownError(PacsError):
+    """A PACS does not answer now and may later."""
+
+
 class TextMaskWarning(UserWarning):
     """Base of the named warnings; each carries on with what it has."""
 
