@@ -15,7 +15,7 @@ from timing import Goals, interleave
 
 from textmask.io.dicom import read_dicom
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "io"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from dicom_files import ct, to_bytes
 
 SLICES, SIDE = 100, 512

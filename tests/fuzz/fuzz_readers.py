@@ -24,7 +24,7 @@ import nibabel
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "io"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import pydicom
 from dicom_files import cr, ct, dx, mr, sc, to_bytes
 

@@ -461,7 +461,7 @@ class TestAnswer:
             class recipe:
                 method, threshold = "fake", 0.5
 
-        def set_image(self, image, view=None):
+        def open(self, image, view=None):
             self.image = image
             return self
 

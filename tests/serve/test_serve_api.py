@@ -10,8 +10,11 @@ import time
 import zlib
 
 import cv2
+import nibabel
 import numpy as np
+import pydicom
 import pytest
+from dicom_files import cr, to_bytes
 from serving import LOWER_LEFT, Gated, refused, upload
 
 from textmask.io.images import read_image
@@ -391,6 +394,34 @@ def test_dicom_results_are_for_dicom_uploads(client, png):
     name = upload(client, png)
     refused(client.get(f"/v1/images/{name}/mask.dcm", params=LOWER_LEFT), 415, "not_dicom")
     refused(client.post(f"/v1/images/{name}/masks", json={**LOWER_LEFT, "return": ["sr"]}), 415, "not_dicom")
+
+
+def test_a_dicom_film_is_asked_of_its_patient_and_gives_a_seg_and_a_report(client):
+    name = upload(client, to_bytes(cr()))
+    body = client.get(f"/v1/images/{name}/mask.dcm", params={"sentence": "opacity in the left lower lung"})
+    seg = pydicom.dcmread(io.BytesIO(body.content))
+    answer = client.post(
+        f"/v1/images/{name}/masks", json={"sentence": "opacity in the left lower lung", "return": ["rle", "sr"]}
+    ).json()
+    assert answer["asked"]["said"] == "patient"
+    assert answer["statement"]["cells"] == [["right", "lower"]]
+    assert seg.Modality == "SEG"
+    assert int(seg.pixel_array.sum()) == answer["foreground_px"] > 0
+    assert seg.SegmentSequence[0].SegmentDescription.startswith("opacity in the left lower lung")
+    report = pydicom.dcmread(io.BytesIO(base64.b64decode(answer["sr"])))
+    assert report.Modality == "SR"
+    assert report.StudyInstanceUID == seg.StudyInstanceUID == cr().StudyInstanceUID
+
+
+def test_a_nifti_slice_is_chosen_by_its_index(client):
+    volume = nibabel.Nifti1Image(
+        np.random.default_rng(0).normal(size=(20, 30, 3)).astype(np.float32), np.diag([1, 1, 5, 1])
+    )
+    files = {"file": ("scan.nii", volume.to_bytes())}
+    answer = client.post("/v1/images", files=files, params={"index": 2})
+    assert answer.status_code == 201, answer.text
+    assert (answer.json()["format"], answer.json()["count"]) == ("nifti", 3)
+    refused(client.post("/v1/images", files=files, params={"index": 3}), 422, "damaged")
 
 
 def test_a_full_queue_answers_429_and_recovers(client_of, engine, png):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,11 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from textmask.errors import DataError, PromptWarning
+from textmask.errors import DataError
 from textmask.io.orientation import Orientation
 from textmask.io.pictures import Picture
 from textmask.io.result_facts import Model, Request, is_uid
+from textmask.run.predict import Predictor, Segmentation
 from textmask.text.statement import Side, Statement
+from textmask.types import Laterality
 
 LUNG = ("qata", "mosmed", "report")  # grammars whose places are in the lungs
 Read = Callable[[bytes, str], Sequence[Picture]]
@@ -62,7 +63,7 @@ class Answerer(Protocol):
 
 
 def answer(
-    predictor: Any,
+    predictor: Predictor,
     files: Sequence[bytes],
     sentence: str,
     read: Read,
@@ -88,28 +89,35 @@ def answer(
     pictures = [_only_picture(read(data, "the instance")) for data in files]
     if len({(picture.pixels.shape, _letters(picture.orientation)) for picture in pictures}) != 1:
         raise DataError(f"the {len(pictures)} images differ in size or orientation; expected slices of one series.")
-    found = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PromptWarning)  # it quotes the sentence; the codes are in the notes
-        for picture in pictures:
-            shown = predictor.set_image(picture) if view is None else predictor.set_image(picture, view)
-            found.append(shown.segment(sentence, laterality=laterality, assume=assume))
-    statement, asked = found[0].statement, getattr(found[0], "asked", None)
+    found = [predictor.open(picture, view).segment(sentence, laterality, assume) for picture in pictures]
     orientation = pictures[0].orientation if view is None else Orientation.of_view(view)
-    said = str(getattr(asked, "said", None) or laterality or "patient")
-    request = Request(
-        sentence,
-        side=patient_side(statement, said, orientation),
-        site="lung" if statement.grammar in LUNG and statement.zones else None,
-        notes=(*_notes(found, asked, said), *([] if view is None else [f"The operator named the view: {view}."])),
-    )
     return Answer(
         tuple(picture.header for picture in pictures),
         np.stack([picture.pixels for picture in pictures]),
         np.stack([one.mask for one in found]).astype(np.uint8),
         np.stack([one.probability for one in found]).astype(np.float32),
-        request,
+        request_of(sentence, found, orientation, view),
         orientation,
+    )
+
+
+def request_of(
+    sentence: str, found: Sequence[Segmentation], orientation: Orientation | None, view: str | None = None
+) -> Request:
+    """What results say of a request: its side and site, what was done with the sentence, and what is odd about it.
+
+    Args:
+        sentence: as it was given.
+        found: the answers of all slices.
+        orientation: of the slices.
+        view: as somebody named it.
+    """
+    statement, asked = found[0].statement, found[0].asked
+    return Request(
+        sentence,
+        side=patient_side(statement, str(asked.said), orientation),
+        site="lung" if statement.grammar in LUNG and statement.zones else None,
+        notes=(*_notes(found), *([] if view is None else [f"The operator named the view: {view}."])),
     )
 
 
@@ -118,7 +126,7 @@ class PredictorAnswerer:
 
     def __init__(
         self,
-        predictor: Any,
+        predictor: Predictor,
         read: Read,
         version: str,
         laterality: str | None = None,
@@ -156,16 +164,17 @@ def patient_side(statement: Statement, said: str, orientation: Orientation | Non
     return str(side if orientation.patient_left == "left" else side.mirrored)
 
 
-def _notes(found: Sequence[Any], asked: Any, said: str) -> tuple[str, ...]:
-    notes = [f"Left means the {said}'s left." if said in ("patient", "image") else "Whose left is meant is not known."]
-    if conversion := getattr(asked, "conversion", ""):
-        notes.append(f"Conversion: {conversion}.")
-    if getattr(asked, "assumed", False):
+def _notes(found: Sequence[Segmentation]) -> tuple[str, ...]:
+    asked = found[0].asked
+    known = asked.said is not Laterality.UNKNOWN
+    notes = [f"Left means the {asked.said}'s left." if known else "Whose left is meant is not known."]
+    notes.append(f"Conversion: {asked.conversion}.")
+    if asked.assumed:
         notes.append("Whose left is meant was assumed by the operator.")
     codes = dict.fromkeys(code for one in found for code in one.warnings)
     if codes:
         notes.append(f"About the sentence: {', '.join(codes)}.")
-    if any(getattr(one, "abstained", False) for one in found):
+    if any(one.abstained for one in found):
         notes.append("The model abstained: it does not take the sentence to be about this image.")
     return tuple(notes)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from textmask import __version__
 from textmask.config import write_json
 from textmask.errors import DataError
 from textmask.io.figures import overlay
@@ -18,6 +19,8 @@ from textmask.io.images import picture_size, png_bytes, write_png
 from textmask.io.orientation import Orientation
 from textmask.io.pictures import Picture
 from textmask.io.read import read_bytes
+from textmask.io.result_facts import Model, Request, ResultUids
+from textmask.run.answers import request_of
 from textmask.run.jobs import Job
 from textmask.run.predict import Opened, Predictor
 from textmask.run.prompt_check import CODES
@@ -87,6 +90,8 @@ class Answer:
         abstained: no answer is given, and the mask is empty.
         withheld: the mask is empty whatever the threshold: the model abstained, or the sentence denies the finding.
         compatibility: how well sentence and picture fit, where the run can tell.
+        request: what DICOM results say of the question.
+        orientation: of the picture, or of the view that was named.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -99,6 +104,8 @@ class Answer:
     abstained: bool = False
     withheld: bool = False
     compatibility: float | None = None
+    request: Request = field(default_factory=lambda: Request(""))
+    orientation: Orientation | None = None
 
 
 def plain(code: str) -> str:
@@ -174,15 +181,28 @@ class Engine:
             found.abstained,
             found.abstained or denied,
             found.compatibility,
+            request_of(question.sentence, [found], opened.orientation, view),
+            opened.orientation,
         )
 
-    def dicom(self, kind: str, upload: Upload, answer: Answer, mask: npt.NDArray[np.uint8]) -> bytes:
-        """A DICOM object (`seg` or `sr`) of an answer.
+    def dicom(self, kind: str, upload: Upload, answer: Answer, mask: npt.NDArray[np.uint8], threshold: float) -> bytes:
+        """A DICOM object (`seg` or `sr`) of an answer; `mask` is what `threshold` makes of it.
 
         Raises:
             Problem: 415, the upload is not DICOM, so there is no patient and study to write it for.
         """
-        raise Problem(415, "not_dicom", f"a DICOM {kind.upper()} can be made of an uploaded DICOM picture only.")
+        picture = upload.picture
+        if picture.format != "dicom":
+            what = kind.upper()
+            raise Problem(415, "not_dicom", f"a DICOM {what} can be made of an uploaded DICOM picture only.")
+        from textmask.io.dicom_results import encode, measurement_report, segmentation
+
+        model = Model(self.method, __version__, self.sha256, threshold)
+        uids = ResultUids.of(upload.sha256, str(picture.index), repr(answer.request), repr(model), mask.tobytes().hex())
+        made = segmentation([picture.header], mask[None], answer.request, model, uids)
+        if kind == "sr":
+            made = measurement_report([picture.header], mask[None], answer.request, model, uids, made)
+        return encode(made)
 
     def write_row(self, job: Job, question: Question, out: Path, max_pixels: int) -> tuple[str, ...]:
         """Segment a picture file into NAME.mask.png, NAME.overlay.png and, last, NAME.json; returns warning codes.

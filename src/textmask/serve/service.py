@@ -213,7 +213,9 @@ class Service:
             "overlay": lambda: made.overlay_png(found.upload, found.mask),
             "probability": lambda: made.probability_png(found.answer),
         }
-        make = makers.get(part, lambda: self.engine.dicom(part, found.upload, found.answer, found.mask))
+        make = makers.get(
+            part, lambda: self.engine.dicom(part, found.upload, found.answer, found.mask, found.threshold)
+        )
         return _said(make)
 
     def add_job(self, asked: JobRequest, who: str) -> FolderJob:
