@@ -66,7 +66,7 @@ class TokenMixer(nn.Module):
             )
         real = (text_tokens * token_mask[..., None])[:, : self.max_tokens]
         real = nn.functional.pad(real, (0, 0, 0, self.max_tokens - real.shape[1]))
-        mixed = nn.functional.gelu(self.positions(real.mT)).mT
+        mixed = nn.functional.gelu(self.positions(real.transpose(1, 2))).transpose(1, 2)
         return nn.functional.leaky_relu(self.channels(mixed))
 
 

@@ -102,8 +102,7 @@ class TextEncoder(nn.Module):
             raise ConfigError("text has token_ids but no token_mask. Give both, or neither.")
         mask = text.token_mask
         # attention over no token at all is NaN: such a row looks at its first padding token, which pooling ignores
-        visible = mask.clone()
-        visible[:, 0] |= ~mask.any(dim=1)
+        visible = torch.cat([mask[:, :1] | ~mask.any(dim=1, keepdim=True), mask[:, 1:]], dim=1)
         tokens, to_pool, own = self.hidden(text.token_ids, visible)
         return TextFeatures(tokens, own if own is not None else self._pooled(to_pool, mask), mask)
 
