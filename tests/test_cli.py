@@ -25,7 +25,7 @@ COMMANDS = [
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"],
-    ["study", "labels"], ["study", "sensitivity"],
+    ["study", "labels"], ["study", "sensitivity"], ["export"], ["import-weights"],
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ FLOORS = {
     "run": 3,
     "cli": 4,
     "cli_options": 4,
+    "cli_export": 4,
     "cli_grid": 4,
     "cli_study": 4,
     "cli_variants": 4,

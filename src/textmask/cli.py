@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textmask.cli_export import add_commands
 from textmask.cli_options import (
     CacheDir,
     DataPath,
@@ -47,6 +48,7 @@ methods_app = typer.Typer(help="What can be trained.", no_args_is_help=True, ric
 app.add_typer(data_app, name="data")
 app.add_typer(methods_app, name="methods")
 app.add_typer(study_app, name="study")
+add_commands(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -186,6 +188,8 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make existing results again.")] = False,
     probability: Annotated[bool, typer.Option("--probability", help="Also a 16-bit probability PNG.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Also attention, prior and guide side by side.")] = False,
+    backend: Annotated[str, typer.Option(help="torch, onnxruntime or openvino; see `textmask export`.")] = "torch",
+    exported: Annotated[Path | None, typer.Option("--export", help="Where the export lies; else RUN/onnx.")] = None,
 ) -> None:
     """Segment own pictures from a sentence.
 
@@ -207,6 +211,8 @@ def predict(
             overwrite=overwrite,
             probability=probability,
             explain=explain,
+            backend=backend,
+            export=exported,
             progress=lambda done, total: step("pictures", done, total),
         )
     for message in dict.fromkeys(r.message for r in results if r.status == "failed"):

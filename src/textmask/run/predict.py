@@ -20,7 +20,8 @@ from textmask.data.tables import column_of, read_json, read_table
 from textmask.errors import ConfigError, DataError, PromptWarning, TextMaskError, choose
 from textmask.io.figures import heat, overlay, side_by_side
 from textmask.io.images import read_image, resize_image, write_png
-from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run
+from textmask.run.backends import Answering, open_backend
+from textmask.run.checkpoint import Run, file_sha256, load_run
 from textmask.run.tiles import predict_tiles
 from textmask.text.grammar import explain, parse
 from textmask.text.statement import Statement
@@ -56,6 +57,12 @@ class Segmentation:
 class Predictor:
     """A trained run that answers sentences about pictures.
 
+    Args:
+        run: run folder, or a run that was loaded.
+        backend: `torch`, `onnxruntime` or `openvino`; the last two need an export, see `open_backend`, and publish no
+            maps.
+        export: where it lies; None means `onnx` within the run.
+
     Example:
         >>> predictor = Predictor("runs/biclip")  # doctest: +SKIP
         >>> predictor.set_image("film.png").segment("lower left lung").mask  # doctest: +SKIP
@@ -64,8 +71,10 @@ class Predictor:
         CheckpointError: not a run folder.
     """
 
-    def __init__(self, run: Run | Path | str) -> None:
+    def __init__(self, run: Run | Path | str, backend: str = "torch", export: Path | None = None) -> None:
         self.run = run if isinstance(run, Run) else load_run(run)
+        self.backend = backend
+        self.model: Answering = open_backend(self.run, backend, export)
         self._pixels: np.ndarray | None = None
         self._planes = np.empty((1, 0, 0), np.uint8)  # C h w, as the network or its tiles are cut from it
 
@@ -78,7 +87,7 @@ class Predictor:
     @cached_property
     def weights_sha256(self) -> str:
         """Which model answers, as a hash of its weights file."""
-        return file_sha256(self.run.path / WEIGHTS)
+        return file_sha256(self.run.weights)
 
     @property
     def pixels(self) -> np.ndarray:
@@ -129,11 +138,11 @@ class Predictor:
 
     def _answer(self, sentence: str, statement: Statement) -> dict[str, np.ndarray]:
         """Probability and maps, float32 h w each, of the whole picture at once or of its tiles."""
-        recipe, method = self.run.recipe, self.run.method
+        recipe, model = self.run.recipe, self.model
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
             if recipe.tiles is not None:
-                return predict_tiles(method, self._planes, sentence, statement, recipe.tiles, maps=MAPS)
-            output = method(to_image(self._planes[None]), build_text([sentence], [statement]))
+                return predict_tiles(model, self._planes, sentence, statement, recipe.tiles, maps=MAPS)
+            output = model(to_image(self._planes[None]), build_text([sentence], [statement]))
         found = {"probability": output.probability} | {name: output.aux[name] for name in MAPS if name in output.aux}
         return {name: value[0, 0].float().numpy() for name, value in found.items()}
 
@@ -253,6 +262,8 @@ def predict(
     overwrite: bool = False,
     probability: bool = False,
     explain: bool = False,
+    backend: str = "torch",
+    export: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[JobResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each job, and skip what exists.
@@ -266,12 +277,16 @@ def predict(
         overwrite: make existing results again.
         probability: also write NAME.probability.png, 16 bit.
         explain: also write NAME.explain.png: picture, attention, prior and guide where there are, prediction.
+        backend: see `Predictor`.
+        export: see `Predictor`.
         progress: called with (done, total).
 
     Raises:
         ConfigError: `explain` with a method that publishes no attention map; nothing is written then.
     """
-    predictor = Predictor(run)
+    if explain and backend != "torch":
+        raise ConfigError(f"--explain needs --backend torch: an export for {backend} publishes no maps.")
+    predictor = Predictor(run, backend, export)
     if explain:
         blank = np.zeros(predictor.run.recipe.image_size, np.uint8)
         explanation(blank, predictor.set_image(blank).segment("lower left lung"))
@@ -344,6 +359,7 @@ def _write(out: Path, job: Job, found: Segmentation, predictor: Predictor, extra
         "method": predictor.run.recipe.method,
         "weights_sha256": predictor.weights_sha256,
         "threshold": predictor.run.recipe.threshold,
+        "backend": predictor.backend,
     }
     try:
         write_json(out / f"{job.stem}.json", result)

@@ -306,6 +306,11 @@ class TextCache(nn.Module):
             self.register_buffer("embedding_std", torch.ones(encoder.width))
 
     @property
+    def encoder(self) -> TextEncoder:
+        """The frozen encoder itself, without the table."""
+        return self._tower.encoder
+
+    @property
     def name(self) -> str:
         """Name of the encoder."""
         return self._tower.encoder.name
