@@ -201,7 +201,7 @@ def _write(
     if TEXT in files:
         _save_tokenizer(run, folder)
     if precision == "int8" and rows is not None and rows.train is not None:
-        feeds = _feeds(run, files, rows.train)
+        feeds = graph_feeds(run, files, rows.train)
         for name in files.keys() - {TEXT}:
             eight = folder / f"{name}.int8.onnx"
             quantise(files[name], eight, feeds, keep_first=name != DECODER, kept=kept)
@@ -209,7 +209,7 @@ def _write(
     return files
 
 
-def _feeds(run: Run, files: Mapping[str, Path], data: SplitData) -> list[dict[str, np.ndarray]]:
+def graph_feeds(run: Run, files: Mapping[str, Path], data: SplitData) -> list[dict[str, np.ndarray]]:
     """Inputs of all graphs for some pictures, one at a time; of the first tile where pictures are cut."""
     image_tower = OnnxGraph(files[IMAGE], torch.get_num_threads()) if IMAGE in files else None
     feeds = []

@@ -120,7 +120,7 @@ def hub_card(run: Run) -> str:
 
 def _about(run: Run) -> list[str]:
     card = get_method(run.recipe.method).card
-    side = run.data.get("laterality", "unknown")
+    data, side = run.data, run.data.get("laterality", "unknown")
     score = {key: value for key, value in run.result.items() if key.startswith("valid/")}
     return [
         f"# {run.recipe.method}: {card.title}",
@@ -128,7 +128,7 @@ def _about(run: Run) -> list[str]:
         f"**{USE}**",
         "",
         f"- left and right in its sentences mean the {side} side",
-        f"- trained on {run.data.get('name') or 'own data'} {run.data.get('counts', {})}, sha256 {run.data.get('hash')}",
+        f"- trained on {data.get('name') or 'own data'} {data.get('counts', {})}, sha256 {data.get('hash')}",
         *[f"- chosen by {key} = {value:.4f}" for key, value in score.items()],
         f"- pictures {run.recipe.image_size[0]} x {run.recipe.image_size[1]}, threshold {run.recipe.threshold}",
         f"- weights sha256 {file_sha256(run.weights)}",

@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import torch
 from torch import Tensor, nn
 
@@ -147,7 +148,7 @@ def _trace(module: nn.Module, given: Sequence[Any], inputs: Axes, outputs: Axes,
     """
     path = path.with_suffix(".onnx")
     axes: Mapping[str, dict[int, str]] = {name: {0: "batch"} | more for name, more in (inputs | outputs).items()}
-    with warnings.catch_warnings(), _plain_attention():
+    with warnings.catch_warnings(), _unchecked():
         warnings.simplefilter("ignore")  # every python number that becomes a constant, and the deprecation
         torch.onnx.export(
             module.eval(),  # the exporter leaves the mode as it finds it
@@ -163,11 +164,11 @@ def _trace(module: nn.Module, given: Sequence[Any], inputs: Axes, outputs: Axes,
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Torch's fused transformer layer has no counterpart in ONNX."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+def _unchecked() -> Iterator[None]:
+    """Without checks of shapes, which expect numbers where tracing has tensors."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        jaxtyping.config.update("jaxtyping_disable", before)

@@ -158,8 +158,20 @@ class TinyTextEncoder(TextEncoder):
         if token_ids.shape[1] > self.max_length:
             raise ConfigError(f"token_ids has {token_ids.shape[1]} positions, tiny reads {self.max_length}.")
         x = self.token(token_ids) + self.position.weight[: token_ids.shape[1]]
-        x = self.norm(self.layer(x, src_key_padding_mask=~token_mask))
+        x = self.norm(self._transformed(x, token_mask))
         return x, x, None
+
+    def _transformed(self, x: TextTokens, token_mask: TokenMask) -> TextTokens:
+        """`self.layer(x, src_key_padding_mask=~token_mask)`, which cannot be exported with a free number of tokens."""
+        layer = self.layer
+        attention = layer.self_attn
+        projected = nn.functional.linear(layer.norm1(x), attention.in_proj_weight, attention.in_proj_bias)
+        shape = (*projected.shape[:2], attention.num_heads, -1)
+        q, k, v = (part.reshape(shape).transpose(1, 2) for part in projected.chunk(3, dim=2))
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=token_mask[:, None, None])
+        x = x + attention.out_proj(seen.transpose(1, 2).flatten(2))
+        out: TextTokens = x + layer.linear2(torch.relu(layer.linear1(layer.norm2(x))))
+        return out
 
 
 class BertTextEncoder(TextEncoder):
