@@ -37,27 +37,24 @@ class Evil:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("how", ["torch", "old", "plain"])
+@pytest.mark.parametrize("how", ["torch", "plain"])
 def test_a_malicious_pickle_does_not_run(state, tmp_path, how):
     target, file = tmp_path / "owned", tmp_path / "model.pt"
     bomb = {"weight": torch.zeros(1), "x": Evil(target)}
     if how == "plain":
         file.write_bytes(pickle.dumps(bomb))
     else:
-        torch.save(bomb, file, _use_new_zipfile_serialization=how == "torch")
+        torch.save(bomb, file)
     with pytest.raises(CheckpointError, match="was not opened"):
         import_weights(file, tmp_path / "run", recipe=state[0] / "recipe.json")
     assert not target.exists()
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_state_dict_becomes_a_run(state, tmp_path, nested):
+def test_a_state_dict_becomes_a_run(state, tmp_path):
     root, tensors = state
-    file = root / "model.pt"
-    if nested:
-        file = tmp_path / "trainer.pt"
-        torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in tensors.items()}}, file)
+    file = tmp_path / "trainer.pt"
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in tensors.items()}}, file)
     import_weights(file, tmp_path / "run", recipe=root / "recipe.json", laterality="image")
     run = load_run(tmp_path / "run")
     assert all(torch.equal(value, tensors[key]) for key, value in run.method.state_dict().items())
@@ -69,13 +66,8 @@ def test_a_state_dict_becomes_a_run(state, tmp_path, nested):
 def test_weights_that_do_not_fit_and_files_that_are_none_are_refused(state, tmp_path):
     root = state[0]
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pt")
-    torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"a": torch.zeros(2), "lr": 1e-3}, tmp_path / "mixed.pt")
-    (tmp_path / "noise.pt").write_bytes(b"PK\x03\x04 noise")
-    for name, said in (
-        ("other", "do not fit the recipe"), ("list", "no state dict"), ("mixed", "is a tensor"),
-        ("noise", "not opened"), ("none", "does not exist"),
-    ):  # fmt: skip
+    for name, said in (("other", "do not fit the recipe"), ("mixed", "is a tensor"), ("none", "does not exist")):
         with pytest.raises(CheckpointError, match=said):
             import_weights(tmp_path / f"{name}.pt", tmp_path / "run", recipe=root / "recipe.json")
     with pytest.raises(ConfigError, match="which method"):
