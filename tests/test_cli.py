@@ -25,7 +25,8 @@ COMMANDS = [
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"],
-    ["study", "labels"], ["study", "sensitivity"], ["dicom", "segment"], ["dicom", "watch"],
+    ["study", "labels"], ["study", "sensitivity"], ["dicom", "segment"], ["dicom", "watch"], ["export"],
+    ["import-weights"],
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ FLOORS = {
     "cli": 4,
     "cli_options": 4,
     "cli_dicom": 4,
+    "cli_export": 4,
     "cli_grid": 4,
     "cli_predict": 4,
     "cli_serve": 4,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from textmask.cli_dicom import dicom_app
+from textmask.cli_export import add_commands
 from textmask.cli_options import (
     CacheDir,
     DataPath,
@@ -52,6 +53,7 @@ app.add_typer(methods_app, name="methods")
 app.add_typer(study_app, name="study")
 app.command()(serve)
 app.add_typer(dicom_app, name="dicom")
+add_commands(app)
 
 
 def _print_version(wanted: bool) -> None:

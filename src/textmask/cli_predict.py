@@ -56,6 +56,8 @@ def predict(
     explain: Annotated[bool, typer.Option("--explain", help="Also attention, prior and guide side by side.")] = False,
     engine: Annotated[str, typer.Option(help="local, or ray: the pictures are shared among a cluster.")] = "local",
     threads: Annotated[int | None, typer.Option(help="CPUs of a task of Ray.")] = None,
+    backend: Annotated[str, typer.Option(help="torch, onnxruntime or openvino; see `textmask export`.")] = "torch",
+    exported: Annotated[Path | None, typer.Option("--export", help="Where the export lies; else RUN/onnx.")] = None,
 ) -> None:
     """Segment own pictures from a sentence.
 
@@ -90,6 +92,8 @@ def predict(
             assume=assume,
             abstain=abstain,
             engine=where,
+            backend=backend,
+            export=exported,
             progress=lambda done, total: step("pictures", done, total),
         )
     for note in notes:

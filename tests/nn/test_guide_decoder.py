@@ -5,6 +5,7 @@ import torch
 
 from textmask.errors import ConfigError, PromptWarning
 from textmask.nn.attention import position_codes
+from textmask.nn.decoders import UpBlock
 from textmask.nn.guide_decoder import GuideBlock, GuideDecoder, GuideDecoderFields, TokenMixer
 from textmask.nn.pretrained import PlainUNetEncoder, build_image_encoder
 from textmask.types import TextFeatures
@@ -88,3 +89,10 @@ def test_what_is_cut_is_counted():
 def test_too_few_scales_are_refused():
     with pytest.raises(ConfigError, match="has 2 scales, 4 are wanted"):
         GuideDecoder(PlainUNetEncoder((8, 12), 2), 12, FIELDS)
+
+
+def test_the_skip_may_be_convolved_before_the_rest_is_known():
+    torch.manual_seed(0)
+    block = UpBlock(12, 8).double().eval()
+    x, skip = torch.rand(2, 12, 5, 6).double(), torch.rand(2, 8, 10, 12).double()
+    torch.testing.assert_close(block.join(x, block.skip_part(skip)), block(x, skip))

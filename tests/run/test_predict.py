@@ -584,7 +584,7 @@ def test_a_report_gives_a_job_for_each_finding(film):
 
 def test_jobs_that_are_shared_among_processes_come_back_in_order(half, film, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs_module, "PART", 2)
-    monkeypatch.setattr(jobs_module, "_loaded", lambda path: Predictor(half))
+    monkeypatch.setattr(jobs_module, "_loaded", lambda path, backend, export: Predictor(half))
     handed = []
 
     def backwards(engine, function, tasks):

@@ -80,6 +80,14 @@ def encoder(request, bert_folder, clip_folder):
     return build_text_encoder(folders.get(request.param, "tiny"), trainable=True).eval()
 
 
+def test_the_tiny_layer_is_the_transformer_layer_of_torch():
+    encoder = build_text_encoder("tiny", trainable=True)
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    want = encoder.layer(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(encoder._transformed(x, mask)[mask], want[mask])
+
+
 def test_shapes_and_names(encoder):
     features = encoder(text_of(*PROMPTS))
     b, length, width = features.text_tokens.shape

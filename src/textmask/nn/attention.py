@@ -108,7 +108,7 @@ def _attend(q: Heads, k: Heads, v: Heads, seen: Tensor | None) -> Heads:
     """
     if q.device.type != "cpu" or q.shape[2] * k.shape[2] > SMALL:
         return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-    scores = (q * q.shape[3] ** -0.5) @ k.mT
+    scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
     if seen is not None:
         scores = scores.masked_fill(~seen, -torch.inf)
     out: Tensor = scores.softmax(dim=3) @ v
@@ -126,6 +126,4 @@ def stretched(scores: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
 
 def _visible(mask: TokenMask) -> TokenMask:
     """The mask with the first token of an empty row opened: a softmax over nothing is NaN, backwards as well."""
-    visible = mask.clone()
-    visible[:, 0] |= ~mask.any(dim=1)
-    return visible
+    return torch.cat([mask[:, :1] | ~mask.any(dim=1, keepdim=True), mask[:, 1:]], dim=1)

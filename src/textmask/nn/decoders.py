@@ -52,6 +52,19 @@ class UpBlock(nn.Module):
         out: Tensor = self.mix(torch.cat([self.up(x), skip], 1))
         return out
 
+    def skip_part(self, skip: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b c rows columns"]:
+        """What the first convolution makes of the skip alone."""
+        return nn.functional.conv2d(skip, self.mix.get_parameter("0.weight")[:, -skip.shape[1] :], padding=1)
+
+    def join(
+        self, x: Float[Tensor, "b _i _h _w"], part: Float[Tensor, "b c rows columns"]
+    ) -> Float[Tensor, "b c rows columns"]:
+        """`join(x, skip_part(skip))` equals `forward(x, skip)`: a convolution of a concatenation is a sum of two."""
+        grown: Tensor = self.up(x)
+        weight = self.mix.get_parameter("0.weight")[:, : grown.shape[1]]
+        out: Tensor = self.mix[1:](nn.functional.conv2d(grown, weight, padding=1) + part)
+        return out
+
 
 class SubPixelHead(nn.Module):
     """Feature at stride s -> logits at full size: 1x1 convolution, pixel shuffle, then 3x3 that sees the input again.

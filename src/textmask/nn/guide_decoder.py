@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -64,7 +65,7 @@ class TokenMixer(nn.Module):
             )
         real = (text_tokens * token_mask[..., None])[:, : self.max_tokens]
         real = nn.functional.pad(real, (0, 0, 0, self.max_tokens - real.shape[1]))
-        mixed = nn.functional.gelu(self.positions(real.mT)).mT
+        mixed = nn.functional.gelu(self.positions(real.transpose(1, 2))).transpose(1, 2)
         return nn.functional.leaky_relu(self.channels(mixed))
 
 
@@ -83,17 +84,26 @@ class GuideBlock(nn.Module):
         self.gate = nn.Parameter(torch.tensor(float(fields.gate)))
 
     def forward(self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask) -> tuple[Feature, Tensor]:
-        """Feature B C H W and the sentence -> guided feature B C H W, mixed text tokens B n C.
+        """Feature B C H W and the sentence -> guided feature B C H W, mixed text tokens B n C."""
+        return self.ask(self.look(feature), text_tokens, token_mask)
 
-        A sentence without any real token adds nothing.
-        """
+    def look(self, feature: Feature) -> Feature:
+        """The places look at each other; no sentence is needed."""
+        rows, columns = feature.shape[2:]
+        x = rearrange(feature, "b c h w -> b (h w) c")
+        places = position_codes(x.shape[2], rows, columns, x.device).to(x.dtype)
+        y = self.norms[0](x)
+        x = x + self.norms[1](self.self_attention(y + places, y + places, y))
+        out: Tensor = rearrange(x, "b (h w) c -> b c h w", h=rows)
+        return out
+
+    def ask(self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask) -> tuple[Feature, Tensor]:
+        """The places look at the sentence, which adds nothing where it has no real token."""
         rows, columns = feature.shape[2:]
         x = rearrange(feature, "b c h w -> b (h w) c")
         text = self.mixer(text_tokens, token_mask)
         places = position_codes(x.shape[2], rows, columns, x.device).to(x.dtype)
         words = position_codes(x.shape[2], 1, text.shape[1], x.device).to(text.dtype)
-        y = self.norms[0](x)
-        x = x + self.norms[1](self.self_attention(y + places, y + places, y))
         y = self.norms[2](x)
         said = self.norms[3](self.cross_attention(y + places, text + words, text))
         x = x + self.gate * said * token_mask.any(dim=1)[:, None, None]
@@ -131,18 +141,27 @@ class GuideDecoder(nn.Module):
         return self.decode(self.encode(image), image, text)
 
     def encode(self, image: Image) -> tuple[Tensor, ...]:
-        """All that needs no sentence: image B 3 H W in [0, 1] -> the encoder's maps, fine to coarse."""
-        return tuple(self.encoder(padded_to(image, self.encoder.info.strides[-1]))[self.first :])
+        """All that needs no sentence, so that a second one costs less: image B 3 H W in [0, 1] -> maps for `decode`.
+
+        The coarsest map after its places looked at each other, then the skips as each up-sampling block reads them.
+        """
+        features = self.encoder(padded_to(image, self.encoder.info.strides[-1]))[self.first :]
+        guides, ups = self._levels
+        return guides[0].look(features[-1]), *map(UpBlock.skip_part, ups, features[-2::-1])
+
+    @property
+    def _levels(self) -> tuple[list[GuideBlock], list[UpBlock]]:
+        return cast(list[GuideBlock], list(self.guides)), cast(list[UpBlock], list(self.ups))
 
     def decode(self, features: tuple[Tensor, ...], image: Image, text: TextFeatures) -> Referred:
         """The maps of `encode`, the image and the sentence -> as `forward`."""
         whole = padded_to(image, self.encoder.info.strides[-1])
-        x, fused, texts = features[-1], [], []
-        for guide, up, skip in zip(self.guides, self.ups, features[-2::-1], strict=True):
-            x, words = guide(x, text.text_tokens, text.token_mask)
+        x, fused, texts = features[0], [], []
+        for i, (guide, up, part) in enumerate(zip(*self._levels, features[1:], strict=True)):
+            x, words = guide.ask(guide.look(x) if i else x, text.text_tokens, text.token_mask)
             fused.append(x)
             texts.append(words)
-            x = up(x, skip)
+            x = up.join(x, part)
         logits = self.head(x, standardise(whole))[..., : image.shape[2], : image.shape[3]]
         anything = text.token_mask.any(dim=1)[:, None].expand(-1, max(t.shape[1] for t in texts))
         masks = tuple(anything[:, : t.shape[1]] for t in texts)

@@ -73,6 +73,9 @@ class KANLinear(nn.Module):
             dtype = torch.get_autocast_dtype(x.device.type)
         low, high = self.span
         grid = (low, (high - low) / self.grid, self.order)
+        if torch.onnx.is_in_onnx_export():  # no exporter reads the loops of `_Product`
+            weights = torch.cat([self.base_weight[:, None], self.spline_weight * self.spline_scale[:, None]], 1)
+            return _plain_product(x, weights, grid)
         parts = x.reshape(-1, x.shape[-1]), self.base_weight, self.spline_weight, self.spline_scale, dtype, grid
         out: Tensor = _Product.apply(*parts)  # type: ignore[no-untyped-call]
         return out.reshape(*x.shape[:-1], len(self.base_weight))
@@ -129,6 +132,18 @@ class _Product(torch.autograd.Function):
         splines = total[:, 1:]
         grad_scale = (splines * spline).sum(1)
         return grad_x, total[:, 0], splines.mul_(scale[:, None]), grad_scale, None, None
+
+
+def _plain_product(x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
+    """`_Product` of x, ... I, in plain operators that can be exported: ... O."""
+    low, step, order = grid
+    centres = torch.arange(weight.shape[1] - 1, dtype=x.dtype) - (order - 1) / 2
+    offsets = ((x - low) / step)[..., None, :] - centres[:, None]
+    if order:
+        splines = _bumps(offsets.abs(), order, order) / math.factorial(order)
+    else:
+        splines = ((offsets + 0.5).floor() == 0).to(x.dtype)
+    return torch.cat([nn.functional.silu(x)[..., None, :], splines], dim=-2).flatten(-2) @ weight.flatten(1).T
 
 
 def _joined(base: Tensor, spline: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,7 +19,7 @@ from textmask.io.figures import contour, heat, side_by_side
 from textmask.io.images import write_png
 from textmask.metrics.overlap import Floats
 from textmask.metrics.statistics import bootstrap_ci, paired_difference
-from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run
+from textmask.run.checkpoint import Run, file_sha256, load_run
 from textmask.run.inference import resize_probability
 from textmask.run.tables import as_value
 from textmask.text.edit import blur_position, drop_position, mirror, paraphrase, reorder_clauses
@@ -98,7 +98,7 @@ def ambiguity(
     summary = {
         "run": loaded.path.resolve().name,
         "method": loaded.recipe.method,
-        "weights_sha256": file_sha256(loaded.path / WEIGHTS),
+        "weights_sha256": file_sha256(loaded.weights),
         "data": manifest.name,
         "data_hash": manifest.hash(),
         "split": split,

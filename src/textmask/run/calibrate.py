@@ -14,7 +14,7 @@ from textmask.config import write_json
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, DataError
-from textmask.run.checkpoint import WEIGHTS, file_sha256, load_run
+from textmask.run.checkpoint import file_sha256, load_run
 from textmask.run.inference import predict_split, shuffled_prompts
 from textmask.run.prompt_check import CALIBRATION, Calibration, confidence
 from textmask.text.edit import UNRELATED
@@ -83,7 +83,7 @@ def calibrate(
     words = vocabulary([row.text for row in manifest.rows_of("train")])
     needed, best_unrelated = _share_needed(list(data.prompts), words, level)
     quantiles = [float(x) for x in np.quantile(sure, QUANTILES)]
-    found = Calibration(frozenset(words), needed, tuple(quantiles), level, file_sha256(run / WEIGHTS))
+    found = Calibration(frozenset(words), needed, tuple(quantiles), level, file_sha256(loaded.weights))
     value = {
         "split": split,
         "n": len(data),

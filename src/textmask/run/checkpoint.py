@@ -23,6 +23,7 @@ LAST = "last.safetensors"
 METADATA = (
     "textmask"  # one entry: safetensors writes several in a random order, and equal weights would hash differently
 )
+HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"  # of a folder as model hubs hold it
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Run:
     method: Method
     data: dict[str, Any]
     result: dict[str, Any]
+
+    @property
+    def weights(self) -> Path:
+        """The weights file."""
+        return _weights(self.path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -137,19 +143,40 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_run(path: Path | str) -> Run:
-    """Read a run folder back with its chosen weights.
+    """Read a run folder, or one made by `textmask export --target hf`, back with its chosen weights.
 
     Raises:
         CheckpointError: not a run folder, no weights yet, or weights that do not fit.
     """
     path = Path(path)
-    recipe = load_recipe(json.dumps(read_json(path / "recipe.json")))
-    tensors, metadata = read_tensors(path / WEIGHTS)
+    told = _described(path)
+    recipe = load_recipe(json.dumps(told["recipe"]))
+    tensors, metadata = read_tensors(_weights(path))
     method = build_method(recipe)
     load_weights(method, tensors, metadata, recipe)
-    result = path / "result.json"
     method.eval().requires_grad_(False)
-    return Run(path, recipe, method, read_json(path / "data.json"), read_json(result) if result.exists() else {})
+    return Run(path, recipe, method, told["data"], told["result"])
+
+
+def _is_hub_folder(path: Path) -> bool:
+    return (path / HUB_CONFIG).is_file() and not (path / "recipe.json").exists()
+
+
+def _weights(path: Path) -> Path:
+    return path / (HUB_WEIGHTS if _is_hub_folder(path) else WEIGHTS)
+
+
+def _described(path: Path) -> dict[str, dict[str, Any]]:
+    """`recipe`, `data` and `result` of a folder."""
+    names = ("recipe", "data", "result")
+    if not _is_hub_folder(path):
+        found = {name: read_json(path / f"{name}.json") for name in names[:2]}
+        result = path / "result.json"
+        return found | {"result": read_json(result) if result.exists() else {}}
+    config = read_json(path / HUB_CONFIG)
+    if not all(isinstance(config.get(name), dict) for name in names):
+        raise CheckpointError(f"{path / HUB_CONFIG} is not one of textmask: it lacks {', '.join(names)}.")
+    return {name: config[name] for name in names}
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from textmask.metrics.statistics import (
     paired_permutation_pooled,
 )
 from textmask.run.agreement_table import add_agreement, agreement_table
-from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run, read_json
+from textmask.run.checkpoint import Run, file_sha256, load_run, read_json
 from textmask.run.inference import shuffled_prompts
 from textmask.run.scoring import SURFACE, Progress, Scored, Scorer
 from textmask.run.tables import as_value, table
@@ -249,7 +249,7 @@ def protocol_of(scorer: Scorer, run: Run, groups: list[str], n_bootstrap: int) -
         "interval": f"95 % bootstrap over groups, {n_bootstrap} resamples; p: paired permutation of groups, Holm",
         "chosen_by": chosen_by,
         "chosen_epoch": run.result.get("epoch"),
-        "weights_sha256": file_sha256(run.path / WEIGHTS),
+        "weights_sha256": file_sha256(run.weights),
         "train_seconds": run.result.get("seconds"),
         "seed": run.recipe.seed,
         "git_commit": read_json(environment).get("git_commit", "") if environment.exists() else "",
@@ -292,7 +292,7 @@ def _summarise(row: Scored, groups: list[str], policy: EmptyPolicy, n: int, seed
         "n_skipped": found.n_skipped,
         "run": row.run.path.name,
         "sentences": sentences if sentences in ("shuffled", "empty") else "own",
-        "weights_sha256": file_sha256(row.run.path / WEIGHTS),
+        "weights_sha256": file_sha256(row.run.weights),
         "threshold": recipe.threshold,
         "size": list(recipe.image_size),
         "seed": recipe.seed,

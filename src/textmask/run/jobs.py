@@ -14,7 +14,7 @@ import numpy as np
 
 from textmask.config import write_json
 from textmask.data.tables import column_of, read_json, read_table
-from textmask.errors import DataError, TextMaskError, choose
+from textmask.errors import ConfigError, DataError, TextMaskError, choose
 from textmask.io.figures import overlay
 from textmask.io.images import write_png
 from textmask.io.nifti import write_nifti_mask
@@ -205,6 +205,8 @@ def predict(
     assume: str | None = None,
     abstain: bool = True,
     engine: Engine | None = None,
+    backend: str = "torch",
+    export: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[JobResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each job, and skip what exists.
@@ -223,6 +225,8 @@ def predict(
         assume: image or patient, in the place of an unknown convention.
         abstain: write an empty mask where the model abstains or the sentence denies the finding.
         engine: where; None is here, one after another.
+        backend: see `Predictor`.
+        export: see `Predictor`.
         progress: called with (done, total).
 
     Raises:
@@ -230,7 +234,9 @@ def predict(
             is not installed, or has no folder to share.
     """
     wanted = Wanted(overwrite, probability, explain, assume, abstain)
-    predictor = Predictor(run)
+    if explain and backend != "torch":
+        raise ConfigError(f"--explain needs --backend torch: an export for {backend} publishes no maps.")
+    predictor = Predictor(run, backend, export)
     if explain:
         blank = np.zeros(predictor.run.recipe.image_size, np.uint8)
         explanation(blank, predictor.open(blank).segment("opacity in both lungs"))
@@ -248,7 +254,8 @@ def predict(
     from textmask.run.engines import run_tasks  # brings what a training needs
 
     parts = [tuple(jobs[start : start + PART]) for start in range(0, len(jobs), PART)]
-    tasks = [(predictor.run.path.resolve(), part, out.resolve(), wanted) for part in parts]
+    how = (backend, None if export is None else export.resolve())
+    tasks = [(predictor.run.path.resolve(), part, out.resolve(), wanted, how) for part in parts]
     found: dict[int, list[JobResult]] = {}
     for i, results, problem in run_tasks(engine, work_part, tasks):
         found[i] = results or [JobResult(job, "failed", problem) for job in parts[i]]
@@ -256,15 +263,17 @@ def predict(
     return [result for i in range(len(parts)) for result in found[i]]
 
 
-def work_part(run: Path, jobs: Sequence[Job], out: Path, wanted: Wanted) -> list[JobResult]:
-    """Some jobs in a process that nobody sees."""
-    return _segment_all(_loaded(run), jobs, out, wanted, lambda done: None)
+def work_part(
+    run: Path, jobs: Sequence[Job], out: Path, wanted: Wanted, how: tuple[str, Path | None]
+) -> list[JobResult]:
+    """Some jobs in a process that nobody sees; `how` is backend and export."""
+    return _segment_all(_loaded(run, *how), jobs, out, wanted, lambda done: None)
 
 
 @lru_cache(maxsize=1)
-def _loaded(run: Path) -> Predictor:
+def _loaded(run: Path, backend: str, export: Path | None) -> Predictor:
     """Remembered: a process that is given several parts loads the model once."""
-    return Predictor(run)
+    return Predictor(run, backend, export)
 
 
 def _segment_all(
@@ -391,6 +400,7 @@ def _result(job: Job, found: Segmentation, predictor: Predictor) -> dict[str, ob
         "method": predictor.run.recipe.method,
         "weights_sha256": predictor.weights_sha256,
         "threshold": predictor.run.recipe.threshold,
+        "backend": predictor.backend,
     }
 
 

@@ -20,7 +20,8 @@ from textmask.io.images import resize_image
 from textmask.io.orientation import Orientation
 from textmask.io.pictures import Picture
 from textmask.io.read import read_picture
-from textmask.run.checkpoint import WEIGHTS, Run, file_sha256, load_run, read_json
+from textmask.run.backends import Answering, open_backend
+from textmask.run.checkpoint import Run, file_sha256, load_run, read_json
 from textmask.run.laterality import CONVENTIONS, DEFAULTS, NOTHING_ASKED, Asked, convention, translate
 from textmask.run.prompt_check import CALIBRATION, CODES, CUT, Calibration, judge
 from textmask.run.tiles import predict_tiles
@@ -136,12 +137,12 @@ class Opened:
 
     def _answer(self, sentence: str, statement: Statement) -> dict[str, np.ndarray]:
         """Probability and maps, float32 h w each, of the whole picture at once or of its tiles."""
-        recipe, method = self.predictor.run.recipe, self.predictor.run.method
+        recipe, model = self.predictor.run.recipe, self.predictor.model
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
             if recipe.tiles is not None:
-                return predict_tiles(method, self.planes, sentence, statement, recipe.tiles, maps=MAPS)
+                return predict_tiles(model, self.planes, sentence, statement, recipe.tiles, maps=MAPS)
             image = to_image(self.planes[None]) if self.image is None else self.image
-            output = method.decode(self.features, image, build_text([sentence], [statement]))
+            output = model.decode(self.features, image, build_text([sentence], [statement]))
         found = {"probability": output.probability} | {name: output.aux[name] for name in MAPS if name in output.aux}
         return {name: value[0, 0].float().numpy() for name, value in found.items()}
 
@@ -163,6 +164,12 @@ class Predictor:
     `open` and the picture it returns may be used from several threads at once. `set_image` and `segment` remember one
     picture between them, and are for one thread.
 
+    Args:
+        run: run folder, or a run that was loaded.
+        backend: `torch`, `onnxruntime` or `openvino`; the last two need an export, see `open_backend`, and publish no
+            maps.
+        export: where it lies; None means `onnx` within the run.
+
     Example:
         >>> predictor = Predictor("runs/biclip")  # doctest: +SKIP
         >>> predictor.set_image("film.png").segment("lower left lung").mask  # doctest: +SKIP
@@ -171,8 +178,10 @@ class Predictor:
         CheckpointError: not a run folder.
     """
 
-    def __init__(self, run: Run | Path | str) -> None:
+    def __init__(self, run: Run | Path | str, backend: str = "torch", export: Path | None = None) -> None:
         self.run = run if isinstance(run, Run) else load_run(run)
+        self.backend = backend
+        self.model: Answering = open_backend(self.run, backend, export)
         self._opened: Opened | None = None
 
     @cached_property
@@ -184,7 +193,7 @@ class Predictor:
     @cached_property
     def weights_sha256(self) -> str:
         """Which model answers, as a hash of its weights file."""
-        return file_sha256(self.run.path / WEIGHTS)
+        return file_sha256(self.run.weights)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -251,7 +260,7 @@ class Predictor:
             return Opened(self, picture, orientation, None, planes, size, None)
         network_image = to_image(planes[None])
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            features = self.run.method.image_features(network_image)
+            features = self.model.image_features(network_image)
         return Opened(self, picture, orientation, network_image, planes, size, features)
 
     def set_image(self, image: Path | str | np.ndarray | Picture, view: str | None = None) -> Predictor:

@@ -21,7 +21,7 @@ from textmask.io.images import read_mask, write_whole
 from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, counts
 from textmask.metrics.surface import SurfaceResult, surface_distances
-from textmask.run.checkpoint import WEIGHTS, Run, file_sha256
+from textmask.run.checkpoint import Run, file_sha256
 from textmask.run.inference import predict_split, resize_probability
 from textmask.run.machine import git_commit
 
@@ -133,7 +133,7 @@ class Scorer:
     def key(self, run: Run) -> str:
         """All that a run's scores depend on; edits that are not committed have no name, so they never match."""
         size = "native" if self.native else list(self.data.masks.shape[1:])
-        weights = file_sha256(run.path / WEIGHTS)
+        weights = file_sha256(run.weights)
         found: dict[str, Any] = {"data": self.manifest.hash(), "split": self.split, "size": size}
         found |= {"surface": self.surface, "zones": self.zones}
         code = f"{version('textmask')} {git_commit()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import product
 
 import numpy as np
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from textmask.config import Tiles
 from textmask.data.loaders import build_text, for_tiles, to_image
-from textmask.method import Method
 from textmask.text.statement import Statement
+from textmask.types import Image, Output, Text
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
@@ -33,7 +33,7 @@ def blend_weights(starts: list[int], size: int) -> np.ndarray:
 
 
 def predict_tiles(
-    method: Method,
+    method: Callable[[Image, Text], Output],
     pixels: np.ndarray,
     prompt: str,
     statement: Statement,
@@ -49,7 +49,7 @@ def predict_tiles(
     `tiles.batch` at a time, and the weights of a pixel sum to 1 by the way they are made.
 
     Args:
-        method: in eval mode, within `torch.inference_mode` and the autocast of its recipe.
+        method: a method in eval mode, or a backend, within `torch.inference_mode` and the autocast of its recipe.
         pixels: C H W, C 1 or 3, of any size, uint8 or floats in [0, 1]; black is put beside a picture smaller than a
             tile, and cut off.
         prompt: the sentence of the picture.

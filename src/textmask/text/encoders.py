@@ -103,8 +103,7 @@ class TextEncoder(nn.Module):
             raise ConfigError("text has token_ids but no token_mask. Give both, or neither.")
         mask = text.token_mask
         # attention over no token at all is NaN: such a row looks at its first padding token, which pooling ignores
-        visible = mask.clone()
-        visible[:, 0] |= ~mask.any(dim=1)
+        visible = torch.cat([mask[:, :1] | ~mask.any(dim=1, keepdim=True), mask[:, 1:]], dim=1)
         tokens, to_pool, own = self.hidden(text.token_ids, visible)
         return TextFeatures(tokens, own if own is not None else self._pooled(to_pool, mask), mask)
 
@@ -160,8 +159,20 @@ class TinyTextEncoder(TextEncoder):
         if token_ids.shape[1] > self.max_length:
             raise ConfigError(f"token_ids has {token_ids.shape[1]} positions, tiny reads {self.max_length}.")
         x = self.token(token_ids) + self.position.weight[: token_ids.shape[1]]
-        x = self.norm(self.layer(x, src_key_padding_mask=~token_mask))
+        x = self.norm(self._transformed(x, token_mask))
         return x, x, None
+
+    def _transformed(self, x: TextTokens, token_mask: TokenMask) -> TextTokens:
+        """`self.layer(x, src_key_padding_mask=~token_mask)`, which cannot be exported with a free number of tokens."""
+        layer = self.layer
+        attention = layer.self_attn
+        projected = nn.functional.linear(layer.norm1(x), attention.in_proj_weight, attention.in_proj_bias)
+        shape = (*projected.shape[:2], attention.num_heads, -1)
+        q, k, v = (part.reshape(shape).transpose(1, 2) for part in projected.chunk(3, dim=2))
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=token_mask[:, None, None])
+        x = x + attention.out_proj(seen.transpose(1, 2).flatten(2))
+        out: TextTokens = x + layer.linear2(torch.relu(layer.linear1(layer.norm2(x))))
+        return out
 
 
 class BertTextEncoder(TextEncoder):
@@ -316,6 +327,11 @@ class TextCache(nn.Module):
         if standardise:
             self.register_buffer("embedding_mean", torch.zeros(encoder.width))
             self.register_buffer("embedding_std", torch.ones(encoder.width))
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The frozen encoder itself, without the table."""
+        return self._tower.encoder
 
     @property
     def name(self) -> str:

@@ -57,20 +57,21 @@ class BCAM(nn.Module):
         language_key, language_value = self.language_key(language), self.language_value(language)
         real = token_mask[:, None].float()  # B 1 N
         with torch.autocast(vision.device.type, enabled=False):
-            a = vision_key.float() @ language_key.float().mT / math.sqrt(vision.shape[2])  # Eq. 4
+            a = vision_key.float() @ language_key.float().transpose(1, 2) / math.sqrt(vision.shape[2])  # Eq. 4
             # a large negative number, not -inf: a sentence without any token must not give NaN
             over_tokens = a.masked_fill(~token_mask[:, None], -1e9).softmax(dim=2)
             over_places = a.softmax(dim=1)
             # mean over n, before the product
-            place_weight = (over_places @ real.mT).squeeze(2) / real.sum(dim=2).clamp(min=1)
+            place_weight = (over_places @ real.transpose(1, 2)).squeeze(2) / real.sum(dim=2).clamp(min=1)
         if self.scale == "P":
             place_weight = place_weight * places
         dtype = vision_value.dtype
-        f_v = over_tokens.to(dtype) @ (language_value * real.mT.to(dtype))  # Eq. 5
+        f_v = over_tokens.to(dtype) @ (language_value * real.transpose(1, 2).to(dtype))  # Eq. 5
         if self.language_path == "complementary":
             f_l = place_weight[..., None].to(dtype) * vision_value  # Eq. 6: V_value does not depend on n
         else:
-            f_l = over_tokens.to(dtype) @ (over_places.mT.to(dtype) @ vision_value * real.mT.to(dtype))
+            seen = over_places.transpose(1, 2).to(dtype) @ vision_value
+            f_l = over_tokens.to(dtype) @ (seen * real.transpose(1, 2).to(dtype))
         return Streams(f_v, f_l, place_weight)
 
 

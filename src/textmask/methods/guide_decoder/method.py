@@ -37,7 +37,7 @@ class GuideDecoderMethod(Method):
         return self.decode(self.image_features(image), image, text)
 
     def image_features(self, image: Image) -> tuple[Tensor, ...]:
-        """The encoder's maps."""
+        """What the network makes of the picture alone."""
         return self.net.encode(image)
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
