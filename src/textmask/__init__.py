@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from textmask.config import Recipe as Recipe
     from textmask.data.layouts import read_layout as read_layout
     from textmask.data.manifest import Manifest as Manifest
@@ -57,11 +59,15 @@ __all__ = [
 ]
 
 
-def load(path: str) -> Predictor:
-    """A trained run, ready to segment: `load("runs/biclip").set_image("film.png").segment("lower left lung").mask`."""
+def load(path: str | Path | None = None) -> Predictor:
+    """A trained run, ready to segment: `load("runs/biclip").set_image("film.png").segment("lower left lung").mask`.
+
+    Without a path it is the model that comes with the package, see docs/default-model.md.
+    """
+    from textmask.run.checkpoint import DEFAULT_RUN
     from textmask.run.predict import Predictor
 
-    return Predictor(path)
+    return Predictor(DEFAULT_RUN if path is None else path)
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,7 @@ def export_command(
     bound: Annotated[float | None, typer.Option(help="Refuse above it: flipped pixels (fp32), loss of Dice.")] = None,
     gate: Annotated[bool, typer.Option("--gate/--no-gate", help="Compare with eager fp32.")] = True,
     split: Annotated[str, typer.Option(help="Rows to compare on.")] = "valid",
+    note: Annotated[list[str] | None, typer.Option(help="Sentence for the card of hf; repeatable.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Start of graph nodes to keep in fp32; repeatable.")] = None,
     layout: Layout = "auto",
     text_column: TextColumn = None,
@@ -69,6 +70,7 @@ def export_command(
             gate=gate,
             split=split,
             kept=keep or (),
+            notes=note or (),
             cache_dir=cache_dir,
             progress=step,
         )

@@ -20,7 +20,20 @@ if TYPE_CHECKING:
 out_console, err_console = Console(), Console(stderr=True)
 
 DataPath = Annotated[Path, typer.Argument(help="Native table, folder or file in a published layout, or any csv.")]
-RunPath = Annotated[Path, typer.Argument(help="Run folder made by `textmask train`.")]
+
+
+def known_run(path: Path) -> Path:
+    """The folder itself; `default`, where there is no such folder, is the model that comes with the package."""
+    if str(path) != "default" or path.exists():
+        return path
+    from textmask.run.checkpoint import DEFAULT_RUN  # brings torch
+
+    return DEFAULT_RUN
+
+
+RunPath = Annotated[
+    Path, typer.Argument(help="Run folder made by `textmask train`, or default: the model inside.", callback=known_run)
+]
 Layout = Annotated[str, typer.Option(help="Name the layout when it is not recognised.")]
 TextColumn = Annotated[str | None, typer.Option(help="Which sentence column, where a table has several.")]
 SplitColumn = Annotated[str | None, typer.Option(help="Which split column, where a table has several.")]

@@ -19,6 +19,7 @@ from textmask.cli_options import (
     TextColumn,
     Whose,
     complain,
+    known_run,
     progress_bars,
     read_data,
     say,
@@ -30,9 +31,14 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: RunPath,
-    source: Annotated[Path, typer.Argument(help="A picture, a folder, or a csv/json file of image,text.")],
-    sentence: Annotated[str | None, typer.Argument(help="What to segment; not needed with a jobs file.")] = None,
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN] SOURCE [SENTENCE]",
+            help="Run folder (else the model that comes with the package); a picture, a folder, or a csv/json file of "
+            "image,text; what to segment, which a jobs file brings along.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and results.")] = Path("predictions"),
     laterality: Annotated[
         str | None,
@@ -63,7 +69,7 @@ def predict(
 
     Example: textmask predict runs/biclip film.png "lower left lung" --out masks
     """
-    from textmask.run.checkpoint import load_run
+    from textmask.run.checkpoint import DEFAULT_RUN, is_run, load_run
     from textmask.run.jobs import predict as run_prediction
     from textmask.run.jobs import read_jobs, split_reports
     from textmask.run.machine import prepare_cpu
@@ -76,6 +82,14 @@ def predict(
     elif threads is not None:
         raise ConfigError("--threads is of --engine ray; leave it out.")
     prepare_cpu()
+    first = Path(what[0])
+    run, rest = (known_run(first), what[1:]) if is_run(known_run(first)) else (DEFAULT_RUN, what)
+    if not 1 <= len(rest) <= 2:
+        raise ConfigError(
+            f"got {' '.join(map(repr, what))}, expected [RUN] SOURCE [SENTENCE]. "
+            + (f"{first} is no run folder." if len(rest) > 2 else "Name a picture, a folder or a jobs file.")
+        )
+    source, sentence = Path(rest[0]), rest[1] if len(rest) > 1 else None
     jobs = read_jobs(source, sentence, laterality=laterality, view=view, index=index)
     notes: list[str] = []
     if report:

@@ -15,7 +15,7 @@ MEBI = 1024 * 1024
 
 
 def serve(
-    run: RunPath,
+    run: RunPath = Path("default"),
     host: Annotated[str, typer.Option(help="Address to listen on; another than this machine's needs a token.")] = (
         "127.0.0.1"
     ),

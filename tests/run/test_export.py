@@ -17,8 +17,9 @@ from textmask.run.backends import BACKENDS, GraphBackend, load_graphs, open_back
 from textmask.run.checkpoint import Run, file_sha256, load_run
 from textmask.run.export import export
 from textmask.run.graphs import write_graphs
+from textmask.run.jobs import predict, read_jobs
 from textmask.run.parity import compare
-from textmask.run.predict import Predictor, predict, read_jobs
+from textmask.run.predict import Predictor
 from textmask.run.train import train
 from textmask.text.grammar import parse
 from textmask.types import Output

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from serving import LOWER_LEFT, Gated, refused, upload
 
-from textmask.run.predict import Job
+from textmask.run.jobs import Job
 from textmask.serve.jobs import FolderJob, Jobs
 from textmask.serve.limits import Limits
 from textmask.serve.problems import Problem

@@ -23,6 +23,8 @@ LAST = "last.safetensors"
 METADATA = (
     "textmask"  # one entry: safetensors writes several in a random order, and equal weights would hash differently
 )
+# the model inside the package, made by `textmask export --target hf`; its README.md is its card
+DEFAULT_RUN = Path(__file__).resolve().parents[1] / "default"
 HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"  # of a folder as model hubs hold it
 
 
@@ -156,6 +158,11 @@ def load_run(path: Path | str) -> Run:
     load_weights(method, tensors, metadata, recipe)
     method.eval().requires_grad_(False)
     return Run(path, recipe, method, told["data"], told["result"])
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder looks like a run or like one made by `textmask export --target hf`."""
+    return (path / "recipe.json").is_file() or _is_hub_folder(path)
 
 
 def _is_hub_folder(path: Path) -> bool:

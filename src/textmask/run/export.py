@@ -21,6 +21,7 @@ from textmask.config import write_json
 from textmask.data.loaders import SplitData, build_text, open_split, to_image
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, DataError, choose
+from textmask.run import prompt_check
 from textmask.run.backend_onnx import OnnxGraph, quantise
 from textmask.run.backends import EXPORT, graph_backend, load_graphs
 from textmask.run.checkpoint import Run, file_sha256, load_run
@@ -70,6 +71,7 @@ def export(
     gate: bool = True,
     split: str = "valid",
     kept: Sequence[str] = (),
+    notes: Sequence[str] = (),
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Exported:
@@ -85,6 +87,7 @@ def export(
         gate: False writes unchecked graphs and says so in the card.
         split: rows that the gate compares on.
         kept: starts of the names of graph nodes that stay in fp32 in an int8 export.
+        notes: sentences for the card of `hf`, such as the licence of the data.
         cache_dir: where decoded pictures are kept.
         progress: called with (task, done, total).
 
@@ -102,7 +105,7 @@ def export(
         if precision != "fp32":
             raise ConfigError(f"target hf holds the weights as they are; precision {precision} is for onnx and monai.")
         with _staged(out) as folder:
-            write_hub_folder(loaded, folder)
+            write_hub_folder(loaded, folder, notes)
         return Exported(out, target, precision, bound)
     rows = _rows(loaded, data, precision, gate, split, cache_dir, progress)
     with _staged(out) as folder:
@@ -129,8 +132,8 @@ def export(
     return result
 
 
-def write_hub_folder(run: Run, folder: Path) -> None:
-    """config.json, model.safetensors, tokenizer and model card; `textmask.load` reads it back.
+def write_hub_folder(run: Run, folder: Path, notes: Sequence[str] = ()) -> None:
+    """config.json, model.safetensors, tokenizer, model card and what it was calibrated to; `textmask.load` reads it.
 
     The frozen text tower is not in it: config.json names it, with the sha256 of its weights.
     """
@@ -138,7 +141,9 @@ def write_hub_folder(run: Run, folder: Path) -> None:
     shutil.copymode(Path(__file__), folder / "model.safetensors")
     _save_tokenizer(run, folder)
     write_json(folder / "config.json", describe(run))
-    (folder / "README.md").write_text(hub_card(run), encoding="utf-8")
+    if (run.path / prompt_check.CALIBRATION).exists():
+        shutil.copyfile(run.path / prompt_check.CALIBRATION, folder / prompt_check.CALIBRATION)
+    (folder / "README.md").write_text(hub_card(run, notes), encoding="utf-8")
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textmask.method import get_method
-from textmask.run.checkpoint import Run, file_sha256, text_fingerprint
+from textmask.run.checkpoint import Run, file_sha256, read_json, text_fingerprint
 from textmask.run.machine import git_commit
+from textmask.run.tables import table
 from textmask.text.statement import ZONES
 
 USE = "Research use only: not a medical device, not validated for any clinical use."
@@ -87,8 +88,8 @@ def run_card(run: Run, told: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def hub_card(run: Run) -> str:
-    """Model card with the front matter that model hubs read."""
+def hub_card(run: Run, notes: Sequence[str] = ()) -> str:
+    """Model card with the front matter that model hubs read, the run's last evaluation, and notes."""
     front = [
         "---",
         "license: other",
@@ -115,7 +116,14 @@ def hub_card(run: Run) -> str:
         "publishing.",
         "",
     ]
-    return "\n".join(front + _about(run) + use)
+    told = ["", "## Notes", "", *(f"- {note}" for note in notes)] if notes else []
+    return "\n".join(front + _about(run) + _measured(run) + told + use)
+
+
+def _measured(run: Run) -> list[str]:
+    """The table of the run's last evaluation, with its protocol and the rows beside it."""
+    summary = run.path / "evaluation" / "summary.json"
+    return ["", "## Measured", "", table(read_json(summary)).rstrip()] if summary.exists() else []
 
 
 def _about(run: Run) -> list[str]:
