@@ -121,9 +121,9 @@ def hub_card(run: Run, notes: Sequence[str] = ()) -> str:
 
 
 def _measured(run: Run) -> list[str]:
-    """The table of the run's last evaluation, with its protocol and the rows beside it."""
-    summary = run.path / "evaluation" / "summary.json"
-    return ["", "## Measured", "", table(read_json(summary)).rstrip()] if summary.exists() else []
+    """The tables of the run's evaluations, each with its protocol and the rows beside it."""
+    tables = [table(read_json(path)).rstrip() for path in sorted(run.path.glob("evaluation/*/summary.json"))]
+    return ["", "## Measured", "", "\n\n".join(tables)] if tables else []
 
 
 def _about(run: Run) -> list[str]:

@@ -1,0 +1,89 @@
+"""The model inside the package: small, described, and ready to be asked."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import textmask
+from textmask.cli import app
+from textmask.data.phantom import PhantomConfig, make_phantom
+from textmask.run.checkpoint import DEFAULT_RUN, file_sha256
+from textmask.run.predict import Predictor
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    pixels = make_phantom(PhantomConfig(size=(224, 224)), 1).image
+    path = tmp_path_factory.mktemp("default") / "film.png"
+    cv2.imwrite(str(path), pixels)
+    return path
+
+
+def test_it_is_small_and_says_what_it_is():
+    weights = DEFAULT_RUN / "model.safetensors"
+    assert weights.stat().st_size < 10_000_000
+    config = json.loads((DEFAULT_RUN / "config.json").read_text())
+    assert config["weights_sha256"] == file_sha256(weights)
+    assert config["laterality"] == "image"
+    card = (DEFAULT_RUN / "README.md").read_text()
+    for said in (
+        "Research use only",
+        "licence",
+        "limits",
+        "dice_per_image",
+        "95 % bootstrap",
+        "shuffled text",
+        "text_prior",
+    ):
+        assert said in card
+    assert {path.name for path in DEFAULT_RUN.iterdir()} == {
+        "README.md", "calibration.json", "config.json", "model.safetensors"
+    }  # fmt: skip
+
+
+def test_it_answers_straight_after_install(film):
+    found = textmask.load().set_image(film).segment("Unilateral pulmonary infection, lower left lung.")
+    assert found.mask.shape == (224, 224)
+    assert (found.asked.said, found.asked.model) == ("image", "image")
+    assert found.compatibility is not None
+
+
+@pytest.mark.filterwarnings("ignore::textmask.errors.PromptWarning")
+def test_it_does_not_answer_what_is_no_sentence_for_it(film):
+    model = textmask.load().set_image(film)
+    for sentence in ("Hello World", "", "the quick brown fox"):
+        found = model.segment(sentence)
+        assert found.abstained, sentence
+        assert not found.mask.any()
+    assert not model.segment("no consolidation in either lung").mask.any()
+
+
+@pytest.mark.filterwarnings("ignore::textmask.errors.PromptWarning")
+def test_the_patients_left_is_the_pictures_right(film):
+    model = textmask.load().set_image(film, view="pa")
+    ours = model.segment("opacity in the left lower lung", laterality="patient").probability
+    same = model.segment("opacity in the right lower lung", laterality="image").probability
+    np.testing.assert_array_equal(ours, same)
+
+
+def test_the_command_needs_no_run(film, tmp_path):
+    told = CliRunner().invoke(app, ["predict", str(film), "opacity in the left lower lung", "--out", str(tmp_path)])
+    assert told.exit_code == 0, told.output
+    assert "1 done" in told.output
+    named = CliRunner().invoke(app, ["predict", "default", str(film), "opacity", "--out", str(tmp_path / "named")])
+    assert named.exit_code == 0, named.output
+
+
+def test_a_folder_called_default_is_that_folder(film, tmp_path, monkeypatch):
+    shutil.copytree(DEFAULT_RUN, tmp_path / "default")
+    (tmp_path / "default" / "calibration.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert Predictor("default").calibration is None
+    told = CliRunner().invoke(app, ["predict", "default", str(film), "Hello World", "--no-abstain", "--out", "out"])
+    assert told.exit_code == 0, told.output
+    (result,) = (tmp_path / "out").glob("*.json")
+    assert json.loads(result.read_text())["compatibility"] is None
