@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from textmask.config import Augment, Recipe
 from textmask.data.manifest import Manifest, read_manifest
@@ -14,6 +15,7 @@ from textmask.errors import ConfigError
 from textmask.io.figures import overlay, side_by_side
 from textmask.io.images import write_png
 from textmask.method import get_method
+from textmask.run.checkpoint import DEFAULT_RUN
 from textmask.run.evaluate import evaluate
 from textmask.run.predict import Predictor
 from textmask.run.report import Section, report
@@ -80,15 +82,20 @@ def _two_sentences(run: Path, manifest: Manifest, config: PhantomConfig, out: Pa
     opposite = mirror(film.text)
     if opposite is None:
         raise ConfigError(f"the sentence {film.text!r} cannot be mirrored.")
-    predictor = Predictor(run).set_image(film.image)
-    panels = [film.image, *(overlay(film.image, predictor.segment(text).mask) for text in (film.text, opposite))]
-    large = [cv2.resize(panel, (336, 336), interpolation=cv2.INTER_NEAREST) for panel in panels]
-    write_png(out / "two-sentences.png", side_by_side(large))
+    rows = []
+    for model in (run, DEFAULT_RUN):
+        opened = Predictor(model).open(film.image)
+        answers = [opened.segment(text, abstain=False).mask for text in (film.text, opposite)]
+        panels = [film.image, *(overlay(film.image, mask) for mask in answers)]
+        rows.append(side_by_side([cv2.resize(panel, (336, 336), interpolation=cv2.INTER_NEAREST) for panel in panels]))
+    write_png(out / "two-sentences.png", rows[0])
+    write_png(out / "two-models.png", np.vstack(rows))
     return Section(
         "One film, two opposite sentences",
-        (out / "two-sentences.png").read_bytes(),
-        f"The film; what the model marks for {film.text!r}; and for {opposite!r}. "
-        "The film shows opacities in both lungs, so only the sentence says which one is meant.",
+        (out / "two-models.png").read_bytes(),
+        f"Above, the model trained just now on such films: the film; what it marks for {film.text!r}; and for "
+        f"{opposite!r}. The film shows opacities in both lungs, so only the sentence says which one is meant. Below, "
+        "the model that comes with the package, which was trained on real films and has never seen a synthetic one.",
     )
 
 
