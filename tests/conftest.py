@@ -1,6 +1,7 @@
 """Shared fixtures. Nothing here needs a network or a GPU."""
 
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -43,3 +44,26 @@ def phantom_manifest(tmp_path_factory):
     root = tmp_path_factory.mktemp("phantoms")
     counts = {"train": 24, "valid": 8, "test": 8}
     return read_manifest(write_phantoms(root, counts, PhantomConfig(size=(64, 64)), seed=0))
+
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+MUST = os.environ.get("CI") == "true"  # where the browser is installed first: missing it is a failure
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium, headless; closed after each module, because its event loop keeps others out."""
+    if not MUST:
+        pytest.importorskip("playwright", reason="playwright is not installed: pip install -e '.[test]'")
+        if not Path(CHROMIUM).exists():
+            pytest.skip("chromium is not installed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

@@ -1,8 +1,6 @@
 """The page in a real browser, clicked and typed through; nothing typed runs, nothing comes from elsewhere."""
 
-import os
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,28 +11,8 @@ from textmask.serve.app import create_app
 from textmask.serve.limits import Limits
 from textmask.serve.service import Options
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-MUST = os.environ.get("CI") == "true"  # where the browser is installed first: missing it is a failure
 EVIL = "<img src=x onerror=alert(1)>"
 TOKEN = "a-token-of-more-than-16"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not MUST:
-        pytest.importorskip("playwright", reason="playwright is not installed: pip install -e '.[test]'")
-        if not Path(CHROMIUM).exists():
-            pytest.skip("chromium is not installed: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
