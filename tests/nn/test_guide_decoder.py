@@ -5,7 +5,7 @@ import torch
 
 from textmask.errors import ConfigError, PromptWarning
 from textmask.nn.attention import position_codes
-from textmask.nn.decoders import UpBlock
+from textmask.nn.decoders import SubPixelHead, UpBlock
 from textmask.nn.guide_decoder import GuideBlock, GuideDecoder, GuideDecoderFields, TokenMixer
 from textmask.nn.pretrained import PlainUNetEncoder, build_image_encoder
 from textmask.types import TextFeatures
@@ -96,3 +96,11 @@ def test_the_skip_may_be_convolved_before_the_rest_is_known():
     block = UpBlock(12, 8).double().eval()
     x, skip = torch.rand(2, 12, 5, 6).double(), torch.rand(2, 8, 10, 12).double()
     torch.testing.assert_close(block.join(x, block.skip_part(skip)), block(x, skip))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_the_image_may_be_convolved_before_the_rest_is_known(stride):
+    torch.manual_seed(0)
+    head = SubPixelHead(6, stride).double()
+    feature, image = torch.rand(2, 6, 5, 4).double(), torch.rand(2, 3, 5 * stride, 4 * stride).double()
+    torch.testing.assert_close(head.join(feature, head.image_part(image)), head(feature, image))

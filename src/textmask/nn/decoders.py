@@ -89,9 +89,30 @@ class SubPixelHead(nn.Module):
             logits: Tensor = self.out(feature)
             return logits
         x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[..., :rows, :columns]
-        grey = reduce(image, "b (pictures rgb) h w -> b pictures h w", "mean", rgb=3).to(x.dtype)
-        out: Tensor = self.out(torch.relu(self.mix(torch.cat([x, grey], 1))))
+        out: Tensor = self.out(torch.relu(self.mix(torch.cat([x, _grey(image).to(x.dtype)], 1))))
         return out
+
+    def image_part(self, image: Image) -> Float[Tensor, "b _p h w"]:
+        """What the 3x3 convolution makes of the image alone; no channel where the head does not look at it."""
+        if self.stride == 1:
+            return image[:, :0]
+        grey = _grey(image)
+        return nn.functional.conv2d(grey, self.mix.weight[:, -grey.shape[1] :], self.mix.bias, padding=1)
+
+    def join(self, feature: Float[Tensor, "b _c _h _w"], part: Float[Tensor, "b _p h w"]) -> Logits:
+        """`join(feature, image_part(image))` equals `forward(feature, image)`."""
+        if self.stride == 1:
+            plain: Logits = self.out(feature)
+            return plain
+        rows, columns = part.shape[-2:]
+        x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[..., :rows, :columns]
+        mixed = nn.functional.conv2d(x, self.mix.weight[:, : x.shape[1]], padding=1) + part
+        out: Logits = self.out(torch.relu(mixed))
+        return out
+
+
+def _grey(image: Image) -> Float[Tensor, "b _pictures h w"]:
+    return reduce(image, "b (pictures rgb) h w -> b pictures h w", "mean", rgb=3)
 
 
 class UNet(nn.Module):

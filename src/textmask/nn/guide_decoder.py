@@ -143,11 +143,14 @@ class GuideDecoder(nn.Module):
     def encode(self, image: Image) -> tuple[Tensor, ...]:
         """All that needs no sentence, so that a second one costs less: image B 3 H W in [0, 1] -> maps for `decode`.
 
-        The coarsest map after its places looked at each other, then the skips as each up-sampling block reads them.
+        The coarsest map after its places looked at each other, the skips as each up-sampling block reads them, and the
+        image as the head reads it.
         """
-        features = self.encoder(padded_to(image, self.encoder.info.strides[-1]))[self.first :]
+        whole = padded_to(image, self.encoder.info.strides[-1])
+        features = self.encoder(whole)[self.first :]
         guides, ups = self._levels
-        return guides[0].look(features[-1]), *map(UpBlock.skip_part, ups, features[-2::-1])
+        parts = map(UpBlock.skip_part, ups, features[-2::-1])
+        return guides[0].look(features[-1]), *parts, self.head.image_part(standardise(whole))
 
     @property
     def _levels(self) -> tuple[list[GuideBlock], list[UpBlock]]:
@@ -155,14 +158,13 @@ class GuideDecoder(nn.Module):
 
     def decode(self, features: tuple[Tensor, ...], image: Image, text: TextFeatures) -> Referred:
         """The maps of `encode`, the image and the sentence -> as `forward`."""
-        whole = padded_to(image, self.encoder.info.strides[-1])
         x, fused, texts = features[0], [], []
-        for i, (guide, up, part) in enumerate(zip(*self._levels, features[1:], strict=True)):
+        for i, (guide, up, part) in enumerate(zip(*self._levels, features[1:-1], strict=True)):
             x, words = guide.ask(guide.look(x) if i else x, text.text_tokens, text.token_mask)
             fused.append(x)
             texts.append(words)
             x = up.join(x, part)
-        logits = self.head(x, standardise(whole))[..., : image.shape[2], : image.shape[3]]
+        logits = self.head.join(x, features[-1])[..., : image.shape[2], : image.shape[3]]
         anything = text.token_mask.any(dim=1)[:, None].expand(-1, max(t.shape[1] for t in texts))
         masks = tuple(anything[:, : t.shape[1]] for t in texts)
         return Referred(logits, x, tuple(fused), tuple(texts), masks)

@@ -94,11 +94,11 @@ def quantise(path: Path, out: Path, feeds: Sequence[Feed], *, keep_first: bool, 
             Reader(OnnxGraph(prepared, 1).inputs),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8,  # symmetric: no zero point to subtract, which OpenVINO does in fp32
             weight_type=QuantType.QInt8,
             op_types_to_quantize=list(QUANTISED),
             nodes_to_exclude=_excluded(prepared, keep_first, kept),
-            extra_options={"OpTypesToExcludeOutputQuantization": list(QUANTISED)},
+            extra_options={"OpTypesToExcludeOutputQuantization": list(QUANTISED), "ActivationSymmetric": True},
         )
     finally:
         logging.root.setLevel(level)
