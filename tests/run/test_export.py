@@ -217,7 +217,7 @@ def test_tiles_go_through_a_backend_too(exported):
     run = load_run(exported)
     tiled = Run(run.path, run.recipe.model_copy(update={"tiles": Tiles(size=(32, 32), overlap=8)}), run.method, {}, {})
     pixels = np.random.default_rng(0).integers(0, 255, (48, 40), dtype=np.uint8)
-    answers = [Predictor(tiled, b).set_image(pixels).segment("left lung", assume="image") for b in BACKENDS]
+    answers = [Predictor(tiled, b).set_image(pixels).segment("lower left lung", assume="image") for b in BACKENDS]
     for found in answers[1:]:
         np.testing.assert_allclose(found.probability, answers[0].probability, atol=1e-4)
 

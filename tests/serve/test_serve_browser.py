@@ -81,8 +81,10 @@ def cells(page):
 
 
 def test_drop_ask_edit_compare_and_download(opened, film, tmp_path):
+    from playwright.sync_api import expect
+
     page = opened.page
-    assert "text_prior" in page.locator("#model").inner_text()
+    expect(page.locator("#model")).to_contain_text("text_prior")
     assert page.get_by_text("Research use only").is_visible()
     opened.open(film)
     bare = opened.pixels()
