@@ -272,6 +272,8 @@ def test_a_hub_folder_is_loaded_back(runs, tmp_path):
     a, b = (textmask.load(str(p)).set_image(pixels).segment("lower left lung") for p in (out, runs / "guide_decoder"))
     np.testing.assert_array_equal(a.probability, b.probability)
     assert load_run(out).data["laterality"] == "image"
+    export(out, tmp_path / "graphs", gate=False)  # a hub folder is as good as a run
+    assert (tmp_path / "graphs" / "recipe.json").read_text() == (runs / "guide_decoder" / "recipe.json").read_text()
     with pytest.raises(ConfigError, match="precision int8 is for"):
         export(runs / "guide_decoder", tmp_path / "h2", "hf", precision="int8")
     (out / "config.json").write_text("{}")

@@ -127,7 +127,7 @@ def export(
         if target == "monai":
             write_bundle(loaded, folder, told)
         else:
-            shutil.copyfile(loaded.weights.parent / "recipe.json", folder / "recipe.json")
+            (folder / "recipe.json").write_text(loaded.recipe.to_json(), encoding="utf-8")
             (folder / "README.md").write_text(run_card(loaded, told), encoding="utf-8")
     return result
 
