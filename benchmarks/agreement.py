@@ -11,9 +11,9 @@ from timing import Goals, interleave
 
 from textmask.data.loaders import build_text
 from textmask.data.phantom import PhantomConfig, make_phantom
-from textmask.method import build_method, get_method
+from textmask.methods.registry import build_method, get_method
 from textmask.metrics.agreement import agreement, shown
-from textmask.run.machine import prepare_cpu
+from textmask.runs.environment import prepare_cpu
 
 
 def main() -> int:
@@ -29,7 +29,9 @@ def main() -> int:
 
     def score() -> None:
         found = agreement(shown(masks, statements, "phantom"), statements)
-        assert int(found["zone"].intersection.sum()) == int(found["zone"].true.sum())  # phantoms agree exactly
+        assert int(found["zone"].intersection.sum()) == int(
+            found["zone"].true.sum()
+        )  # phantoms agree exactly
 
     def forward() -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
@@ -38,7 +40,9 @@ def main() -> int:
 
     times = interleave({"agreement": score, "forward": forward}, repeats=7)
     whole = times["forward"] * 1000 / 128
-    print(f"agreement of 1000 masks {1e3 * times['agreement']:.0f} ms, forward pass of 1000 pictures {whole:.1f} s")
+    print(
+        f"agreement of 1000 masks {1e3 * times['agreement']:.0f} ms, forward pass of 1000 pictures {whole:.1f} s"
+    )
     goals = Goals()
     goals.at_least("forward_over_agreement", whole / times["agreement"], 10)
     return goals.finish()

@@ -20,7 +20,9 @@ from textmask.nn.ukan import UKAN_WIDTHS
 BATCH, TOKENS, PLACES = 8, 24, tuple((112 // 2**i) ** 2 for i in range(5))
 
 
-def literal(module: BCAM, vision: torch.Tensor, language: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def literal(
+    module: BCAM, vision: torch.Tensor, language: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Eq. 4-6 term by term."""
     vision_value, language_value = module.vision_value(vision), module.language_value(language)
     a = module.vision_key(vision) @ module.language_key(language).mT / vision.shape[2] ** 0.5
@@ -54,7 +56,10 @@ def main() -> int:
     mask = torch.ones(BATCH, TOKENS, dtype=torch.bool)
 
     def ours() -> torch.Tensor:
-        return sum((s.vision + s.language).sum() for s in (m(*i, mask) for m, i in zip(modules, inputs, strict=True)))
+        return sum(
+            (s.vision + s.language).sum()
+            for s in (m(*i, mask) for m, i in zip(modules, inputs, strict=True))
+        )
 
     def printed() -> torch.Tensor:
         streams = (literal(module, *pair) for module, pair in zip(modules, inputs, strict=True))
@@ -64,13 +69,17 @@ def main() -> int:
         a, b = module(*pair, mask), literal(module, *pair)
         assert torch.allclose(a.vision, b[0], rtol=1e-4, atol=1e-6)
         assert torch.allclose(a.language, b[1], rtol=1e-4, atol=1e-6)
-    times = interleave({"ours": lambda: ours().backward(), "as printed": lambda: printed().backward()}, repeats=5)
+    times = interleave(
+        {"ours": lambda: ours().backward(), "as printed": lambda: printed().backward()}, repeats=5
+    )
     memory = {
         "ours": peak_bytes(lambda: ours().backward()),
         "as printed": peak_bytes(lambda: printed().backward()),
     }
     for name, seconds in times.items():
-        print(f"{name}: {1e3 * seconds:.0f} ms forward+backward, {memory[name] / 2**20:.0f} MiB at the peak")
+        print(
+            f"{name}: {1e3 * seconds:.0f} ms forward+backward, {memory[name] / 2**20:.0f} MiB at the peak"
+        )
     goals.at_least("bcam_memory_over_printed", memory["as printed"] / memory["ours"], 2)
     goals.at_least("bcam_speed_over_printed", times["as printed"] / times["ours"], 1)
     return goals.finish()

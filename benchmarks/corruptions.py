@@ -20,26 +20,37 @@ def torch_poisson(x: Tensor, dose: float, generator: torch.Generator) -> Tensor:
 
 
 def scipy_blur(x: np.ndarray, kernels: list[np.ndarray]) -> np.ndarray:
-    return np.stack([ndimage.correlate(image, kernel, mode="mirror") for image, kernel in zip(x, kernels, strict=True)])
+    return np.stack(
+        [
+            ndimage.correlate(image, kernel, mode="mirror")
+            for image, kernel in zip(x, kernels, strict=True)
+        ]
+    )
 
 
 def cv2_blur(x: np.ndarray, kernels: list[np.ndarray]) -> np.ndarray:
     border = cv2.BORDER_REFLECT_101
-    return np.stack([cv2.filter2D(image, -1, k, borderType=border) for image, k in zip(x, kernels, strict=True)])
+    return np.stack(
+        [cv2.filter2D(image, -1, k, borderType=border) for image, k in zip(x, kernels, strict=True)]
+    )
 
 
 def check_noise(generator: torch.Generator) -> None:
     """Stop unless mean, variance and skewness are those of the Poisson law, on both sides of the switch at 20."""
     for count in (2.0, 10.0, 25.0, 100.0, 500.0):
         flat = torch.full((1, 1, 1000, 1000), count / DOSE)
-        ours, exact = ((f(flat, DOSE, generator) * DOSE).double() for f in (low_dose, torch_poisson))
+        ours, exact = (
+            (f(flat, DOSE, generator) * DOSE).double() for f in (low_dose, torch_poisson)
+        )
         moments = []
         for counts in (ours, exact):
             z = (counts - count) / count**0.5
             moments.append((float(z.mean()), float(z.square().mean()), float(z.pow(3).mean())))
         np.testing.assert_allclose(moments[0], moments[1], atol=0.03)
         ours_text, exact_text = (", ".join(f"{m:.3f}" for m in three) for three in moments)
-        print(f"count {count:3.0f}: standardised mean, variance, skewness {ours_text}; torch.poisson {exact_text}")
+        print(
+            f"count {count:3.0f}: standardised mean, variance, skewness {ours_text}; torch.poisson {exact_text}"
+        )
 
 
 def main() -> int:
@@ -76,12 +87,17 @@ def main() -> int:
         },
         repeats=15,
     )
-    for title, seconds in ((f"noise, dose {DOSE:.0f}", noise), (f"blur, {KERNEL_PX} px, an angle each", blur)):
+    for title, seconds in (
+        (f"noise, dose {DOSE:.0f}", noise),
+        (f"blur, {KERNEL_PX} px, an angle each", blur),
+    ):
         print(f"{title}: ms, median")
         for name, value in seconds.items():
             print(f"  {name:<26}{1e3 * value:>9.2f}")
     goals = Goals()
-    goals.at_least("corruptions_noise_vs_torch_poisson", noise["torch.poisson"] / noise["textmask"], 7.0)
+    goals.at_least(
+        "corruptions_noise_vs_torch_poisson", noise["torch.poisson"] / noise["textmask"], 7.0
+    )
     goals.at_least("corruptions_blur_vs_scipy", blur["scipy"] / blur["textmask"], 3.0)
     goals.at_least("corruptions_blur_vs_cv2", blur["cv2"] / blur["textmask"], 1.3)
     return goals.finish()

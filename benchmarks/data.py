@@ -18,7 +18,7 @@ from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.data.transforms import Photometric, apply_image, apply_mask, make_params, photometric
 from textmask.io.images import read_image, read_mask, resize_image, resize_mask
-from textmask.run.machine import prepare_cpu
+from textmask.runs.environment import prepare_cpu
 
 SIZE, FILMS, PAIRS = (224, 224), 96, 64
 AUGMENT = Augment(rotate_deg=10.0, translate=0.05, scale=(0.9, 1.1), flip=0.5)
@@ -35,7 +35,10 @@ def cache_against_decoding(goals: Goals) -> None:
         order = np.random.default_rng(0).permutation(FILMS)
 
         def decode():
-            pairs = [(read_image(manifest.image_path(rows[i])), read_mask(manifest.mask_path(rows[i]))) for i in order]
+            pairs = [
+                (read_image(manifest.image_path(rows[i])), read_mask(manifest.mask_path(rows[i])))
+                for i in order
+            ]
             return (
                 np.stack([resize_image(image, SIZE) for image, _ in pairs]),
                 np.stack([resize_mask(mask, SIZE) for _, mask in pairs]),
@@ -47,14 +50,21 @@ def cache_against_decoding(goals: Goals) -> None:
         for ours, theirs in zip(cached(), decode(), strict=True):
             np.testing.assert_array_equal(ours.reshape(theirs.shape), theirs)
         times = interleave({"cached": cached, "decode": decode})
-    print(f"{FILMS} samples: cache {times['cached'] * 1e3:.2f} ms, decode + resize {times['decode'] * 1e3:.1f} ms")
+    print(
+        f"{FILMS} samples: cache {times['cached'] * 1e3:.2f} ms, decode + resize {times['decode'] * 1e3:.1f} ms"
+    )
     goals.at_least("cache_over_decoding", times["decode"] / times["cached"], 80)
 
 
 def augmentation_against_monai(goals: Goals) -> None:
     """Flip, affine and noise on 64 pairs, as uint8 from the cache to float batches."""
     rng = np.random.default_rng(0)
-    images = np.stack([cv2.GaussianBlur(rng.integers(0, 256, SIZE, dtype=np.uint8), (9, 9), 3) for _ in range(PAIRS)])
+    images = np.stack(
+        [
+            cv2.GaussianBlur(rng.integers(0, 256, SIZE, dtype=np.uint8), (9, 9), 3)
+            for _ in range(PAIRS)
+        ]
+    )
     masks = (images > 128).astype(np.uint8)
     prompts = ("lower left lung",) * PAIRS
     keys = ["image", "mask"]
@@ -73,7 +83,10 @@ def augmentation_against_monai(goals: Goals) -> None:
         ]
     )
     pairs = [
-        {"image": torch.from_numpy(image[None].astype(np.float32) / 255), "mask": torch.from_numpy(mask[None])}
+        {
+            "image": torch.from_numpy(image[None].astype(np.float32) / 255),
+            "mask": torch.from_numpy(mask[None]),
+        }
         for image, mask in zip(images, masks, strict=True)
     ]
 
@@ -91,7 +104,9 @@ def augmentation_against_monai(goals: Goals) -> None:
     ours, peer = fused()[0], monai()[0]["image"]
     assert ours.shape[2:] == peer.shape[1:]
     times = interleave({"fused": fused, "monai": monai})
-    print(f"{PAIRS} pairs: one fused warp {times['fused'] * 1e3:.1f} ms, MONAI {times['monai'] * 1e3:.0f} ms")
+    print(
+        f"{PAIRS} pairs: one fused warp {times['fused'] * 1e3:.1f} ms, MONAI {times['monai'] * 1e3:.0f} ms"
+    )
     goals.at_least("augmentation_over_monai", times["monai"] / times["fused"], 10)
 
 

@@ -13,7 +13,7 @@ import pydicom
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from timing import Goals, interleave
 
-from textmask.io.dicom import read_dicom
+from textmask.io.dicom.reader import read_dicom
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from dicom_files import ct, to_bytes
@@ -62,7 +62,12 @@ def main() -> int:
             for peer in (with_numpy, with_pydicom):
                 assert np.abs(found - peer(path)).max() <= 1, peer.__name__  # rounding of halves
         readers = {"ours": ours, "pydicom + numpy": with_numpy, "pydicom": with_pydicom}
-        times = interleave({name: lambda read=read: [read(path) for path in paths] for name, read in readers.items()})
+        times = interleave(
+            {
+                name: lambda read=read: [read(path) for path in paths]
+                for name, read in readers.items()
+            }
+        )
         size = sum(path.stat().st_size for path in paths)
         times |= interleave({"bytes alone": lambda: [path.read_bytes() for path in paths]})
     print(f"{SLICES} slices of {SIDE} x {SIDE}, {size / 1e6:.0f} MB")

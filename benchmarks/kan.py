@@ -64,7 +64,9 @@ def cpu_seconds(candidates: Mapping[str, Callable[[], object]], repeats: int) ->
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def observed(module: nn.Module, x: torch.Tensor, low: bool = False) -> tuple[list[torch.Tensor], int]:
+def observed(
+    module: nn.Module, x: torch.Tensor, low: bool = False
+) -> tuple[list[torch.Tensor], int]:
     """Output, gradient of x and of each parameter; bytes kept for the backward pass."""
     seen: dict[int, int] = {}
     shared = {p.untyped_storage().data_ptr() for p in module.parameters()}
@@ -82,7 +84,10 @@ def observed(module: nn.Module, x: torch.Tensor, low: bool = False) -> tuple[lis
     ):
         out = module(x)
     direction = torch.sin(torch.arange(out.numel())).view_as(out)
-    return [out, *torch.autograd.grad(out, [x, *module.parameters()], direction.to(out.dtype))], sum(seen.values())
+    return [
+        out,
+        *torch.autograd.grad(out, [x, *module.parameters()], direction.to(out.dtype)),
+    ], sum(seen.values())
 
 
 def difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
@@ -94,7 +99,9 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     goals = Goals()
-    print(f"{'CPU ms, fwd + bwd':<24}{'recursion':>11}{'fp32':>9}{'Linear':>9}{'bf16':>9}{'Linear':>9}   MiB kept")
+    print(
+        f"{'CPU ms, fwd + bwd':<24}{'recursion':>11}{'fp32':>9}{'Linear':>9}{'bf16':>9}{'Linear':>9}   MiB kept"
+    )
     for tokens, channels in SHAPES:
         layer = KANLinear(channels, channels, norm=False)
         peer, floor = Recursion(layer), nn.Linear(9 * channels, channels)
@@ -115,7 +122,11 @@ def main() -> int:
             repeats=9,
         )
         far = cpu_seconds(
-            {"recursion": train_step(peer, x), "fp32": train_step(layer, x), "bf16": train_step(layer, x, low=True)},
+            {
+                "recursion": train_step(peer, x),
+                "fp32": train_step(layer, x),
+                "bf16": train_step(layer, x, low=True),
+            },
             repeats=5 if tokens < 20_000 else 3,
         )
         size = f"{tokens}x{channels}"

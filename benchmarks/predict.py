@@ -20,17 +20,23 @@ import numpy as np
 import torch
 from timing import Goals, interleave
 
-from textmask.data.layouts import read_layout
+from textmask.data.layouts.read import read_layout
 from textmask.data.loaders import SplitData, build_text, open_split, to_image
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
-from textmask.method import build_method, get_method
-from textmask.run.backend_onnx import quantise
-from textmask.run.backends import GraphBackend, graph_backend, load_graphs
-from textmask.run.checkpoint import Run, load_run
-from textmask.run.export import CALIBRATION, ENGINES, graph_feeds
-from textmask.run.graphs import DECODER, TEXT, write_graphs
-from textmask.run.parity import compare
+from textmask.export.export import CALIBRATION_IMAGES, RUNTIMES, graph_feeds
+from textmask.export.graphs import write_graphs
+from textmask.export.parity import compare_backends
+from textmask.inference.backends.graphs import (
+    DECODER,
+    TEXT,
+    GraphBackend,
+    graph_backend,
+    load_graphs,
+)
+from textmask.inference.backends.onnxruntime import quantise
+from textmask.methods.registry import build_method, get_method
+from textmask.runs.checkpoint import Run, load_run
 
 REPEATS = {1: 21, 16: 7}
 SPEED = {"fp32": 1.3, "bf16": 2.5, "int8": 4.5}
@@ -49,7 +55,7 @@ def write_all(run: Run, train: SplitData, folder: Path) -> dict[str, dict[str, P
     for name in ("fp32", "int8"):
         (folder / name).mkdir()
     files = write_graphs(run.method, run.recipe.image_size, folder / "fp32")
-    chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION]
+    chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
     feeds = graph_feeds(run, files, train.take(np.sort(chosen)))
     eight = {name: folder / "int8" / path.name for name, path in files.items() if name != TEXT}
     for name, path in eight.items():
@@ -57,7 +63,9 @@ def write_all(run: Run, train: SplitData, folder: Path) -> dict[str, dict[str, P
     return {"fp32": files, "bf16": files, "int8": eight | {TEXT: files[TEXT]}}
 
 
-def time_batch(run: Run, backends: dict[str, GraphBackend], data: SplitData, n: int, goals: Goals) -> None:
+def time_batch(
+    run: Run, backends: dict[str, GraphBackend], data: SplitData, n: int, goals: Goals
+) -> None:
     """Milliseconds of each candidate, and the goals on their ratio to eager."""
     image = to_image(data.images[:n])
     text = build_text(data.prompts[:n], data.statements[:n])
@@ -70,17 +78,23 @@ def time_batch(run: Run, backends: dict[str, GraphBackend], data: SplitData, n: 
     def second(name: str) -> Callable[[], object]:
         return lambda: models[name].decode(features[name], image, text)
 
-    jobs = {name: whole(name) for name in models} | {f"{name}, again": second(name) for name in models}
+    jobs = {name: whole(name) for name in models} | {
+        f"{name}, again": second(name) for name in models
+    }
     with torch.inference_mode():
         seconds = interleave(jobs, REPEATS[n])
     base = seconds["eager fp32"]
-    print(f"batch {n}: milliseconds of picture and sentence, of a second sentence, speed against eager")
+    print(
+        f"batch {n}: milliseconds of picture and sentence, of a second sentence, speed against eager"
+    )
     for name in models:
         first, more = seconds[name], seconds[f"{name}, again"]
         print(f"  {name:<20}{1000 * first:>9.1f}{1000 * more:>9.1f}{base / first:>8.2f}")
     for precision, wanted in SPEED.items():
         best = min((name for name in backends if name.endswith(precision)), key=seconds.__getitem__)
-        goals.at_least(f"{precision}_over_eager_batch_{n} ({best.split()[0]})", base / seconds[best], wanted)
+        goals.at_least(
+            f"{precision}_over_eager_batch_{n} ({best.split()[0]})", base / seconds[best], wanted
+        )
     if n == 1:
         best = min((name for name in backends if name.endswith("fp32")), key=seconds.__getitem__)
         goals.at_least("first_over_second_sentence", seconds[best] / seconds[f"{best}, again"], 2.0)
@@ -88,15 +102,19 @@ def time_batch(run: Run, backends: dict[str, GraphBackend], data: SplitData, n: 
 
 def judge(run: Run, backends: dict[str, GraphBackend], data: SplitData, goals: Goals) -> None:
     """What the masks lose, on all rows; goals are on the better engine, negative because less is better."""
-    found = compare(run, backends, data)
+    found = compare_backends(run, backends, data)
     for name, parity in found.items():
         print(
             f"{name}: flipped {parity.flipped:.2e}, largest difference {parity.max_dp:.1e}, Dice per image "
             f"{parity.dice_exported:.4f}, eager {parity.dice_eager:.4f}, loss {parity.dice_loss:.5f}, n = {parity.n}"
         )
     for precision in SPEED:
-        measured = [parity.measured(precision) for name, parity in found.items() if name.endswith(precision)]
-        what, bound = ("minus_flipped", FLIPPED) if precision == "fp32" else ("minus_dice_loss", DICE_LOSS)
+        measured = [
+            parity.measured(precision) for name, parity in found.items() if name.endswith(precision)
+        ]
+        what, bound = (
+            ("minus_flipped", FLIPPED) if precision == "fp32" else ("minus_dice_loss", DICE_LOSS)
+        )
         goals.at_least(f"{precision}_{what}", -min(measured), -bound)
 
 
@@ -113,15 +131,22 @@ def main() -> int:
         folder = Path(scratch)
         if arguments.run is None:
             run = untrained()
-            manifest = read_manifest(write_phantoms(folder / "data", {"train": 64, "valid": 16}, PhantomConfig(), 0))
+            manifest = read_manifest(
+                write_phantoms(folder / "data", {"train": 64, "valid": 16}, PhantomConfig(), 0)
+            )
         else:
             run, manifest = load_run(arguments.run), read_layout(arguments.data, "auto")
         cache = arguments.cache_dir or folder / "cache"
-        train, valid = (open_split(manifest, split, run.recipe.image_size, cache) for split in ("train", "valid"))
+        train, valid = (
+            open_split(manifest, split, run.recipe.image_size, cache)
+            for split in ("train", "valid")
+        )
         files = write_all(run, train, folder)
         backends = {
-            f"{engine} {precision}": graph_backend(run, load_graphs(files[precision], engine, precision=precision))
-            for precision, engines in ENGINES.items()
+            f"{engine} {precision}": graph_backend(
+                run, load_graphs(files[precision], engine, precision=precision)
+            )
+            for precision, engines in RUNTIMES.items()
             for engine in engines
         }
         for n in REPEATS:

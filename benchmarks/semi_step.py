@@ -15,13 +15,14 @@ from timing import Goals, interleave
 
 from textmask.data.loaders import build_text
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import build_method, get_method
+from textmask.methods.registry import build_method, get_method
 from textmask.methods.semi_medref.patch_mix import PatchMix, patch_mix
 from textmask.methods.semi_medref.text_views import text_view
-from textmask.run.machine import prepare_cpu
-from textmask.run.optim import build_optimizer, parameter_groups, weighted_sum
+from textmask.runs.environment import prepare_cpu
+from textmask.statement import Laterality
 from textmask.text.grammar import parse
-from textmask.types import Batch, Laterality, Text
+from textmask.training.optim import build_optimizer, parameter_groups, weighted_sum
+from textmask.types import Batch, Text
 
 PROMPTS = (
     "bilateral pulmonary infection, two infected areas, lower left lung and middle lower right lung.",
@@ -39,7 +40,9 @@ def make_batch(n: int, seed: int) -> Batch:
     image = torch.rand(n, 3, 224, 224, generator=generator)
     mask = (torch.rand(n, 1, 224, 224, generator=generator) > 0.9).float()
     views = {"strong_blur": image * 0.9}
-    return Batch(image, build_text(prompts, statements), mask, prompts, views).to("cpu", torch.channels_last)
+    return Batch(image, build_text(prompts, statements), mask, prompts, views).to(
+        "cpu", torch.channels_last
+    )
 
 
 def steps(name: str) -> dict[str, object]:
@@ -90,12 +93,19 @@ def mixing() -> float:
     def run() -> None:
         spoken = text_view(batch.text, "posaug", "[MASK]", 0.5, "mix", rng)
         mixed = patch_mix(
-            batch.image, probability, batch.text, spoken.prompts, settings, torch.Generator().manual_seed(len(shares))
+            batch.image,
+            probability,
+            batch.text,
+            spoken.prompts,
+            settings,
+            torch.Generator().manual_seed(len(shares)),
         )
         shares.append(float(mixed.blocks.flatten(1).any(1).float().mean()))
 
     seconds = interleave({"mix": run}, repeats=31)["mix"]
-    print(f"PosAug and T-PatchMix, 32 pictures: {1e3 * seconds:.2f} ms, {100 * np.mean(shares):.0f} % of samples mixed")
+    print(
+        f"PosAug and T-PatchMix, 32 pictures: {1e3 * seconds:.2f} ms, {100 * np.mean(shares):.0f} % of samples mixed"
+    )
     return 1e3 * seconds
 
 
@@ -112,7 +122,9 @@ def main() -> int:
             f"{name}: step {1e3 * found['step']:.0f} ms; student {1e3 * found['student']:.0f} + "
             f"teacher {1e3 * found['teacher']:.0f} = {1e3 * parts:.0f} ms; {torch.get_num_threads()} threads"
         )
-        goals.at_least(f"{name}_parts_over_step", parts / found["step"], 1 / 1.08)  # at most 8 % more
+        goals.at_least(
+            f"{name}_parts_over_step", parts / found["step"], 1 / 1.08
+        )  # at most 8 % more
     return goals.finish()
 
 

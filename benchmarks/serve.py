@@ -31,9 +31,9 @@ from timing import Goals
 from textmask.config import Recipe
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
-from textmask.method import get_method
-from textmask.run.train import train
-from textmask.serve.engine import Engine, Question
+from textmask.methods.registry import get_method
+from textmask.serve.engine import PromptRequest, Segmenter
+from textmask.training.loop import train
 
 REQUESTS, WARM_UP, QUEUE = 300, 50, 16
 SENTENCE = "opacity in the lower left lung"
@@ -44,7 +44,9 @@ JSON = {"Content-Type": "application/json"}
 
 def small_run(root: Path) -> Path:
     """A run that answers in a millisecond or two: the mean mask of each statement."""
-    manifest = read_manifest(write_phantoms(root / "data", {"train": 24, "valid": 4, "test": 4}, PhantomConfig()))
+    manifest = read_manifest(
+        write_phantoms(root / "data", {"train": 24, "valid": 4, "test": 4}, PhantomConfig())
+    )
     recipe: Recipe = get_method("text_prior").recipe().smoke().override("threshold=0.1")
     train(recipe, manifest, root / "run", cache_dir=root / "cache", progress=False)
     return root / "run"
@@ -62,7 +64,9 @@ def picture() -> bytes:
     return bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
-def ask(connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str]) -> dict[str, object]:
+def ask(
+    connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str]
+) -> dict[str, object]:
     """One request over an open connection."""
     connection.request("POST", path, body, headers)
     answer = connection.getresponse()
@@ -76,7 +80,7 @@ def overhead(port: int, pid: int, run: Path, goals: Goals) -> None:
     """Median of whole requests less the median of the engine alone, asked in turn."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     name = ask(connection, "/v1/images", *multipart(picture()))["id"]
-    engine = Engine(run)
+    engine = Segmenter(run)
     upload = engine.read(picture(), 0, 10**7)
     whole, alone, said = [], [], []
     used = 0.0
@@ -86,16 +90,23 @@ def overhead(port: int, pid: int, run: Path, goals: Goals) -> None:
         begin = time.perf_counter()
         body = ask(connection, f"/v1/images/{name}/masks", question, JSON)
         middle = time.perf_counter()
-        engine.segment(upload, Question(SENTENCE))
+        engine.segment(upload, PromptRequest(SENTENCE))
         end = time.perf_counter()
         if i >= WARM_UP:
             whole.append(middle - begin)
             alone.append(end - middle)
             said.append(float(str(body["seconds"])))
     used = processor_seconds(pid) - used
-    ms = {name: 1000 * statistics.median(v) for name, v in (("whole", whole), ("alone", alone), ("said", said))}
-    print(f"request {ms['whole']:.2f} ms, model there {ms['said']:.2f} ms, model here {ms['alone']:.2f} ms (medians)")
-    print(f"processor time of the service, model included: {1000 * used / REQUESTS:.2f} ms a request")
+    ms = {
+        name: 1000 * statistics.median(v)
+        for name, v in (("whole", whole), ("alone", alone), ("said", said))
+    }
+    print(
+        f"request {ms['whole']:.2f} ms, model there {ms['said']:.2f} ms, model here {ms['alone']:.2f} ms (medians)"
+    )
+    print(
+        f"processor time of the service, model included: {1000 * used / REQUESTS:.2f} ms a request"
+    )
     extra = 1000 * statistics.median(w - s for w, s in zip(whole, said, strict=True))
     print(f"overhead of the service: {extra:.2f} ms a request, median of {REQUESTS}")
     goals.at_least("serve_overhead_5ms_over_measured", ALLOWED_MS / extra, 1.0)
@@ -164,16 +175,23 @@ async def soak(port: int, pid: int, seconds: float, clients: int, goals: Goals) 
     seen: Counter[str] = Counter()
     begin, memory = time.monotonic(), []
     gate = asyncio.Semaphore(50)
-    tasks = [asyncio.create_task(one_client(port, begin + seconds, seen, gate)) for _ in range(clients)]
+    tasks = [
+        asyncio.create_task(one_client(port, begin + seconds, seen, gate)) for _ in range(clients)
+    ]
     while not all(task.done() for task in tasks):
         await asyncio.sleep(0.5)
         memory.append((time.monotonic() - begin, resident_mb(pid)))
     await asyncio.gather(*tasks)
-    print(f"{clients} clients, {seconds:g} s: " + ", ".join(f"{name}: {n}" for name, n in sorted(seen.items())))
+    print(
+        f"{clients} clients, {seconds:g} s: "
+        + ", ".join(f"{name}: {n}" for name, n in sorted(seen.items()))
+    )
     kept = [mb for at, mb in memory if SETTLED * seconds <= at <= seconds]
     third = max(1, len(kept) // 3)
     growth = statistics.median(kept[-third:]) - statistics.median(kept[:third])
-    print(f"memory: {kept[0]:.0f} MB settled, {max(kept):.0f} MB at most, last third {growth:+.1f} MB over the first")
+    print(
+        f"memory: {kept[0]:.0f} MB settled, {max(kept):.0f} MB at most, last third {growth:+.1f} MB over the first"
+    )
     fine = sum(n for name, n in seen.items() if name.split()[1] in ("200", "201", "204", "429"))
     answered = sum(n for name, n in seen.items() if name == "ask 200")
     print(f"answered {answered / seconds:.0f} sentences a second")
@@ -190,9 +208,21 @@ def main() -> int:
     goals = Goals()
     with tempfile.TemporaryDirectory() as folder:
         run = small_run(Path(folder))
-        command = [sys.executable, "-m", "textmask", "serve", str(run), "--port", "0", "--queue", str(QUEUE)]
+        command = [
+            sys.executable,
+            "-m",
+            "textmask",
+            "serve",
+            str(run),
+            "--port",
+            "0",
+            "--queue",
+            str(QUEUE),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
             try:
                 found = re.search(r":(\d+)/", process.stdout.readline() if process.stdout else "")
                 if found is None:

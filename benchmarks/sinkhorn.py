@@ -19,7 +19,7 @@ import torch
 from timing import Goals
 
 from textmask.losses.transport import cosine_cost, sinkhorn, transport_loss
-from textmask.run.machine import prepare_cpu
+from textmask.runs.environment import prepare_cpu
 
 EPS, TOLERANCE, MAX = 0.03, 1e-2, 100
 SIZES = [(b, n, length) for b in (16, 32) for n in (196, 784) for length in (24, 77)]
@@ -56,7 +56,11 @@ def unrolled(cost: torch.Tensor) -> torch.Tensor:
     for _ in range(MAX):
         before = f
         f = EPS * (-math.log(n) - torch.logsumexp((f[:, :, None] + g[:, None] - cost) / EPS, 2)) + f
-        g = EPS * (-math.log(length) - torch.logsumexp((f[:, :, None] + g[:, None] - cost) / EPS, 1)) + g
+        g = (
+            EPS
+            * (-math.log(length) - torch.logsumexp((f[:, :, None] + g[:, None] - cost) / EPS, 1))
+            + g
+        )
         if float((f - before).detach().abs().sum(1).mean()) < TOLERANCE:
             break
     plan = ((f[:, :, None] + g[:, None] - cost) / EPS).exp()
@@ -76,12 +80,16 @@ def peers(cost: torch.Tensor, iterations: int) -> dict[str, Callable[[], object]
         from ot.batch import bregman_projection_batch, solve_batch
 
         def pot() -> torch.Tensor:
-            return solve_batch(cost, EPS, max_iter=MAX, tol=TOLERANCE, method="sinkhorn", grad="detach").plan
+            return solve_batch(
+                cost, EPS, max_iter=MAX, tol=TOLERANCE, method="sinkhorn", grad="detach"
+            ).plan
 
         def pot_as_long() -> torch.Tensor:
             b, n, length = cost.shape
             marginals = torch.full((b, n), 1 / n), torch.full((b, length), 1 / length)
-            return bregman_projection_batch(torch.exp(-cost / EPS), *marginals, max_iter=iterations, tol=0.0)["T"]
+            return bregman_projection_batch(
+                torch.exp(-cost / EPS), *marginals, max_iter=iterations, tol=0.0
+            )["T"]
 
         found |= {"POT ot.batch": pot, "POT, as many its": pot_as_long}
     except ImportError:
@@ -93,13 +101,19 @@ def peers(cost: torch.Tensor, iterations: int) -> dict[str, Callable[[], object]
         from ott.solvers.linear import sinkhorn as ott_sinkhorn
 
         solver = ott_sinkhorn.Sinkhorn(
-            lse_mode=False, threshold=TOLERANCE, max_iterations=MAX, inner_iterations=1, norm_error=1
+            lse_mode=False,
+            threshold=TOLERANCE,
+            max_iterations=MAX,
+            inner_iterations=1,
+            norm_error=1,
         )
 
         @jax.jit
         @jax.vmap
         def solve(matrix):
-            problem = linear_problem.LinearProblem(geometry.Geometry(cost_matrix=matrix, epsilon=EPS))
+            problem = linear_problem.LinearProblem(
+                geometry.Geometry(cost_matrix=matrix, epsilon=EPS)
+            )
             return solver(problem).matrix
 
         as_jax = jax.numpy.asarray(cost.numpy())
@@ -118,7 +132,12 @@ def geomloss_of(image: torch.Tensor, text: torch.Tensor) -> object | None:
     normal = torch.nn.functional.normalize
     image, text = normal(image, dim=2), normal(text, dim=2)
     loss = SamplesLoss(
-        "sinkhorn", p=1, blur=EPS, debias=False, backend="tensorized", cost=lambda x, y: 1 - x @ y.transpose(1, 2)
+        "sinkhorn",
+        p=1,
+        blur=EPS,
+        debias=False,
+        backend="tensorized",
+        cost=lambda x, y: 1 - x @ y.transpose(1, 2),
     )
     return lambda: loss(image, text)
 
@@ -135,7 +154,9 @@ def main() -> int:
         leaf, own_leaf = cost.clone().requires_grad_(), laid_out.detach().requires_grad_()
         settings = {"eps": EPS, "max_iterations": MAX, "tolerance": TOLERANCE}
         iterations = int(sinkhorn(cost, **settings).iterations.max())
-        forward = {"ours": lambda cost=laid_out, s=settings: sinkhorn(cost, **s).plan} | peers(cost, iterations)
+        forward = {"ours": lambda cost=laid_out, s=settings: sinkhorn(cost, **s).plan} | peers(
+            cost, iterations
+        )
         samples = geomloss_of(image, text)
         exact = sinkhorn(cost, eps=EPS, tolerance=1e-6, max_iterations=5000).plan
         off = {}
@@ -148,7 +169,9 @@ def main() -> int:
             forward["geomloss"] = samples
         both = {
             "unrolled": lambda leaf=leaf: torch.autograd.grad(unrolled(leaf), leaf),
-            "ours, detached": lambda leaf=own_leaf, s=settings: torch.autograd.grad(transport_loss(leaf, **s), leaf),
+            "ours, detached": lambda leaf=own_leaf, s=settings: torch.autograd.grad(
+                transport_loss(leaf, **s), leaf
+            ),
             "ours, implicit": lambda leaf=own_leaf, s=settings: torch.autograd.grad(
                 transport_loss(leaf, grad="implicit", **s), leaf
             ),
@@ -172,7 +195,9 @@ def main() -> int:
         worst = {name: min(ratio, worst.get(name, math.inf)) for name, ratio in ratios.items()}
     wanted = {"POT": 1, "ott-jax": 4, "geomloss": 9}
     for name, goal in wanted.items():
-        goals.at_least(f"sinkhorn_forward_over_{name}", worst.get(f"forward_over_{name}", 0.0), goal)
+        goals.at_least(
+            f"sinkhorn_forward_over_{name}", worst.get(f"forward_over_{name}", 0.0), goal
+        )
     goals.at_least("sinkhorn_detached_over_unrolled", worst["detached_over_unrolled"], 15)
     goals.at_least("sinkhorn_implicit_over_unrolled", worst["implicit_over_unrolled"], 10)
     return goals.finish()

@@ -13,11 +13,12 @@ import torch
 from timing import Goals
 
 from textmask.data.loaders import build_text
-from textmask.method import build_method, get_method
-from textmask.run.machine import prepare_cpu
-from textmask.run.optim import build_optimizer, parameter_groups, weighted_sum
+from textmask.methods.registry import build_method, get_method
+from textmask.runs.environment import prepare_cpu
+from textmask.statement import Laterality
 from textmask.text.grammar import parse
-from textmask.types import Batch, Laterality
+from textmask.training.optim import build_optimizer, parameter_groups, weighted_sum
+from textmask.types import Batch
 
 ROUNDS = 15
 PROMPTS = (
@@ -44,7 +45,9 @@ class Trainer:
         self.stage, self.method = recipe.stages[0], build_method(recipe)
         self.method.prepare(PROMPTS)
         self.method.to(memory_format=torch.channels_last).train()
-        self.optimizer = build_optimizer(self.stage.optim, parameter_groups(self.method, self.stage))
+        self.optimizer = build_optimizer(
+            self.stage.optim, parameter_groups(self.method, self.stage)
+        )
 
     def step(self, batch: Batch) -> float:
         """Seconds of forward, losses, backward and update."""
@@ -71,7 +74,9 @@ def main() -> int:
             f"{backbone}: step {alone_ms:.0f} ms alone, {ssa_ms:.0f} ms in ssa, "
             f"share {min(shares):.3f} to {max(shares):.3f}, {torch.get_num_threads()} threads"
         )
-        goals.at_least(f"{backbone}_step_over_ssa_step", median(shares), 1 / 1.05)  # at most 5 % added
+        goals.at_least(
+            f"{backbone}_step_over_ssa_step", median(shares), 1 / 1.05
+        )  # at most 5 % added
     return goals.finish()
 
 

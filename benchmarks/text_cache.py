@@ -16,25 +16,34 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from textmask.nn.attention import CrossAttention
 from textmask.nn.image_encoders import UNetEncoder
-from textmask.text.encoders import BertTextEncoder, TextCache
+from textmask.nn.text_encoders import BertTextEncoder, TextCache
 from textmask.types import Text, TextFeatures
 
 SAMPLES, EPOCHS, BATCH, SIZE, REPEATS = 5716, 16, 32, 224, 7
-ZONES = [f"{level} {side} lung" for side in ("left", "right") for level in ("upper", "middle", "lower")]
+ZONES = [
+    f"{level} {side} lung" for side in ("left", "right") for level in ("upper", "middle", "lower")
+]
 NUMBERS = ("one", "two", "three", "four", "five", "six")
 
 
 def sentences() -> list[str]:
     """One caption for each of the 63 sets of lung zones."""
     sets = [c for n in range(1, 7) for c in combinations(ZONES, n)]
-    return [f"pulmonary infection, {NUMBERS[len(c) - 1]} infected areas, {' and '.join(c)}." for c in sets]
+    return [
+        f"pulmonary infection, {NUMBERS[len(c) - 1]} infected areas, {' and '.join(c)}."
+        for c in sets
+    ]
 
 
 def bert_base(prompts: list[str]) -> BertTextEncoder:
     """BERT-base with random weights and a vocabulary of the words of the captions."""
     words = sorted({w for p in prompts for w in p.replace(",", " ,").replace(".", " .").split()})
-    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    return BertTextEncoder("bert_base", BertModel(BertConfig()), BertTokenizer(vocab=vocabulary), 512)
+    vocabulary = {
+        w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+    }
+    return BertTextEncoder(
+        "bert_base", BertModel(BertConfig()), BertTokenizer(vocab=vocabulary), 512
+    )
 
 
 class SmallNet(nn.Module):
@@ -78,7 +87,9 @@ def main() -> int:
     def step(text: TextFeatures) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             logits = net(image, text)
-        nn.functional.binary_cross_entropy_with_logits(logits.float(), torch.zeros_like(logits)).backward()
+        nn.functional.binary_cross_entropy_with_logits(
+            logits.float(), torch.zeros_like(logits)
+        ).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -89,7 +100,9 @@ def main() -> int:
 
     text = texts()
     with torch.no_grad():
-        torch.testing.assert_close(cache(text).text_embedding, tower(text).text_embedding, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            cache(text).text_embedding, tower(text).text_embedding, atol=1e-4, rtol=1e-3
+        )
     seconds = interleave(
         {
             "step": lambda: step(fixed),
@@ -119,10 +132,14 @@ def main() -> int:
     for title, cost in rows.items():
         print(f"{title:<40}{cost:>10.2f}{epoch + cost:>10.1f}{(epoch + cost) / epoch:>15.4f}")
     whole = seconds["step"] / seconds["step + cache"]
-    print(f"whole steps timed side by side: speed with cache {whole:.4f} of that without text (noise included)")
+    print(
+        f"whole steps timed side by side: speed with cache {whole:.4f} of that without text (noise included)"
+    )
     goals = Goals()
     goals.at_least("text_epoch_speed_with_cache", epoch / (epoch + lookups), 0.98)
-    goals.at_least("text_run_speed_with_cache_and_fill", epoch / (epoch + lookups + fill / EPOCHS), 0.98)
+    goals.at_least(
+        "text_run_speed_with_cache_and_fill", epoch / (epoch + lookups + fill / EPOCHS), 0.98
+    )
     return goals.finish()
 
 

@@ -23,18 +23,20 @@ from timing import Goals, interleave
 from torch import nn
 
 from textmask.config import Tiles
-from textmask.method import build_method, preset_recipe
-from textmask.run.checkpoint import Run
-from textmask.run.machine import prepare_cpu
-from textmask.run.predict import Predictor
-from textmask.run.tiles import blend_weights, predict_tiles, tile_starts
+from textmask.inference.predictor import Predictor
+from textmask.inference.tiles import blend_weights, predict_tiles, tile_starts
+from textmask.methods.registry import build_method, preset_recipe
+from textmask.runs.checkpoint import Run
+from textmask.runs.environment import prepare_cpu
 from textmask.text.grammar import parse
 
 SENTENCE = "The nuclei density in the upper left is high."
 SIDE, LARGE = 1000, 4000
 TILES = Tiles(size=(128, 128), overlap=32, native=True)
 LARGER_TILES = Tiles(size=(256, 256), overlap=64, native=True)
-FEW_TILES = LARGER_TILES.model_copy(update={"batch": 5})  # which the 25 tiles of the small picture fill evenly
+FEW_TILES = LARGER_TILES.model_copy(
+    update={"batch": 5}
+)  # which the 25 tiles of the small picture fill evenly
 
 
 class EncodedEachTime(nn.Module):
@@ -78,11 +80,19 @@ def batches_against_loop(method, naive, tiles: Tiles, repeats: int) -> float:
     """How many times faster; checks that both answers are equal to 1e-5, also in fp32."""
     pixels = picture(SIDE)
     for side, precision in ((3 * tiles.size[0], "fp32"), (SIDE, "bf16")):
-        single, many = predictor(naive, None, tiles.size, precision), predictor(method, tiles, tiles.size, precision)
+        single, many = (
+            predictor(naive, None, tiles.size, precision),
+            predictor(method, tiles, tiles.size, precision),
+        )
         part = pixels[:side, :side]
-        found, expected = many.set_image(part).segment(SENTENCE).probability, one_by_one(single, part, tiles)
+        found, expected = (
+            many.set_image(part).segment(SENTENCE).probability,
+            one_by_one(single, part, tiles),
+        )
         np.testing.assert_allclose(found, expected, atol=1e-5)
-        print(f"{precision} {side} x {side}: largest difference {np.abs(found - expected).max():.1g}")
+        print(
+            f"{precision} {side} x {side}: largest difference {np.abs(found - expected).max():.1g}"
+        )
     times = interleave(
         {
             "batches": lambda: many.set_image(pixels).segment(SENTENCE),
@@ -125,9 +135,13 @@ def main() -> int:
     naive.text_encoder = EncodedEachTime(method.text_encoder)
     goals = Goals()
     goals.at_least("tiles_over_one_at_a_time", batches_against_loop(method, naive, TILES, 7), 3)
-    print(f"with larger tiles: {batches_against_loop(method, naive, LARGER_TILES, 7):.2f} times, no goal")
+    print(
+        f"with larger tiles: {batches_against_loop(method, naive, LARGER_TILES, 7):.2f} times, no goal"
+    )
     small, large = memory_of(SIDE), memory_of(LARGE)
-    print(f"beyond picture and result: {SIDE} x {SIDE} {small:.0f} MB, {LARGE} x {LARGE} {large:.0f} MB")
+    print(
+        f"beyond picture and result: {SIDE} x {SIDE} {small:.0f} MB, {LARGE} x {LARGE} {large:.0f} MB"
+    )
     goals.at_least("tiles_memory_1000_over_4000", small / large, 0.8)
     return goals.finish()
 

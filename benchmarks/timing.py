@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def interleave(candidates: Mapping[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
+def interleave(
+    candidates: Mapping[str, Callable[[], object]], repeats: int = 7
+) -> dict[str, float]:
     """Median seconds of each candidate; one warm-up each, then `repeats` rounds in which all take their turn."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():
@@ -29,7 +31,9 @@ class Goals:
     def at_least(self, name: str, measured: float, wanted: float) -> None:
         """Print one goal line."""
         self.met.append(measured >= wanted)
-        print(f"goal {name} measured {measured:.3g} wanted >={wanted:g} {'ok' if self.met[-1] else 'short'}")
+        print(
+            f"goal {name} measured {measured:.3g} wanted >={wanted:g} {'ok' if self.met[-1] else 'short'}"
+        )
 
     def finish(self) -> int:
         """Exit status of the script."""

@@ -1,7 +1,7 @@
 """What the training loop costs beside forward and backward: the lite presets at 224 x 224, batch 32.
 
 Both sides train the same model with the same optimiser and precision in this process, turn by turn: one repeats its
-step on a batch that is already there, the other is `textmask.run.train` with cache, augmentation, views and logging.
+step on a batch that is already there, the other is the training loop with cache, augmentation, views and logging.
 Threads are the point here: all cores are used, and the loader competes with the model for them.
 """
 
@@ -19,10 +19,10 @@ from textmask.config import Recipe
 from textmask.data.loaders import Loader, open_split
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
-from textmask.method import build_method, get_method
-from textmask.run.machine import prepare_cpu
-from textmask.run.optim import build_optimizer, parameter_groups, weighted_sum
-from textmask.run.train import train
+from textmask.methods.registry import build_method, get_method
+from textmask.runs.environment import prepare_cpu
+from textmask.training.loop import train
+from textmask.training.optim import build_optimizer, parameter_groups, weighted_sum
 
 STEPS, ROUNDS = 8, 7
 
@@ -65,7 +65,12 @@ def main() -> int:
         films = {"train": STEPS * 32, "valid": 4}
         manifest = read_manifest(write_phantoms(root / "data", films, PhantomConfig(), seed=0))
         for name in ("statement_unet", "biclip"):
-            recipe = get_method(name).recipe().lite().override("stages.segment.epochs=2", "stages.*.patience=null")
+            recipe = (
+                get_method(name)
+                .recipe()
+                .lite()
+                .override("stages.segment.epochs=2", "stages.*.patience=null")
+            )
             ratios, bare, loop = [], [], []
             for i in range(ROUNDS):
                 bare.append(bare_speed(recipe, manifest, root))

@@ -10,9 +10,9 @@ import re
 import sys
 from pathlib import Path
 
-from textmask.run.report import results_table
-from textmask.run.robustness import robustness_table
-from textmask.run.study_table import table as study_table
+from textmask.evaluation.results_table import results_table
+from textmask.studies.grid.summary import study_table as study_table
+from textmask.studies.robustness.comparison import robustness_table
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- textmask table ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -31,7 +31,9 @@ def data_root() -> Path:
     """The folder that holds qata-cov19-v2, kvasir-seg ...; skips where TEXTMASK_DATA is not set."""
     root = os.environ.get("TEXTMASK_DATA", "")
     if not root or not Path(root).is_dir():
-        pytest.skip("real data: set TEXTMASK_DATA to the folder that holds qata-cov19-v2, kvasir-seg ...")
+        pytest.skip(
+            "real data: set TEXTMASK_DATA to the folder that holds qata-cov19-v2, kvasir-seg ..."
+        )
     return Path(root)
 
 
@@ -51,14 +53,18 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-MUST = os.environ.get("CI") == "true"  # where the browser is installed first: missing it is a failure
+MUST = (
+    os.environ.get("CI") == "true"
+)  # where the browser is installed first: missing it is a failure
 
 
 @pytest.fixture(scope="module")
 def browser():
     """Debian's chromium, headless; closed after each module, because its event loop keeps others out."""
     if not MUST:
-        pytest.importorskip("playwright", reason="playwright is not installed: pip install -e '.[test]'")
+        pytest.importorskip(
+            "playwright", reason="playwright is not installed: pip install -e '.[test]'"
+        )
         if not Path(CHROMIUM).exists():
             pytest.skip("chromium is not installed: apt-get install chromium")
     from playwright.sync_api import sync_playwright

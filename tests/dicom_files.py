@@ -30,10 +30,16 @@ def dataset(pixels: np.ndarray, sop_class: str, modality: str, **attributes: obj
     ds.SOPClassUID, ds.Modality = sop_class, modality
     # the same for the same numbers, so that tests and the fuzzer repeat
     own = (
-        generate_uid(entropy_srcs=[what, sop_class, pixels.tobytes().hex()]) for what in ("image", "study", "series")
+        generate_uid(entropy_srcs=[what, sop_class, pixels.tobytes().hex()])
+        for what in ("image", "study", "series")
     )
     ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = own
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = PATIENT, "1234", "19500101", "F"
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = (
+        PATIENT,
+        "1234",
+        "19500101",
+        "F",
+    )
     ds.AccessionNumber = ds.ReferringPhysicianName = ds.StudyID = ""
     ds.StudyDate, ds.StudyTime, ds.InstanceNumber, ds.SeriesNumber = "20240101", "120000", 1, 1
     ds.Manufacturer = "Nobody"
@@ -66,19 +72,33 @@ def film(rows: int = 40, columns: int = 30, seed: int = 0) -> np.ndarray:
     return (np.add.outer(np.arange(rows) * 40, np.arange(columns) * 60) + noise).astype(np.uint16)
 
 
-def cr(pixels: np.ndarray | None = None, orientation: str = "L\\F", **attributes: object) -> Dataset:
+def cr(
+    pixels: np.ndarray | None = None, orientation: str = "L\\F", **attributes: object
+) -> Dataset:
     """A chest film: 12 bits of 16, no window."""
-    given = {"BitsStored": 12, "HighBit": 11, "ImagerPixelSpacing": [0.2, 0.1], "ViewPosition": "PA"} | attributes
+    given = {
+        "BitsStored": 12,
+        "HighBit": 11,
+        "ImagerPixelSpacing": [0.2, 0.1],
+        "ViewPosition": "PA",
+    } | attributes
     if orientation:
         given["PatientOrientation"] = orientation.split("\\")
-    return dataset(film() if pixels is None else pixels, ComputedRadiographyImageStorage, "CR", **given)
+    return dataset(
+        film() if pixels is None else pixels, ComputedRadiographyImageStorage, "CR", **given
+    )
 
 
 def dx(pixels: np.ndarray | None = None, **attributes: object) -> Dataset:
     """A digital film, bone dark."""
-    given = {"PhotometricInterpretation": "MONOCHROME1", "PatientOrientation": ["L", "F"]} | attributes
+    given = {
+        "PhotometricInterpretation": "MONOCHROME1",
+        "PatientOrientation": ["L", "F"],
+    } | attributes
     pixels = film() if pixels is None else pixels
-    return dataset(pixels, DigitalXRayImageStorageForPresentation, "DX", BitsStored=12, HighBit=11, **given)
+    return dataset(
+        pixels, DigitalXRayImageStorageForPresentation, "DX", BitsStored=12, HighBit=11, **given
+    )
 
 
 def ct(position: float = 0.0, seed: int = 0, **attributes: object) -> Dataset:
@@ -124,5 +144,7 @@ def sc(frames: int = 0, **attributes: object) -> Dataset:
     """A screenshot in colour."""
     shape = (frames, 20, 31, 3) if frames else (20, 31, 3)
     pixels = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
-    storage = MultiFrameTrueColorSecondaryCaptureImageStorage if frames else SecondaryCaptureImageStorage
+    storage = (
+        MultiFrameTrueColorSecondaryCaptureImageStorage if frames else SecondaryCaptureImageStorage
+    )
     return dataset(pixels, storage, "OT", ConversionType="WSD", **attributes)

@@ -59,8 +59,14 @@ def film(study=None, rows=60, columns=50, orientation="L\\F", modality="CR", **m
     """A CR or DX image; a bright square lies at its upper left."""
     pixels = np.full((rows, columns), 200)
     pixels[rows // 6 : rows // 3, columns // 10 : columns // 3] = 3000
-    values = {"SeriesInstanceUID": generate_uid(), "ImagerPixelSpacing": [0.2, 0.2], "PatientOrientation": orientation}
-    return _image(study or study_of(), modality, CR if modality == "CR" else DX, pixels, **values | more)
+    values = {
+        "SeriesInstanceUID": generate_uid(),
+        "ImagerPixelSpacing": [0.2, 0.2],
+        "PatientOrientation": orientation,
+    }
+    return _image(
+        study or study_of(), modality, CR if modality == "CR" else DX, pixels, **values | more
+    )
 
 
 def slices(study=None, n=4, rows=32, columns=40, **more):
@@ -103,7 +109,10 @@ def report(study, texts, images=(), manufacturer="report maker"):
     for image in images:
         item = _item("IMAGE", ("121112", "Source of Measurement"))
         reference = Dataset()
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = (
+            image.SOPClassUID,
+            image.SOPInstanceUID,
+        )
         item.ReferencedSOPSequence = Sequence([reference])
         items.append(item)
     found.ContentSequence = Sequence([*items, inner])
@@ -113,7 +122,11 @@ def report(study, texts, images=(), manufacturer="report maker"):
 def _item(kind, name):
     item, code = Dataset(), Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = name[0], "DCM", name[1]
-    item.RelationshipType, item.ValueType, item.ConceptNameCodeSequence = "CONTAINS", kind, Sequence([code])
+    item.RelationshipType, item.ValueType, item.ConceptNameCodeSequence = (
+        "CONTAINS",
+        kind,
+        Sequence([code]),
+    )
     return item
 
 

@@ -26,7 +26,9 @@ class Orthanc:
     """Started on creation; `stop` and `start` keep what is stored."""
 
     def __init__(self, folder):
-        program = shutil.which("Orthanc") or ("/usr/sbin/Orthanc" if Path("/usr/sbin/Orthanc").exists() else None)
+        program = shutil.which("Orthanc") or (
+            "/usr/sbin/Orthanc" if Path("/usr/sbin/Orthanc").exists() else None
+        )
         if program is None or not PLUGIN.exists():
             if os.environ.get("CI"):
                 pytest.fail("Orthanc is missing; install orthanc and orthanc-dicomweb")
@@ -40,7 +42,11 @@ class Orthanc:
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True},
         }  # fmt: skip
         (folder / "orthanc.json").write_text(json.dumps(config))
-        self.command, self.log, self.process = [program, str(folder / "orthanc.json")], folder / "log", None
+        self.command, self.log, self.process = (
+            [program, str(folder / "orthanc.json")],
+            folder / "log",
+            None,
+        )
         self.start()
 
     def start(self):

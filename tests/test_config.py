@@ -2,15 +2,18 @@
 
 import pytest
 
-from textmask.config import Ramp, Stage, write_json
+from textmask.config import Ramp, Stage
 from textmask.errors import ConfigError
-from textmask.method import get_method, load_recipe
+from textmask.io.files import write_json
+from textmask.methods.registry import get_method, load_recipe
 from textmask.methods.unet import UNetRecipe
 
 
 def test_override_sets_fields_by_path_and_keeps_the_original():
     recipe = UNetRecipe()
-    changed = recipe.override("seed=5", "stages.segment.epochs=3", "stages.0.optim.lr=0.01", "stages.*.batch_size=2")
+    changed = recipe.override(
+        "seed=5", "stages.segment.epochs=3", "stages.0.optim.lr=0.01", "stages.*.batch_size=2"
+    )
     assert (changed.seed, changed.stages[0].epochs, changed.stages[0].optim.lr) == (5, 3, 0.01)
     assert changed.stages[0].batch_size == 2
     assert recipe.seed == 0
@@ -35,11 +38,15 @@ def test_wrong_overrides_say_what_and_what_is_valid(assignment, message):
 
 
 def test_unknown_method_lists_the_valid_ones():
-    with pytest.raises(ConfigError, match=r"unknown method 'unett'. Did you mean 'unet'.*statement_unet"):
+    with pytest.raises(
+        ConfigError, match=r"unknown method 'unett'. Did you mean 'unet'.*statement_unet"
+    ):
         get_method("unett")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"method": "nope"}', '{"method": "unet", "extra": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"method": "nope"}', '{"method": "unet", "extra": 1}']
+)
 def test_a_text_that_is_no_recipe_is_refused(text):
     with pytest.raises(ConfigError):
         load_recipe(text)
@@ -77,7 +84,11 @@ def test_tiles_share_less_than_a_whole_tile():
     assert (tiled.tiles.size, tiled.tiles.overlap) == ((64, 96), 63)
     assert UNetRecipe().override("tiles={}").tiles.size == (256, 256)
     assert UNetRecipe.from_json(tiled.to_json()) == tiled
-    for wrong in ('{"size":[64,96],"overlap":64}', '{"size":[96,64],"overlap":80}', '{"size":[0,64],"overlap":0}'):
+    for wrong in (
+        '{"size":[64,96],"overlap":64}',
+        '{"size":[96,64],"overlap":80}',
+        '{"size":[0,64],"overlap":0}',
+    ):
         with pytest.raises(ConfigError, match="neighbours must share less than a whole tile"):
             UNetRecipe().override(f"tiles={wrong}")
     with pytest.raises(ConfigError, match="overlap"):

@@ -8,9 +8,10 @@ import torch
 
 from textmask.config import Recipe
 from textmask.data.loaders import build_text
-from textmask.method import Method, build_method, get_method, list_methods, load_recipe
-from textmask.run.optim import build_optimizer, parameter_groups, weighted_sum
+from textmask.methods.base import Method
+from textmask.methods.registry import build_method, get_method, list_methods, load_recipe
 from textmask.text.grammar import parse
+from textmask.training.optim import build_optimizer, parameter_groups, weighted_sum
 from textmask.types import Batch
 
 PROMPTS = (
@@ -20,7 +21,9 @@ PROMPTS = (
 )
 
 
-def make_batch(recipe: Recipe, stage: str, n: int = 3, size: tuple[int, int] | None = None) -> Batch:
+def make_batch(
+    recipe: Recipe, stage: str, n: int = 3, size: tuple[int, int] | None = None
+) -> Batch:
     rows, columns = size or recipe.image_size
     generator = torch.Generator().manual_seed(7)
     prompts = tuple(PROMPTS[i % 3] for i in range(n))
@@ -102,7 +105,9 @@ def test_a_few_steps_lower_the_loss_on_one_batch(name):
     recipe, method = smoke(name)
     for stage_name in gradient_stages(recipe):
         stage = recipe.stage(stage_name)
-        optimizer = build_optimizer(stage.optim.model_copy(update={"lr": 1e-2}), parameter_groups(method, stage))
+        optimizer = build_optimizer(
+            stage.optim.model_copy(update={"lr": 1e-2}), parameter_groups(method, stage)
+        )
         batch = make_batch(recipe, stage_name)
         values = []
         for _ in range(12):
@@ -121,13 +126,18 @@ def test_same_seed_same_result(name):
     state = torch.get_rng_state()
     other = build_method(recipe.model_copy(update={"seed": 1}))
     assert torch.equal(state, torch.get_rng_state())
-    assert all(torch.equal(a, b) for a, b in zip(method.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(method.parameters(), again.parameters(), strict=True)
+    )
     if list(method.parameters()):
-        assert any(not torch.equal(a, b) for a, b in zip(method.parameters(), other.parameters(), strict=True))
+        assert any(
+            not torch.equal(a, b)
+            for a, b in zip(method.parameters(), other.parameters(), strict=True)
+        )
 
 
 def test_state_dict_round_trip_gives_the_same_logits(name, tmp_path):
-    from textmask.run import checkpoint
+    from textmask.runs import checkpoint
 
     recipe, method = smoke(name)
     observed(recipe, method).eval()
@@ -137,7 +147,9 @@ def test_state_dict_round_trip_gives_the_same_logits(name, tmp_path):
     again = build_method(recipe).eval()
     checkpoint.load_weights(again, *checkpoint.read_tensors(path), recipe)
     batch = make_batch(recipe, recipe.stages[0].name)
-    assert torch.equal(method(batch.image, batch.text).logits, again(batch.image, batch.text).logits)
+    assert torch.equal(
+        method(batch.image, batch.text).logits, again(batch.image, batch.text).logits
+    )
 
 
 def test_the_mask_is_never_needed_at_test_time(name):
@@ -156,10 +168,15 @@ def test_padding_never_changes_the_output(name):
     observed(recipe, method).eval()
     encoder = getattr(method, "text_encoder", None)
     if encoder is None:
-        assert not list(method.named_modules()) or "text_encoder" not in dict(method.named_children())
+        assert not list(method.named_modules()) or "text_encoder" not in dict(
+            method.named_children()
+        )
         return
     batch = make_batch(recipe, recipe.stages[0].name)
-    outputs = [method(batch.image, encoder.tokenize(batch.text, length)).logits.detach() for length in (None, 24, 32)]
+    outputs = [
+        method(batch.image, encoder.tokenize(batch.text, length)).logits.detach()
+        for length in (None, 24, 32)
+    ]
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(outputs[0], outputs[2], atol=1e-5, rtol=1e-5)
 
@@ -184,7 +201,9 @@ def test_the_picture_and_the_sentence_apart_give_what_they_give_together(name):
                 other = build_text(batch.text.prompts[::-1], batch.text.statements[::-1])
                 again = method.decode(features, batch.image, other)
                 assert torch.equal(again.logits, method(batch.image, other).logits)
-                assert torch.equal(method.decode(features, batch.image, batch.text).logits, whole.logits)
+                assert torch.equal(
+                    method.decode(features, batch.image, batch.text).logits, whole.logits
+                )
 
 
 def test_what_the_card_says_about_image_and_text_is_true(name):

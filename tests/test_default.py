@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 import textmask
-from textmask.cli import app
+from textmask.cli.app import app
 from textmask.data.phantom import PhantomConfig, make_phantom
-from textmask.run.checkpoint import DEFAULT_RUN, file_sha256
-from textmask.run.predict import Predictor
+from textmask.inference.predictor import Predictor
+from textmask.io.files import file_sha256
+from textmask.runs.checkpoint import DEFAULT_RUN
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def test_it_is_small_and_says_what_it_is():
 
 
 def test_it_answers_straight_after_install(film):
-    found = textmask.load().set_image(film).segment("Unilateral pulmonary infection, lower left lung.")
+    found = (
+        textmask.load().set_image(film).segment("Unilateral pulmonary infection, lower left lung.")
+    )
     assert found.mask.shape == (224, 224)
     assert (found.asked.said, found.asked.model) == ("image", "image")
     assert found.compatibility is not None
@@ -71,10 +74,14 @@ def test_the_patients_left_is_the_pictures_right(film):
 
 
 def test_the_command_needs_no_run(film, tmp_path):
-    told = CliRunner().invoke(app, ["predict", str(film), "opacity in the left lower lung", "--out", str(tmp_path)])
+    told = CliRunner().invoke(
+        app, ["predict", str(film), "opacity in the left lower lung", "--out", str(tmp_path)]
+    )
     assert told.exit_code == 0, told.output
     assert "1 done" in told.output
-    named = CliRunner().invoke(app, ["predict", "default", str(film), "opacity", "--out", str(tmp_path / "named")])
+    named = CliRunner().invoke(
+        app, ["predict", "default", str(film), "opacity", "--out", str(tmp_path / "named")]
+    )
     assert named.exit_code == 0, named.output
 
 
@@ -83,7 +90,9 @@ def test_a_folder_called_default_is_that_folder(film, tmp_path, monkeypatch):
     (tmp_path / "default" / "calibration.json").unlink()
     monkeypatch.chdir(tmp_path)
     assert Predictor("default").calibration is None
-    told = CliRunner().invoke(app, ["predict", "default", str(film), "Hello World", "--no-abstain", "--out", "out"])
+    told = CliRunner().invoke(
+        app, ["predict", "default", str(film), "Hello World", "--no-abstain", "--out", "out"]
+    )
     assert told.exit_code == 0, told.output
     (result,) = (tmp_path / "out").glob("*.json")
     assert json.loads(result.read_text())["compatibility"] is None

@@ -20,8 +20,14 @@ def test_every_marked_block_of_the_readme_runs(tmp_path):
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     env |= {"TEXTMASK_CACHE": str(tmp_path / "cache"), "PYTHONWARNINGS": "default"}
     for language, code in blocks:
-        command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)
+        command = (
+            ["bash", "-euo", "pipefail", "-c", code]
+            if language == "bash"
+            else [sys.executable, "-c", code]
+        )
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300
+        )
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
 
 

@@ -12,33 +12,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from textmask.config import Recipe as Recipe
-    from textmask.data.layouts import read_layout as read_layout
+    from textmask.data.layouts.read import read_layout as read_layout
     from textmask.data.manifest import Manifest as Manifest
-    from textmask.method import Method as Method
-    from textmask.method import get_method as get_method
-    from textmask.method import list_methods as list_methods
-    from textmask.run.evaluate import evaluate as evaluate
-    from textmask.run.predict import Predictor as Predictor
-    from textmask.run.report import report as report
-    from textmask.run.train import train as train
+    from textmask.evaluation.evaluate import evaluate as evaluate
+    from textmask.inference.batch import predict_folder as predict
+    from textmask.inference.predictor import Predictor as Predictor
+    from textmask.methods.base import Method as Method
+    from textmask.methods.registry import get_method as get_method
+    from textmask.methods.registry import list_methods as list_methods
+    from textmask.reports.page import write_report as report
+    from textmask.statement import Statement as Statement
     from textmask.text.grammar import parse as parse
-    from textmask.text.statement import Statement as Statement
+    from textmask.training.loop import train as train
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Manifest": "textmask.data.manifest",
-    "Method": "textmask.method",
-    "Predictor": "textmask.run.predict",
-    "Recipe": "textmask.config",
-    "Statement": "textmask.text.statement",
-    "evaluate": "textmask.run.evaluate",
-    "get_method": "textmask.method",
-    "list_methods": "textmask.method",
-    "parse": "textmask.text.grammar",
-    "read_layout": "textmask.data.layouts",
-    "report": "textmask.run.report",
-    "train": "textmask.run.train",
+_HOMES = {  # public name -> module and the name in it
+    "Manifest": ("textmask.data.manifest", "Manifest"),
+    "Method": ("textmask.methods.base", "Method"),
+    "Predictor": ("textmask.inference.predictor", "Predictor"),
+    "Recipe": ("textmask.config", "Recipe"),
+    "Statement": ("textmask.statement", "Statement"),
+    "evaluate": ("textmask.evaluation.evaluate", "evaluate"),
+    "get_method": ("textmask.methods.registry", "get_method"),
+    "list_methods": ("textmask.methods.registry", "list_methods"),
+    "parse": ("textmask.text.grammar", "parse"),
+    "predict": ("textmask.inference.batch", "predict_folder"),
+    "read_layout": ("textmask.data.layouts.read", "read_layout"),
+    "report": ("textmask.reports.page", "write_report"),
+    "train": ("textmask.training.loop", "train"),
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "list_methods",
     "load",
     "parse",
+    "predict",
     "read_layout",
     "report",
     "train",
@@ -64,8 +67,8 @@ def load(path: str | Path | None = None) -> Predictor:
 
     Without a path it is the model that comes with the package, see docs/default-model.md.
     """
-    from textmask.run.checkpoint import DEFAULT_RUN
-    from textmask.run.predict import Predictor
+    from textmask.inference.predictor import Predictor
+    from textmask.runs.checkpoint import DEFAULT_RUN
 
     return Predictor(DEFAULT_RUN if path is None else path)
 
@@ -73,7 +76,8 @@ def load(path: str | Path | None = None) -> Predictor:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'textmask' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

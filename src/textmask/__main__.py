@@ -1,6 +1,6 @@
 """`python -m textmask`."""
 
-from textmask.cli import main
+from textmask.cli.app import main
 
 if __name__ == "__main__":
     main()

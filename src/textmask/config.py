@@ -6,9 +6,7 @@ An ablation is another value of a field or a weight of 0, never another class.
 from __future__ import annotations
 
 import json
-import os
 from math import exp
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -53,7 +51,9 @@ class Augment(Config):
     rotate_deg: float = Field(10.0, ge=0, le=180)
     translate: float = Field(0.05, ge=0, lt=1, description="of the image size")
     scale: tuple[float, float] = (0.9, 1.1)
-    flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip, sentence included")
+    flip: float = Field(
+        0.0, ge=0, le=1, description="probability of a horizontal flip, sentence included"
+    )
     gamma: tuple[float, float] = (1.0, 1.0)
     brightness: float = Field(0.0, ge=0)
     contrast: float = Field(0.0, ge=0)
@@ -165,10 +165,16 @@ class Stage(Config):
     steps_per_epoch: int | None = Field(None, ge=1)
     start_from: str | None = None
     clip_norm: float | None = Field(1.0, gt=0)
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="evaluate and keep an average of the weights")
-    patience: int | None = Field(None, ge=1, description="epochs without a better validation score before stopping")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="evaluate and keep an average of the weights"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better validation score before stopping"
+    )
     select: Literal["metric", "last"] = "metric"
-    validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch is always validated")
+    validate_every: int = Field(
+        1, ge=1, description="epochs between validations; the last epoch is always validated"
+    )
 
     def lite(self, epochs: int, **changes: Any) -> Self:
         """The stage as the CPU presets train it: batch 32, AdamW 2e-3 in one cycle, small affine, no early stop."""
@@ -181,38 +187,6 @@ class Stage(Config):
             "patience": None,
         }
         return self.model_copy(update=preset | changes)
-
-
-# how the baselines of every result table are trained on a GPU
-BASELINE_STAGE = Stage(
-    name="segment",
-    epochs=100,
-    batch_size=16,
-    optim=Optim(lr=1e-4),
-    schedule=Schedule(name="cosine"),
-    weights={"dice": 0.5, "bce": 0.5},
-    patience=20,
-)
-# how the released code of GuideDecoder and MMI-UNet trains, and what is built on them
-BACKBONE_STAGE = Stage(
-    name="segment",
-    epochs=100,
-    batch_size=32,
-    optim=Optim(lr=3e-4),
-    schedule=Schedule(name="cosine"),
-    weights={"dice": 0.5, "bce": 0.5},
-    patience=20,
-)
-# of the CPU presets on EfficientNet-Lite0: its two finest scales stay as they are, which saves a quarter of a step, the
-# rest learns more slowly than what stands on it
-LITE0_LR = {
-    "net.encoder.conv_stem.*": 0.0,
-    "net.encoder.bn0.*": 0.0,
-    "net.encoder.blocks.[012].*": 0.0,
-    "net.encoder.*": 0.25,
-}
-# of the CPU presets: 2 M parameters with a stem at stride 4
-LITE_WIDTHS = (32, 80, 144, 208)
 
 
 class Recipe(Config):
@@ -236,7 +210,9 @@ class Recipe(Config):
     tiles: Tiles | None = None
     seed: int = Field(0, ge=0)
     precision: Literal["bf16", "fp32"] = "bf16"
-    select_on: Literal["dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled"] = "dice_per_image"
+    select_on: Literal["dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled"] = (
+        "dice_per_image"
+    )
     threshold: float = Field(0.5, gt=0, lt=1)
     empty_policy: Literal["one", "zero", "skip"] = "one"
 
@@ -246,10 +222,14 @@ class Recipe(Config):
         if len(set(names)) != len(names):
             raise ValueError(f"stage names repeat: {names}")
         if self.stages and self.stages[-1].epochs < 1:
-            raise ValueError("the last stage makes the model: its epochs should be greater than or equal to 1")
+            raise ValueError(
+                "the last stage makes the model: its epochs should be greater than or equal to 1"
+            )
         for i, stage in enumerate(self.stages):
             if stage.start_from is not None and stage.start_from not in names[:i]:
-                raise ValueError(f"stage {stage.name!r} starts from {stage.start_from!r}, which is no earlier stage")
+                raise ValueError(
+                    f"stage {stage.name!r} starts from {stage.start_from!r}, which is no earlier stage"
+                )
             if self.tiles is not None and stage.epochs and stage.optim is None:
                 raise ValueError(
                     f"stage {stage.name!r} learns where masks lie in whole pictures, which a tile does not know: "
@@ -260,10 +240,14 @@ class Recipe(Config):
     def smoke(self) -> Self:
         """Shrunk so that a test trains it in a second; methods also shrink their widths."""
         stages = tuple(
-            stage.model_copy(update={"epochs": 1, "batch_size": 4, "steps_per_epoch": 2 if stage.optim else None})
+            stage.model_copy(
+                update={"epochs": 1, "batch_size": 4, "steps_per_epoch": 2 if stage.optim else None}
+            )
             for stage in self.stages
         )
-        return self.model_copy(update={"image_size": (32, 32), "precision": "fp32", "stages": stages})
+        return self.model_copy(
+            update={"image_size": (32, 32), "precision": "fp32", "stages": stages}
+        )
 
     def lite(self) -> Self:
         """CPU preset; methods override it."""
@@ -287,7 +271,9 @@ class Recipe(Config):
         for assignment in assignments:
             path, sep, value = assignment.partition("=")
             if not sep:
-                raise ConfigError(f"override {assignment!r} has no '='. Write field=value, e.g. seed=1.")
+                raise ConfigError(
+                    f"override {assignment!r} has no '='. Write field=value, e.g. seed=1."
+                )
             try:
                 parsed = json.loads(value)
             except json.JSONDecodeError:
@@ -313,7 +299,9 @@ class Recipe(Config):
                 f"  {'.'.join(str(part) for part in e['loc']) or 'recipe'}: {e['msg']} (got {e['input']!r:.80})"
                 for e in error.errors()
             ]
-            raise ConfigError(f"recipe of {cls.__name__} is not valid:\n" + "\n".join(lines)) from None
+            raise ConfigError(
+                f"recipe of {cls.__name__} is not valid:\n" + "\n".join(lines)
+            ) from None
 
 
 def _assign(tree: Any, keys: list[str], value: Any, path: str) -> None:
@@ -339,17 +327,3 @@ def _assign(tree: Any, keys: list[str], value: Any, path: str) -> None:
         return
     choose(f"field in override {path!r}: field", key, list(tree))
     _assign(tree[key], rest, value, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old or the new file, never half of one.
-
-    Raises:
-        OSError: e.g. a full disk; the previous file is left as it was.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may write the same file
-    try:
-        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from textmask.text.statement import Statement
+    from textmask.statement import Statement
 
 Image: TypeAlias = Float[Tensor, "b c h w"]
 Mask: TypeAlias = Float[Tensor, "b 1 h w"]
@@ -21,14 +20,6 @@ TokenMask: TypeAlias = Bool[Tensor, "b l"]
 TextTokens: TypeAlias = Float[Tensor, "b l d"]
 Embedding: TypeAlias = Float[Tensor, "b _d"]  # _d: may differ between arguments
 ZoneBits: TypeAlias = Float[Tensor, "b 9"]
-
-
-class Laterality(StrEnum):
-    """What "left" means: the left of the picture, the patient's left, or nobody knows."""
-
-    IMAGE = "image"
-    PATIENT = "patient"
-    UNKNOWN = "unknown"
 
 
 class TextFeatures(NamedTuple):
@@ -65,7 +56,9 @@ class Text:
     def joined(cls, first: Text, second: Text) -> Text:
         """The sentences of both, one after the other; token numbers are left to the encoder."""
         zones = torch.cat([first.zones, second.zones])
-        return cls(first.prompts + second.prompts, zones, statements=first.statements + second.statements)
+        return cls(
+            first.prompts + second.prompts, zones, statements=first.statements + second.statements
+        )
 
     def to(self, device: torch.device | str) -> Text:
         """Move the tensors to `device`."""
@@ -101,7 +94,11 @@ class Batch:
         """Number of samples B."""
         return self.image.shape[0]
 
-    def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format) -> Batch:
+    def to(
+        self,
+        device: torch.device | str,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> Batch:
         """Move the tensors to `device`; pictures also to `memory_format`."""
 
         def picture(x: Tensor) -> Tensor:
@@ -113,7 +110,9 @@ class Batch:
             text=self.text.to(device),
             mask=None if self.mask is None else self.mask.to(device),
             views={name: picture(view) for name, view in self.views.items()},
-            unlabelled=None if self.unlabelled is None else self.unlabelled.to(device, memory_format),
+            unlabelled=None
+            if self.unlabelled is None
+            else self.unlabelled.to(device, memory_format),
         )
 
 

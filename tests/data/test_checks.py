@@ -10,11 +10,10 @@ import pytest
 from textmask.data import checks
 from textmask.data.checks import CheckReport, check, summary_rows
 from textmask.data.facts import left_share, measure, near_identical
-from textmask.data.layouts import read_layout
+from textmask.data.layouts.read import read_layout
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import PromptWarning
-from textmask.text.statement import Level, Side, Statement
-from textmask.types import Laterality
+from textmask.statement import Laterality, Level, Side, Statement
 
 TEXT = {
     "left": "unilateral pulmonary infection, one infected area, lower left lung.",
@@ -66,7 +65,11 @@ def test_clean_data_has_no_errors_and_no_warnings(tmp_path: Path) -> None:
     report = check(data_set(tmp_path))
     assert codes(report) == {"laterality": "note"}
     assert not report.has_errors
-    assert report.measured["laterality"] == {"one_sided": 24, "on_image_side": 1.0, "verdict": "image"}
+    assert report.measured["laterality"] == {
+        "one_sided": 24,
+        "on_image_side": 1.0,
+        "verdict": "image",
+    }
     assert report.measured["side_contradictions"] == {"n": 0, "of": 24}
     assert report.measured["splits"] == {"train": 18, "test": 6}
 
@@ -90,7 +93,10 @@ def test_progress_counts_rows(tmp_path: Path) -> None:
 
 
 def test_without_pixels_nothing_is_read(tmp_path: Path) -> None:
-    rows = (Row("gone1.png", "gone.png", TEXT["left"], "train", "p"), Row("gone2.png", None, "", "test", "p"))
+    rows = (
+        Row("gone1.png", "gone.png", TEXT["left"], "train", "p"),
+        Row("gone2.png", None, "", "test", "p"),
+    )
     report = check(Manifest(tmp_path, rows), pixels=False)
     assert codes(report) == {"shared-group": "error", "no-text": "warning"}
 
@@ -99,7 +105,9 @@ def test_shared_groups(tmp_path: Path) -> None:
     manifest = changed(changed(data_set(tmp_path), 0, group="p20"), 1, group="")
     report = check(manifest, pixels=False)
     assert keys(report, "shared-group") == {"i0.png", "i20.png"}
-    assert "1 of 24 (4.2 %) rows name no group" in next(f.message for f in report.findings if f.code == "no-group")
+    assert "1 of 24 (4.2 %) rows name no group" in next(
+        f.message for f in report.findings if f.code == "no-group"
+    )
 
 
 def test_identical_files_across_and_within_splits(tmp_path: Path) -> None:
@@ -107,7 +115,11 @@ def test_identical_files_across_and_within_splits(tmp_path: Path) -> None:
     (tmp_path / "i23.png").write_bytes((tmp_path / "i0.png").read_bytes())
     (tmp_path / "i2.png").write_bytes((tmp_path / "i1.png").read_bytes())
     report = check(manifest)
-    assert codes(report) == {"identical-image": "error", "repeated-image": "warning", "laterality": "note"}
+    assert codes(report) == {
+        "identical-image": "error",
+        "repeated-image": "warning",
+        "laterality": "note",
+    }
     assert keys(report, "identical-image") == {"i0.png", "i23.png"}
     assert keys(report, "repeated-image") == {"i1.png", "i2.png"}
 
@@ -118,7 +130,9 @@ def test_near_identical_survives_processing(tmp_path: Path) -> None:
     film = cv2.imread(str(tmp_path / "i0.png"), cv2.IMREAD_GRAYSCALE)
     other = cv2.resize((0.6 * film + 60).astype(np.uint8), (90, 90))
     cv2.imwrite(str(tmp_path / "i23.jpg"), other, [cv2.IMWRITE_JPEG_QUALITY, 50])
-    manifest = changed(changed(manifest, 23, image="i23.jpg", mask=None, labelled=False), 1, text=TEXT["left"])
+    manifest = changed(
+        changed(manifest, 23, image="i23.jpg", mask=None, labelled=False), 1, text=TEXT["left"]
+    )
     report = check(manifest)
     assert codes(report) == {"near-identical-image": "warning", "laterality": "note"}
     assert keys(report, "near-identical-image") == {"i0.png", "i23.jpg"}
@@ -131,7 +145,10 @@ def test_near_identical_by_brute_force(tmp_path: Path) -> None:
     base = texture(99).astype(float)
     for i in range(12):  # mixtures: correlations from clearly below to clearly above the threshold
         weight = 0.01 + 0.02 * (i * 5 % 12)
-        cv2.imwrite(str(tmp_path / f"i{i}.png"), ((1 - weight) * base + weight * texture(i)).astype(np.uint8))
+        cv2.imwrite(
+            str(tmp_path / f"i{i}.png"),
+            ((1 - weight) * base + weight * texture(i)).astype(np.uint8),
+        )
     facts = measure(manifest)
     want = {
         (a.row.image, b.row.image)
@@ -163,7 +180,9 @@ def test_text_on_the_wrong_side(tmp_path: Path) -> None:
 
 def swapped(manifest: Manifest) -> Manifest:
     other = {TEXT["left"]: TEXT["right"], TEXT["right"]: TEXT["left"]}
-    return replace(manifest, rows=tuple(replace(row, text=other[row.text]) for row in manifest.rows))
+    return replace(
+        manifest, rows=tuple(replace(row, text=other[row.text]) for row in manifest.rows)
+    )
 
 
 def test_laterality_is_measured_and_compared(tmp_path: Path) -> None:
@@ -177,9 +196,13 @@ def test_laterality_is_measured_and_compared(tmp_path: Path) -> None:
     ):
         manifest = data_set(tmp_path, laterality=declared)
         report = check(swapped(manifest) if flip else manifest)
-        assert codes(report) == {code: severity}  # and no sentence contradicts its mask under the measured reading
+        assert codes(report) == {
+            code: severity
+        }  # and no sentence contradicts its mask under the measured reading
         assert report.measured["laterality"]["verdict"] == ("patient" if flip else "image")
-        assert f"left means the {'patient' if flip else 'image'}'s left" in report.findings[0].message
+        assert (
+            f"left means the {'patient' if flip else 'image'}'s left" in report.findings[0].message
+        )
 
 
 def test_patient_sided_text_on_the_wrong_side(tmp_path: Path) -> None:
@@ -190,7 +213,11 @@ def test_patient_sided_text_on_the_wrong_side(tmp_path: Path) -> None:
 
 def test_too_few_or_undecided_sentences_give_no_verdict(tmp_path: Path) -> None:
     few = check(data_set(tmp_path, 8, Laterality.UNKNOWN))
-    assert few.measured["laterality"] == {"one_sided": 8, "on_image_side": 1.0, "verdict": "unknown"}
+    assert few.measured["laterality"] == {
+        "one_sided": 8,
+        "on_image_side": 1.0,
+        "verdict": "unknown",
+    }
     assert "side_contradictions" not in few.measured  # nobody knows how to read "left"
     manifest = data_set(tmp_path, 24, Laterality.UNKNOWN)
     half = replace(manifest, rows=tuple(replace(row, text=TEXT["left"]) for row in manifest.rows))
@@ -202,7 +229,9 @@ def test_mixed_laterality_is_an_error(tmp_path: Path) -> None:
     assert codes(report)["laterality-mixed"] == "error"
 
 
-def test_unilateral_and_bilateral_against_the_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unilateral_and_bilateral_against_the_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     statements = {
         "uni": Statement(lateral="unilateral", grammar="x"),
         "bi": Statement(lateral="bilateral", grammar="x"),
@@ -235,7 +264,9 @@ def test_unilateral_and_bilateral_against_the_mask(tmp_path: Path, monkeypatch: 
     assert keys(report, "text-count-mismatch") == {f"i{i}.png" for i in range(7, 12)}
 
 
-def test_prompt_warnings_of_the_parser_are_counted_not_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompt_warnings_of_the_parser_are_counted_not_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def warn(text: str) -> Statement:
         import warnings
 
@@ -247,7 +278,9 @@ def test_prompt_warnings_of_the_parser_are_counted_not_raised(tmp_path: Path, mo
 
 
 def test_sentences_no_grammar_understands(tmp_path: Path) -> None:
-    report = check(changed(data_set(tmp_path), 2, text="zwölf Boxkämpfer jagen Viktor"), pixels=False)
+    report = check(
+        changed(data_set(tmp_path), 2, text="zwölf Boxkämpfer jagen Viktor"), pixels=False
+    )
     assert keys(report, "not-understood") == {"i2.png"}
 
 
@@ -273,7 +306,9 @@ def test_unreadable_and_unequal_files(tmp_path: Path) -> None:
     report = check(manifest)
     assert keys(report, "unreadable") == {"i0.png", "i1.png", "i2.png"}
     assert keys(report, "size-mismatch") == {"i3.png"}
-    assert "picture (64, 64), mask (64, 80)" in next(f.message for f in report.findings if f.code == "size-mismatch")
+    assert "picture (64, 64), mask (64, 80)" in next(
+        f.message for f in report.findings if f.code == "size-mismatch"
+    )
     assert keys(report, "mixed-colour") == {"i4.png"}
     assert (report.measured["grey"], report.measured["colour"]) == (21, 1)
     assert report.has_errors
@@ -305,7 +340,9 @@ def real_set(name: str) -> Manifest:
 def test_real_qata_sample() -> None:
     """Every one-sided caption of valid and test: 3-4 % contradict their mask, left is the image's left."""
     manifest = real_set("qata-cov19-v2")
-    rows = tuple(row for row in manifest.rows if row.split != "train" and row.text.startswith("unilateral"))
+    rows = tuple(
+        row for row in manifest.rows if row.split != "train" and row.text.startswith("unilateral")
+    )
     report = check(replace(manifest, rows=rows))
     assert report.measured["laterality"]["verdict"] == "image"
     wrong = report.measured["side_contradictions"]
@@ -324,9 +361,11 @@ def test_real_qata_whole() -> None:
     assert 0.03 <= wrong["n"] / wrong["of"] <= 0.04
     assert report.measured["identical_across_splits"] == 0
     assert report.measured["near_identical_pairs"] == 3
-    assert {"images/train/covid_2077.jpg", "images/train/covid_3495.jpg", "images/train/covid_967.jpg"} <= keys(
-        report, "near-identical-image"
-    )
+    assert {
+        "images/train/covid_2077.jpg",
+        "images/train/covid_3495.jpg",
+        "images/train/covid_967.jpg",
+    } <= keys(report, "near-identical-image")
     assert report.measured["empty_masks"] == 0
 
 

@@ -36,7 +36,9 @@ def test_noise_has_the_moments_of_torch_poisson(count):
     n = 400_000
     dose = 20 * count  # x = 0.05, so that clipping at 1 touches next to nothing
     ours = low_dose(torch.full((1, 1, 1, n), 0.05), dose, rng()).double().flatten() * dose
-    exact = torch.poisson(torch.full((n,), count, dtype=torch.float64), generator=rng(1)).clamp(max=dose)
+    exact = torch.poisson(torch.full((n,), count, dtype=torch.float64), generator=rng(1)).clamp(
+        max=dose
+    )
     error = (2 * exact.var() / n).sqrt() * 5
     assert abs(ours.mean() - exact.mean()) < error
     assert abs(ours.var() / exact.var() - 1) < 0.02
@@ -48,16 +50,33 @@ def test_noise_has_the_moments_of_torch_poisson(count):
 @pytest.mark.parametrize("count", [0.4, 3.0, 12.0, 19.9])
 def test_few_photons_are_exactly_poisson(count):
     n = 200_000
-    drawn = (low_dose(torch.full((1, 1, 1, n), 0.1), 10 * count, rng(3)) * 10 * count).flatten().round().numpy()
+    drawn = (
+        (low_dose(torch.full((1, 1, 1, n), 0.1), 10 * count, rng(3)) * 10 * count)
+        .flatten()
+        .round()
+        .numpy()
+    )
     seen = np.arange(int(stats.poisson.ppf(1e-3, count)), int(stats.poisson.ppf(1 - 1e-3, count)))
     below, inside = stats.poisson.cdf(seen[0] - 1, count), stats.poisson.pmf(seen, count)
     expected = np.array([below, *inside, 1 - below - inside.sum()]) * n
-    got = np.array([(drawn < seen[0]).sum(), *((drawn == k).sum() for k in seen), (drawn > seen[-1]).sum()])
+    got = np.array(
+        [(drawn < seen[0]).sum(), *((drawn == k).sum() for k in seen), (drawn > seen[-1]).sum()]
+    )
     keep = expected > 5
-    assert (((got - expected) ** 2)[keep] / expected[keep]).sum() < stats.chi2.ppf(1 - 1e-4, keep.sum() - 1)
+    assert (((got - expected) ** 2)[keep] / expected[keep]).sum() < stats.chi2.ppf(
+        1 - 1e-4, keep.sum() - 1
+    )
     gaussian = np.random.default_rng(0).normal(count, np.sqrt(count), n).round()
-    wrong = np.array([(gaussian < seen[0]).sum(), *((gaussian == k).sum() for k in seen), (gaussian > seen[-1]).sum()])
-    assert (((wrong - expected) ** 2)[keep] / expected[keep]).sum() > stats.chi2.ppf(1 - 1e-4, keep.sum() - 1)
+    wrong = np.array(
+        [
+            (gaussian < seen[0]).sum(),
+            *((gaussian == k).sum() for k in seen),
+            (gaussian > seen[-1]).sum(),
+        ]
+    )
+    assert (((wrong - expected) ** 2)[keep] / expected[keep]).sum() > stats.chi2.ppf(
+        1 - 1e-4, keep.sum() - 1
+    )
 
 
 def test_dose_and_scale_multiply(images):
@@ -173,7 +192,10 @@ def test_a_picture_is_damaged_alike_in_every_batch(name, images):
     alone = corrupt(images[1:2], name, severity, picture_generators(["b.png"], 7))
     assert torch.equal(batch[1:2], alone)
     if name in ("low_dose", "burned_text"):
-        others = [corrupt(images[1:2], name, severity, picture_generators(["b.png"], seed)) for seed in range(8, 12)]
+        others = [
+            corrupt(images[1:2], name, severity, picture_generators(["b.png"], seed))
+            for seed in range(8, 12)
+        ]
         assert any(not torch.equal(alone, other) for other in others)
 
 

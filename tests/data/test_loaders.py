@@ -15,9 +15,11 @@ from textmask.data.cache import open_split
 from textmask.data.loaders import Loader, indices_from_list, labelled_indices, to_image
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import ConfigError, DataError
-from textmask.types import Laterality
+from textmask.statement import Laterality
 
-STAGE = Stage(name="s", batch_size=6, augment=Augment(flip=0.5), views=("strong",), weights={"a": 1.0})
+STAGE = Stage(
+    name="s", batch_size=6, augment=Augment(flip=0.5), views=("strong",), weights={"a": 1.0}
+)
 
 
 @pytest.fixture
@@ -34,7 +36,10 @@ def same(a, b):
 
 @pytest.mark.parametrize(
     ("n", "counts"),
-    [(5716, {0.01: 57, 0.05: 286, 0.10: 572, 0.25: 1429}), (2183, {0.01: 22, 0.05: 109, 0.10: 218, 0.25: 546})],
+    [
+        (5716, {0.01: 57, 0.05: 286, 0.10: 572, 0.25: 1429}),
+        (2183, {0.01: 22, 0.05: 109, 0.10: 218, 0.25: 546}),
+    ],
 )
 def test_label_fractions_have_the_published_counts_and_are_nested(n, counts):
     keys = [f"images/{i:05d}.png" for i in range(n)]
@@ -74,16 +79,24 @@ def test_a_listed_name_that_means_two_rows_is_an_error_unless_its_path_tells_the
 
 @pytest.mark.data
 def test_the_published_57_names_are_found(data_root):
-    from textmask.data.layouts import read_layout
+    from textmask.data.layouts.read import read_layout
 
     rows = read_layout(data_root / "qata-cov19-v2").rows_of("train")
     path = data_root / "qata-cov19-v2" / "semimedref_labeled_0.01.txt"
     assert len(indices_from_list(path, [row.image for row in rows])) == 57
 
 
-def test_the_cache_holds_the_resized_pictures_and_is_made_once(phantom_manifest, tmp_path, monkeypatch):
+def test_the_cache_holds_the_resized_pictures_and_is_made_once(
+    phantom_manifest, tmp_path, monkeypatch
+):
     calls = []
-    first = open_split(phantom_manifest, "valid", (32, 32), tmp_path, lambda done, total: calls.append((done, total)))
+    first = open_split(
+        phantom_manifest,
+        "valid",
+        (32, 32),
+        tmp_path,
+        lambda done, total: calls.append((done, total)),
+    )
     assert calls[-1] == (8, 8)
     assert first.images.shape == (8, 1, 32, 32)
     assert set(np.unique(first.masks)) == {0, 1}
@@ -99,13 +112,17 @@ def test_grey_and_colour_pictures_share_a_cache(tmp_path):
     pixels = {name: rng.integers(0, 256, shape, dtype=np.uint8) for name, shape in shapes.items()}
     for name, picture in pixels.items():
         cv2.imwrite(str(tmp_path / f"{name}.png"), picture)
-    rows = tuple(Row(f"{n}.png", None, "left", "train", "", Laterality.IMAGE, False) for n in pixels)
+    rows = tuple(
+        Row(f"{n}.png", None, "left", "train", "", Laterality.IMAGE, False) for n in pixels
+    )
     opened = open_split(Manifest(tmp_path, rows), "train", (8, 8), tmp_path / "cache")
     assert opened.images.shape == (4, 3, 8, 8)
     assert not opened.has_mask.any()
     for i, name in enumerate(pixels):
         picture = pixels[name] if pixels[name].ndim == 2 else pixels[name][:, :, ::-1]
-        expected = np.broadcast_to(picture, (3, 8, 8)) if picture.ndim == 2 else picture.transpose(2, 0, 1)
+        expected = (
+            np.broadcast_to(picture, (3, 8, 8)) if picture.ndim == 2 else picture.transpose(2, 0, 1)
+        )
         np.testing.assert_array_equal(opened.images[i], expected)
 
 
@@ -115,7 +132,9 @@ def test_a_mask_of_another_size_is_an_error(tmp_path):
     rows = (Row("a.png", "m.png", "left", "train", "", Laterality.IMAGE, True),)
     with pytest.raises(DataError, match=r"8 x 8 pixels, its mask .* has 8 x 9"):
         open_split(Manifest(tmp_path, rows), "train", (8, 8), tmp_path / "cache")
-    assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix in (".part", ".memmap", ".json")]
+    assert not [
+        p for p in (tmp_path / "cache").iterdir() if p.suffix in (".part", ".memmap", ".json")
+    ]
 
 
 def test_a_full_disk_leaves_no_half_cache(phantom_manifest, tmp_path, monkeypatch):
@@ -151,7 +170,9 @@ def test_an_epoch_sees_every_row_once_and_evaluation_keeps_the_order(data):
     loader = Loader(data, STAGE, seed=0, train=True)
     seen = [key for batch in loader.epoch(0) for key in batch.keys]
     assert sorted(seen) == sorted(data.keys)
-    plain = list(Loader(data, STAGE.model_copy(update={"batch_size": 7}), seed=0, train=False).epoch(0))
+    plain = list(
+        Loader(data, STAGE.model_copy(update={"batch_size": 7}), seed=0, train=False).epoch(0)
+    )
     assert [key for batch in plain for key in batch.keys] == list(data.keys)
     np.testing.assert_array_equal(torch.cat([b.mask for b in plain])[:, 0].numpy(), data.masks)
 
@@ -159,9 +180,13 @@ def test_an_epoch_sees_every_row_once_and_evaluation_keeps_the_order(data):
 def test_two_ranks_share_the_global_batch_of_one_process(data):
     stage = STAGE.model_copy(update={"views": ()})
     one = list(Loader(data, stage, seed=0, train=True).epoch(1))
-    ranks = [list(Loader(data, stage, seed=0, train=True, rank=r, world_size=2).epoch(1)) for r in (0, 1)]
+    ranks = [
+        list(Loader(data, stage, seed=0, train=True, rank=r, world_size=2).epoch(1)) for r in (0, 1)
+    ]
     for whole, first, second in zip(one, *ranks, strict=True):
-        torch.testing.assert_close(torch.cat([first.image, second.image]), whole.image, atol=0, rtol=0)
+        torch.testing.assert_close(
+            torch.cat([first.image, second.image]), whole.image, atol=0, rtol=0
+        )
         assert first.text.prompts + second.text.prompts == whole.text.prompts
     with pytest.raises(ConfigError, match="must divide by the 4 processes"):
         Loader(data, stage, seed=0, train=True, rank=0, world_size=4)
@@ -182,7 +207,9 @@ def test_flipped_samples_carry_a_mirrored_sentence(data):
 
 def test_labelled_and_unlabelled_streams(data):
     stage = STAGE.model_copy(update={"batch_size": 2, "unlabelled_batch_size": 8})
-    loader = Loader(data, stage, seed=0, train=True, indices=np.arange(4), unlabelled_indices=np.arange(24))
+    loader = Loader(
+        data, stage, seed=0, train=True, indices=np.arange(4), unlabelled_indices=np.arange(24)
+    )
     assert loader.steps_per_epoch == 3
     batches = list(loader.epoch(0))
     assert {key for b in batches for key in b.keys} <= set(data.keys[:4])
@@ -191,7 +218,9 @@ def test_labelled_and_unlabelled_streams(data):
 
 
 def test_rows_without_mask_or_label_are_never_trained_on(data):
-    hidden = replace(data, rows=tuple(replace(row, labelled=i >= 20) for i, row in enumerate(data.rows)))
+    hidden = replace(
+        data, rows=tuple(replace(row, labelled=i >= 20) for i, row in enumerate(data.rows))
+    )
     loader = Loader(hidden, STAGE.model_copy(update={"batch_size": 2}), seed=0, train=True)
     assert {key for b in loader.epoch(0) for key in b.keys} == set(data.keys[20:])
     nothing = replace(data, has_mask=np.zeros(len(data), bool))
@@ -260,7 +289,9 @@ def test_every_place_of_a_picture_is_drawn_up_to_its_border(data):
     stage = PLAIN.model_copy(update={"steps_per_epoch": 200})
     tile = Tiles(size=(30, 32), overlap=0)
     tops = set()
-    for batch in itertools.islice(Loader(data, stage, seed=0, train=True, tiles=tile).batches(0), 20):
+    for batch in itertools.islice(
+        Loader(data, stage, seed=0, train=True, tiles=tile).batches(0), 20
+    ):
         for i, key in enumerate(batch.keys):
             whole = torch.from_numpy(data.images[data.keys.index(key), 0].copy()).float() / 255
             tops |= {y for y in range(3) if torch.equal(whole[y : y + 30], batch.image[i, 0])}
@@ -269,7 +300,9 @@ def test_every_place_of_a_picture_is_drawn_up_to_its_border(data):
 
 def test_tiles_are_augmented_with_picture_from_around_them(data):
     white = replace(data, images=np.full_like(data.images, 255), masks=np.ones_like(data.masks))
-    turned = STAGE.model_copy(update={"augment": Augment(rotate_deg=45, translate=0, scale=(1, 1)), "views": ()})
+    turned = STAGE.model_copy(
+        update={"augment": Augment(rotate_deg=45, translate=0, scale=(1, 1)), "views": ()}
+    )
     small = Tiles(size=(8, 8), overlap=0)
     inside = [
         bool((image == 1).all()) and bool((mask == 1).all())
@@ -277,11 +310,19 @@ def test_tiles_are_augmented_with_picture_from_around_them(data):
         for image, mask in zip(batch.image, batch.mask, strict=True)
     ]
     assert np.mean(inside) > 0.5  # a tile turned by itself would have black corners
-    assert one_batch(white, turned).mask.eq(one_batch(white, turned).image[:, :1].ge(0.5)).float().mean() > 0.99
+    assert (
+        one_batch(white, turned)
+        .mask.eq(one_batch(white, turned).image[:, :1].ge(0.5))
+        .float()
+        .mean()
+        > 0.99
+    )
 
 
 def test_tiles_keep_the_sentence_of_their_picture_and_a_flip_mirrors_both(data):
-    always = PLAIN.model_copy(update={"augment": Augment(rotate_deg=0, translate=0, scale=(1, 1), flip=1.0)})
+    always = PLAIN.model_copy(
+        update={"augment": Augment(rotate_deg=0, translate=0, scale=(1, 1), flip=1.0)}
+    )
     upright, flipped = one_batch(data, PLAIN), one_batch(data, always)
     statements = dict(zip(data.keys, data.statements, strict=True))
     for key, statement in zip(upright.keys, upright.text.statements, strict=True):
@@ -316,7 +357,9 @@ def test_views_and_the_unlabelled_stream_are_tiles_too_and_ranks_share_them(data
     assert float(torch.corrcoef(pair)[0, 1]) > 0.8
     stage = stage.model_copy(update={"views": ()})
     whole = next(Loader(data, stage, **options).batches(0))
-    parts = [next(Loader(data, stage, **options, rank=rank, world_size=2).batches(0)) for rank in (0, 1)]
+    parts = [
+        next(Loader(data, stage, **options, rank=rank, world_size=2).batches(0)) for rank in (0, 1)
+    ]
     assert torch.equal(torch.cat([part.image for part in parts]), whole.image)
 
 
@@ -331,7 +374,9 @@ def test_a_tile_larger_than_the_picture_is_black_beyond_it(data, size):
 
 def test_a_picture_has_the_same_layout_in_memory_wherever_it_came_from():
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 6, 5), dtype=np.uint8)
-    turned = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # as read from a file
+    turned = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(
+        0, 3, 1, 2
+    )  # as read from a file
     assert torch.equal(to_image(pixels), to_image(turned))
     assert to_image(pixels).stride() == to_image(turned).stride() == (90, 1, 15, 3)
 

@@ -8,14 +8,22 @@ import pytest
 
 from textmask.data.manifest import Manifest, Row, read_manifest, write_manifest
 from textmask.errors import ConfigError, DataError, DataWarning
-from textmask.types import Laterality
+from textmask.statement import Laterality
 
 HEADER = "image,mask,text,split,group,laterality,labelled\n"
 ROWS = (
     Row("images/a.png", "masks/a.png", "upper left lung.", "train", "p1", Laterality.IMAGE, True),
     Row("images/b.png", None, "lower right lung.", "train", "p2", Laterality.IMAGE, False),
     Row("images/c.png", "masks/c.png", "no finding", "valid", "", Laterality.IMAGE, False),
-    Row("images/d.png", "masks/d.png", 'says "left", twice', "external-1", "", Laterality.IMAGE, True),
+    Row(
+        "images/d.png",
+        "masks/d.png",
+        'says "left", twice',
+        "external-1",
+        "",
+        Laterality.IMAGE,
+        True,
+    ),
 )
 
 
@@ -62,7 +70,10 @@ def test_hash_depends_on_rows_only(tmp_path: Path) -> None:
 
 def test_optional_columns_have_defaults_and_bom_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
-    path.write_text("text,image,mask,split\nleft,./x/a.png,m/a.png,Val\nright,x/b.png,,TRAIN\n", encoding="utf-8-sig")
+    path.write_text(
+        "text,image,mask,split\nleft,./x/a.png,m/a.png,Val\nright,x/b.png,,TRAIN\n",
+        encoding="utf-8-sig",
+    )
     got = read_manifest(path)
     assert got.name == "own"
     assert got.rows == (
@@ -88,7 +99,9 @@ def test_optional_columns_have_defaults_and_bom_is_accepted(tmp_path: Path) -> N
 @pytest.mark.parametrize("column", ["image", "mask"])
 def test_paths_that_leave_the_root(tmp_path: Path, cell: str, why: str, column: str) -> None:
     cells = {"image": "a.png", "mask": "m.png", column: cell}
-    path = table(tmp_path, f"ok.png,ok.png,t,train,,,\n{cells['image']},{cells['mask']},t,train,,,\n")
+    path = table(
+        tmp_path, f"ok.png,ok.png,t,train,,,\n{cells['image']},{cells['mask']},t,train,,,\n"
+    )
     with pytest.raises(DataError, match=rf"row 3, column {column}: .*{why}"):
         read_manifest(path)
 
@@ -115,7 +128,9 @@ def test_symbolic_links(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"row 2, column image: .*symbolic link that leaves"):
             read_manifest(table(root, f"{cell},,t,train,,,\n"))
     os.symlink(root, tmp_path / "linked-root")  # the root itself may be a link
-    assert read_manifest(table(root, "fine.png,,t,train,,,\n").parent.parent / "linked-root/manifest.csv")
+    assert read_manifest(
+        table(root, "fine.png,,t,train,,,\n").parent.parent / "linked-root/manifest.csv"
+    )
 
 
 def test_duplicates_and_case_collisions(tmp_path: Path) -> None:
@@ -124,13 +139,18 @@ def test_duplicates_and_case_collisions(tmp_path: Path) -> None:
         read_manifest(path)
     assert "2 problems" in str(error.value)
     assert "row 3, column image: 'a.png' was named in row 2;" in str(error.value)
-    assert "row 4, column image: 'A.PNG' was named in row 2 in other letter case ('a.png')" in str(error.value)
+    assert "row 4, column image: 'A.PNG' was named in row 2 in other letter case ('a.png')" in str(
+        error.value
+    )
 
 
 @pytest.mark.parametrize(
     ("header", "why"),
     [
-        ("image,mask,text,split,sex\n", r"row 1: unknown column 'sex'. Valid: image, mask, text, split"),
+        (
+            "image,mask,text,split,sex\n",
+            r"row 1: unknown column 'sex'. Valid: image, mask, text, split",
+        ),
         ("image,mask,text\n", r"row 1: missing column split"),
         ("image,text,split,text\n", r"column text appears twice"),
         ("image;mask;text;split\n", r"separated by ;"),
@@ -144,7 +164,10 @@ def test_bad_header(tmp_path: Path, header: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ("a.png,m.png,t,train,,viewer,\n", r"column laterality: 'viewer'; expected image, patient or unknown"),
+        (
+            "a.png,m.png,t,train,,viewer,\n",
+            r"column laterality: 'viewer'; expected image, patient or unknown",
+        ),
         ("a.png,m.png,t,train,,,maybe\n", r"column labelled: 'maybe'; expected true or false"),
         (" ,m.png,t,train,,,\n", r"column image: is empty"),
         ("a.png,,t,train,,,true\n", r"column labelled: is true but there is no mask"),
@@ -194,7 +217,9 @@ def test_empty_texts_warn_once(tmp_path: Path) -> None:
     assert len(caught) == 1
 
 
-@pytest.mark.parametrize("text", ["left\u202etfel lung", "left\x07 lung", "الرئة اليسرى", "zero\u200bwidth"])
+@pytest.mark.parametrize(
+    "text", ["left\u202etfel lung", "left\x07 lung", "الرئة اليسرى", "zero\u200bwidth"]
+)
 def test_hidden_characters_warn_and_are_kept(tmp_path: Path, text: str) -> None:
     with pytest.warns(DataWarning, match="1 texts hold control or right-to-left"):
         got = read_manifest(table(tmp_path, f"a.png,,{text},train,,,\n"))
@@ -208,7 +233,9 @@ def test_other_languages_and_line_breaks_do_not_warn(tmp_path: Path) -> None:
     assert got.rows[0].text == "Verschattung links,\n左肺下叶"
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+x", "-left", "@cmd", "\tx", "'=x", "''-y", "'quoted'", "plain"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+x", "-left", "@cmd", "\tx", "'=x", "''-y", "'quoted'", "plain"]
+)
 def test_formulas_are_written_harmless_and_read_back(tmp_path: Path, text: str) -> None:
     row = Row("-images/=a.png", None, text, "train", "@group", Laterality.UNKNOWN, False)
     write_manifest(Manifest(tmp_path, (row,)), tmp_path / "m.csv")

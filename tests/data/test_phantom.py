@@ -5,15 +5,24 @@ import numpy as np
 import pytest
 
 from textmask.data.manifest import read_manifest
-from textmask.data.phantom import CHEST_BANDS, ZONE_BOXES, PhantomConfig, make_phantom, write_phantoms
+from textmask.data.phantom import (
+    CHEST_BANDS,
+    ZONE_BOXES,
+    PhantomConfig,
+    make_phantom,
+    write_phantoms,
+)
 from textmask.errors import ConfigError, DataError
 from textmask.io.images import read_image, read_mask
+from textmask.statement import LUNG_ZONES, Laterality, Level, Side
 from textmask.text.grammar import parse
-from textmask.text.statement import LUNG_ZONES, Level, Side
-from textmask.types import Laterality
 
 SEEDS = range(40)
-MEASURED = {Level.UPPER: (0.0, 0.45), Level.MIDDLE: (0.35, 0.68), Level.LOWER: (0.42, 0.80)}  # on QaTa
+MEASURED = {
+    Level.UPPER: (0.0, 0.45),
+    Level.MIDDLE: (0.35, 0.68),
+    Level.LOWER: (0.42, 0.80),
+}  # on QaTa
 
 
 def zones_with_pixels(mask, laterality=Laterality.IMAGE):
@@ -22,7 +31,11 @@ def zones_with_pixels(mask, laterality=Laterality.IMAGE):
     zones, counted = set(), 0
     for side, level in LUNG_ZONES:
         band = [round(share * h) for share in CHEST_BANDS[level]]
-        cell = mask[band[0] : band[1], : w // 2] if side is Side.LEFT else mask[band[0] : band[1], w // 2 :]
+        cell = (
+            mask[band[0] : band[1], : w // 2]
+            if side is Side.LEFT
+            else mask[band[0] : band[1], w // 2 :]
+        )
         counted += cell.sum()
         if cell.any():
             zones.add((side if laterality is Laterality.IMAGE else side.mirrored, level))
@@ -107,9 +120,13 @@ def test_opacities_are_brighter_than_the_same_film_without_them():
                 core = np.zeros(film.mask.shape, np.uint8)
                 cv2.fillPoly(core, [np.rint(lesion.outline_px).astype(np.int32)], 1)
                 around = cv2.dilate(core, np.ones((25, 25), np.uint8)) & ~core & 1
-                brighter.append((store, film.image[core == 1].mean() - film.image[around == 1].mean()))
+                brighter.append(
+                    (store, film.image[core == 1].mean() - film.image[around == 1].mean())
+                )
         assert zones
-    by_kind = {kind: np.mean([v for k, v in brighter if k == kind]) for kind in ("lesion", "distractor")}
+    by_kind = {
+        kind: np.mean([v for k, v in brighter if k == kind]) for kind in ("lesion", "distractor")
+    }
     assert min(by_kind.values()) > 15
     assert abs(by_kind["lesion"] - by_kind["distractor"]) < 8
 
@@ -119,7 +136,12 @@ def test_difficulty_adds_noise_and_distractors_and_takes_contrast():
     assert easy.contrast > 2 * hard.contrast > 0
     assert hard.noise > 3 * easy.noise
     share = {
-        d: np.mean([bool(make_phantom(PhantomConfig((32, 32), d), seed).distractors) for seed in range(100)])
+        d: np.mean(
+            [
+                bool(make_phantom(PhantomConfig((32, 32), d), seed).distractors)
+                for seed in range(100)
+            ]
+        )
         for d in (0.0, 0.5, 1.0)
     }
     assert share[0.0] < 0.35 < share[0.5] < 0.8 < share[1.0]
@@ -142,7 +164,12 @@ def test_same_seed_same_film():
     a, b, c = (make_phantom(PhantomConfig((64, 64)), seed) for seed in (3, 3, 4))
     assert (a.image == b.image).all()
     assert (a.mask == b.mask).all()
-    assert (a.text, a.statement, a.lesions, a.distractors) == (b.text, b.statement, b.lesions, b.distractors)
+    assert (a.text, a.statement, a.lesions, a.distractors) == (
+        b.text,
+        b.statement,
+        b.lesions,
+        b.distractors,
+    )
     assert (a.image != c.image).any()
 
 
@@ -181,7 +208,9 @@ def test_unknown_style_is_named():
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     root = tmp_path_factory.mktemp("phantoms")
-    return write_phantoms(root, {"train": 60, "valid": 20, "test": 20}, PhantomConfig((64, 64)), seed=3)
+    return write_phantoms(
+        root, {"train": 60, "valid": 20, "test": 20}, PhantomConfig((64, 64)), seed=3
+    )
 
 
 def test_written_set_reads_back(written):
@@ -211,7 +240,9 @@ def test_written_set_is_reproducible_and_splits_are_independent(written, tmp_pat
         for folder in (row.image, row.mask):
             assert (tmp_path / folder).read_bytes() == (written.parent / folder).read_bytes()
     other = write_phantoms(tmp_path / "other", {"test": 10}, PhantomConfig((64, 64)), seed=4)
-    assert [row.text for row in read_manifest(other).rows] != [row.text for row in read_manifest(smaller).rows]
+    assert [row.text for row in read_manifest(other).rows] != [
+        row.text for row in read_manifest(smaller).rows
+    ]
 
 
 def test_no_two_films_are_equal(written):
@@ -219,7 +250,9 @@ def test_no_two_films_are_equal(written):
     assert len({manifest.image_path(row).read_bytes() for row in manifest.rows}) == len(manifest)
 
 
-@pytest.mark.parametrize("n", [{}, {"train": 0}, {"train": -1, "test": 5}, {"../train": 4}, {"validation": 4}])
+@pytest.mark.parametrize(
+    "n", [{}, {"train": 0}, {"train": -1, "test": 5}, {"../train": 4}, {"validation": 4}]
+)
 def test_impossible_numbers_are_refused_before_anything_is_written(n, tmp_path):
     with pytest.raises(ConfigError, match="write_phantoms"):
         write_phantoms(tmp_path / "new", n)

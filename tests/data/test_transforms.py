@@ -20,9 +20,9 @@ from textmask.data.transforms import (
     sample_affine,
     warp,
 )
+from textmask.statement import LUNG_ZONES, ZONES, Side, Statement
 from textmask.text.grammar import parse
 from textmask.text.render import render
-from textmask.text.statement import LUNG_ZONES, ZONES, Side, Statement
 
 STILL = Augment(rotate_deg=0.0, translate=0.0, scale=(1.0, 1.0))
 SIZE = (24, 30)
@@ -30,7 +30,9 @@ SIZE = (24, 30)
 
 def pictures(n=3, seed=0, size=SIZE):
     rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (n, 1, *size), dtype=np.uint8), rng.integers(0, 2, (n, *size), dtype=np.uint8)
+    return rng.integers(0, 256, (n, 1, *size), dtype=np.uint8), rng.integers(
+        0, 2, (n, *size), dtype=np.uint8
+    )
 
 
 def params(augment, prompts=("lower left lung",) * 3, seed=0, size=SIZE):
@@ -89,7 +91,10 @@ def test_after_a_flip_the_zone_bits_still_say_where_the_mask_is(zones, seed):
 
 
 def test_a_sentence_without_a_mirror_image_refuses_the_flip():
-    done = params(STILL.model_copy(update={"flip": 1.0}), ("RML opacity", "lower left lung", "lingular opacity"))
+    done = params(
+        STILL.model_copy(update={"flip": 1.0}),
+        ("RML opacity", "lower left lung", "lingular opacity"),
+    )
     assert done.flipped.tolist() == [False, True, False]
 
 
@@ -110,19 +115,31 @@ def test_rotation_turns_about_the_centre_and_a_shift_moves_by_a_share_of_the_siz
     assert 0.8 <= scales.min() < scales.max() <= 1.25
     angles = np.rad2deg(np.arctan2(matrices[:, 0, 1], matrices[:, 0, 0]))
     assert np.abs(angles).max() <= 30
-    moved = sample_affine(200, Augment(rotate_deg=0.0, translate=0.1, scale=(1.0, 1.0)), SIZE, np.random.default_rng(0))
+    moved = sample_affine(
+        200,
+        Augment(rotate_deg=0.0, translate=0.1, scale=(1.0, 1.0)),
+        SIZE,
+        np.random.default_rng(0),
+    )
     assert np.abs(moved[:, 0, 2]).max() <= 0.1 * SIZE[1]
     assert np.abs(moved[:, 1, 2]).max() <= 0.1 * SIZE[0]
 
 
 def test_the_tensor_warp_is_the_picture_warp():
     rng = np.random.default_rng(0)
-    images = cv2.GaussianBlur(rng.integers(0, 256, (40, 48), dtype=np.uint8), (9, 9), 3)[None, None].repeat(4, 0)
+    images = cv2.GaussianBlur(rng.integers(0, 256, (40, 48), dtype=np.uint8), (9, 9), 3)[
+        None, None
+    ].repeat(4, 0)
     matrices = sample_affine(4, Augment(rotate_deg=20.0), (40, 48), rng)
     neutral = np.ones(4)
     done = Geometry(matrices, np.zeros(4, bool), neutral, neutral * 0, neutral)
     ours = warp(torch.from_numpy(images).float(), matrices)
-    inside = (slice(None), slice(None), slice(8, -8), slice(8, -8))  # OpenCV rounds positions to 1/32 pixel
+    inside = (
+        slice(None),
+        slice(None),
+        slice(8, -8),
+        slice(8, -8),
+    )  # OpenCV rounds positions to 1/32 pixel
     np.testing.assert_allclose(ours.numpy()[inside], apply_image(images, done)[inside], atol=2.0)
 
 
@@ -152,7 +169,9 @@ def test_weak_view_is_the_picture_itself():
 @pytest.mark.parametrize("name", ["strong", "strong_blur"])
 def test_strong_views_are_seeded_bounded_and_keep_the_geometry(name):
     x = torch.rand(16, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    a, b, c = (photometric(x, PHOTOMETRIC[name], torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    a, b, c = (
+        photometric(x, PHOTOMETRIC[name], torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    )
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert 0 <= float(a.min()) <= float(a.max()) <= 1
@@ -162,13 +181,25 @@ def test_strong_views_are_seeded_bounded_and_keep_the_geometry(name):
 
 def test_published_values_of_the_strong_views():
     biclip, semi = PHOTOMETRIC["strong"], PHOTOMETRIC["strong_blur"]
-    assert (biclip.gamma, biclip.noise_sigma, biclip.brightness, biclip.motion_kernel) == ((0.9, 1.1), 0.01, 0.3, 5)
-    assert (semi.brightness, semi.contrast, semi.brightness_p, semi.blur_kernel) == (0.2, 0.2, 0.8, 7)
+    assert (biclip.gamma, biclip.noise_sigma, biclip.brightness, biclip.motion_kernel) == (
+        (0.9, 1.1),
+        0.01,
+        0.3,
+        5,
+    )
+    assert (semi.brightness, semi.contrast, semi.brightness_p, semi.blur_kernel) == (
+        0.2,
+        0.2,
+        0.8,
+        7,
+    )
 
 
 def test_blur_keeps_a_flat_picture_and_noise_has_its_deviation():
     flat = torch.full((4, 1, 64, 64), 0.5)
     blur = Photometric(motion_p=1.0, blur_p=1.0)
     torch.testing.assert_close(photometric(flat, blur, torch.Generator().manual_seed(0)), flat)
-    noisy = photometric(flat, Photometric(noise_sigma=0.05, noise_p=1.0), torch.Generator().manual_seed(0))
+    noisy = photometric(
+        flat, Photometric(noise_sigma=0.05, noise_p=1.0), torch.Generator().manual_seed(0)
+    )
     assert float((noisy - flat).std()) == pytest.approx(0.05, rel=0.05)

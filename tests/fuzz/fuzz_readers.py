@@ -42,7 +42,10 @@ CHARACTERS = "\0\u200b\u202e\u2066\ufeff\u00e9\u77b3\U0001f600\ud800\n\t\x1b\u01
 
 def seeds() -> dict[str, bytes]:
     """A small valid file of each kind."""
-    files = {name: to_bytes(make()) for name, make in {"cr": cr, "dx": dx, "ct": ct, "mr": mr, "sc": sc}.items()}
+    files = {
+        name: to_bytes(make())
+        for name, make in {"cr": cr, "dx": dx, "ct": ct, "mr": mr, "sc": sc}.items()
+    }
     files |= {f"{name}.dcm": files.pop(name) for name in list(files)}
     for syntax in ("ImplicitVRLittleEndian", "DeflatedExplicitVRLittleEndian", "RLELossless"):
         ds = mr()
@@ -54,9 +57,13 @@ def seeds() -> dict[str, bytes]:
         ds = sc()
         ds.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
         stream = io.BytesIO()
-        pixels = np.frombuffer(ds.PixelData, np.uint8)[: ds.Rows * ds.Columns * 3].reshape(ds.Rows, ds.Columns, 3)
+        pixels = np.frombuffer(ds.PixelData, np.uint8)[: ds.Rows * ds.Columns * 3].reshape(
+            ds.Rows, ds.Columns, 3
+        )
         Image.fromarray(pixels).save(
-            stream, "JPEG" if "JPEGB" in syntax else "JPEG2000", **({} if "JPEGB" in syntax else {"no_jp2": True})
+            stream,
+            "JPEG" if "JPEGB" in syntax else "JPEG2000",
+            **({} if "JPEGB" in syntax else {"no_jp2": True}),
         )
         ds.PixelData = pydicom.encaps.encapsulate([stream.getvalue()])
         ds["PixelData"].is_undefined_length = True
@@ -124,7 +131,9 @@ def sentence(rng: random.Random) -> str:
             parts.append(chr(rng.randrange(0x110000)))
         else:
             word = rng.choice(WORDS)
-            parts.append(word[: rng.randrange(len(word) + 1)].upper() + rng.choice(("", ".", "-", "/")))
+            parts.append(
+                word[: rng.randrange(len(word) + 1)].upper() + rng.choice(("", ".", "-", "/"))
+            )
     return rng.choice((" ", " ", "", ", ")).join(parts)
 
 
@@ -176,10 +185,13 @@ def run(seconds: float, seed: int, most: int | None = None) -> tuple[int, int, l
                 raise
             last = traceback.extract_tb(error.__traceback__)[-1]
             findings.setdefault(
-                f"{type(error).__name__} {last.filename}:{last.lineno}", f"case {count} {name}: {error!r}\n{what!r}"
+                f"{type(error).__name__} {last.filename}:{last.lineno}",
+                f"case {count} {name}: {error!r}\n{what!r}",
             )
         if (more := resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) > 500_000:  # kB
-            findings.setdefault(f"memory {name}", f"case {count} {name}: {more / 1e6:.1f} GB\n{what!r}")
+            findings.setdefault(
+                f"memory {name}", f"case {count} {name}: {more / 1e6:.1f} GB\n{what!r}"
+            )
         if (took := time.monotonic() - start) > 5:
             findings.setdefault(f"slow {name}", f"case {count} {name}: {took:.1f} s\n{what!r}")
     return count, accepted, [f"{place}\n{told}" for place, told in findings.items()]

@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from textmask.errors import DataError
-from textmask.io.images import picture_size, read_image, read_mask, resize_image, resize_mask, write_png
+from textmask.io.images import (
+    picture_size,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+    write_png,
+)
 
 GREY = np.random.default_rng(0).integers(0, 256, (37, 51), dtype=np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (37, 51, 3), dtype=np.uint8)
@@ -74,7 +81,9 @@ def test_16_bit_outliers_and_constants(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_colour_keeps_its_range_and_order(tmp_path: Path, suffix: str) -> None:
-    deep = (COLOUR.astype(np.uint16) + 100) * 3  # far below 65535: the high bytes alone would be 0..4
+    deep = (
+        COLOUR.astype(np.uint16) + 100
+    ) * 3  # far below 65535: the high bytes alone would be 0..4
     path = tmp_path / f"a.{suffix}"
     cv2.imwrite(str(path), deep[..., ::-1])
     assert np.abs(read_image(path).astype(int) - COLOUR).max() <= 3
@@ -107,8 +116,13 @@ def test_missing_empty_and_no_picture(tmp_path: Path, read: object) -> None:
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 @pytest.mark.parametrize("read", [read_image, read_mask])
-def test_truncated_is_an_error_not_a_half_grey_picture(tmp_path: Path, suffix: str, kept: float, read: object) -> None:
-    path = save(tmp_path / f"a.{suffix}", np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8))
+def test_truncated_is_an_error_not_a_half_grey_picture(
+    tmp_path: Path, suffix: str, kept: float, read: object
+) -> None:
+    path = save(
+        tmp_path / f"a.{suffix}",
+        np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8),
+    )
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(DataError, match=r"a\.(png|jpg|tif): cannot be decoded"):
@@ -127,11 +141,15 @@ def test_truncated_16_bit_colour_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("read", [read_image, picture_size])
 def test_a_bomb_is_refused_from_its_header(tmp_path: Path, side: int, read: object) -> None:
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     body = chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b""))
+    (tmp_path / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+    )
     with pytest.raises(DataError, match=r"bomb\.png: .*pixels"):
         read(tmp_path / "bomb.png")
 
@@ -164,7 +182,9 @@ def test_every_way_to_save_a_mask_reads_the_same(tmp_path: Path) -> None:
 
 def test_empty_masks_stay_empty(tmp_path: Path) -> None:
     assert not read_mask(save(tmp_path / "a.png", np.zeros((9, 9), np.uint8))).any()
-    assert not read_mask(save(tmp_path / "b.png", np.full((9, 9), 6, np.uint8))).any()  # noise of a JPEG
+    assert not read_mask(
+        save(tmp_path / "b.png", np.full((9, 9), 6, np.uint8))
+    ).any()  # noise of a JPEG
 
 
 def test_size_without_decoding(tmp_path: Path) -> None:
@@ -175,11 +195,15 @@ def test_resize_image_shape_and_mean() -> None:
     assert resize_image(COLOUR, (20, 30)).shape == (20, 30, 3)
     assert resize_image(GREY, (74, 102)).shape == (74, 102)
     checker = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-    assert np.abs(resize_image(checker, (16, 16)).astype(int) - 128).max() <= 1  # averaged, not sampled
+    assert (
+        np.abs(resize_image(checker, (16, 16)).astype(int) - 128).max() <= 1
+    )  # averaged, not sampled
 
 
 def test_resize_mask_stays_binary_and_keeps_area() -> None:
-    disc = (np.hypot(*(np.indices((200, 300)) - np.array([90, 120])[:, None, None])) < 50).astype(np.uint8)
+    disc = (np.hypot(*(np.indices((200, 300)) - np.array([90, 120])[:, None, None])) < 50).astype(
+        np.uint8
+    )
     for size in ((64, 96), (200, 300), (400, 900)):
         got = resize_mask(disc, size)
         assert got.shape == size
@@ -222,13 +246,16 @@ def test_write_png_refuses_what_is_no_picture(tmp_path: Path) -> None:
 
 
 def test_a_drawing_with_few_colours_looks_the_same_and_is_smaller():
-    from textmask.io.figures import bar_intervals_png
     from textmask.io.images import few_colours
+    from textmask.plots.charts import bar_intervals_png
 
     png = bar_intervals_png([("a", 0.5, 0.4, 0.6), ("b", 0.2, 0.1, 0.3)], "share")
     small = few_colours(png)
     assert len(small) < len(png) / 2
-    before, after = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(int) for data in (png, small))
+    before, after = (
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(int)
+        for data in (png, small)
+    )
     assert before.shape == after.shape
     assert np.abs(before - after).mean() < 2
     assert few_colours(png) == small

@@ -12,12 +12,16 @@ from textmask.errors import DataError
 from textmask.io import nifti
 from textmask.io.nifti import is_nifti, read_nifti, write_nifti_mask
 
-VOLUME = (np.random.default_rng(0).gamma(2, 100, (7, 9, 5)) + np.arange(7)[:, None, None] * 50).astype(np.int16)
+VOLUME = (
+    np.random.default_rng(0).gamma(2, 100, (7, 9, 5)) + np.arange(7)[:, None, None] * 50
+).astype(np.int16)
 RAS = np.diag([0.8, 0.9, 3.0, 1.0])
 LPS = np.diag([-0.8, -0.9, 3.0, 1.0])
 
 
-def to_bytes(volume: np.ndarray = VOLUME, affine: np.ndarray = RAS, two: bool = False, **fields: object) -> bytes:
+def to_bytes(
+    volume: np.ndarray = VOLUME, affine: np.ndarray = RAS, two: bool = False, **fields: object
+) -> bytes:
     image = (nibabel.Nifti2Image if two else nibabel.Nifti1Image)(volume, affine)
     for name, value in fields.items():
         image.header[name] = value
@@ -53,7 +57,12 @@ def test_slices_are_the_volume_stretched_as_a_whole(two, compressed):
         (np.diag([-0.8, 0.9, 3, 1]), "LA"),
         (np.diag([0.8, -0.9, -3, 1]), "RP"),
         (RAS[:, [1, 0, 2, 3]], "AR"),
-        (nibabel.affines.from_matvec(nibabel.eulerangles.euler2mat(0.3, 0.2, 0.1) @ np.diag([0.8, 0.9, 3])), "RA"),
+        (
+            nibabel.affines.from_matvec(
+                nibabel.eulerangles.euler2mat(0.3, 0.2, 0.1) @ np.diag([0.8, 0.9, 3])
+            ),
+            "RA",
+        ),
     ],
 )
 def test_orientation_of_the_affine(affine, expected):
@@ -67,7 +76,9 @@ def test_orientation_of_the_affine(affine, expected):
 def test_a_volume_stored_flipped_is_the_same_in_the_usual_view():
     flip = np.diag([-1.0, 1, 1, 1])
     flip[0, 3] = VOLUME.shape[0] - 1
-    for straight, flipped in zip(read_nifti(to_bytes()), read_nifti(to_bytes(VOLUME[::-1], RAS @ flip)), strict=True):
+    for straight, flipped in zip(
+        read_nifti(to_bytes()), read_nifti(to_bytes(VOLUME[::-1], RAS @ flip)), strict=True
+    ):
         assert not np.array_equal(straight.pixels, flipped.pixels)
         a, b = (p.orientation.to_usual(p.pixels) for p in (straight, flipped))
         assert np.array_equal(a, b)
@@ -110,20 +121,33 @@ def test_bytes_stay_and_a_negative_slope_inverts():
     assert np.array_equal(read_nifti(to_bytes(small))[2].pixels, small[:, :, 2].T)
     data = bytearray(to_bytes())
     data[112:120] = struct.pack("<2f", -2.0, 5.0)  # scl_slope, scl_inter
-    assert np.abs(read_nifti(bytes(data))[1].pixels - (255 - greys(VOLUME)[:, :, 1].T)).max() <= 0.51
+    assert (
+        np.abs(read_nifti(bytes(data))[1].pixels - (255 - greys(VOLUME)[:, :, 1].T)).max() <= 0.51
+    )
 
 
 @settings(deadline=None, max_examples=15)
-@given(seed=st.integers(0, 99), two=st.booleans(), axis=st.integers(0, 2), codes=st.tuples(*[st.integers(0, 4)] * 2))
+@given(
+    seed=st.integers(0, 99),
+    two=st.booleans(),
+    axis=st.integers(0, 2),
+    codes=st.tuples(*[st.integers(0, 4)] * 2),
+)
 def test_a_mask_has_exactly_the_geometry_of_its_picture(tmp_path_factory, seed, two, axis, codes):
     rng = np.random.default_rng(seed)
     rotation = nibabel.eulerangles.euler2mat(*rng.uniform(-3, 3, 3))
-    affine = nibabel.affines.from_matvec(rotation @ np.diag(rng.uniform(0.5, 4, 3)), rng.uniform(-99, 99, 3))
+    affine = nibabel.affines.from_matvec(
+        rotation @ np.diag(rng.uniform(0.5, 4, 3)), rng.uniform(-99, 99, 3)
+    )
     image = (nibabel.Nifti2Image if two else nibabel.Nifti1Image)(VOLUME, None)
     image.header.set_qform(affine, codes[0])
     image.header.set_sform(affine + 1e-4, codes[1])
     image.header.set_xyzt_units("mm", "sec")
-    image.header["descrip"], image.header["scl_slope"], image.header["scl_inter"] = b"Doe^Jane", 3, 1
+    image.header["descrip"], image.header["scl_slope"], image.header["scl_inter"] = (
+        b"Doe^Jane",
+        3,
+        1,
+    )
     pictures = read_nifti(image.to_bytes(), axis=axis)
     masks = [rng.integers(0, 2, p.pixels.shape).astype(np.uint8) for p in pictures]
     path = tmp_path_factory.mktemp("nifti") / f"mask.nii{'.gz' if seed % 2 else ''}"
@@ -132,19 +156,40 @@ def test_a_mask_has_exactly_the_geometry_of_its_picture(tmp_path_factory, seed, 
     assert found.get_data_dtype() == np.uint8
     assert found.shape == VOLUME.shape
     header = pictures[0].header.header
-    for field in ("pixdim", "qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x", "srow_z", "xyzt_units"):
+    for field in (
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        "quatern_b",
+        "qoffset_x",
+        "srow_x",
+        "srow_z",
+        "xyzt_units",
+    ):
         assert np.array_equal(found.header[field], header[field])
     assert np.array_equal(found.affine, header.get_best_affine())
     assert b"Doe" not in found.header.binaryblock
-    assert np.array_equal(np.moveaxis(np.asarray(found.dataobj), axis, 0), [mask.T for mask in masks])
+    assert np.array_equal(
+        np.moveaxis(np.asarray(found.dataobj), axis, 0), [mask.T for mask in masks]
+    )
 
 
 def test_masks_by_index_and_wrong_masks(tmp_path):
     pictures = read_nifti(to_bytes())
     header, mask = pictures[0].header, np.ones((9, 7), np.uint8)
     write_nifti_mask(tmp_path / "a.nii", {3: mask}, header)
-    assert np.asarray(nibabel.load(tmp_path / "a.nii").dataobj).sum(axis=(0, 1)).tolist() == [0, 0, 0, 63, 0]
-    for masks, match in (([mask], "1 masks for 5 slices"), ({5: mask}, "slice 5"), ({0: mask.T}, r"mask of \(7, 9\)")):
+    assert np.asarray(nibabel.load(tmp_path / "a.nii").dataobj).sum(axis=(0, 1)).tolist() == [
+        0,
+        0,
+        0,
+        63,
+        0,
+    ]
+    for masks, match in (
+        ([mask], "1 masks for 5 slices"),
+        ({5: mask}, "slice 5"),
+        ({0: mask.T}, r"mask of \(7, 9\)"),
+    ):
         with pytest.raises(DataError, match=match):
             write_nifti_mask(tmp_path / "b.nii", masks, header)
     with pytest.raises(DataError, match=r"ends in \.nii"):
@@ -185,7 +230,9 @@ def test_a_gzip_bomb_is_refused_while_it_inflates():
     refused(bomb, "inflates to more than")
     refused(gzip.compress(bytes(to_bytes()))[:-30], "ends too early|is truncated")
     refused(gzip.compress(to_bytes())[:-8] + b"\0" * 8, "compressed part is damaged")
-    refused(gzip.compress(bytes(header_of((20000, 20000, 20000)))), "at most 100,000,000 pixels a slice")
+    refused(
+        gzip.compress(bytes(header_of((20000, 20000, 20000)))), "at most 100,000,000 pixels a slice"
+    )
 
 
 def test_gzip_of_several_members_and_padding():
@@ -239,7 +286,11 @@ def test_colours_pairs_and_other_files():
 
 
 def test_damaged_headers():
-    for at, value in ((70, b"\x63\x00"), (108, struct.pack("<f", np.nan)), (108, struct.pack("<f", -1e9))):
+    for at, value in (
+        (70, b"\x63\x00"),
+        (108, struct.pack("<f", np.nan)),
+        (108, struct.pack("<f", -1e9)),
+    ):
         data = bytearray(to_bytes())
         data[at : at + len(value)] = value
         refused(bytes(data), "damaged|is truncated|more than")

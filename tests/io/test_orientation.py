@@ -22,7 +22,9 @@ def test_the_way_to_the_usual_view_and_back(pair):
 def test_directions_in_the_usual_view_literally(pair):
     """A picture whose values grow towards the patient's left, back and feet grows so in the usual view."""
     towards = {"L": (1, 0, 0), "P": (0, 1, 0), "F": (0, 0, 1)}
-    vectors = {k: np.array(v) for k, v in towards.items()} | {OPPOSITE[k]: -np.array(v) for k, v in towards.items()}
+    vectors = {k: np.array(v) for k, v in towards.items()} | {
+        OPPOSITE[k]: -np.array(v) for k, v in towards.items()
+    }
     rows, columns = np.mgrid[:3, :4]
     place = columns[..., None] * vectors[pair[0]] + rows[..., None] * vectors[pair[1]]
     orientation = Orientation(*pair)
@@ -50,7 +52,11 @@ def test_ap_and_pa_hang_alike():
 
 @pytest.mark.parametrize(
     ("cosines", "pair"),
-    [((1, 0, 0, 0, 1, 0), ("L", "P")), ((1, 0, 0, 0, 0, -1), ("L", "F")), ((-1, 0, 0, 0, -0.99, 0.14), ("R", "A"))],
+    [
+        ((1, 0, 0, 0, 1, 0), ("L", "P")),
+        ((1, 0, 0, 0, 0, -1), ("L", "F")),
+        ((-1, 0, 0, 0, -0.99, 0.14), ("R", "A")),
+    ],
 )
 def test_cosines(cosines, pair):
     found = Orientation.of_cosines(cosines, "ImageOrientationPatient")

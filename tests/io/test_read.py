@@ -11,7 +11,7 @@ from test_nifti import to_bytes as nifti_bytes
 from textmask.errors import DataError, DataWarning
 from textmask.io import read
 from textmask.io.images import read_image
-from textmask.io.read import is_medical, read_bytes, read_picture, read_pictures, read_series
+from textmask.io.read import is_medical_file, read_bytes, read_picture, read_pictures, read_series
 
 GREY = np.random.default_rng(0).integers(0, 256, (37, 51), dtype=np.uint8)
 
@@ -45,11 +45,16 @@ def test_a_file_and_its_bytes_are_the_same_pictures(tmp_path, name):
     assert len(from_file) == len(from_bytes)
     for a, b in zip(from_file, from_bytes, strict=True):
         assert np.array_equal(a.pixels, b.pixels)
-        assert (a.orientation, a.spacing_mm, a.index, a.format) == (b.orientation, b.spacing_mm, b.index, b.format)
+        assert (a.orientation, a.spacing_mm, a.index, a.format) == (
+            b.orientation,
+            b.spacing_mm,
+            b.index,
+            b.format,
+        )
         assert a.source == path
         assert b.source is None
-    assert is_medical(path) == (from_file[0].format != "picture")
-    if not is_medical(path):
+    assert is_medical_file(path) == (from_file[0].format != "picture")
+    if not is_medical_file(path):
         assert np.array_equal(from_file[0].pixels, read_image(path))
         assert from_file[0].orientation is from_file[0].index is from_file[0].header is None
 
@@ -65,19 +70,21 @@ def test_16_bit_colour_from_bytes():
 def test_medical_by_content_or_name(tmp_path):
     for name, content in (("x.png", FILES["film.dcm"]), ("noname", FILES["a.nii.gz"])):
         (tmp_path / name).write_bytes(content)
-        assert is_medical(tmp_path / name)
+        assert is_medical_file(tmp_path / name)
     for name in ("gone.dcm", "gone.nii.gz", "gone.NII"):
-        assert is_medical(tmp_path / name)
+        assert is_medical_file(tmp_path / name)
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"text"))
     (tmp_path / "x.txt").write_text("text")
     for name in ("x.gz", "x.txt", "gone.png"):
-        assert not is_medical(tmp_path / name)
+        assert not is_medical_file(tmp_path / name)
 
 
 def test_one_picture_or_an_index(tmp_path):
     path = tmp_path / "frames.dcm"
     path.write_bytes(FILES["frames.dcm"])
-    with pytest.raises(DataError, match=r"frames\.dcm: holds 3 pictures, expected one. Give the index .*0 to 2"):
+    with pytest.raises(
+        DataError, match=r"frames\.dcm: holds 3 pictures, expected one. Give the index .*0 to 2"
+    ):
         read_picture(path)
     assert read_picture(path, 1).index == 1
     assert np.array_equal(read_picture(path, 1).pixels, read_pictures(path)[1].pixels)
@@ -102,7 +109,11 @@ def test_bytes_beyond_the_limit_and_odd_names():
         read_bytes(FILES["a.png"], "a.png", limit=100)
     with pytest.raises(DataError, match="is empty"):
         read_bytes(b"", "a.png")
-    for name, shown in (("../../etc/a.png", "a.png: "), ("C:\\scans\\a.png", "a.png: "), ("", "the upload: ")):
+    for name, shown in (
+        ("../../etc/a.png", "a.png: "),
+        ("C:\\scans\\a.png", "a.png: "),
+        ("", "the upload: "),
+    ):
         with pytest.raises(DataError) as caught:
             read_bytes(b"text", name)
         assert str(caught.value).startswith(shown)
@@ -124,8 +135,15 @@ def test_a_series_is_sorted_along_its_normal(tmp_path):
     assert np.array_equal(pictures[0].pixels, read_bytes(to_bytes(ct(seed=4)), "x")[0].pixels)
     back = series(tmp_path / "sagittal", [0, 0], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
     for i, path in enumerate(sorted(back.iterdir())):
-        path.write_bytes(to_bytes(ct(ImageOrientationPatient=[0, 1, 0, 0, 0, -1], ImagePositionPatient=[3 * i, 0, 0])))
-    assert [float(p.header.ImagePositionPatient[0]) for p in read_series(back)] == [3, 0]  # the normal runs right
+        path.write_bytes(
+            to_bytes(
+                ct(ImageOrientationPatient=[0, 1, 0, 0, 0, -1], ImagePositionPatient=[3 * i, 0, 0])
+            )
+        )
+    assert [float(p.header.ImagePositionPatient[0]) for p in read_series(back)] == [
+        3,
+        0,
+    ]  # the normal runs right
 
 
 def test_what_is_no_series(tmp_path):

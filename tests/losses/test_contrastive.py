@@ -21,12 +21,17 @@ def vectors(n: int, d: int = 6, seed: int = 0) -> torch.Tensor:
 def literal_target(text: torch.Tensor, tau: float, rho: float) -> list[list[float]]:
     """Eq. 1, one number at a time."""
     n = len(text)
-    m = [[float(text[i] @ text[j] / (text[i].norm() * text[j].norm())) for j in range(n)] for i in range(n)]
+    m = [
+        [float(text[i] @ text[j] / (text[i].norm() * text[j].norm())) for j in range(n)]
+        for i in range(n)
+    ]
     target = []
     for i in range(n):
         clipped = [max(m[i][j] - sum(m[i]) / n, 0.0) for j in range(n)]
         total = sum(math.exp(x / tau) for x in clipped)
-        target.append([rho * math.exp(clipped[j] / tau) / total + (1 - rho) * (i == j) for j in range(n)])
+        target.append(
+            [rho * math.exp(clipped[j] / tau) / total + (1 - rho) * (i == j) for j in range(n)]
+        )
     return target
 
 
@@ -49,7 +54,9 @@ def test_equations_1_and_2_against_literal_sums(tau, rho):
     literal = literal_target(text, tau, rho)
     assert torch.allclose(target, torch.tensor(literal), atol=1e-5)
     s = cosine_similarity_matrix(image, text)
-    assert soft_contrastive(s, target, tau).item() == pytest.approx(literal_loss(s, literal, tau), rel=1e-4)
+    assert soft_contrastive(s, target, tau).item() == pytest.approx(
+        literal_loss(s, literal, tau), rel=1e-4
+    )
 
 
 def test_the_gradient_is_the_closed_form_with_the_1_over_b_that_the_paper_omits():
@@ -111,5 +118,8 @@ def test_extreme_similarities_stay_finite_in_low_precision():
 def test_flatness_of_near_equal_captions_is_visible_in_the_entropy():
     base, noise = torch.ones(16, 8), vectors(16, 8)
     near, far = base + 0.05 * noise, noise
-    entropies = [target_entropy(cluster_target(cosine_similarity_matrix(t, t), 0.07, 1.0)) for t in (near, far)]
+    entropies = [
+        target_entropy(cluster_target(cosine_similarity_matrix(t, t), 0.07, 1.0))
+        for t in (near, far)
+    ]
     assert entropies[0] > math.log(16) - 0.05 > entropies[1]

@@ -47,7 +47,9 @@ def test_bce_and_focal(pair):
 
 
 def test_dice_bce_weights(pair):
-    assert float(dice_bce(*pair)) == pytest.approx(0.5 * float(soft_dice(*pair)) + 0.5 * float(bce(*pair)), abs=1e-6)
+    assert float(dice_bce(*pair)) == pytest.approx(
+        0.5 * float(soft_dice(*pair)) + 0.5 * float(bce(*pair)), abs=1e-6
+    )
     assert torch.equal(dice_bce(*pair, dice_weight=1.0), soft_dice(*pair))
 
 
@@ -73,4 +75,6 @@ def test_bf16_logits_are_summed_in_fp32():
     logits = torch.randn(2, 1, 64, 64, generator=generator).bfloat16()
     mask = (torch.rand(2, 1, 64, 64, generator=generator) > 0.5).float()
     assert soft_dice(logits, mask).dtype == torch.float32
-    assert float(soft_dice(logits, mask)) == pytest.approx(float(soft_dice(logits.float(), mask)), abs=1e-6)
+    assert float(soft_dice(logits, mask)) == pytest.approx(
+        float(soft_dice(logits.float(), mask)), abs=1e-6
+    )

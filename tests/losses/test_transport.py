@@ -55,7 +55,9 @@ def test_the_plan_is_that_of_pot():
         part = cost[b, :, :count].double().numpy()
         n, length = part.shape
         marginals = np.full(n, 1 / n), np.full(length, 1 / length)
-        expected = ot.sinkhorn(*marginals, part, 0.03, method="sinkhorn_log", numItermax=20000, stopThr=1e-12)
+        expected = ot.sinkhorn(
+            *marginals, part, 0.03, method="sinkhorn_log", numItermax=20000, stopThr=1e-12
+        )
         np.testing.assert_allclose(found.plan[b, :, :count].numpy(), expected, atol=2e-6)
         assert not found.plan[b, :, count:].any()
 
@@ -68,7 +70,9 @@ def test_marginals_hold_to_the_tolerance_at_any_size(n, length):
     mask = mask_of(length, length // 2, length=length)
     with torch.autocast("cpu", torch.bfloat16):
         for direction in ("image_to_text", "text_to_image"):
-            found = sinkhorn(cosine_cost(image.bfloat16(), text.bfloat16()), mask, direction=direction)
+            found = sinkhorn(
+                cosine_cost(image.bfloat16(), text.bfloat16()), mask, direction=direction
+            )
             assert found.plan.dtype == torch.float32
             assert torch.isfinite(found.plan).all()
             rows, columns = found.plan.sum(2), found.plan.sum(1)
@@ -102,13 +106,18 @@ def test_permuting_tokens_permutes_the_plan(seed):
     rows, columns = torch.randperm(9, generator=generator), torch.randperm(6, generator=generator)
     plan = sinkhorn(cost).plan
     torch.testing.assert_close(
-        sinkhorn(cost[:, rows][:, :, columns]).plan, plan[:, rows][:, :, columns], atol=1e-6, rtol=1e-4
+        sinkhorn(cost[:, rows][:, :, columns]).plan,
+        plan[:, rows][:, :, columns],
+        atol=1e-6,
+        rtol=1e-4,
     )
 
 
 def test_both_directions_agree_at_convergence_and_each_has_its_exact_marginal_before():
     cost = cosine_cost(*features())
-    one, other = (sinkhorn(cost, MASK, direction=d, **EXACT).plan for d in ("image_to_text", "text_to_image"))
+    one, other = (
+        sinkhorn(cost, MASK, direction=d, **EXACT).plan for d in ("image_to_text", "text_to_image")
+    )
     torch.testing.assert_close(one, other, atol=1e-4 / 12, rtol=1e-4)
     early = {"max_iterations": 1, "tolerance": 0.0}
     rows = sinkhorn(cost, **early).plan.sum(2)
@@ -141,10 +150,16 @@ def test_scalings_and_logarithms_give_the_same_plan(monkeypatch):
 
 def test_the_compiled_loop_is_that_of_other_devices(monkeypatch):
     cost = cosine_cost(*features())
-    for chosen in ({}, {"max_iterations": 1}, {"max_iterations": 0}, EXACT, {"direction": "text_to_image"}):
-        monkeypatch.setattr(transport, "_is_compiled", lambda cost: True)
+    for chosen in (
+        {},
+        {"max_iterations": 1},
+        {"max_iterations": 0},
+        EXACT,
+        {"direction": "text_to_image"},
+    ):
+        monkeypatch.setattr(transport, "_is_on_cpu", lambda cost: True)
         fast = sinkhorn(cost, MASK, **chosen)
-        monkeypatch.setattr(transport, "_is_compiled", lambda cost: False)
+        monkeypatch.setattr(transport, "_is_on_cpu", lambda cost: False)
         other = sinkhorn(cost, MASK, **chosen)
         torch.testing.assert_close(fast.plan, other.plan, atol=1e-7, rtol=1e-3)
         assert (fast.iterations - other.iterations).abs().max() <= (50 if chosen is EXACT else 0)
@@ -187,7 +202,10 @@ def test_the_implicit_gradient_is_that_of_the_unrolled_iteration(eps):
     loss = transport_loss(cost, mask, eps=eps, grad="implicit", **EXACT)
     (gradient,) = torch.autograd.grad(loss, cost)
     exact = cost.detach().double().requires_grad_()
-    parts = [(slow(exact[b, :, :count], eps, 600) * exact[b, :, :count]).sum() for b, count in enumerate((7, 4))]
+    parts = [
+        (slow(exact[b, :, :count], eps, 600) * exact[b, :, :count]).sum()
+        for b, count in enumerate((7, 4))
+    ]
     (expected,) = torch.autograd.grad(sum(parts) / 2, exact)
     assert loss.item() == pytest.approx(sum(part.item() for part in parts) / 2, rel=1e-4)
     assert (gradient - expected).norm() / expected.norm() < 1e-3
@@ -198,7 +216,9 @@ def test_the_implicit_gradient_is_that_of_the_unrolled_iteration(eps):
 def test_the_implicit_gradient_against_finite_differences():
     cost = cosine_cost(*features(1, 4, 3, seed=5))
     start = cost.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(transport_loss(start, eps=0.2, grad="implicit", **EXACT), start)
+    (gradient,) = torch.autograd.grad(
+        transport_loss(start, eps=0.2, grad="implicit", **EXACT), start
+    )
     for i, j in ((0, 0), (2, 1), (3, 2)):
         values = []
         for sign in (1, -1):
@@ -212,11 +232,12 @@ def test_both_solvers_of_the_implicit_gradient_against_float64(monkeypatch):
     cost = torch.rand(4, 49, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
     exact = cost.detach().double().requires_grad_()
     parts = [
-        (slow(exact[b, :, :count], iterations=600) * exact[b, :, :count]).sum() for b, count in enumerate((7, 4, 1))
+        (slow(exact[b, :, :count], iterations=600) * exact[b, :, :count]).sum()
+        for b, count in enumerate((7, 4, 1))
     ]
     (expected,) = torch.autograd.grad(sum(parts) / 3, exact)
     for compiled in (True, False):
-        monkeypatch.setattr(transport, "_is_compiled", lambda cost, compiled=compiled: compiled)
+        monkeypatch.setattr(transport, "_is_on_cpu", lambda cost, compiled=compiled: compiled)
         loss = transport_loss(cost, mask_of(7, 4, 1, 0), grad="implicit", **EXACT)
         (gradient,) = torch.autograd.grad(loss, cost)
         assert (gradient - expected).norm() / expected.norm() < 1e-3
@@ -228,7 +249,7 @@ def test_the_implicit_gradient_of_a_plan_that_falls_apart_is_the_plan(compiled, 
     """Every word has its own places: the L x L system is 0 but for rounding, and a solver would crash or explode."""
     noise = torch.rand(2, 24, 24, generator=torch.Generator().manual_seed(0))
     cost = (1 - torch.eye(24) + 0.01 * noise).requires_grad_()
-    monkeypatch.setattr(transport, "_is_compiled", lambda cost: compiled)
+    monkeypatch.setattr(transport, "_is_on_cpu", lambda cost: compiled)
     (gradient,) = torch.autograd.grad(transport_loss(cost, grad="implicit"), cost)
     torch.testing.assert_close(gradient, torch.eye(24).expand(2, 24, 24) / 48, atol=1e-6, rtol=1e-3)
 
@@ -254,9 +275,13 @@ def test_one_image_token_one_word_and_equal_tokens(grad):
     for n, length in ((1, 7), (12, 1), (1, 1)):
         cost = cosine_cost(*features(2, n, length)).requires_grad_()
         loss = transport_loss(cost, grad=grad)
-        assert loss.item() == pytest.approx(cost.mean().item(), rel=1e-4)  # one plan is possible: the uniform one
+        assert loss.item() == pytest.approx(
+            cost.mean().item(), rel=1e-4
+        )  # one plan is possible: the uniform one
         (gradient,) = torch.autograd.grad(loss, cost)
-        torch.testing.assert_close(gradient, torch.full_like(cost, 1 / (2 * n * length)), atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(
+            gradient, torch.full_like(cost, 1 / (2 * n * length)), atol=1e-5, rtol=1e-3
+        )
     same = torch.ones(2, 5, 8, requires_grad=True)
     loss = transport_loss(cosine_cost(same, same), grad=grad)
     assert loss.item() == pytest.approx(0, abs=1e-6)

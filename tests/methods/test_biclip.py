@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from textmask.data.transforms import sample_affine, warp
-from textmask.method import build_method, get_method
-from textmask.methods.biclip.model import BMF, PseudoImageGenerator, cycle_loss, generation_loss, iac_loss
+from textmask.methods.biclip.model import (
+    BMF,
+    PseudoImageGenerator,
+    cycle_loss,
+    generation_loss,
+    iac_loss,
+)
+from textmask.methods.registry import build_method, get_method
 from textmask.nn.image_encoders import standardise
 from textmask.types import Batch, Text
 
@@ -45,7 +51,9 @@ def test_eq1_bmf_adds_the_mlp_of_the_concatenation():
             sum(w * x for w, x in zip(row.tolist(), gelu, strict=True)) + c.item()
             for row, c in zip(second.weight, second.bias, strict=True)
         ]
-        assert out[b].tolist() == pytest.approx([a + d for a, d in zip(t[b].tolist(), delta, strict=True)], abs=1e-5)
+        assert out[b].tolist() == pytest.approx(
+            [a + d for a, d in zip(t[b].tolist(), delta, strict=True)], abs=1e-5
+        )
 
 
 def test_eq2_cycle_is_the_mean_squared_or_absolute_difference_and_detaches_t():
@@ -88,7 +96,9 @@ def test_eq7_prediction_comes_from_the_weak_branch_and_needs_no_mask():
     with torch.no_grad():
         out = method(b.image, b.text)
         painting = method.paint(b.image, b.text)
-        logits, _ = method.unet(torch.cat([(b.image - 0.5) / 0.25, (painting.pseudo_image - 0.5) / 0.25], 1))
+        logits, _ = method.unet(
+            torch.cat([(b.image - 0.5) / 0.25, (painting.pseudo_image - 0.5) / 0.25], 1)
+        )
     torch.testing.assert_close(out.logits, logits)
     torch.testing.assert_close(out.probability, torch.sigmoid(logits))
 
@@ -102,7 +112,9 @@ def test_eq8_terms_are_those_of_the_paper_with_the_published_weights():
     losses = method.losses("segment", b)
     painting = method.paint(b.image, b.text)
     target = torch.where(b.mask != 0, b.image, torch.zeros(()))
-    assert losses["gen"].item() == pytest.approx((painting.pseudo_image - target).abs().mean().item(), abs=1e-6)
+    assert losses["gen"].item() == pytest.approx(
+        (painting.pseudo_image - target).abs().mean().item(), abs=1e-6
+    )
     assert losses["cycle"].item() == pytest.approx(
         ((painting.text - method.image_to_text(painting.pseudo_image)) ** 2).mean().item(), abs=1e-6
     )
@@ -124,7 +136,9 @@ def test_strong_branch_is_detached_unless_asked():
         method = build_method(recipe(iac_target=target, warp="input"))
         seen = []
         original = method.unet.features
-        method.unet.features = lambda *a, original=original, seen=seen: seen.append(original(*a)) or seen[-1]
+        method.unet.features = lambda *a, original=original, seen=seen: (
+            seen.append(original(*a)) or seen[-1]
+        )
         method.losses("segment", batch())
         assert seen[-1].requires_grad is grows
 
@@ -134,7 +148,12 @@ def test_pseudo_image_has_the_published_size_and_follows_other_sizes():
     t = torch.randn(2, 784)
     assert generator(t, (224, 224)).shape == (2, 3, 224, 224)
     assert generator(t, (97, 130)).shape == (2, 3, 97, 130)
-    assert 0 <= float(generator(t, (224, 224)).detach().min()) <= float(generator(t, (224, 224)).detach().max()) <= 1
+    assert (
+        0
+        <= float(generator(t, (224, 224)).detach().min())
+        <= float(generator(t, (224, 224)).detach().max())
+        <= 1
+    )
 
 
 def test_published_dimensions_of_the_paper_preset():

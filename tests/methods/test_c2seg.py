@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from textmask.errors import ConfigError
-from textmask.method import build_method, get_method
 from textmask.methods.c2seg import C2SegRecipe
 from textmask.methods.c2seg.model import BCAM, Fusion, KGate
+from textmask.methods.registry import build_method, get_method
 from textmask.nn.kan import KANLinear
 from textmask.text.grammar import parse
 from textmask.types import Batch, Text
@@ -22,7 +22,9 @@ PROMPTS = (
 
 
 def text_of(prompts) -> Text:
-    return Text(tuple(prompts), torch.tensor([parse(p).bits() for p in prompts], dtype=torch.float32))
+    return Text(
+        tuple(prompts), torch.tensor([parse(p).bits() for p in prompts], dtype=torch.float32)
+    )
 
 
 def batch_of(prompts, size=(32, 32)) -> Batch:
@@ -39,9 +41,19 @@ def smoke(**changes):
     return method
 
 
-def literal_bcam(module: BCAM, v: torch.Tensor, l: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: E741
+def literal_bcam(
+    module: BCAM,
+    v: torch.Tensor,
+    l: torch.Tensor,  # noqa: E741
+    n: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Eq. 4-6 of one picture with loops; `n` real tokens."""
-    vk, vv, lk, lv = module.vision_key(v), module.vision_value(v), module.language_key(l), module.language_value(l)
+    vk, vv, lk, lv = (
+        module.vision_key(v),
+        module.vision_value(v),
+        module.language_key(l),
+        module.language_value(l),
+    )
     places, channels = v.shape
     a = torch.zeros(places, n)
     for p in range(places):
@@ -129,7 +141,9 @@ def test_fusion_mixes_both_gated_streams():
     both = torch.cat([fusion.vision_gate(f_v), fusion.language_gate(f_l)], 2)
     expected = both @ fusion.mix.weight.T + fusion.mix.bias
     assert torch.allclose(out, expected.transpose(1, 2).reshape(2, 8, 3, 4), atol=1e-6)
-    assert torch.allclose(weight.sum(dim=(1, 2, 3)), torch.ones(2), atol=1e-5)  # Eq. 6: softmax over places
+    assert torch.allclose(
+        weight.sum(dim=(1, 2, 3)), torch.ones(2), atol=1e-5
+    )  # Eq. 6: softmax over places
 
 
 def test_segment_loss_is_half_bce_half_dice():
@@ -139,13 +153,15 @@ def test_segment_loss_is_half_bce_half_dice():
     p, y = method(batch.image, batch.text).probability, batch.mask
     losses = method.losses("segment", batch)
     literal_bce = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
-    dice = [1 - (2 * (p[i] * y[i]).sum() + 1e-5) / (p[i].sum() + y[i].sum() + 1e-5) for i in range(3)]
+    dice = [
+        1 - (2 * (p[i] * y[i]).sum() + 1e-5) / (p[i].sum() + y[i].sum() + 1e-5) for i in range(3)
+    ]
     assert losses["bce"].item() == pytest.approx(literal_bce.item(), rel=1e-4)
     assert losses["dice"].item() == pytest.approx(sum(dice).item() / 3, rel=1e-4)
 
 
 def test_pretraining_logs_entropy_and_diagonal_and_leaves_the_decoder_alone():
-    from textmask.run.optim import parameter_groups
+    from textmask.training.optim import parameter_groups
 
     method, batch = smoke(), batch_of(PROMPTS)
     loss = method.losses("pretrain", batch)["contrast"]
@@ -160,7 +176,10 @@ def test_pretraining_logs_entropy_and_diagonal_and_leaves_the_decoder_alone():
 
 def test_hard_contrast_is_another_target():
     batch = batch_of(PROMPTS)
-    losses = {name: smoke(contrast=name).losses("pretrain", batch)["contrast"].item() for name in ("hard", "cacl")}
+    losses = {
+        name: smoke(contrast=name).losses("pretrain", batch)["contrast"].item()
+        for name in ("hard", "cacl")
+    }
     assert losses["hard"] != losses["cacl"]
     hard = smoke(contrast="hard", rho=0.5)
     hard.losses("pretrain", batch)
@@ -178,7 +197,9 @@ def test_one_sample_equal_sentences_and_short_ones_train(prompts, stage):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 45), (17, 70)])
-@pytest.mark.parametrize("changes", [{}, {"stem_stride": 4}, {"encoder": "conv"}, {"encoder": "kan"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"stem_stride": 4}, {"encoder": "conv"}, {"encoder": "kan"}]
+)
 def test_sizes_that_no_power_of_two_divides(size, changes):
     method = smoke(**changes).eval()
     batch = batch_of(PROMPTS, size)
@@ -231,7 +252,15 @@ def test_the_named_studies_are_valid_recipes():
 
 
 @pytest.mark.parametrize(
-    "setting", ["fuse_levels=[0, 7]", "fuse_levels=[1, 1]", "contrast=none", "widths=[4, 8]", "tau=0", "rho=2"]
+    "setting",
+    [
+        "fuse_levels=[0, 7]",
+        "fuse_levels=[1, 1]",
+        "contrast=none",
+        "widths=[4, 8]",
+        "tau=0",
+        "rho=2",
+    ],
 )
 def test_settings_that_cannot_be_are_refused(setting):
     with pytest.raises(ConfigError):
@@ -239,6 +268,6 @@ def test_settings_that_cannot_be_are_refused(setting):
 
 
 def test_parameter_count_of_the_parity_preset_is_the_papers():
-    from textmask.method import count_parameters
+    from textmask.methods.registry import count_parameters
 
     assert count_parameters(C2SegRecipe()) / 1e6 == pytest.approx(18.92, rel=0.05)

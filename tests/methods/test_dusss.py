@@ -11,7 +11,6 @@ from textmask.data.loaders import build_text
 from textmask.errors import PromptWarning
 from textmask.losses.contrastive import info_nce
 from textmask.losses.segmentation import bce
-from textmask.method import build_method, get_method, preset_recipe
 from textmask.methods.dusss import DuSSSRecipe
 from textmask.methods.dusss.method import merged_label
 from textmask.methods.dusss.similarity import (
@@ -21,10 +20,12 @@ from textmask.methods.dusss.similarity import (
     uncertain_similarity,
     wasserstein2,
 )
+from textmask.methods.registry import build_method, get_method, preset_recipe
 from textmask.metrics.overlap import counts, iou_per_image
+from textmask.statement import Laterality
 from textmask.text.edit import drop_count, meaning_kept
 from textmask.text.grammar import parse
-from textmask.types import Batch, Laterality
+from textmask.types import Batch
 
 PROMPTS = (
     "unilateral pulmonary infection, one infected areas, lower left lung.",
@@ -47,7 +48,9 @@ def batch(n=3, unlabelled=True, size=(32, 32)):
         image = torch.rand(n, 3, *size, generator=generator)
         mask = (torch.rand(n, 1, *size, generator=generator) > 0.7).float()
         statements = [parse(p, laterality=Laterality.IMAGE) for p in PROMPTS[:n]]
-        return Batch(image, build_text(PROMPTS[:n], statements), mask, PROMPTS[:n], {"strong": image * 0.9})
+        return Batch(
+            image, build_text(PROMPTS[:n], statements), mask, PROMPTS[:n], {"strong": image * 0.9}
+        )
 
     labelled = stream()
     return replace(labelled, unlabelled=replace(stream(), mask=None) if unlabelled else None)
@@ -75,14 +78,18 @@ def test_eq_1_to_5_written_out():
     for i in range(4):
         for j in range(4):
             w2 = sum((float(x) - float(y)) ** 2 for x, y in zip(a.mean[i], b.mean[j], strict=True))
-            w2 += sum((float(x) - float(y)) ** 2 for x, y in zip(a.sigma[i], b.sigma[j], strict=True))
+            w2 += sum(
+                (float(x) - float(y)) ** 2 for x, y in zip(a.sigma[i], b.sigma[j], strict=True)
+            )
             assert wasserstein2(a, b)[i, j].item() == pytest.approx(w2, rel=1e-4)
             d_u = w2 / 6 + 0.05
             s1, s2 = a.embedding[i] / a.embedding[i].norm(), b.embedding[j] / b.embedding[j].norm()
             relative = min(d_u / (float((s1 - s2).norm()) + 1e-6), 50)
             expected = math.exp(-0.2 * relative)
             assert d_sss[i, j].item() == pytest.approx(expected, rel=1e-3)
-            assert found[i, j].item() == pytest.approx(1 - (1 - float(s1 @ s2)) * expected, abs=1e-4)
+            assert found[i, j].item() == pytest.approx(
+                1 - (1 - float(s1 @ s2)) * expected, abs=1e-4
+            )
 
 
 def test_the_similarity_lies_between_the_cosine_and_1():
@@ -97,7 +104,9 @@ def test_the_similarity_lies_between_the_cosine_and_1():
 def test_it_rises_with_the_distance_of_the_distributions_and_falls_with_that_of_the_embeddings():
     base = gaussians(1)
     scores = [
-        uncertain_similarity(base, base._replace(embedding=-base.embedding, mean=base.mean + shift), TAU)[0].item()
+        uncertain_similarity(
+            base, base._replace(embedding=-base.embedding, mean=base.mean + shift), TAU
+        )[0].item()
         for shift in (0.0, 0.5, 1.0, 2.0)
     ]
     assert scores == sorted(scores)
@@ -105,7 +114,9 @@ def test_it_rises_with_the_distance_of_the_distributions_and_falls_with_that_of_
     far = [
         uncertain_similarity(
             Gaussian(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2), torch.ones(1, 2)),
-            Gaussian(torch.tensor([[math.cos(t), math.sin(t)]]), torch.ones(1, 2), torch.ones(1, 2)),
+            Gaussian(
+                torch.tensor([[math.cos(t), math.sin(t)]]), torch.ones(1, 2), torch.ones(1, 2)
+            ),
             TAU,
         )[0].item()
         for t in (0.1, 0.5, 1.0, 2.0, 3.0)
@@ -140,17 +151,25 @@ def test_eq_8_and_9_written_out():
     second = [meaning_kept(prompt, rng) for prompt in b.text.prompts]
     vlm = method.vlm
     i1, i2 = vlm.image(b.image)[0], vlm.image(b.views["strong"])[0]
-    t1, t2 = (vlm.text(method.text_encoder(build_text(p, b.text.statements))) for p in (b.text.prompts, second))
+    t1, t2 = (
+        vlm.text(method.text_encoder(build_text(p, b.text.statements)))
+        for p in (b.text.prompts, second)
+    )
 
     def nce(x, y):
         s = (uncertain_similarity(x, y, vlm.tau)[0] / vlm.tau).detach()
-        return -sum(float(s[k, k]) - math.log(sum(math.exp(float(v)) for v in s[k])) for k in range(3)) / 3
+        return (
+            -sum(float(s[k, k]) - math.log(sum(math.exp(float(v)) for v in s[k])) for k in range(3))
+            / 3
+        )
 
     assert losses["cmc"].item() == pytest.approx((nce(i1, t1) + nce(t1, i1)) / 2, rel=1e-3)
     assert losses["imc"].item() == pytest.approx((nce(i1, i2) + nce(t1, t2)) / 2, rel=1e-3)
     assert abs(nce(i1, i2) - math.log(3)) > 0.01  # the pictures are told apart
     plain = spread_out(smoke("merge_equal_text=false", "sss=false").eval(), b.image)
-    assert plain.losses("pretrain", b)["cmc"].item() != pytest.approx(losses["cmc"].item(), rel=1e-3)
+    assert plain.losses("pretrain", b)["cmc"].item() != pytest.approx(
+        losses["cmc"].item(), rel=1e-3
+    )
 
 
 def test_one_direction_of_the_contrast():
@@ -183,8 +202,14 @@ def test_eq_11_written_out():
     region, sentence = pooled_region(pixels, logits).detach(), vlm.text(features).embedding.detach()
     tau, loss = vlm.tau.item(), 0.0
     for i in range(3):
-        ours = [math.exp(float(torch.cosine_similarity(region[i], sentence[k], 0)) / tau) for k in range(3)]
-        theirs = [math.exp(float(torch.cosine_similarity(sentence[i], region[k], 0)) / tau) for k in range(3)]
+        ours = [
+            math.exp(float(torch.cosine_similarity(region[i], sentence[k], 0)) / tau)
+            for k in range(3)
+        ]
+        theirs = [
+            math.exp(float(torch.cosine_similarity(sentence[i], region[k], 0)) / tau)
+            for k in range(3)
+        ]
         loss -= (math.log(ours[i] / sum(ours)) + math.log(theirs[i] / sum(theirs))) / 2 / 3
     assert method.losses("pretrain", b)["tg"].item() == pytest.approx(loss, rel=1e-3)
 
@@ -216,9 +241,15 @@ def test_the_loss_of_eq_14_to_16_pixel_by_pixel_and_the_weights_of_eq_17():
     b = batch()
     losses = method.losses("segment", b)
     merged, y_text = method._pseudo_labels(b.unlabelled)
-    student = torch.sigmoid(method.net((b.unlabelled.views["strong"] - 0.5) / 0.25)[0]).detach().double()
+    student = (
+        torch.sigmoid(method.net((b.unlabelled.views["strong"] - 0.5) / 0.25)[0]).detach().double()
+    )
     own = torch.sigmoid(method.net((b.image - 0.5) / 0.25)[0]).detach().double()
-    for name, p, y in (("sup", own, b.mask), ("merged", student, merged), ("text", student, y_text)):
+    for name, p, y in (
+        ("sup", own, b.mask),
+        ("merged", student, merged),
+        ("text", student, y_text),
+    ):
         total = 0.0
         for i in range(3):
             for q, t in zip(p[i].flatten().tolist(), y[i].flatten().tolist(), strict=True):
@@ -236,7 +267,9 @@ def test_the_merged_label_can_be_background_unless_it_is_taken_as_printed():
     torch.testing.assert_close(logits, torch.sigmoid(teacher + text))
     printed = merged_label(teacher, text, "probability")
     assert (printed >= 0.5).all()  # Eq. 15 over probabilities has no background
-    torch.testing.assert_close(merged_label(teacher, text, "mean"), (torch.sigmoid(teacher) + torch.sigmoid(text)) / 2)
+    torch.testing.assert_close(
+        merged_label(teacher, text, "mean"), (torch.sigmoid(teacher) + torch.sigmoid(text)) / 2
+    )
 
 
 def test_a_merge_by_the_teacher_alone_is_a_mean_teacher_that_never_asks_the_sentence(monkeypatch):
@@ -262,9 +295,15 @@ def test_eq_14_to_16_with_each_pictures_own_sentence():
     teacher = method.teacher((b.unlabelled.image - 0.5) / 0.25)[0]
     own = method.net((b.image - 0.5) / 0.25)[0]
     torch.testing.assert_close(losses["sup"], bce(own, b.mask), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(losses["merged"], bce(student, torch.sigmoid(teacher + text)), atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(losses["text"], bce(student, torch.sigmoid(text)), atol=1e-4, rtol=1e-3)
-    other = replace(b, unlabelled=replace(b.unlabelled, text=build_text(PROMPTS[::-1], b.text.statements[::-1])))
+    torch.testing.assert_close(
+        losses["merged"], bce(student, torch.sigmoid(teacher + text)), atol=1e-4, rtol=1e-3
+    )
+    torch.testing.assert_close(
+        losses["text"], bce(student, torch.sigmoid(text)), atol=1e-4, rtol=1e-3
+    )
+    other = replace(
+        b, unlabelled=replace(b.unlabelled, text=build_text(PROMPTS[::-1], b.text.statements[::-1]))
+    )
     assert not torch.equal(method.losses("segment", other)["text"], losses["text"])
     sum(losses.values()).backward()
     assert all(p.grad is None for p in method.vlm.parameters())  # frozen in step 2
@@ -293,7 +332,9 @@ def test_the_uncertain_similarity_is_what_is_contrasted_not_the_cosine():
         method = smoke(setting)
         for name in ("cmc", "imc"):
             for head in (method.vlm.image_head, method.vlm.text_head):
-                assert (gradient(method, method.losses("pretrain", batch())[name], head) > 0) is used
+                assert (
+                    gradient(method, method.losses("pretrain", batch())[name], head) > 0
+                ) is used
     method = smoke()
     method.losses("pretrain", batch())["cmc"].backward()
     assert method.vlm.log_tau.grad.abs() > 0  # nor is the temperature left out
@@ -303,10 +344,14 @@ def test_the_whole_sentence_is_read_and_file_names_are_not():
     """There the online encoder gets the first letter of each sentence, and step 2 the names of the files."""
     method = smoke().eval()
     b = batch()
-    tails = tuple(p.replace("lower", "upper") for p in PROMPTS)  # the same first letter, and much more
+    tails = tuple(
+        p.replace("lower", "upper") for p in PROMPTS
+    )  # the same first letter, and much more
     assert [p[:10] for p in tails] == [p[:10] for p in PROMPTS]
     other = build_text(tails, [parse(p, laterality=Laterality.IMAGE) for p in tails])
-    renamed = replace(b, keys=("a", "b", "c"), unlabelled=replace(b.unlabelled, keys=("d", "e", "f")))
+    renamed = replace(
+        b, keys=("a", "b", "c"), unlabelled=replace(b.unlabelled, keys=("d", "e", "f"))
+    )
     for stage, name in (("pretrain", "cmc"), ("segment", "text")):
 
         def loss(given, stage=stage, name=name):
@@ -322,8 +367,13 @@ def test_a_pseudo_label_does_not_depend_on_the_sentences_of_its_neighbours():
     method = smoke().eval()
     unlabelled = batch().unlabelled
     prompts = (PROMPTS[0], PROMPTS[2], PROMPTS[1])
-    others = replace(unlabelled, text=build_text(prompts, [parse(p, laterality=Laterality.IMAGE) for p in prompts]))
-    for one, two in zip(method._pseudo_labels(unlabelled), method._pseudo_labels(others), strict=True):
+    others = replace(
+        unlabelled,
+        text=build_text(prompts, [parse(p, laterality=Laterality.IMAGE) for p in prompts]),
+    )
+    for one, two in zip(
+        method._pseudo_labels(unlabelled), method._pseudo_labels(others), strict=True
+    ):
         torch.testing.assert_close(one[0], two[0])
         assert not torch.allclose(one[1], two[1], atol=1e-6)
 
@@ -371,7 +421,9 @@ def test_a_batch_of_equal_sentences_trains_with_finite_numbers(merged):
     method = smoke(f"merge_equal_text={merged}")
     b = batch()
     same = build_text(PROMPTS[:1] * 3, [parse(PROMPTS[0], laterality=Laterality.IMAGE)] * 3)
-    losses = method.losses("pretrain", replace(b, text=same, unlabelled=replace(b.unlabelled, text=same)))
+    losses = method.losses(
+        "pretrain", replace(b, text=same, unlabelled=replace(b.unlabelled, text=same))
+    )
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
@@ -389,7 +441,9 @@ def test_tiles_without_foreground_train_with_finite_numbers(dice_weight):
 
 def test_sentences_longer_than_the_window_are_counted_and_told():
     method = build_method(DuSSSRecipe().smoke())
-    with pytest.warns(PromptWarning, match=r"1 of 3 sentences are longer than the 64 tokens that tiny reads"):
+    with pytest.warns(
+        PromptWarning, match=r"1 of 3 sentences are longer than the 64 tokens that tiny reads"
+    ):
         method.prepare([*PROMPTS[:2], "lower left lung and " * 40])
 
 
@@ -402,7 +456,11 @@ def test_the_temperature_stays_in_its_range():
 
 def test_a_second_view_of_a_sentence_keeps_its_place():
     rng = np.random.default_rng(0)
-    for prompt in (*PROMPTS, "One small,circular,smooth colonic polyp on the top left.", "Hello World"):
+    for prompt in (
+        *PROMPTS,
+        "One small,circular,smooth colonic polyp on the top left.",
+        "Hello World",
+    ):
         for _ in range(12):
             assert parse(meaning_kept(prompt, rng)).zones == parse(prompt).zones
     assert drop_count(PROMPTS[0]) == "unilateral pulmonary infection, lower left lung."

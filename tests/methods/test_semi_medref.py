@@ -10,13 +10,20 @@ import torch
 from textmask.data.loaders import build_text
 from textmask.losses.contrastive import jaccard_target, soft_contrastive
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import build_method, get_method, preset_recipe
+from textmask.methods.registry import build_method, get_method, preset_recipe
 from textmask.methods.semi_medref import SemiMedRefRecipe
-from textmask.methods.semi_medref.patch_mix import PatchMix, conflict, gated, patch_mix, region, union
+from textmask.methods.semi_medref.patch_mix import (
+    PatchMix,
+    conflict,
+    gated,
+    patch_mix,
+    region,
+    union,
+)
 from textmask.methods.semi_medref.text_views import position_augmented, text_view
+from textmask.statement import Laterality, Level, Side
 from textmask.text.grammar import parse
-from textmask.text.statement import Level, Side
-from textmask.types import Batch, Laterality
+from textmask.types import Batch
 
 LEFT = "unilateral pulmonary infection, one infected areas, lower left lung."
 UPPER_LEFT = "unilateral pulmonary infection, one infected areas, upper left lung."
@@ -36,7 +43,11 @@ def settings(mode="position", share=1.0, tau=0.55, scope="sample", block=8):
 def mix(t, probability, how, image=None, seed=0):
     n, _, rows, columns = probability.shape
     if image is None:
-        image = torch.arange(n, dtype=torch.float32)[:, None, None, None].expand(n, 3, rows, columns).clone()
+        image = (
+            torch.arange(n, dtype=torch.float32)[:, None, None, None]
+            .expand(n, 3, rows, columns)
+            .clone()
+        )
     return patch_mix(image, probability, t, t.prompts, how, torch.Generator().manual_seed(seed))
 
 
@@ -74,7 +85,10 @@ def test_posaug_keeps_a_share_of_sentences_and_mixes_both_edits():
     assert 60 < dropped < 140
     assert view.statements == t.statements  # what is true of the picture does not change
     assert text_view(t, "none", "[MASK]", 0.5, "mix", np.random.default_rng(0)) is t
-    assert position_augmented("Hello World", "[MASK]", 1.0, "mix", np.random.default_rng(0)) == "Hello World"
+    assert (
+        position_augmented("Hello World", "[MASK]", 1.0, "mix", np.random.default_rng(0))
+        == "Hello World"
+    )
 
 
 # --- T-PatchMix (Eq. 6-8)
@@ -110,13 +124,17 @@ def test_eq_6_to_8_written_out():
         top, bottom, left, right = region(t.statements[j])
         for by in range(4):
             for bx in range(4):
-                inside = round(top * 4) <= by < round(bottom * 4) and round(left * 4) <= bx < round(right * 4)
+                inside = round(top * 4) <= by < round(bottom * 4) and round(left * 4) <= bx < round(
+                    right * 4
+                )
                 block = slice(8 * by, 8 * by + 8), slice(8 * bx, 8 * bx + 8)
                 ratio = probability[j, 0][block].mean()  # Eq. 7
                 taken = bool(inside and ratio >= 0.7)
                 source = j if taken else i
                 assert bool(found.mix_mask[i, 0][block].all()) is taken
-                assert torch.equal(found.image[i, :, block[0], block[1]], image[source, :, block[0], block[1]])  # Eq. 6
+                assert torch.equal(
+                    found.image[i, :, block[0], block[1]], image[source, :, block[0], block[1]]
+                )  # Eq. 6
                 expected = probability[source, 0][block] >= 0.7  # Eq. 8
                 assert torch.equal(found.target[i, 0][block], expected)
 
@@ -153,11 +171,16 @@ def test_the_text_is_rebuilt_from_what_the_mixed_target_shows():
     zones = {(Side.LEFT, Level.UPPER), (Side.LEFT, Level.LOWER)}
     for prompt, statement in zip(found.text.prompts, found.text.statements, strict=True):
         assert parse(prompt).zones == statement.zones == zones
-    assert found.text.prompts[0] == "unilateral pulmonary infection, two infected areas, upper lower left lung."
+    assert (
+        found.text.prompts[0]
+        == "unilateral pulmonary infection, two infected areas, upper lower left lung."
+    )
     target = np.zeros((32, 32), bool)
     target[2:6, 2:6] = True
     claim, said = union(*text(LEFT, UPPER_LEFT).statements, target)
-    assert claim.zones == parse(said).zones == {(Side.LEFT, Level.UPPER)}  # the lower zone is empty now
+    assert (
+        claim.zones == parse(said).zones == {(Side.LEFT, Level.UPPER)}
+    )  # the lower zone is empty now
     empty, said = union(*text(LEFT, UPPER_LEFT).statements, np.zeros((32, 32), bool))
     assert empty.absent
     assert parse(said).absent
@@ -167,8 +190,16 @@ def test_sentences_that_cannot_be_united_are_not_mixed():
     a, b = text(LEFT).statements[0], text(UPPER_LEFT, laterality=Laterality.PATIENT).statements[0]
     whole = np.ones((8, 8), bool)
     assert union(a, b, whole) is None
-    mosmed = parse("Unilateral pulmonary infection, one infected areas, lower left lung.", "mosmed", Laterality.IMAGE)
-    upper = parse("Unilateral pulmonary infection, one infected areas, upper left lung.", "mosmed", Laterality.IMAGE)
+    mosmed = parse(
+        "Unilateral pulmonary infection, one infected areas, lower left lung.",
+        "mosmed",
+        Laterality.IMAGE,
+    )
+    upper = parse(
+        "Unilateral pulmonary infection, one infected areas, upper left lung.",
+        "mosmed",
+        Laterality.IMAGE,
+    )
     assert union(mosmed, upper, whole) is None  # that style has no words for two levels of a lung
 
 
@@ -221,8 +252,16 @@ def test_eq_9_written_out():
         rows = math.log(sum(math.exp(similarity[i, k].item() / 0.07) for k in range(4)))
         columns = math.log(sum(math.exp(similarity[k, i].item() / 0.07) for k in range(4)))
         weight = sum(affinity[i])
-        total -= sum(affinity[i][j] * (similarity[i, j].item() / 0.07 - rows) for j in range(4)) / weight / 4
-        total -= sum(affinity[i][j] * (similarity[j, i].item() / 0.07 - columns) for j in range(4)) / weight / 4
+        total -= (
+            sum(affinity[i][j] * (similarity[i, j].item() / 0.07 - rows) for j in range(4))
+            / weight
+            / 4
+        )
+        total -= (
+            sum(affinity[i][j] * (similarity[j, i].item() / 0.07 - columns) for j in range(4))
+            / weight
+            / 4
+        )
     found = soft_contrastive(similarity, jaccard_target(zones), 0.07) / 2
     assert found.item() == pytest.approx(total / 2, rel=1e-4)
     torch.testing.assert_close(jaccard_target(zones).sum(1), torch.ones(4))
@@ -314,17 +353,29 @@ def test_mean_teacher_is_the_squared_distance_of_probabilities():
             module.p = 0.0
     b = batch()
     losses = method.losses("semi", b)
-    taught = torch.sigmoid(method.teacher(b.unlabelled.image, method.text_encoder(b.unlabelled.text)).logits)
+    taught = torch.sigmoid(
+        method.teacher(b.unlabelled.image, method.text_encoder(b.unlabelled.text)).logits
+    )
     image = torch.cat([b.image, b.unlabelled.views["strong_blur"]])
     said = build_text(b.text.prompts * 2, b.text.statements * 2)
     probability = torch.sigmoid(method.net(image, method.text_encoder(said)).logits[3:])
-    torch.testing.assert_close(losses["cons"], (probability - taught).square().mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        losses["cons"], (probability - taught).square().mean(), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_the_tables_are_lists_and_every_ablation_is_a_value():
     spec = get_method("semi_medref")
-    assert [arm.name for arm in spec.studies["table2"]] == ["baseline", "teacher", "posaug", "mix", "itcl"]
-    recipes = {arm.name: SemiMedRefRecipe().override(*arm.settings) for arm in spec.studies["table2"]}
+    assert [arm.name for arm in spec.studies["table2"]] == [
+        "baseline",
+        "teacher",
+        "posaug",
+        "mix",
+        "itcl",
+    ]
+    recipes = {
+        arm.name: SemiMedRefRecipe().override(*arm.settings) for arm in spec.studies["table2"]
+    }
     assert [recipes[name].mix for name in ("teacher", "posaug", "mix", "itcl")] == [
         "none",
         "none",
@@ -340,9 +391,14 @@ def test_the_tables_are_lists_and_every_ablation_is_a_value():
 
 def test_the_arms_of_few_labels_see_as_many_labelled_pictures():
     arms = get_method("semi_medref").studies["few_labels"]
-    recipes = [preset_recipe(arm.method or "semi_medref", "lite").override(*arm.settings) for arm in arms]
+    recipes = [
+        preset_recipe(arm.method or "semi_medref", "lite").override(*arm.settings) for arm in arms
+    ]
     names = ["mmi_unet", "mean_teacher", "semi_medref", "statement_unet", "unet", "text_prior"]
     assert [recipe.method for recipe in recipes] == names
     del recipes[-1]  # averages masks, without steps
-    assert [sum(s.epochs * s.steps_per_epoch * s.batch_size for s in recipe.stages) for recipe in recipes] == [4160] * 5
+    assert [
+        sum(s.epochs * s.steps_per_epoch * s.batch_size for s in recipe.stages)
+        for recipe in recipes
+    ] == [4160] * 5
     assert {recipe.image_size for recipe in recipes} == {(128, 128)}

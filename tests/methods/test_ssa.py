@@ -9,19 +9,34 @@ import torch
 from textmask.config import Ramp
 from textmask.data.loaders import build_text
 from textmask.errors import ConfigError
-from textmask.method import build_method, get_method
+from textmask.methods.registry import build_method, get_method
 from textmask.methods.ssa import SSARecipe
-from textmask.methods.ssa.alignment import Aligned, attention_map, global_loss, local_loss, mean_token
-from textmask.methods.ssa.guidance import bounding_box, directed_zones, guidance, guide_loss, prior, refined
-from textmask.run.optim import weighted_sum
+from textmask.methods.ssa.alignment import (
+    Aligned,
+    attention_map,
+    global_loss,
+    local_loss,
+    mean_token,
+)
+from textmask.methods.ssa.guidance import (
+    bounding_box,
+    directed_zones,
+    guidance,
+    guide_loss,
+    prior,
+    refined,
+)
+from textmask.statement import Laterality, Level, Side
 from textmask.text.grammar import parse
-from textmask.text.statement import Level, Side
 from textmask.text.zones import ZONE_MAPS
-from textmask.types import Batch, Laterality
+from textmask.training.optim import weighted_sum
+from textmask.types import Batch
 
 LOWER_LEFT = "unilateral pulmonary infection, one infected areas, lower left lung."
 UPPER_RIGHT = "unilateral pulmonary infection, one infected areas, upper right lung."
-BOTH_LOWER = "bilateral pulmonary infection, two infected areas, lower left lung and lower right lung."
+BOTH_LOWER = (
+    "bilateral pulmonary infection, two infected areas, lower left lung and lower right lung."
+)
 WHOLE = torch.tensor([[0.0, 1.0, 0.0, 1.0]])
 
 
@@ -29,7 +44,9 @@ def claims(*prompts, laterality=Laterality.IMAGE):
     return tuple(parse(prompt, laterality=laterality) for prompt in prompts)
 
 
-def batch(prompts=(LOWER_LEFT, UPPER_RIGHT, BOTH_LOWER), size=(32, 32), laterality=Laterality.IMAGE):
+def batch(
+    prompts=(LOWER_LEFT, UPPER_RIGHT, BOTH_LOWER), size=(32, 32), laterality=Laterality.IMAGE
+):
     generator = torch.Generator().manual_seed(3)
     image = torch.rand(len(prompts), 3, *size, generator=generator)
     mask = (torch.rand(len(prompts), 1, *size, generator=generator) > 0.8).float()
@@ -60,7 +77,9 @@ def test_global_loss_is_symmetric_infonce_on_mean_tokens():
     for b in range(3):
         total -= scores[b][b] - math.log(sum(math.exp(s) for s in scores[b]))
         total -= scores[b][b] - math.log(sum(math.exp(row[b]) for row in scores))
-    assert global_loss(tokens, sentence, 0.07, False).item() == pytest.approx(total / 3 / 2, rel=1e-4)
+    assert global_loss(tokens, sentence, 0.07, False).item() == pytest.approx(
+        total / 3 / 2, rel=1e-4
+    )
 
 
 def test_equal_sentences_are_no_negatives_when_merged():
@@ -68,7 +87,9 @@ def test_equal_sentences_are_no_negatives_when_merged():
     same = torch.ones(3, 4)
     uniform = Aligned(torch.ones(3, 12, 8), torch.ones(3, 7, 8), tokens.token_mask, 3)
     assert global_loss(uniform, same, 0.07, True).item() == pytest.approx(math.log(3), rel=1e-4)
-    assert not torch.isclose(global_loss(tokens, same, 0.07, True), global_loss(tokens, same, 0.07, False))
+    assert not torch.isclose(
+        global_loss(tokens, same, 0.07, True), global_loss(tokens, same, 0.07, False)
+    )
 
 
 def test_local_loss_is_the_cost_of_the_plans_of_both_directions():
@@ -80,7 +101,12 @@ def test_local_loss_is_the_cost_of_the_plans_of_both_directions():
         cost = np.array(
             [
                 [
-                    1 - float(torch.cosine_similarity(tokens.image_tokens[b, i], tokens.text_tokens[b, j], 0))
+                    1
+                    - float(
+                        torch.cosine_similarity(
+                            tokens.image_tokens[b, i], tokens.text_tokens[b, j], 0
+                        )
+                    )
                     for j in range(length)
                 ]
                 for i in range(n)
@@ -101,7 +127,9 @@ def test_padding_and_scale_take_no_part_in_the_alignment():
     )
     recipe = SSARecipe()
     torch.testing.assert_close(local_loss(noisy, recipe), local_loss(tokens, recipe))
-    torch.testing.assert_close(mean_token(noisy.text_tokens, tokens.token_mask), mean_token(*tokens[1:3]))
+    torch.testing.assert_close(
+        mean_token(noisy.text_tokens, tokens.token_mask), mean_token(*tokens[1:3])
+    )
     torch.testing.assert_close(attention_map(noisy), attention_map(tokens))
 
 
@@ -112,7 +140,9 @@ def test_the_attention_map_is_stretched_to_0_and_1_and_flat_where_all_places_agr
     assert torch.equal(found.amin((1, 2, 3)), torch.zeros(3))
     assert torch.equal(found.amax((1, 2, 3)), torch.ones(3))
     words = mean_token(tokens.text_tokens, tokens.token_mask)
-    cosine = torch.stack([torch.cosine_similarity(tokens.image_tokens[0, i], words[0], 0) for i in range(12)])
+    cosine = torch.stack(
+        [torch.cosine_similarity(tokens.image_tokens[0, i], words[0], 0) for i in range(12)]
+    )
     expected = (cosine - cosine.min()) / (cosine.max() - cosine.min())
     torch.testing.assert_close(found[0, 0], expected.reshape(3, 4))
     flat = tokens._replace(image_tokens=torch.ones(3, 12, 8))
@@ -142,14 +172,18 @@ def test_the_prior_is_the_maximum_of_one_gaussian_a_zone():
 
 
 @pytest.mark.parametrize(
-    ("laterality", "left_half"), [(Laterality.IMAGE, True), (Laterality.PATIENT, False)], ids=["image", "patient"]
+    ("laterality", "left_half"),
+    [(Laterality.IMAGE, True), (Laterality.PATIENT, False)],
+    ids=["image", "patient"],
 )
 def test_lower_left_peaks_on_the_side_that_the_convention_names(laterality, left_half):
     found = prior(claims(LOWER_LEFT, laterality=laterality), WHOLE, (64, 64))[0, 0]
     row, column = divmod(int(found.argmax()), 64)
     assert (column < 32) is left_half
     assert row > 32
-    mirrored = prior(tuple(s.mirrored() for s in claims(LOWER_LEFT, laterality=laterality)), WHOLE, (64, 64))[0, 0]
+    mirrored = prior(
+        tuple(s.mirrored() for s in claims(LOWER_LEFT, laterality=laterality)), WHOLE, (64, 64)
+    )[0, 0]
     assert ((int(mirrored.argmax()) % 64) < 32) is not left_half
 
 
@@ -160,13 +194,19 @@ def test_where_nobody_knows_whose_left_is_meant_only_the_level_guides():
 
 
 def test_polyps_use_thirds_of_the_picture():
-    found = prior(claims("one small round polyp, located in top right of the image"), WHOLE, (60, 60))[0, 0]
+    found = prior(
+        claims("one small round polyp, located in top right of the image"), WHOLE, (60, 60)
+    )[0, 0]
     row, column = divmod(int(found.argmax()), 60)
     assert (row // 20, column // 20) == (0, 2)
 
 
 def test_no_place_gives_a_prior_of_1_and_bilateral_alone_two_places():
-    statements = claims("no pulmonary infection, zero infected areas.", "Hello World", "bilateral pulmonary infection.")
+    statements = claims(
+        "no pulmonary infection, zero infected areas.",
+        "Hello World",
+        "bilateral pulmonary infection.",
+    )
     found = prior(statements, WHOLE.expand(3, 4), (16, 16))
     assert torch.equal(found[:2], torch.ones(2, 1, 16, 16))
     assert directed_zones(statements[2]) == {(Side.LEFT, Level.MIDDLE), (Side.RIGHT, Level.MIDDLE)}
@@ -192,14 +232,19 @@ def test_the_frame_of_the_box_is_the_literal_reading():
     assert (row, column) == (pytest.approx(40 + 40 * 5 / 6, abs=1), pytest.approx(40 / 4, abs=1))
     image = prior(claims(LOWER_LEFT), box, (80, 80), "image")[0, 0]
     assert not image[:40].any()
-    assert divmod(int(image.argmax()), 80) == (pytest.approx(0.6 * 80, abs=1), pytest.approx(0.28 * 80, abs=1))
+    assert divmod(int(image.argmax()), 80) == (
+        pytest.approx(0.6 * 80, abs=1),
+        pytest.approx(0.28 * 80, abs=1),
+    )
 
 
 def test_eq_3_and_4_written_out():
     attention = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     statements = claims(LOWER_LEFT, "Hello World")
     found = guidance(attention, statements, (16, 16), "image")
-    full = torch.nn.functional.interpolate(attention, (16, 16), mode="bilinear", align_corners=False)
+    full = torch.nn.functional.interpolate(
+        attention, (16, 16), mode="bilinear", align_corners=False
+    )
     m_pri = prior(statements, bounding_box(full), (16, 16))
     torch.testing.assert_close(found.guide, full * m_pri)
     assert found.directed.tolist() == [True, False]
@@ -248,14 +293,21 @@ def test_the_guide_follows_the_sentence_of_an_augmented_sample():
 
 @pytest.mark.parametrize(
     "settings",
-    [(), ("backbone.name=guide_decoder",), ("backbone.name=guide_decoder", "align_scale=2"), ("align_scale=1",)],
+    [
+        (),
+        ("backbone.name=guide_decoder",),
+        ("backbone.name=guide_decoder", "align_scale=2"),
+        ("align_scale=1",),
+    ],
 )
 def test_both_backbones_train_every_parameter(settings):
     recipe = smoke(*settings)
     method = build_method(recipe)
     method.prepare((LOWER_LEFT, UPPER_RIGHT, BOTH_LOWER))
     losses = method.losses("segment", batch())
-    assert set(losses) == set(recipe.stages[0].weights) == {"dice", "bce", "global", "local", "guide"}
+    assert (
+        set(losses) == set(recipe.stages[0].weights) == {"dice", "bce", "global", "local", "guide"}
+    )
     sum(losses.values()).backward()
     assert [name for name, p in method.named_parameters() if p.grad is None] == []
     assert set(method.monitors()) == {"guide_shift"}
@@ -291,7 +343,9 @@ def test_the_convention_of_the_data_reaches_the_guide():
     assert a[:, 16:].sum() < b[:, 16:].sum()
 
 
-@pytest.mark.parametrize("prompts", [("",), ("No pulmonary infection, zero infected areas.", LOWER_LEFT)])
+@pytest.mark.parametrize(
+    "prompts", [("",), ("No pulmonary infection, zero infected areas.", LOWER_LEFT)]
+)
 def test_sentences_that_name_nothing_train_without_nan(prompts):
     method = build_method(smoke())
     recipe = smoke()
@@ -312,8 +366,16 @@ def test_the_ablations_are_weights_and_the_tables_are_lists():
         }
         for arm in spec.studies["table2"]
     }
-    assert off == {"1": {"global", "local", "guide"}, "2": {"global", "local"}, "3": {"guide"}, "4": set()}
-    fractions = [SSARecipe().override(*arm.settings).stages[0].labelled_fraction for arm in spec.studies["table3"][1:]]
+    assert off == {
+        "1": {"global", "local", "guide"},
+        "2": {"global", "local"},
+        "3": {"guide"},
+        "4": set(),
+    }
+    fractions = [
+        SSARecipe().override(*arm.settings).stages[0].labelled_fraction
+        for arm in spec.studies["table3"][1:]
+    ]
     assert fractions == [0.15, 0.25, 0.5, 1.0]
 
 

@@ -10,9 +10,8 @@ from textmask.data.phantom import PhantomConfig, make_phantom
 from textmask.errors import ConfigError, DataError
 from textmask.metrics.agreement import agreement, location, one_sided, shown
 from textmask.metrics.overlap import dice_pooled
+from textmask.statement import Laterality, Level, Side
 from textmask.text.grammar import parse
-from textmask.text.statement import Level, Side
-from textmask.types import Laterality
 
 IMAGE = Laterality.IMAGE
 LEFT = "unilateral pulmonary infection, one infected areas, lower left lung."
@@ -20,12 +19,18 @@ BOTH = "bilateral pulmonary infection, two infected areas, upper left lung and u
 
 
 def films(laterality=IMAGE, n=24, **settings):
-    made = [make_phantom(PhantomConfig(laterality=laterality, **settings), seed=seed) for seed in range(n)]
+    made = [
+        make_phantom(PhantomConfig(laterality=laterality, **settings), seed=seed)
+        for seed in range(n)
+    ]
     return np.stack([film.mask for film in made]), [film.statement for film in made]
 
 
 def f1(masks, statements, table="phantom"):
-    return {name: dice_pooled(c) for name, c in agreement(shown(masks, statements, table), statements).items()}
+    return {
+        name: dice_pooled(c)
+        for name, c in agreement(shown(masks, statements, table), statements).items()
+    }
 
 
 def box(rows, columns, size=(100, 100)):
@@ -37,7 +42,9 @@ def box(rows, columns, size=(100, 100)):
 @pytest.mark.parametrize("laterality", [IMAGE, Laterality.PATIENT])
 def test_perfect_masks_score_1_in_every_aspect(laterality):
     masks, statements = films(laterality, p_absent=0.1)
-    assert f1(masks, statements) == dict.fromkeys(("side", "level", "zone", "lateral", "count", "absence"), 1.0)
+    assert f1(masks, statements) == dict.fromkeys(
+        ("side", "level", "zone", "lateral", "count", "absence"), 1.0
+    )
     assert dice_pooled(location(agreement(shown(masks, statements, "phantom"), statements))) == 1.0
 
 
@@ -82,14 +89,21 @@ def test_against_slow_loops():
         for side in range(3):
             for level in range(3):
                 part = area[side].sum()
-                expected = area[side, level] > 0 and part >= 0.03 * area.sum() and area[side, level] >= 0.1 * part
+                expected = (
+                    area[side, level] > 0
+                    and part >= 0.03 * area.sum()
+                    and area[side, level] >= 0.1 * part
+                )
                 assert bool(found.zones[i, side, level]) is bool(expected)
     counts = agreement(found, statements)
     for i, statement in enumerate(statements):
         seen = {s for s, side in enumerate(Side) if found.zones[i, s].any()}
         claimed = {s for s, side in enumerate(Side) if side in statement.sides}
         expected = (len(seen & claimed), len(seen), len(claimed)) if statement.zones else (0, 0, 0)
-        assert tuple(int(getattr(counts["side"], k)[i]) for k in ("intersection", "predicted", "true")) == expected
+        assert (
+            tuple(int(getattr(counts["side"], k)[i]) for k in ("intersection", "predicted", "true"))
+            == expected
+        )
 
 
 def test_the_convention_decides_which_side_is_meant():
@@ -126,7 +140,8 @@ def test_nuclei_are_told_by_halves():
 
 def test_empty_masks_absent_findings_and_sentences_that_say_nothing():
     statements = [
-        parse(p, laterality=IMAGE) for p in (LEFT, "no pulmonary infection, zero infected areas.", "Hello World")
+        parse(p, laterality=IMAGE)
+        for p in (LEFT, "no pulmonary infection, zero infected areas.", "Hello World")
     ]
     counts = agreement(shown(np.zeros((3, 8, 8), np.uint8), statements), statements)
     assert counts["absence"].predicted.tolist() == [1, 1, 0]
@@ -138,7 +153,9 @@ def test_empty_masks_absent_findings_and_sentences_that_say_nothing():
 def test_counts_agree_by_the_smaller_number():
     statements = [parse(BOTH, laterality=IMAGE)] * 2 + [parse("lower left lung", laterality=IMAGE)]
     one = box(slice(10, 20), slice(10, 20))
-    three = np.maximum.reduce([one, box(slice(10, 20), slice(60, 70)), box(slice(60, 70), slice(60, 70))])
+    three = np.maximum.reduce(
+        [one, box(slice(10, 20), slice(60, 70)), box(slice(60, 70), slice(60, 70))]
+    )
     counts = agreement(shown(np.stack([one, three, one]), statements), statements)["count"]
     assert counts.intersection.tolist() == [1, 2, 0]
     assert counts.predicted.tolist() == [1, 3, 0]
@@ -157,7 +174,7 @@ def test_bad_input_is_named():
 @pytest.mark.data
 def test_the_true_masks_of_qata_reach_their_ceiling(data_root, tmp_path):
     """What the rule can reach on real captions: it bounds every model."""
-    from textmask.data.layouts import read_layout
+    from textmask.data.layouts.read import read_layout
     from textmask.data.loaders import open_split
 
     manifest = read_layout(data_root / "qata-cov19-v2")

@@ -22,8 +22,12 @@ from textmask.metrics.overlap import (
 from textmask.metrics.protocols import CONVENTIONS, score, verify_table
 
 # four images of four pixels: I, P, T = (1, 2, 2), (3, 3, 4), (0, 0, 0), (0, 0, 2)
-PREDICTION = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.uint8).reshape(4, 2, 2)
-TRUTH = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]], np.uint8).reshape(4, 2, 2)
+PREDICTION = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.uint8).reshape(
+    4, 2, 2
+)
+TRUTH = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]], np.uint8).reshape(
+    4, 2, 2
+)
 
 
 def random_masks(n: int = 12, size: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +49,12 @@ def test_counts_by_hand():
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(1, 4), st.integers(1, 11), st.integers(1, 11))
 def test_counts_equal_plain_numpy(data, n, h, w):
-    pair = [data.draw(hnp.arrays(np.uint8, (n, h, w), elements=st.sampled_from([0, 1, 2, 16, 128, 255]))) for _ in "ab"]
+    pair = [
+        data.draw(
+            hnp.arrays(np.uint8, (n, h, w), elements=st.sampled_from([0, 1, 2, 16, 128, 255]))
+        )
+        for _ in "ab"
+    ]
     p, t = (x != 0 for x in pair)
     c = counts(*pair)
     np.testing.assert_array_equal(c.intersection, (p & t).sum((1, 2)))
@@ -113,7 +122,9 @@ def test_all_images_empty():
     c = counts(np.zeros((2, 3, 3), bool), np.zeros((2, 3, 3), bool))
     assert (overlap(c, "one").dice_pooled, overlap(c, "zero").dice_pooled) == (1, 0)
     skipped = overlap(c, "skip")
-    assert np.isnan([skipped.dice_per_image_mean, skipped.iou_per_image_mean, skipped.dice_pooled]).all()
+    assert np.isnan(
+        [skipped.dice_per_image_mean, skipped.iou_per_image_mean, skipped.dice_pooled]
+    ).all()
     assert skipped.n_skipped == 2
 
 
@@ -128,7 +139,10 @@ def test_unknown_policy_and_no_images():
 
 def test_batches_join_to_the_whole_set():
     p, t = random_masks()
-    whole, parts = counts(p, t), Counts.concatenate(counts(p[i : i + 5], t[i : i + 5]) for i in range(0, 12, 5))
+    whole, parts = (
+        counts(p, t),
+        Counts.concatenate(counts(p[i : i + 5], t[i : i + 5]) for i in range(0, 12, 5)),
+    )
     assert dice_pooled(parts) == dice_pooled(whole)
     np.testing.assert_array_equal(iou_per_image(parts), iou_per_image(whole))
 
@@ -190,7 +204,9 @@ def test_ukan_by_hand_depends_on_the_batches():
     )
     assert score("ukan", PREDICTION, TRUTH)["iou_per_batch"] == pytest.approx(last, abs=1e-12)
     three = score("ukan", PREDICTION, TRUTH, batch_size=3)["iou_per_batch"]
-    assert three == pytest.approx((3 * first + s / (2 + s)) / 4, abs=1e-12)  # the short batch weighs less
+    assert three == pytest.approx(
+        (3 * first + s / (2 + s)) / 4, abs=1e-12
+    )  # the short batch weighs less
     assert score("ukan", PREDICTION[2:3], TRUTH[2:3])["iou_per_batch"] == 1
 
 
@@ -203,7 +219,10 @@ def test_nnunet_by_hand_leaves_empty_cases_out():
 
 def test_same_masks_score_apart_under_the_conventions():
     p, t = random_masks()
-    dice = {name: next(v for k, v in score(name, p, t).items() if k.startswith("dice")) for name in CONVENTIONS}
+    dice = {
+        name: next(v for k, v in score(name, p, t).items() if k.startswith("dice"))
+        for name in CONVENTIONS
+    }
     assert dice["lvit"] == pytest.approx(dice["nnunet"], abs=1e-6)  # no empty image here
     assert abs(dice["languide"] - dice["lvit"]) > 0.01
 
@@ -220,7 +239,11 @@ def test_unknown_convention_names_the_valid_ones():
 @pytest.mark.parametrize(
     ("dice", "iou", "want"),
     [
-        (83.52, 71.71, "pooled"),  # SSA table 1: U-Net, Swin UNETR, GuideDecoder, MMI-UNet, SSA, then MosMedData+
+        (
+            83.52,
+            71.71,
+            "pooled",
+        ),  # SSA table 1: U-Net, Swin UNETR, GuideDecoder, MMI-UNet, SSA, then MosMedData+
         (80.42, 67.25, "pooled"),
         (89.78, 81.45, "pooled"),
         (90.88, 83.28, "pooled"),

@@ -96,10 +96,14 @@ def pairs(text):
     for row in text.replace("\n", "|").split("|"):
         name, *values = row.split() or [""]
         numbers = list(map(float, values))
-        yield from ((name, dice, iou) for dice, iou in zip(numbers[::2], numbers[1::2], strict=True))
+        yield from (
+            (name, dice, iou) for dice, iou in zip(numbers[::2], numbers[1::2], strict=True)
+        )
 
 
-@pytest.mark.parametrize("table", [SSA, BICLIP, SEMI_MEDREF, C2SEG, DUSSS], ids="ssa biclip semi c2seg dusss".split())
+@pytest.mark.parametrize(
+    "table", [SSA, BICLIP, SEMI_MEDREF, C2SEG, DUSSS], ids="ssa biclip semi c2seg dusss".split()
+)
 def test_every_row_has_the_verdict_of_its_paper(table):
     for want, text in table.items():
         for name, dice, iou in pairs(text):
@@ -123,13 +127,17 @@ def test_tolerance_is_what_rounding_does(decimals):
     iou = np.random.default_rng(0).uniform(0.2, 0.95, 4000)
     dice = 2 * iou / (1 + iou)
     widest = 0.0
-    for d, i in zip(np.round(100 * dice, decimals[0]), np.round(100 * iou, decimals[1]), strict=True):
+    for d, i in zip(
+        np.round(100 * dice, decimals[0]), np.round(100 * iou, decimals[1]), strict=True
+    ):
         found = check_pair(float(d), float(i), decimals)
         assert found.verdict == "pooled"
         assert abs(found.gap) <= found.tolerance
         widest = max(widest, abs(found.gap) / found.tolerance)
     assert widest > 0.9
-    shifted = check_pair(90.0 + 1.01 * check_pair(90.0, 90 / 1.1, (2, 6)).tolerance, 90 / 1.1, (2, 6))
+    shifted = check_pair(
+        90.0 + 1.01 * check_pair(90.0, 90 / 1.1, (2, 6)).tolerance, 90 / 1.1, (2, 6)
+    )
     assert shifted.verdict == "impossible"
 
 

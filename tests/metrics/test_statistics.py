@@ -36,26 +36,45 @@ def take(counts: Counts, index: np.ndarray) -> Counts:
 def test_equal_to_scipy_with_the_same_draws(level):
     values = np.random.default_rng(1).beta(5, 2, 80)
     want = stats.bootstrap(
-        (values,), np.mean, n_resamples=2000, confidence_level=level, method="percentile", rng=np.random.default_rng(7)
+        (values,),
+        np.mean,
+        n_resamples=2000,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(7),
     ).confidence_interval
     got = bootstrap_ci(values, level=level, seed=7)
     np.testing.assert_allclose([got.low, got.high], want, rtol=1e-12)
-    assert (got.estimate, got.n, got.n_groups, got.level) == (pytest.approx(values.mean()), 80, 80, level)
+    assert (got.estimate, got.n, got.n_groups, got.level) == (
+        pytest.approx(values.mean()),
+        80,
+        80,
+        level,
+    )
 
 
 def test_a_callable_gives_what_the_vectorised_mean_gives():
     values = np.random.default_rng(2).normal(size=30)
     groups = [f"p{i // 3}" for i in range(30)]
-    fast, slow = bootstrap_ci(values, groups, seed=3, n=300), bootstrap_ci(values, groups, np.mean, seed=3, n=300)
-    np.testing.assert_allclose([fast.estimate, fast.low, fast.high], [slow.estimate, slow.low, slow.high], rtol=1e-12)
+    fast, slow = (
+        bootstrap_ci(values, groups, seed=3, n=300),
+        bootstrap_ci(values, groups, np.mean, seed=3, n=300),
+    )
+    np.testing.assert_allclose(
+        [fast.estimate, fast.low, fast.high], [slow.estimate, slow.low, slow.high], rtol=1e-12
+    )
     median = bootstrap_ci(values, groups, np.median, n=300)
     assert median.low <= median.estimate == np.median(values) <= median.high
 
 
 def test_coverage_on_a_known_normal():
     rng = np.random.default_rng(4)
-    hits = sum(not bootstrap_ci(rng.normal(0.7, 0.2, 60), n=400, seed=k).excludes(0.7) for k in range(400))
-    assert 0.90 <= hits / 400 <= 0.98  # percentile intervals are a little short at n=60; sampling sd is 0.011
+    hits = sum(
+        not bootstrap_ci(rng.normal(0.7, 0.2, 60), n=400, seed=k).excludes(0.7) for k in range(400)
+    )
+    assert (
+        0.90 <= hits / 400 <= 0.98
+    )  # percentile intervals are a little short at n=60; sampling sd is 0.011
 
 
 def test_cluster_coverage_where_images_of_a_patient_are_alike():
@@ -86,7 +105,9 @@ def test_an_empty_group_name_is_a_group_of_its_own():
 def test_seed_decides_and_the_global_generator_is_left_alone():
     values = np.random.default_rng(8).normal(size=25)
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    assert bootstrap_ci(values, seed=1) == bootstrap_ci(values, seed=1) != bootstrap_ci(values, seed=2)
+    assert (
+        bootstrap_ci(values, seed=1) == bootstrap_ci(values, seed=1) != bootstrap_ci(values, seed=2)
+    )
     np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
@@ -112,7 +133,10 @@ def test_pooled_interval_is_that_of_resampled_confusion_matrices(kind):
     groups = [f"p{i // 3}" for i in range(12)]
     got = bootstrap_pooled(counts, groups, kind, n=200, seed=11)
     drawn = np.random.default_rng(11).integers(0, 4, (200, 4))
-    slow = [pool(take(counts, np.concatenate([np.arange(3 * g, 3 * g + 3) for g in row]))) for row in drawn]
+    slow = [
+        pool(take(counts, np.concatenate([np.arange(3 * g, 3 * g + 3) for g in row])))
+        for row in drawn
+    ]
     np.testing.assert_allclose([got.low, got.high], np.quantile(slow, [0.025, 0.975]), rtol=1e-12)
     assert got.estimate == pool(counts)
 
@@ -137,7 +161,13 @@ def test_pairing_removes_what_the_images_share():
 
 def test_several_seeds_stand_for_the_average_of_their_pooled_scores():
     first, true = some_counts(10, 1), some_counts(10, 1).true
-    seeds = [first, *(Counts(np.minimum(some_counts(10, k).intersection, true), true + k, true) for k in (2, 3))]
+    seeds = [
+        first,
+        *(
+            Counts(np.minimum(some_counts(10, k).intersection, true), true + k, true)
+            for k in (2, 3)
+        ),
+    ]
     groups = list("aabbcdeeff")
     got = bootstrap_pooled(seeds, groups, "dice", n=200, seed=4)
     assert got.estimate == pytest.approx(np.mean([dice_pooled(one) for one in seeds]))
@@ -145,11 +175,17 @@ def test_several_seeds_stand_for_the_average_of_their_pooled_scores():
     def figure(images):
         return np.mean([dice_pooled(take(one, images.astype(int))) for one in seeds])
 
-    slow = bootstrap_ci(np.arange(10), groups, figure, n=200, seed=4)  # the same draws, one after the other
+    slow = bootstrap_ci(
+        np.arange(10), groups, figure, n=200, seed=4
+    )  # the same draws, one after the other
     assert (got.low, got.high, got.n_groups) == pytest.approx((slow.low, slow.high, 6))
     gap = paired_difference_pooled(seeds, first, groups, "dice", n=200, seed=4)
     slow = bootstrap_ci(
-        np.arange(10), groups, lambda x: figure(x) - dice_pooled(take(first, x.astype(int))), 200, seed=4
+        np.arange(10),
+        groups,
+        lambda x: figure(x) - dice_pooled(take(first, x.astype(int))),
+        200,
+        seed=4,
     )
     assert (gap.estimate, gap.low, gap.high) == pytest.approx((slow.estimate, slow.low, slow.high))
     with pytest.raises(DataError, match="0 models"):
@@ -175,11 +211,15 @@ def test_permutation_is_exact_for_few_groups():
     means = [abs(np.mean(d * signs)) for signs in itertools.product([1, -1], repeat=6)]
     want = np.mean(np.array(means) >= abs(d.mean()) - 1e-12)
     assert paired_permutation(a, b) == pytest.approx(want)
-    scipy = stats.permutation_test((a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf)
+    scipy = stats.permutation_test(
+        (a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+    )
     assert paired_permutation(a, b) == pytest.approx(scipy.pvalue)
     by_group = np.array([d[:3].sum(), d[3:].sum()])
     sums = [abs(by_group @ signs) for signs in itertools.product([1, -1], repeat=2)]
-    assert paired_permutation(a, b, list("aaabbb")) == pytest.approx(np.mean(np.array(sums) >= abs(d.sum()) - 1e-12))
+    assert paired_permutation(a, b, list("aaabbb")) == pytest.approx(
+        np.mean(np.array(sums) >= abs(d.sum()) - 1e-12)
+    )
 
 
 def test_drawn_permutations_are_near_the_exact_ones_and_never_zero():
@@ -197,11 +237,19 @@ def test_permutation_p_is_uniform_without_a_difference():
 
 @pytest.mark.parametrize("kind", ["dice", "iou"])
 def test_pooled_permutation_equals_enumeration(kind):
-    a, b, pool = some_counts(6, 1), some_counts(6, 2, 0.75), {"dice": dice_pooled, "iou": iou_pooled}[kind]
-    both = [np.stack([getattr(x, k) for x in (a, b)]) for k in ("intersection", "predicted", "true")]
+    a, b, pool = (
+        some_counts(6, 1),
+        some_counts(6, 2, 0.75),
+        {"dice": dice_pooled, "iou": iou_pooled}[kind],
+    )
+    both = [
+        np.stack([getattr(x, k) for x in (a, b)]) for k in ("intersection", "predicted", "true")
+    ]
     gaps = []
     for swap in itertools.product([0, 1], repeat=6):
-        first, second = (Counts(*(c[np.array(swap) ^ k, np.arange(6)] for c in both)) for k in (0, 1))
+        first, second = (
+            Counts(*(c[np.array(swap) ^ k, np.arange(6)] for c in both)) for k in (0, 1)
+        )
         gaps.append(abs(pool(first) - pool(second)))
     want = np.mean(np.array(gaps) >= abs(pool(a) - pool(b)) - 1e-12)
     assert paired_permutation_pooled(a, b, None, kind) == pytest.approx(want)

@@ -19,24 +19,33 @@ from textmask.metrics.overlap import counts, dice_per_image
 from textmask.metrics.surface import SurfaceResult, surface_distances
 
 
-def direct(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float]) -> tuple[float, float, float]:
+def direct(
+    prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float]
+) -> tuple[float, float, float]:
     """(pooled HD95, max directed HD95, ASSD) literally as defined, with whole-image distance transforms."""
 
     def surface(mask: np.ndarray) -> np.ndarray:
-        return mask & ~ndimage.binary_erosion(mask, ndimage.generate_binary_structure(2, 1), border_value=0)
+        return mask & ~ndimage.binary_erosion(
+            mask, ndimage.generate_binary_structure(2, 1), border_value=0
+        )
 
     s, g = surface(prediction), surface(truth)
     forth = ndimage.distance_transform_edt(~g, sampling=spacing)[s]
     back = ndimage.distance_transform_edt(~s, sampling=spacing)[g]
     directed = max(np.percentile(forth, 95), np.percentile(back, 95))
-    return np.percentile(np.concatenate([forth, back]), 95), directed, (forth.mean() + back.mean()) / 2
+    return (
+        np.percentile(np.concatenate([forth, back]), 95),
+        directed,
+        (forth.mean() + back.mean()) / 2,
+    )
 
 
 def lesions(n: int, size: int, seed: int) -> np.ndarray:
     """N masks of a few smooth blobs, some of them cut by the border."""
     rng = np.random.default_rng(seed)
     fields = (
-        cv2.GaussianBlur(rng.standard_normal((size, size)).astype(np.float32), (0, 0), size / 14) for _ in range(n)
+        cv2.GaussianBlur(rng.standard_normal((size, size)).astype(np.float32), (0, 0), size / 14)
+        for _ in range(n)
     )
     return np.stack([field > np.quantile(field, 0.89) for field in fields])
 
@@ -69,7 +78,9 @@ def test_small_random_masks_equal_the_definition(data, h, w, spacing):
 def test_non_square_images_and_255():
     p, t = lesions(3, 60, 3)[:, :37], lesions(3, 60, 4)[:, :37]
     want = [direct(a, b, (1, 1)) for a, b in zip(p, t, strict=True)]
-    np.testing.assert_allclose(values(surface_distances(p * np.uint8(255), t.astype(np.uint8))), want, atol=1e-9)
+    np.testing.assert_allclose(
+        values(surface_distances(p * np.uint8(255), t.astype(np.uint8))), want, atol=1e-9
+    )
 
 
 def test_symmetric_identity_and_mirror():
@@ -93,7 +104,9 @@ def test_max_directed_is_monai_and_never_below_pooled():
     a, b = (torch.from_numpy(x)[:, None] for x in (p, t))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI deprecates an argument of its own
-        monai = compute_hausdorff_distance(a, b, include_background=True, percentile=95)[:, 0].numpy()
+        monai = compute_hausdorff_distance(a, b, include_background=True, percentile=95)[
+            :, 0
+        ].numpy()
     result = surface_distances(p, t, definition="max_directed")
     np.testing.assert_allclose(result.hd95, monai, atol=1e-3)  # MONAI measures in float32
     assert (result.hd95_max_directed >= result.hd95_pooled - 1e-12).all()
@@ -125,11 +138,15 @@ def test_monai_assd_is_the_pooled_mean_ours_the_mean_of_means():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         a, b = (torch.from_numpy(x)[:, None] for x in (p, t))
-        monai = compute_average_surface_distance(a, b, include_background=True, symmetric=True).item()
+        monai = compute_average_surface_distance(
+            a, b, include_background=True, symmetric=True
+        ).item()
     edges = [m & ~ndimage.binary_erosion(m) for m in (p[0], t[0])]
     forth, back = (ndimage.distance_transform_edt(~edges[1 - k])[edges[k]] for k in (0, 1))
     assert monai == pytest.approx(np.concatenate([forth, back]).mean(), abs=1e-5)
-    assert surface_distances(p, t).assd[0] == pytest.approx((forth.mean() + back.mean()) / 2, abs=1e-12)
+    assert surface_distances(p, t).assd[0] == pytest.approx(
+        (forth.mean() + back.mean()) / 2, abs=1e-12
+    )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its calls into scipy.ndimage.filters
@@ -140,9 +157,13 @@ def test_surface_distance_package_agrees_on_a_shifted_square(spacing):
     prediction[14:44, 10:40] = True
     theirs = surface_distance.compute_surface_distances(truth, prediction, spacing)
     got = surface_distances(prediction[None], truth[None], spacing)
-    assert got.hd95[0] == pytest.approx(surface_distance.compute_robust_hausdorff(theirs, 95), abs=1e-9)
+    assert got.hd95[0] == pytest.approx(
+        surface_distance.compute_robust_hausdorff(theirs, 95), abs=1e-9
+    )
     both = surface_distance.compute_average_surface_distance(theirs)
-    assert got.assd[0] == pytest.approx(np.mean(both), rel=0.05)  # it weights by the length of surface elements
+    assert got.assd[0] == pytest.approx(
+        np.mean(both), rel=0.05
+    )  # it weights by the length of surface elements
 
 
 def empty_cases() -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +184,11 @@ def test_one_empty_mask_costs_the_diagonal():
 
 def test_excluded_images_are_counted():
     result = surface_distances(*empty_cases(), one_empty="exclude")
-    assert (len(result), result.n_excluded, result.kept.tolist()) == (4, 2, [True, False, False, True])
+    assert (len(result), result.n_excluded, result.kept.tolist()) == (
+        4,
+        2,
+        [True, False, False, True],
+    )
     assert np.isnan(result.hd95).tolist() == [False, True, True, False]
     assert result.assd_mean == pytest.approx(result.assd[0] / 2)
 
@@ -189,7 +214,9 @@ def test_only_excluded_images_leave_no_mean():
 def test_batches_join():
     p, t = empty_cases()
     whole = surface_distances(p, t)
-    joined = SurfaceResult.concatenate([surface_distances(p[:1], t[:1]), surface_distances(p[1:], t[1:])])
+    joined = SurfaceResult.concatenate(
+        [surface_distances(p[:1], t[:1]), surface_distances(p[1:], t[1:])]
+    )
     np.testing.assert_array_equal(values(joined), values(whole))
     assert (joined.n_one_empty, joined.n_both_empty, joined.definition) == (2, 1, "pooled")
     with pytest.raises(DataError, match="one definition"):

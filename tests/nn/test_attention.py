@@ -30,14 +30,18 @@ def pad(words, mask, length, fill):
 def test_against_a_slow_transcription():
     attend = block()
     tokens, words, mask = inputs()
-    codes = torch.rand(words.shape, generator=torch.Generator().manual_seed(2))  # keys and values may differ
+    codes = torch.rand(
+        words.shape, generator=torch.Generator().manual_seed(2)
+    )  # keys and values may differ
     out = attend(tokens, words + codes, words, mask)
     b, place = 1, 11
     count, answer = int(mask[b].sum()), []
     for head in range(2):
         part = slice(8 * head, 8 * head + 8)
         query = attend.query(tokens[b, place])[part]
-        scores = torch.stack([query @ attend.key((words + codes)[b, i])[part] / math.sqrt(8) for i in range(count)])
+        scores = torch.stack(
+            [query @ attend.key((words + codes)[b, i])[part] / math.sqrt(8) for i in range(count)]
+        )
         weights = scores.exp() / scores.exp().sum()
         answer.append(sum(w * attend.value(words[b, i])[part] for i, w in enumerate(weights)))
     torch.testing.assert_close(out[b, place], attend.out(torch.cat(answer)), atol=1e-5, rtol=1e-5)
@@ -49,17 +53,27 @@ def test_padding_never_changes_the_output(length, fill):
     longer, longer_mask = pad(words, mask, length, fill)
     attend = block()
     torch.testing.assert_close(
-        attend(tokens, longer, longer, longer_mask), attend(tokens, words, words, mask), atol=1e-5, rtol=0
+        attend(tokens, longer, longer, longer_mask),
+        attend(tokens, words, words, mask),
+        atol=1e-5,
+        rtol=0,
     )
     torch.manual_seed(0)
     interact = Interactor(16, 2, 8).eval()
     torch.testing.assert_close(
-        interact(tokens, longer, None, longer_mask), interact(tokens, words, None, mask), atol=1e-5, rtol=0
+        interact(tokens, longer, None, longer_mask),
+        interact(tokens, words, None, mask),
+        atol=1e-5,
+        rtol=0,
     )
     asked = interact(longer, tokens, longer_mask, None)[:, :7]
-    torch.testing.assert_close(asked[mask], interact(words, tokens, mask, None)[mask], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        asked[mask], interact(words, tokens, mask, None)[mask], atol=1e-5, rtol=0
+    )
     everything = torch.ones_like(mask)
-    assert not torch.allclose(attend(tokens, words, words, everything), attend(tokens, words, words, mask), atol=1e-3)
+    assert not torch.allclose(
+        attend(tokens, words, words, everything), attend(tokens, words, words, mask), atol=1e-3
+    )
 
 
 def test_nobody_answers_for_a_sentence_without_tokens_and_gives_no_nan():

@@ -7,7 +7,7 @@ from textmask.errors import ConfigError, PromptWarning
 from textmask.nn.attention import position_codes
 from textmask.nn.decoders import SubPixelHead, UpBlock
 from textmask.nn.guide_decoder import GuideBlock, GuideDecoder, GuideDecoderFields, TokenMixer
-from textmask.nn.pretrained import PlainUNetEncoder, build_image_encoder
+from textmask.nn.pretrained_image import PlainUNetEncoder, build_image_encoder
 from textmask.types import TextFeatures
 
 FIELDS = GuideDecoderFields(token_counts=(6, 4, 3), max_tokens=8, head_channels=4)
@@ -23,7 +23,9 @@ def sentence(length=5, real=(5, 3), width=12):
 def padded(text, length, fill):
     extra = length - text.text_tokens.shape[1]
     tokens = torch.nn.functional.pad(text.text_tokens, (0, 0, 0, extra), value=fill)
-    return TextFeatures(tokens, text.text_embedding, torch.nn.functional.pad(text.token_mask, (0, extra)))
+    return TextFeatures(
+        tokens, text.text_embedding, torch.nn.functional.pad(text.token_mask, (0, extra))
+    )
 
 
 def test_the_token_mixer_is_a_convolution_over_positions_then_a_linear_map():
@@ -51,7 +53,9 @@ def test_one_block_written_out():
     said = block.norms[3](block.cross_attention(y + places, words + order, words))
     torch.testing.assert_close(out, (x + 1.421 * said).mT.reshape(2, 16, 3, 5))
     assert block.gate.item() == pytest.approx(1.421)
-    assert GuideBlock(16, 12, 6, FIELDS.model_copy(update={"gate": 0.01})).gate.item() == pytest.approx(0.01)
+    assert GuideBlock(
+        16, 12, 6, FIELDS.model_copy(update={"gate": 0.01})
+    ).gate.item() == pytest.approx(0.01)
 
 
 def net(fields=FIELDS):
@@ -102,5 +106,8 @@ def test_the_skip_may_be_convolved_before_the_rest_is_known():
 def test_the_image_may_be_convolved_before_the_rest_is_known(stride):
     torch.manual_seed(0)
     head = SubPixelHead(6, stride).double()
-    feature, image = torch.rand(2, 6, 5, 4).double(), torch.rand(2, 3, 5 * stride, 4 * stride).double()
+    feature, image = (
+        torch.rand(2, 6, 5, 4).double(),
+        torch.rand(2, 3, 5 * stride, 4 * stride).double(),
+    )
     torch.testing.assert_close(head.join(feature, head.image_part(image)), head(feature, image))

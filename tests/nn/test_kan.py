@@ -30,7 +30,9 @@ def cox_de_boor(x: torch.Tensor, grid: int, order: int, span: tuple[float, float
 def literal(layer: KANLinear, x: torch.Tensor) -> torch.Tensor:
     """The docstring's sum, edge by edge."""
     x = layer.norm(x)
-    splines = torch.einsum("...ik,oki->...oi", cox_de_boor(x, layer.grid, layer.order, layer.span), layer.spline_weight)
+    splines = torch.einsum(
+        "...ik,oki->...oi", cox_de_boor(x, layer.grid, layer.order, layer.span), layer.spline_weight
+    )
     edges = layer.base_weight * nn.functional.silu(x)[..., None, :] + layer.spline_scale * splines
     return edges.sum(-1)
 
@@ -74,7 +76,9 @@ def test_piecewise_constant_splines_pass_no_gradient_but_that_of_silu():
 def test_gradcheck_in_double_precision():
     torch.manual_seed(0)
     layer = KANLinear(4, 3).double()
-    assert torch.autograd.gradcheck(layer, torch.randn(5, 4, dtype=torch.double, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        layer, torch.randn(5, 4, dtype=torch.double, requires_grad=True)
+    )
 
 
 def only_splines(grid: int = 5, order: int = 3) -> KANLinear:
@@ -207,7 +211,9 @@ def test_chunks_do_not_change_the_result(monkeypatch):
 def test_recomputation_copies_and_repeats():
     layer, x = KANLinear(6, 4), torch.randn(5, 6, requires_grad=True)
     plain = gradients(layer(x), x, layer)
-    for a, b in zip(gradients(checkpoint(layer, x, use_reentrant=False), x, layer), plain, strict=True):
+    for a, b in zip(
+        gradients(checkpoint(layer, x, use_reentrant=False), x, layer), plain, strict=True
+    ):
         assert torch.equal(a, b)
     for a, b in zip(gradients(layer(x), x, layer), plain, strict=True):
         assert torch.equal(a, b)

@@ -5,7 +5,7 @@ import torch
 
 from textmask.errors import ConfigError
 from textmask.nn.mmi_unet import Bridger, MMIUNet, MMIUNetFields
-from textmask.nn.pretrained import PlainUNetEncoder, build_image_encoder
+from textmask.nn.pretrained_image import PlainUNetEncoder, build_image_encoder
 from textmask.types import TextFeatures
 
 FIELDS = MMIUNetFields(heads=2, hidden=8, head_channels=4)
@@ -68,7 +68,9 @@ def test_the_coarsest_sentence_is_updated_only_for_whoever_reads_it():
     assert net().bridgers[-1].text_asks is None
     assert net(last_answers=True).bridgers[-1].text_asks is not None
     text, image = sentence(), torch.rand(2, 3, 32, 32)
-    assert not torch.equal(net(last_answers=True)(image, text).texts[0], net()(image, text).texts[0])
+    assert not torch.equal(
+        net(last_answers=True)(image, text).texts[0], net()(image, text).texts[0]
+    )
 
 
 @pytest.mark.parametrize("fused", [1, 3, 4])
@@ -80,7 +82,12 @@ def test_any_size_any_padding_and_any_number_of_bridgers(size, fused):
     assert found.logits.shape == (2, 1, *size)
     assert len(found.maps) == len(found.texts) == len(found.token_masks) == fused
     longer = torch.nn.functional.pad(text.text_tokens, (0, 0, 0, 19), value=1e3)
-    again = model(image, TextFeatures(longer, text.text_embedding, torch.nn.functional.pad(text.token_mask, (0, 19))))
+    again = model(
+        image,
+        TextFeatures(
+            longer, text.text_embedding, torch.nn.functional.pad(text.token_mask, (0, 19))
+        ),
+    )
     torch.testing.assert_close(again.logits, found.logits, atol=1e-5, rtol=1e-5)
 
 
@@ -98,14 +105,18 @@ def test_more_scales_than_the_encoder_has_are_refused():
 
 def test_size_with_convnext_is_that_of_the_published_network():
     """56.2 M without the text encoder, as C2Seg quotes it; the released one also trains the last unread answer."""
-    model = MMIUNet(build_image_encoder("convnext_tiny:random"), 768, MMIUNetFields(), last_answers=True)
+    model = MMIUNet(
+        build_image_encoder("convnext_tiny:random"), 768, MMIUNetFields(), last_answers=True
+    )
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(56.2, rel=0.05)
 
 
 def test_a_saved_convnext_is_read_and_trained(tmp_path):
     from transformers import ConvNextConfig, ConvNextModel
 
-    ConvNextModel(ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1])).save_pretrained(tmp_path)
+    ConvNextModel(
+        ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1])
+    ).save_pretrained(tmp_path)
     torch.manual_seed(0)
     encoder = build_image_encoder(f"convnext_tiny:{tmp_path}")
     model = MMIUNet(encoder, 12, FIELDS.model_copy(update={"heads": 4}))

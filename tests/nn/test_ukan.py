@@ -50,7 +50,9 @@ def test_channel_norm_is_layer_norm_over_channels():
     norm = ChannelNorm(6)
     nn.init.normal_(norm.weight)
     x = torch.randn(2, 6, 3, 4)
-    expected = nn.functional.layer_norm(x.movedim(1, -1), (6,), norm.weight, norm.bias).movedim(-1, 1)
+    expected = nn.functional.layer_norm(x.movedim(1, -1), (6,), norm.weight, norm.bias).movedim(
+        -1, 1
+    )
     assert torch.allclose(norm(x), expected)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from textmask.errors import ConfigError
-from textmask.method import build_method, get_method
+from textmask.methods.registry import build_method, get_method
 from textmask.nn.decoders import SubPixelHead, UNet
 from textmask.nn.image_encoders import ConvBlock, UNetEncoder
 
@@ -40,7 +40,9 @@ def test_film_is_scale_and_shift_of_the_second_norm():
     normed = block.norm2(block.conv2(torch.relu(block.norm1(block.conv1(x)))))
     expected = torch.stack(
         [
-            torch.stack([(normed[b, c] * (1 + film[b, c]) + film[b, 4 + c]).clamp(min=0) for c in range(4)])
+            torch.stack(
+                [(normed[b, c] * (1 + film[b, c]) + film[b, 4 + c]).clamp(min=0) for c in range(4)]
+            )
             for b in range(2)
         ]
     )
@@ -65,7 +67,10 @@ def test_sub_pixel_head_sees_the_picture_again():
 def test_parameter_counts_of_the_presets():
     """The original U-Net has 31.0 M; the CPU preset is about 2 M, with or without the statement."""
     count = {
-        (name, preset): sum(p.numel() for p in build_method(getattr(get_method(name).recipe(), preset)()).parameters())
+        (name, preset): sum(
+            p.numel()
+            for p in build_method(getattr(get_method(name).recipe(), preset)()).parameters()
+        )
         for name, preset in (("unet", "lite"), ("statement_unet", "lite"))
     }
     assert 1.9e6 < count["unet", "lite"] < 2.2e6

@@ -10,20 +10,22 @@ pytest.importorskip("fastapi", reason="the service is not installed: pip install
 @pytest.fixture(scope="session")
 def run(phantom_manifest, tmp_path_factory):
     """A small run on phantoms."""
-    from textmask.method import get_method
-    from textmask.run.train import train
+    from textmask.methods.registry import get_method
+    from textmask.training.loop import train
 
     root = tmp_path_factory.mktemp("served")
-    recipe = get_method("text_prior").recipe().smoke().override("threshold=0.1")  # follows the sentence at once
+    recipe = (
+        get_method("text_prior").recipe().smoke().override("threshold=0.1")
+    )  # follows the sentence at once
     train(recipe, phantom_manifest, root / "run", cache_dir=root / "cache", progress=False)
     return root / "run"
 
 
 @pytest.fixture(scope="session")
 def engine(run):
-    from textmask.serve.engine import Engine
+    from textmask.serve.engine import Segmenter
 
-    return Engine(run)
+    return Segmenter(run)
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +49,12 @@ def client_of(engine):
     from fastapi.testclient import TestClient
 
     from textmask.serve.app import create_app
-    from textmask.serve.service import Options
+    from textmask.serve.service import ServiceOptions
 
     with ExitStack() as stack:
 
         def client(**options):
-            app = create_app(options.pop("engine", engine), Options(**options))
+            app = create_app(options.pop("engine", engine), ServiceOptions(**options))
             return stack.enter_context(TestClient(app, base_url="http://127.0.0.1:8000"))
 
         yield client

@@ -4,7 +4,7 @@ import threading
 import time
 from contextlib import contextmanager
 
-from textmask.serve.engine import Engine
+from textmask.serve.engine import Segmenter
 
 LOWER_LEFT = {"sentence": "opacity in the lower left lung"}
 
@@ -19,7 +19,7 @@ def refused(answer, status, code):
     return body["message"]
 
 
-class Gated(Engine):
+class Gated(Segmenter):
     """An engine that waits until it is told."""
 
     def __init__(self, engine):

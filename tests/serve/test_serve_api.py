@@ -17,14 +17,14 @@ import pytest
 from dicom_files import cr, to_bytes
 from serving import LOWER_LEFT, Gated, refused, upload
 
+from textmask.inference.predictor import Predictor
 from textmask.io.images import read_image
 from textmask.io.orientation import Orientation
 from textmask.io.pictures import Picture
-from textmask.run.predict import Predictor
 from textmask.serve.app import create_app
-from textmask.serve.engine import Question, Upload
+from textmask.serve.engine import PromptRequest, Upload
 from textmask.serve.limits import Limits
-from textmask.serve.service import Options
+from textmask.serve.service import ServiceOptions
 
 TOKEN = "a-token-of-more-than-16"
 
@@ -56,7 +56,9 @@ def test_upload_once_and_ask_many_sentences(client, run, film):
         linked = client.get(body["links"][kind])
         assert linked.headers["content-type"] == "image/png"
         assert linked.content == base64.b64decode(body[part])
-    other = client.post(f"/v1/images/{name}/masks", json={"sentence": "opacity in the upper right lung"}).json()
+    other = client.post(
+        f"/v1/images/{name}/masks", json={"sentence": "opacity in the upper right lung"}
+    ).json()
     assert other["png"] != body["png"]
     assert "rle" not in other
 
@@ -65,7 +67,10 @@ def test_the_threshold_is_the_clients(client, film):
     name = upload(client, film.read_bytes())
     ask = {**LOWER_LEFT, "return": ["rle"]}
     sizes = [
-        client.post(f"/v1/images/{name}/masks", json={**ask, "threshold": t}).json()["foreground_px"] for t in (0, 1)
+        client.post(f"/v1/images/{name}/masks", json={**ask, "threshold": t}).json()[
+            "foreground_px"
+        ]
+        for t in (0, 1)
     ]
     assert sizes == [64 * 64, 0]
     mask = client.get(f"/v1/images/{name}/mask.png", params={**LOWER_LEFT, "threshold": 0}).content
@@ -76,7 +81,12 @@ def test_the_upload_is_described_and_shown(client, png):
     answer = client.post("/v1/images", files={"file": ("x.png", png)})
     body = answer.json()
     assert answer.status_code == 201
-    assert (body["rows"], body["columns"], body["channels"], body["format"]) == (40, 50, 1, "picture")
+    assert (body["rows"], body["columns"], body["channels"], body["format"]) == (
+        40,
+        50,
+        1,
+        "picture",
+    )
     assert (body["sides_known"], body["orientation"], body["count"]) == (False, None, 1)
     shown = client.get(f"/v1/images/{body['id']}/picture.png")
     assert np.array_equal(decoded(shown.content), decoded(png))
@@ -136,11 +146,18 @@ def test_what_does_not_fit_the_description_is_refused(client, png, change):
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b'{"sentence": "a', 422), (b"[" * 60000, 400), (b'{"sentence": "\\ud800"}', 422), (b"\xff\xfe", 422)],
+    [
+        (b'{"sentence": "a', 422),
+        (b"[" * 60000, 400),
+        (b'{"sentence": "\\ud800"}', 422),
+        (b"\xff\xfe", 422),
+    ],
 )
 def test_bodies_that_are_no_json_are_refused(client, png, body, status):
     name = upload(client, png)
-    answer = client.post(f"/v1/images/{name}/masks", content=body, headers={"Content-Type": "application/json"})
+    answer = client.post(
+        f"/v1/images/{name}/masks", content=body, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
 
@@ -159,9 +176,14 @@ def test_a_side_that_cannot_be_known_is_refused_unless_assumed(client, png):
     name = upload(client, png)
     ask = f"/v1/images/{name}/masks"
     refused(client.post(ask, json={**LOWER_LEFT, "laterality": "unknown"}), 422, "laterality")
-    assumed = client.post(ask, json={**LOWER_LEFT, "laterality": "unknown", "assume": "image"}).json()
+    assumed = client.post(
+        ask, json={**LOWER_LEFT, "laterality": "unknown", "assume": "image"}
+    ).json()
     assert assumed["asked"]["assumed"] is True
-    assert client.post(ask, json={"sentence": "lower lung", "laterality": "unknown"}).status_code == 200
+    assert (
+        client.post(ask, json={"sentence": "lower lung", "laterality": "unknown"}).status_code
+        == 200
+    )
     refused(client.post(ask, json={**LOWER_LEFT, "laterality": "patient"}), 422, "laterality")
 
 
@@ -174,14 +196,16 @@ def test_the_patients_left_is_the_pictures_right_in_a_usual_film(client, film):
     assert ours["statement"]["zones"] == [["left", "lower"]]
     assert ours["statement"]["cells"] == [["right", "lower"]]
     assert ours["asked"]["conversion"] != "none"
-    turned = client.post(ask, json={**LOWER_LEFT, "laterality": "patient", "view": "mirrored"}).json()
+    turned = client.post(
+        ask, json={**LOWER_LEFT, "laterality": "patient", "view": "mirrored"}
+    ).json()
     assert turned["statement"]["cells"] == [["left", "lower"]]
 
 
 def test_a_picture_that_says_where_the_patient_is_needs_no_view(engine, film):
     place = Orientation.of_view("pa")
     known = Upload(Picture(read_image(film), "dicom", place), 1, "")
-    answer = engine.segment(known, Question(LOWER_LEFT["sentence"]))
+    answer = engine.segment(known, PromptRequest(LOWER_LEFT["sentence"]))
     assert answer.asked["said"] == "patient"
     assert answer.cells == {("right", "lower")}
 
@@ -208,10 +232,14 @@ def test_what_is_no_picture_is_refused(client, data, status, code):
 
 def test_a_truncated_picture_is_refused(client, film):
     data = film.read_bytes()
-    refused(client.post("/v1/images", files={"file": ("a.png", data[: len(data) // 2])}), 422, "damaged")
+    refused(
+        client.post("/v1/images", files={"file": ("a.png", data[: len(data) // 2])}), 422, "damaged"
+    )
 
 
-@pytest.mark.parametrize("name", ["../../../etc/passwd", "/abs.png", "<img src=x onerror=alert(1)>.png", "a" * 3000])
+@pytest.mark.parametrize(
+    "name", ["../../../etc/passwd", "/abs.png", "<img src=x onerror=alert(1)>.png", "a" * 3000]
+)
 def test_the_name_of_a_file_means_nothing(client, png, name, tmp_path):
     answer = client.post("/v1/images", files={"file": (name, png)})
     assert answer.status_code == 201
@@ -222,22 +250,35 @@ def bomb(rows, columns):
     """A PNG whose header promises far more pixels than it brings."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0"))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("size", [(5001, 5000), (12000, 9000), (60000, 60000)])
 def test_a_pixel_bomb_is_refused_before_it_is_decoded(client, size):
-    refused(client.post("/v1/images", files={"file": ("a.png", bomb(*size))}), 413, "too_many_pixels")
+    refused(
+        client.post("/v1/images", files={"file": ("a.png", bomb(*size))}), 413, "too_many_pixels"
+    )
 
 
 def test_an_upload_over_the_cap_is_refused(client_of, png):
     client = client_of(limits=Limits(max_bytes=10_000))
     assert upload(client, png)
-    refused(client.post("/v1/images", files={"file": ("a.png", b"x" * 20_000)}), 413, "too_many_bytes")
-    refused(client.post("/v1/jobs", content=b"x" * 70_000), 413, "too_many_bytes")  # JSON has a cap of its own
+    refused(
+        client.post("/v1/images", files={"file": ("a.png", b"x" * 20_000)}), 413, "too_many_bytes"
+    )
+    refused(
+        client.post("/v1/jobs", content=b"x" * 70_000), 413, "too_many_bytes"
+    )  # JSON has a cap of its own
 
 
 def scope_of(headers=(), path="/v1/images"):
@@ -256,7 +297,11 @@ def call(app, scope, receive):
         sent.append(message)
 
     asyncio.run(app(scope, receive, send))
-    return sent[0]["status"], dict(sent[0]["headers"]), b"".join(part.get("body", b"") for part in sent[1:])
+    return (
+        sent[0]["status"],
+        dict(sent[0]["headers"]),
+        b"".join(part.get("body", b"") for part in sent[1:]),
+    )
 
 
 MULTIPART = (b"content-type", b"multipart/form-data; boundary=xx")
@@ -265,7 +310,7 @@ HEAD = b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r
 
 def test_reading_stops_at_the_cap_and_nothing_more_is_taken(engine):
     """A body without a length, far beyond the cap: the service takes no more than the cap and one chunk."""
-    app, taken = create_app(engine, Options(limits=Limits(max_bytes=1_000_000))), 0
+    app, taken = create_app(engine, ServiceOptions(limits=Limits(max_bytes=1_000_000))), 0
 
     async def receive():
         nonlocal taken
@@ -274,7 +319,9 @@ def test_reading_stops_at_the_cap_and_nothing_more_is_taken(engine):
         assert taken < 2_000_000, "read on beyond the cap"
         return {"type": "http.request", "body": chunk, "more_body": True}
 
-    status, headers, body = call(app, scope_of([MULTIPART, (b"transfer-encoding", b"chunked")]), receive)
+    status, headers, body = call(
+        app, scope_of([MULTIPART, (b"transfer-encoding", b"chunked")]), receive
+    )
     assert (status, json.loads(body)["code"]) == (413, "too_many_bytes")
     assert headers[b"connection"] == b"close"
     assert taken < 1_000_000 + 2 * 65536
@@ -291,7 +338,7 @@ def test_a_length_over_the_cap_is_refused_without_reading(engine):
 
 
 def test_a_body_that_does_not_arrive_ends_the_request(engine):
-    app, first = create_app(engine, Options(limits=Limits(body_seconds=0.1))), True
+    app, first = create_app(engine, ServiceOptions(limits=Limits(body_seconds=0.1))), True
 
     async def receive():
         nonlocal first
@@ -306,7 +353,7 @@ def test_a_body_that_does_not_arrive_ends_the_request(engine):
 
 
 def test_dripping_bytes_do_not_extend_the_time(engine):
-    app = create_app(engine, Options(limits=Limits(body_seconds=0.1)))
+    app = create_app(engine, ServiceOptions(limits=Limits(body_seconds=0.1)))
 
     async def receive():
         await asyncio.sleep(0.02)
@@ -322,11 +369,18 @@ def test_dripping_bytes_do_not_extend_the_time(engine):
 
 def test_a_token_is_asked_for_and_compared(client_of, png):
     client = client_of(token=TOKEN)
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": ""}):
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": ""},
+    ):
         answer = client.get("/v1/capabilities", headers=headers)
         refused(answer, 401, "token")
         assert answer.headers["www-authenticate"].startswith("Bearer")
-        refused(client.post("/v1/images", files={"file": ("a.png", png)}, headers=headers), 401, "token")
+        refused(
+            client.post("/v1/images", files={"file": ("a.png", png)}, headers=headers), 401, "token"
+        )
         refused(client.get("/metrics", headers=headers), 401, "token")
     right = {"Authorization": f"Bearer {TOKEN}"}
     assert client.get("/v1/capabilities", headers=right).status_code == 200
@@ -339,7 +393,9 @@ def test_a_token_is_asked_for_and_compared(client_of, png):
     assert schema["paths"]["/v1/images"]["post"]["security"] == [{"bearer": []}]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "10.0.0.1"]
+)
 def test_a_name_that_was_bound_to_this_machine_by_others_is_refused(client, host):
     refused(client.get("/v1/capabilities", headers={"Host": host}), 400, "unknown_host")
 
@@ -361,11 +417,17 @@ def test_further_names_can_be_allowed(client_of):
     ids=str,
 )
 def test_pages_of_other_origins_are_refused(client, png, headers):
-    refused(client.post("/v1/images", files={"file": ("a.png", png)}, headers=headers), 403, "other_origin")
+    refused(
+        client.post("/v1/images", files={"file": ("a.png", png)}, headers=headers),
+        403,
+        "other_origin",
+    )
 
 
 def test_the_pages_own_requests_are_not(client, png):
-    assert upload(client, png, headers={"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"})
+    assert upload(
+        client, png, headers={"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}
+    )
 
 
 def test_every_answer_has_the_headers(client):
@@ -393,15 +455,22 @@ def test_unknown_routes_and_methods_are_problems(client):
 def test_dicom_results_are_for_dicom_uploads(client, png):
     name = upload(client, png)
     refused(client.get(f"/v1/images/{name}/mask.dcm", params=LOWER_LEFT), 415, "not_dicom")
-    refused(client.post(f"/v1/images/{name}/masks", json={**LOWER_LEFT, "return": ["sr"]}), 415, "not_dicom")
+    refused(
+        client.post(f"/v1/images/{name}/masks", json={**LOWER_LEFT, "return": ["sr"]}),
+        415,
+        "not_dicom",
+    )
 
 
 def test_a_dicom_film_is_asked_of_its_patient_and_gives_a_seg_and_a_report(client):
     name = upload(client, to_bytes(cr()))
-    body = client.get(f"/v1/images/{name}/mask.dcm", params={"sentence": "opacity in the left lower lung"})
+    body = client.get(
+        f"/v1/images/{name}/mask.dcm", params={"sentence": "opacity in the left lower lung"}
+    )
     seg = pydicom.dcmread(io.BytesIO(body.content))
     answer = client.post(
-        f"/v1/images/{name}/masks", json={"sentence": "opacity in the left lower lung", "return": ["rle", "sr"]}
+        f"/v1/images/{name}/masks",
+        json={"sentence": "opacity in the left lower lung", "return": ["rle", "sr"]},
     ).json()
     assert answer["asked"]["said"] == "patient"
     assert answer["statement"]["cells"] == [["right", "lower"]]
@@ -430,7 +499,9 @@ def test_a_full_queue_answers_429_and_recovers(client_of, engine, png):
     name = upload(client, png)
     ask, answers = f"/v1/images/{name}/masks", []
     threads = [
-        threading.Thread(target=lambda: answers.append(client.post(ask, json={"sentence": "wait"}).status_code))
+        threading.Thread(
+            target=lambda: answers.append(client.post(ask, json={"sentence": "wait"}).status_code)
+        )
         for _ in range(2)
     ]
     for thread in threads:
@@ -460,9 +531,13 @@ def test_an_unexpected_error_tells_no_more_than_its_kind(engine, png):
                 raise RuntimeError("secret")
             return super().segment(upload, question)
 
-    with TestClient(create_app(Broken(engine)), base_url="http://localhost", raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(Broken(engine)), base_url="http://localhost", raise_server_exceptions=False
+    ) as client:
         name = upload(client, png)
-        message = refused(client.post(f"/v1/images/{name}/masks", json={"sentence": "break"}), 500, "internal")
+        message = refused(
+            client.post(f"/v1/images/{name}/masks", json={"sentence": "break"}), 500, "internal"
+        )
         assert "secret" not in message
         assert client.post(f"/v1/images/{name}/masks", json=LOWER_LEFT).status_code == 200
 
@@ -482,7 +557,10 @@ def test_health_readiness_capabilities_and_metrics(client, engine, png):
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()
-    assert 'textmask_requests_total{method="POST",route="/v1/images/{id}/masks",status="200"} 1.0' in lines
+    assert (
+        'textmask_requests_total{method="POST",route="/v1/images/{id}/masks",status="200"} 1.0'
+        in lines
+    )
     assert 'textmask_warnings_total{code="nothing_parsed"} 1.0' in lines
     assert "textmask_images 1.0" in lines
     assert any(line.startswith("textmask_model_seconds_bucket") for line in lines)

@@ -9,7 +9,7 @@ from serving import listening
 
 from textmask.serve.app import create_app
 from textmask.serve.limits import Limits
-from textmask.serve.service import Options
+from textmask.serve.service import ServiceOptions
 
 EVIL = "<img src=x onerror=alert(1)>"
 TOKEN = "a-token-of-more-than-16"
@@ -25,7 +25,9 @@ class Page:
     """A page and all that it said and asked for."""
 
     def __init__(self, browser, address):
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+        context = browser.new_context(
+            viewport={"width": 1280, "height": 900}, accept_downloads=True
+        )
         self.page, self.said, self.asked = context.new_page(), [], []
         self.page.set_default_timeout(15_000)
         self.page.on("console", lambda message: self.said.append(message.text))
@@ -52,7 +54,9 @@ class Page:
         self.page.evaluate("byId('status').textContent = ''")
         self.page.get_by_label("Sentence").fill(sentence)
         self.page.get_by_label("Sentence").press("Enter")
-        self.wait("!byId('busy').textContent && (byId('status').textContent !== '' || !byId('error').hidden)")
+        self.wait(
+            "!byId('busy').textContent && (byId('status').textContent !== '' || !byId('error').hidden)"
+        )
         return self
 
     def pixels(self):
@@ -77,7 +81,9 @@ def opened(browser, address):
 
 
 def cells(page):
-    return page.locator("#zones td.named").evaluate_all("all => all.map(cell => cell.getAttribute('aria-label'))")
+    return page.locator("#zones td.named").evaluate_all(
+        "all => all.map(cell => cell.getAttribute('aria-label'))"
+    )
 
 
 def test_drop_ask_edit_compare_and_download(opened, film, tmp_path):
@@ -101,7 +107,9 @@ def test_drop_ask_edit_compare_and_download(opened, film, tmp_path):
     assert "opacity in the lower left lung" in page.locator("#change").inner_text()
     page.get_by_role("radio", name="the one before").check()
     before = opened.pixels()
-    assert ((before != bare).any(axis=2) == (first != bare).any(axis=2)).all()  # the same place, the other colour
+    assert (
+        (before != bare).any(axis=2) == (first != bare).any(axis=2)
+    ).all()  # the same place, the other colour
     page.get_by_role("radio", name="both").check()
     assert ((opened.pixels() != bare).any(axis=2) >= (first != bare).any(axis=2)).all()
     page.get_by_role("radio", name="the picture alone").check()
@@ -121,7 +129,10 @@ def test_drop_ask_edit_compare_and_download(opened, film, tmp_path):
     download.value.save_as(tmp_path / "mask.png")
     mask = cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED)
     assert set(np.unique(mask)) == {0, 255}
-    assert (mask.shape, high[mask == 0].any()) == ((64, 64), False)  # what was seen is what is saved
+    assert (mask.shape, high[mask == 0].any()) == (
+        (64, 64),
+        False,
+    )  # what was seen is what is saved
     assert page.get_by_role("button", name="DICOM").is_disabled()
 
 
@@ -165,7 +176,16 @@ def test_everything_works_by_keyboard(opened, film):
     for _ in range(30):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.value"))
-    assert reached >= {"file", "sentence", "view", "go", "opacity", "threshold", "outline", "save-png"}
+    assert reached >= {
+        "file",
+        "sentence",
+        "view",
+        "go",
+        "opacity",
+        "threshold",
+        "outline",
+        "save-png",
+    }
 
 
 def test_warnings_and_refusals_are_plain_words(opened, film):
@@ -189,10 +209,14 @@ def test_the_letters_on_the_edges_follow_whose_left_is_meant(opened, film):
     page.get_by_label("View").select_option("pa")
     page.get_by_role("radio", name="the patient").check()
     assert marks() == ["R", "L"]
-    opened.wait("document.querySelector('#zones td.named').getAttribute('aria-label').includes('right')")
+    opened.wait(
+        "document.querySelector('#zones td.named').getAttribute('aria-label').includes('right')"
+    )
     page.get_by_label("View").select_option("mirrored")
     assert marks() == ["L", "R"]
-    opened.wait("document.querySelector('#zones td.named').getAttribute('aria-label').includes('left')")
+    opened.wait(
+        "document.querySelector('#zones td.named').getAttribute('aria-label').includes('left')"
+    )
     page.get_by_role("radio", name="not known").check()
     assert marks() == ["?", "?"]
     opened.wait("!byId('error').hidden")
@@ -207,7 +231,9 @@ def test_what_is_typed_and_what_a_file_is_called_never_runs(opened, film, tmp_pa
     assert evil.name in page.locator("#about").inner_text()
     assert EVIL in page.locator("#change").inner_text()
     assert page.locator("img").count() == 0
-    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<p onclick=\"document.title=1\" id=slipped>x</p>')")
+    page.evaluate(
+        "document.body.insertAdjacentHTML('beforeend', '<p onclick=\"document.title=1\" id=slipped>x</p>')"
+    )
     page.locator("#slipped").click()
     assert "textmask" in page.title()
     assert all("Content Security Policy" in text for text in opened.said)
@@ -235,7 +261,7 @@ def test_it_fits_a_phone_and_both_schemes(opened, film):
 
 
 def test_a_token_is_asked_for_and_kept_in_the_page(browser, engine, film):
-    with listening(create_app(engine, Options(Limits(), token=TOKEN))) as address:
+    with listening(create_app(engine, ServiceOptions(Limits(), token=TOKEN))) as address:
         opened = Page(browser, address)
         opened.page.locator("#token-form").wait_for()
         opened.page.get_by_label("Token").fill(TOKEN)
@@ -243,6 +269,8 @@ def test_a_token_is_asked_for_and_kept_in_the_page(browser, engine, film):
         opened.wait("byId('model').textContent.includes('text_prior')")
         opened.open(film).ask("opacity in the lower left lung")
         assert cells(opened.page) == ["lower left: named"]
-        assert opened.page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+        assert opened.page.evaluate(
+            "[localStorage.length, sessionStorage.length, document.cookie]"
+        ) == [0, 0, ""]
         assert not any(TOKEN in url for url in opened.asked)
         opened.close()

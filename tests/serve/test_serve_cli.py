@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 from typer.testing import CliRunner
 
-from textmask.cli import app
+from textmask.cli.app import app
 from textmask.errors import ConfigError
 from textmask.serve.server import listen
 
@@ -25,7 +25,9 @@ def test_other_machines_need_a_token(run, host):
     assert "token" in refusal(run, "--host", host)
 
 
-@pytest.mark.parametrize("token", ["", "short", "has a space in it somewhere", "tööö-long-enough-but-odd"])
+@pytest.mark.parametrize(
+    "token", ["", "short", "has a space in it somewhere", "tööö-long-enough-but-odd"]
+)
 def test_a_weak_token_is_refused(run, token):
     message = refusal(run, "--host", "0.0.0.0", "--token-env", "MY_TOKEN", MY_TOKEN=token)
     assert "MY_TOKEN" in message
@@ -49,8 +51,20 @@ def test_answers_are_sent_without_delay():
 
 
 def test_it_starts_answers_and_stops(run, tmp_path):
-    command = [sys.executable, "-m", "textmask", "serve", str(run), "--port", "0", "--audit", str(tmp_path / "a.jsonl")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "textmask",
+        "serve",
+        str(run),
+        "--port",
+        "0",
+        "--audit",
+        str(tmp_path / "a.jsonl"),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         line = process.stdout.readline()
         assert line.startswith("http://127.0.0.1:"), line + process.stderr.read()
         address = line.split("/  ")[0]

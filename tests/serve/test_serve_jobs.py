@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from serving import LOWER_LEFT, Gated, refused, upload
 
-from textmask.run.jobs import Job
-from textmask.serve.jobs import FolderJob, Jobs
+from textmask.inference.jobs import BatchItem
+from textmask.serve.background import BackgroundJob, BackgroundJobs
 from textmask.serve.limits import Limits
 from textmask.serve.problems import Problem
 
@@ -69,7 +69,9 @@ def test_a_jobs_file_brings_its_own_sentences_and_the_audit_log_has_each(client_
     assert "upper left" not in log.read_text()
 
 
-@pytest.mark.parametrize("source", ["..", "../outside.png", "/etc", "films/../../outside.png", "link", "a\0b"])
+@pytest.mark.parametrize(
+    "source", ["..", "../outside.png", "/etc", "films/../../outside.png", "link", "a\0b"]
+)
 @pytest.mark.parametrize("field", ["source", "out"])
 def test_nothing_outside_the_folder_is_read_or_written(client_of, root, source, field):
     (root / "link").symlink_to(root.parent)
@@ -79,13 +81,17 @@ def test_nothing_outside_the_folder_is_read_or_written(client_of, root, source, 
     assert str(root) not in message
 
 
-@pytest.mark.parametrize("image", ["../outside.png", "/etc/hostname", "films/../../outside.png", "films/link.png"])
+@pytest.mark.parametrize(
+    "image", ["../outside.png", "/etc/hostname", "films/../../outside.png", "films/link.png"]
+)
 def test_no_row_of_a_jobs_file_leads_out(client_of, root, image):
     (root / "films" / "link.png").symlink_to(root.parent / "outside.png")
     (root / "jobs.csv").write_text(f"image,text\n{image},left lung\n")
     client = client_of(jobs_root=root)
     refused(client.post("/v1/jobs", json={"source": "jobs.csv"}), 403, "outside_jobs_root")
-    refused(client.post("/v1/jobs", json={"source": "films", **LOWER_LEFT}), 403, "outside_jobs_root")
+    refused(
+        client.post("/v1/jobs", json={"source": "films", **LOWER_LEFT}), 403, "outside_jobs_root"
+    )
     assert not list(root.rglob("*.mask.png"))
 
 
@@ -98,7 +104,9 @@ def test_no_row_of_a_jobs_file_leads_out(client_of, root, image):
         ("a" * 900, 404, "no_such_source"),
     ],
 )
-def test_nothing_to_do_is_said_without_the_place_on_this_machine(client_of, root, source, status, code):
+def test_nothing_to_do_is_said_without_the_place_on_this_machine(
+    client_of, root, source, status, code
+):
     (root / "empty").mkdir()
     client = client_of(jobs_root=root)
     message = refused(client.post("/v1/jobs", json={"source": source, **LOWER_LEFT}), status, code)
@@ -107,7 +115,9 @@ def test_nothing_to_do_is_said_without_the_place_on_this_machine(client_of, root
 
 
 def test_jobs_are_off_unless_a_folder_is_named_and_have_a_cap(client_of, root):
-    refused(client_of().post("/v1/jobs", json={"source": "films", **LOWER_LEFT}), 404, "no_jobs_root")
+    refused(
+        client_of().post("/v1/jobs", json={"source": "films", **LOWER_LEFT}), 404, "no_jobs_root"
+    )
     client = client_of(jobs_root=root, limits=Limits(job_rows=2))
     refused(client.post("/v1/jobs", json={"source": "films", **LOWER_LEFT}), 413, "too_many_rows")
 
@@ -128,7 +138,9 @@ def test_a_job_can_be_cancelled_while_others_are_answered(client_of, engine, roo
     name = client.post("/v1/jobs", json={"source": "films", "sentence": "wait"}).json()["id"]
     assert gated.begun.wait(10)
     assert client.get(f"/v1/jobs/{name}").json()["status"] == "running"
-    assert client.post(f"/v1/images/{upload(client, png)}/masks", json=LOWER_LEFT).status_code == 200
+    assert (
+        client.post(f"/v1/images/{upload(client, png)}/masks", json=LOWER_LEFT).status_code == 200
+    )
     kept = client.app.service.jobs.get(name)
     assert client.delete(f"/v1/jobs/{name}").status_code == 204
     gated.gate.set()
@@ -139,10 +151,15 @@ def test_a_job_can_be_cancelled_while_others_are_answered(client_of, engine, roo
 
 def test_jobs_wait_in_a_bounded_line_and_old_ones_are_forgotten(tmp_path):
     gate = threading.Event()
-    jobs = Jobs(2)
+    jobs = BackgroundJobs(2)
 
     def job():
-        return FolderJob([Job(tmp_path / "a.png", "left lung")], tmp_path, "", lambda row: gate.wait(10) and ())
+        return BackgroundJob(
+            [BatchItem(tmp_path / "a.png", "left lung")],
+            tmp_path,
+            "",
+            lambda row: gate.wait(10) and (),
+        )
 
     first, second = jobs.add(job()), jobs.add(job())
     with pytest.raises(Problem) as caught:
@@ -166,13 +183,17 @@ def test_one_row_that_breaks_does_not_end_the_job(tmp_path):
             raise RuntimeError("secret")
         return ()
 
-    jobs = Jobs(1)
-    rows = [Job(tmp_path / "a.png", text) for text in ("break", "left lung")]
-    job = jobs.add(FolderJob(rows, tmp_path, "", work))
+    jobs = BackgroundJobs(1)
+    rows = [BatchItem(tmp_path / "a.png", text) for text in ("break", "left lung")]
+    job = jobs.add(BackgroundJob(rows, tmp_path, "", work))
     while jobs.active:
         time.sleep(0.002)
     jobs.close()
-    assert (job.status, job.done, job.failures) == ("done", 1, [("a.png", "unexpected RuntimeError")])
+    assert (job.status, job.done, job.failures) == (
+        "done",
+        1,
+        [("a.png", "unexpected RuntimeError")],
+    )
 
 
 def test_mask_shapes_are_those_of_the_pictures(client_of, root):
@@ -181,7 +202,9 @@ def test_mask_shapes_are_those_of_the_pictures(client_of, root):
     ask = {"source": "wide.png", **LOWER_LEFT, "laterality": "patient"}
     body = ended(client, client.post("/v1/jobs", json=ask).json()["id"])
     assert (body["status"], body["failed"]) == ("failed", 1)  # the view is not known
-    body = ended(client, client.post("/v1/jobs", json={**ask, "view": "pa", "out": "o"}).json()["id"])
+    body = ended(
+        client, client.post("/v1/jobs", json={**ask, "view": "pa", "out": "o"}).json()["id"]
+    )
     assert body["done"] == 1
     mask = cv2.imread(str(next((root / "o").glob("*.mask.png"))), cv2.IMREAD_GRAYSCALE)
     assert mask.shape == (30, 90)

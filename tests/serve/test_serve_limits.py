@@ -16,8 +16,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from textmask.errors import ConfigError
 from textmask.io.orientation import VIEWS
+from textmask.io.read import kind_of
+from textmask.serve.access import below, host_name, is_loopback, same_token
 from textmask.serve.audit import Audit
-from textmask.serve.limits import Limits, below, host_name, is_loopback, kind_of, same_token
+from textmask.serve.limits import Limits
 from textmask.serve.problems import Problem
 from textmask.serve.rle import run_lengths
 from textmask.serve.schemas import View
@@ -33,7 +35,9 @@ def test_loopback(host):
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org", ""])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org", ""]
+)
 def test_what_others_can_reach_is_not_loopback(host):
     assert not is_loopback(host)
 
@@ -66,7 +70,9 @@ def test_kinds_of_files():
     assert kind_of(b"") is None
 
 
-@pytest.mark.parametrize("text", ["../x", "a/../../x", "/etc", "link", "link/x", "a\0b", "..\\x", "C:\\x"])
+@pytest.mark.parametrize(
+    "text", ["../x", "a/../../x", "/etc", "link", "link/x", "a\0b", "..\\x", "C:\\x"]
+)
 def test_no_path_leads_out_of_the_jobs_folder(tmp_path, text):
     root = tmp_path / "root"
     (root / "a").mkdir(parents=True)
@@ -156,7 +162,10 @@ def test_the_audit_log_holds_a_hash_and_one_line_each(tmp_path):
     assert "left lung" not in text
     assert not any(ord(c) < 32 for c in text.replace("\n", ""))
     first = json.loads(text.splitlines()[0])
-    assert first["sentence_sha256"] == hashlib.sha256(EVIL.encode("utf-8", "surrogatepass")).hexdigest()
+    assert (
+        first["sentence_sha256"]
+        == hashlib.sha256(EVIL.encode("utf-8", "surrogatepass")).hexdigest()
+    )
     assert first["action"] == "ask"
     assert first["time"].endswith("+00:00")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -191,7 +200,9 @@ def decoded(runs):
     return np.array(flat, np.uint8).reshape((rows, columns), order="F")
 
 
-@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1)))
+@given(
+    arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1))
+)
 def test_run_lengths_come_back(mask):
     runs = run_lengths(mask)
     assert np.array_equal(decoded(runs), mask)

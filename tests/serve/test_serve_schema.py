@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 if os.environ.get("CI") != "true":
-    pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install -e '.[test]'")
+    pytest.importorskip(
+        "schemathesis", reason="schemathesis is not installed: pip install -e '.[test]'"
+    )
 import requests
 import schemathesis
 from schemathesis import GenerationMode
@@ -21,7 +23,7 @@ from serving import listening
 from textmask.io.pictures import Picture
 from textmask.serve.app import create_app
 from textmask.serve.engine import Upload
-from textmask.serve.service import Options
+from textmask.serve.service import ServiceOptions
 
 EXAMPLES = int(os.environ.get("TEXTMASK_SCHEMA_EXAMPLES", "6"))
 TOKEN = "a-token-of-more-than-16"
@@ -33,11 +35,15 @@ MEANING = re.compile(r"^(POST|GET) /v1/(images$|jobs$|images/\{id\}/(masks|mask\
 def described(engine, tmp_path_factory):
     """The description, the id of a picture that is kept, and a session."""
     root = tmp_path_factory.mktemp("jobs")
-    app = create_app(engine, Options(token=TOKEN, jobs_root=root))
+    app = create_app(engine, ServiceOptions(token=TOKEN, jobs_root=root))
     upload = Upload(Picture(np.zeros((20, 30), np.uint8)), 1, "")
     with listening(app) as address, requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {TOKEN}"
-        yield schemathesis.openapi.from_url(f"{address}/openapi.json"), app.service.images.put(upload, 600), session
+        yield (
+            schemathesis.openapi.from_url(f"{address}/openapi.json"),
+            app.service.images.put(upload, 600),
+            session,
+        )
 
 
 OPERATIONS = [
@@ -65,7 +71,9 @@ def test_the_list_of_operations_is_complete(described):
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_the_service_does_what_its_description_says(described, label, mode):
-    operation = next(one.ok() for one in described[0].get_all_operations() if one.ok().label == label)
+    operation = next(
+        one.ok() for one in described[0].get_all_operations() if one.ok().label == label
+    )
     if mode is GenerationMode.NEGATIVE and "{id}" not in label and not label.startswith("POST"):
         return  # nothing to get wrong
     excluded = [positive_data_acceptance] if MEANING.match(label) else []

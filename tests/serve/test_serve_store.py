@@ -54,7 +54,12 @@ def test_ids_are_long_random_and_of_one_form():
     assert all(re.fullmatch(ID_PATTERN, one) for one in ids)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["put", "get", "remove", "wait"]), st.integers(0, 40)), max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "get", "remove", "wait"]), st.integers(0, 40)),
+        max_size=60,
+    )
+)
 def test_no_order_of_calls_breaks_the_bounds(calls):
     clock = Clock()
     store, names = Store(4, 60, 15, clock), []

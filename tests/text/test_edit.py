@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textmask.errors import ConfigError, DataError
+from textmask.statement import LUNG_ZONES, ZONES, Laterality, Statement
 from textmask.text.edit import (
     KEYBOARD,
     UNRELATED,
@@ -27,8 +28,6 @@ from textmask.text.edit import (
 )
 from textmask.text.grammar import parse
 from textmask.text.render import render
-from textmask.text.statement import LUNG_ZONES, ZONES, Statement
-from textmask.types import Laterality
 
 CAPTION = "bilateral pulmonary infection, two infected areas, upper left lung and lower right lung."
 zones = st.frozensets(st.sampled_from(LUNG_ZONES), min_size=1)

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from textmask.errors import ConfigError
+from textmask.statement import LUNG_ZONES, ZONES, Laterality, Level, Side, Statement
 from textmask.text.grammar import GRAMMARS, WARNINGS, explain, parse
 from textmask.text.render import render
-from textmask.text.statement import LUNG_ZONES, ZONES, Level, Side, Statement
 from textmask.text.words import one_edit_apart, repair
-from textmask.types import Laterality
 
 L, R, C = Side.LEFT, Side.RIGHT, Side.CENTER
 U, M, D = Level.UPPER, Level.MIDDLE, Level.LOWER

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textmask.errors import ConfigError
+from textmask.statement import LUNG_ZONES, ZONES, Level, Side, Statement
 from textmask.text.grammar import parse
 from textmask.text.noise import DENIALS, EXTRA, TEXT_NOISE, letters, spoil
 from textmask.text.render import render
-from textmask.text.statement import LUNG_ZONES, ZONES, Level, Side, Statement
 from textmask.text.words import MISSPELT, TYPOS
 
 CAPTION = "unilateral pulmonary infection, two infected areas, upper lower left lung."

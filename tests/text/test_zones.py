@@ -2,10 +2,9 @@
 
 import pytest
 
+from textmask.statement import Laterality, Level, Side
 from textmask.text.grammar import GRAMMARS, parse
-from textmask.text.statement import Level, Side
 from textmask.text.zones import MAP_OF_GRAMMAR, ZONE_MAPS, image_zones, zone_map
-from textmask.types import Laterality
 
 LOWER_LEFT = "unilateral pulmonary infection, one infected areas, lower left lung."
 

@@ -26,7 +26,9 @@ def draw_anatomy(size: tuple[int, int], rng: np.random.Generator) -> Floats:
     film = np.full(size, 0.03, np.float32)
     torso = np.array((*TORSO, *((1 - x, y) for x, y in reversed(TORSO))))
     film += _soft(size, torso, 5 * scale) * np.float32(rng.uniform(0.56, 0.64))
-    film += _ellipse(size, (0.5, 1.02), (0.46, 0.26), 9 * scale) * np.float32(0.16)  # liver and stomach
+    film += _ellipse(size, (0.5, 1.02), (0.46, 0.26), 9 * scale) * np.float32(
+        0.16
+    )  # liver and stomach
     lungs = np.zeros(size, np.float32)
     for outline in (LEFT_LUNG, RIGHT_LUNG):
         lungs += _soft(size, _wobble(outline, rng), 2.2 * scale)
@@ -34,7 +36,9 @@ def draw_anatomy(size: tuple[int, int], rng: np.random.Generator) -> Floats:
     heart = _ellipse(size, place, (0.12 * rng.uniform(0.85, 1.1), 0.17), 3 * scale, angle_deg=-35)
     middle = _ellipse(size, (0.5, 0.45), (0.07, 0.75), 5 * scale)  # spine and great vessels
     dense = np.maximum(heart, middle)
-    film += np.float32(0.1) * dense - np.float32(rng.uniform(0.30, 0.38)) * lungs * (1 - np.float32(0.85) * dense)
+    film += np.float32(0.1) * dense - np.float32(rng.uniform(0.30, 0.38)) * lungs * (
+        1 - np.float32(0.85) * dense
+    )
     film -= _ellipse(size, (0.5, 0.09), (0.022, 0.16), 2 * scale) * np.float32(0.09)  # windpipe
     film += _bones(size, rng, scale) + lungs * _vessels(size, rng, scale)
     return film + np.float32(0.035) * smooth_noise(rng, size, 7)
@@ -46,7 +50,7 @@ def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) ->
     return np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _pixels(points: npt.ArrayLike, size: tuple[int, int]) -> npt.NDArray[np.int32]:
+def _fixed_point(points: npt.ArrayLike, size: tuple[int, int]) -> npt.NDArray[np.int32]:
     """Shares of (W, H) to sixteenths of a pixel (cv2's `shift` of 4)."""
     return np.rint(np.asarray(points) * (size[1], size[0]) * 16).astype(np.int32)
 
@@ -55,7 +59,9 @@ def _blur(canvas: npt.NDArray[np.uint8], sigma_px: float) -> Floats:
     """H W in [0, 1]; as bytes, and wide ones at half the size, which is several times faster."""
     size = canvas.shape[1], canvas.shape[0]
     if sigma_px >= 2.2:
-        canvas = cv2.resize(canvas, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA).astype(np.uint8)
+        canvas = cv2.resize(
+            canvas, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA
+        ).astype(np.uint8)
         canvas = cv2.resize(cv2.GaussianBlur(canvas, (0, 0), sigma_px / 2), size).astype(np.uint8)
     else:
         canvas = cv2.GaussianBlur(canvas, (0, 0), sigma_px).astype(np.uint8)
@@ -64,7 +70,7 @@ def _blur(canvas: npt.NDArray[np.uint8], sigma_px: float) -> Floats:
 
 def _soft(size: tuple[int, int], outline: npt.ArrayLike, sigma_px: float) -> Floats:
     canvas = np.zeros(size, np.uint8)
-    cv2.fillPoly(canvas, [_pixels(outline, size)], 255, cv2.LINE_AA, 4)
+    cv2.fillPoly(canvas, [_fixed_point(outline, size)], 255, cv2.LINE_AA, 4)
     return _blur(canvas, sigma_px)
 
 
@@ -76,7 +82,7 @@ def _ellipse(
     angle_deg: float = 0.0,
 ) -> Floats:
     canvas = np.zeros(size, np.uint8)
-    place, half = (tuple(int(v) for v in _pixels(point, size)) for point in (centre, axes))
+    place, half = (tuple(int(v) for v in _fixed_point(point, size)) for point in (centre, axes))
     cv2.ellipse(canvas, place, half, angle_deg, 0, 360, 255, -1, cv2.LINE_AA, 4)
     return _blur(canvas, sigma_px)
 
@@ -106,11 +112,11 @@ def _bones(size: tuple[int, int], rng: np.random.Generator, scale: float) -> Flo
         across = 0.04 + (reach - 0.04) * np.sin(t * np.pi / 2)
         down = start + 0.083 * rib - 0.035 * np.sin(np.pi * t) + slope * t**2 * (1 + 0.12 * rib)
         for sign in (-1, 1):
-            points = _pixels(np.stack([0.5 + sign * across, down], 1), size)
+            points = _fixed_point(np.stack([0.5 + sign * across, down], 1), size)
             cv2.polylines(canvas, [points], False, 120 - 6 * rib, width, cv2.LINE_AA, 4)
     for sign in (-1, 1):
         across = 0.5 + sign * np.array([0.05, 0.14, 0.24, 0.36])
-        points = _pixels(np.stack([across, np.array([0.155, 0.135, 0.10, 0.075])], 1), size)
+        points = _fixed_point(np.stack([across, np.array([0.155, 0.135, 0.10, 0.075])], 1), size)
         cv2.polylines(canvas, [points], False, 220, round(6 * scale) or 1, cv2.LINE_AA, 4)
     return _blur(canvas, 1.3 * scale) * np.float32(0.16)
 
@@ -125,7 +131,15 @@ def _vessels(size: tuple[int, int], rng: np.random.Generator, scale: float) -> F
             bend = np.array([-direction[1], direction[0]]) * rng.uniform(-0.12, 0.12)
             root = (0.5 + sign * 0.07, 0.45 + rng.uniform(-0.05, 0.06))
             points = root + t * direction * rng.uniform(0.1, 0.26) + t**2 * bend
-            cv2.polylines(canvas, [_pixels(points, size)], False, 150, round(1.6 * scale) or 1, cv2.LINE_AA, 4)
-        cv2.ellipse(canvas, tuple(_pixels((0.5 + sign * 0.075, 0.45), size).tolist()),
-                    tuple(_pixels((0.03, 0.06), size).tolist()), 0, 0, 360, 200, -1, cv2.LINE_AA, 4)  # fmt: skip
+            cv2.polylines(
+                canvas,
+                [_fixed_point(points, size)],
+                False,
+                150,
+                round(1.6 * scale) or 1,
+                cv2.LINE_AA,
+                4,
+            )
+        cv2.ellipse(canvas, tuple(_fixed_point((0.5 + sign * 0.075, 0.45), size).tolist()),
+                    tuple(_fixed_point((0.03, 0.06), size).tolist()), 0, 0, 360, 200, -1, cv2.LINE_AA, 4)  # fmt: skip
     return _blur(canvas, 1.5 * scale) * np.float32(0.13)

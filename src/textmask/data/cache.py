@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from textmask.config import write_json
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import DataError
+from textmask.io.files import write_json
 from textmask.io.images import read_image, read_mask, resize_image, resize_mask
+from textmask.statement import Statement
 from textmask.text.grammar import parse
-from textmask.text.statement import Statement
 
 FORMAT = 1
 
@@ -55,7 +55,9 @@ class SplitData:
         kept, prompts, statements, keys = (tuple(values[i] for i in numbers) for values in listed)
         arrays = (self.images, self.masks, self.has_mask)
         images, masks, has_mask = (np.asarray(values[numbers]) for values in arrays)
-        return SplitData(kept, images, masks, has_mask, prompts, statements, keys, self.native_sizes[numbers])
+        return SplitData(
+            kept, images, masks, has_mask, prompts, statements, keys, self.native_sizes[numbers]
+        )
 
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
@@ -90,14 +92,18 @@ def open_split(
     stem = cache_folder(cache_dir) / hashlib.sha256(identity.encode()).hexdigest()[:24]
     info = stem.with_suffix(".json")
     if not info.exists():
-        _decode(manifest, rows, image_size, stem, progress)
+        _decode_rows(manifest, rows, image_size, stem, progress)
     meta = json.loads(info.read_text(encoding="utf-8"))
     shape = (len(rows), meta["channels"], *image_size)
     try:
         images = np.memmap(stem.with_suffix(".images.memmap"), np.uint8, "r", shape=shape)
-        masks = np.memmap(stem.with_suffix(".masks.memmap"), np.uint8, "r", shape=(len(rows), *image_size))
+        masks = np.memmap(
+            stem.with_suffix(".masks.memmap"), np.uint8, "r", shape=(len(rows), *image_size)
+        )
     except (OSError, ValueError) as error:
-        raise DataError(f"the cache {stem}.* is damaged ({error}). Delete it; it is made anew.") from error
+        raise DataError(
+            f"the cache {stem}.* is damaged ({error}). Delete it; it is made anew."
+        ) from error
     return SplitData(
         rows=rows,
         images=images,
@@ -110,7 +116,7 @@ def open_split(
     )
 
 
-def _decode(
+def _decode_rows(
     manifest: Manifest,
     rows: tuple[Row, ...],
     size: tuple[int, int],

@@ -8,7 +8,7 @@ judged by (`textmask.metrics.agreement`), so that it agrees with its own mask in
   lungs ("bilateral, one infected area" would contradict itself);
 * that there is no finding, for an empty mask.
 
-Such sentences tell where the true mask lies. See `textmask.run.describe` for what that means for scores.
+Such sentences tell where the true mask lies. See `textmask.data.describe` for what that means for scores.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from textmask.errors import ConfigError, choose
+from textmask.statement import Laterality, Statement, Zone
 from textmask.text.edit import drop_count
 from textmask.text.render import render
-from textmask.text.statement import Statement, Zone
 from textmask.text.zones import MAP_OF_GRAMMAR
-from textmask.types import Laterality
 
 # Not "mosmed", which names one level a lung and is read as such only when its grammar is named, and not "nuclei",
 # whose halves hold half of any mask, so that every sentence would name one.
@@ -45,7 +44,9 @@ def style_map(style: str) -> str:
     return MAP_OF_GRAMMAR["qata" if style == "qata_original" else style]
 
 
-def mask_statement(zones: Collection[Zone], pieces: int, empty: bool, laterality: Laterality) -> Statement:
+def mask_statement(
+    zones: Collection[Zone], pieces: int, empty: bool, laterality: Laterality
+) -> Statement:
     """The statement that is true of a mask.
 
     Args:
@@ -77,4 +78,8 @@ def caption(statement: Statement, style: str = "lesion") -> str:
         return VAGUE[style]
     text = render(statement, style)
     countless = statement.count is None or statement.count < len(statement.sides)
-    return drop_count(text) if countless and style in ("qata", "qata_original") and not statement.absent else text
+    return (
+        drop_count(text)
+        if countless and style in ("qata", "qata_original") and not statement.absent
+        else text
+    )

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from textmask.data.facts import Facts, Progress, measure, near_identical
+from textmask.data.layouts.published import compare_counts
 from textmask.data.manifest import Manifest, Row
-from textmask.data.published import compare_counts
 from textmask.errors import PromptWarning
+from textmask.statement import Laterality, Side, Statement
 from textmask.text.grammar import parse
-from textmask.text.statement import Side, Statement
-from textmask.types import Laterality
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -54,7 +53,9 @@ class CheckReport:
 
     def add(self, code: str, severity: Severity, message: str, rows: Iterable[Row] = ()) -> None:
         """Note a finding."""
-        self.findings.append(Finding(code, severity, message, tuple(dict.fromkeys(row.image for row in rows))))
+        self.findings.append(
+            Finding(code, severity, message, tuple(dict.fromkeys(row.image for row in rows)))
+        )
 
     @property
     def has_errors(self) -> bool:
@@ -63,12 +64,16 @@ class CheckReport:
 
     def to_json(self) -> str:
         """Everything, as JSON text."""
-        content = {"name": self.name, "measured": self.measured, "findings": [asdict(f) for f in self.findings]}
+        content = {
+            "name": self.name,
+            "measured": self.measured,
+            "findings": [asdict(f) for f in self.findings],
+        }
         return json.dumps(content, indent=2, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
-class Claim:
+class LocatedClaim:
     """A row with its parsed sentence and its measured pixels."""
 
     fact: Facts
@@ -87,7 +92,9 @@ class Claim:
         return left if self.one_side is Side.LEFT else 1.0 - left
 
 
-def check(manifest: Manifest, *, pixels: bool = True, progress: Progress | None = None) -> CheckReport:
+def check(
+    manifest: Manifest, *, pixels: bool = True, progress: Progress | None = None
+) -> CheckReport:
     """Check a data set.
 
     Args:
@@ -96,7 +103,11 @@ def check(manifest: Manifest, *, pixels: bool = True, progress: Progress | None 
         progress: called with (rows done, rows in all) while pixels are read.
     """
     report = CheckReport(manifest.name or str(manifest.root))
-    report.measured |= {"rows": len(manifest), "splits": manifest.splits, "declared_laterality": manifest.laterality}
+    report.measured |= {
+        "rows": len(manifest),
+        "splits": manifest.splits,
+        "declared_laterality": manifest.laterality,
+    }
     _check_counts(manifest, report)
     _check_groups(manifest, report)
     statements = _check_sentences(manifest, report)
@@ -105,7 +116,11 @@ def check(manifest: Manifest, *, pixels: bool = True, progress: Progress | None 
         _check_files(facts, report)
         _check_copies(facts, report)
         _check_masks(facts, report)
-        claims = [Claim(fact, statements[fact.row.text]) for fact in facts if fact.left_share is not None]
+        claims = [
+            LocatedClaim(fact, statements[fact.row.text])
+            for fact in facts
+            if fact.left_share is not None
+        ]
         convention = _check_laterality(manifest, claims, report)
         _check_sides(claims, convention, report)
         _check_lateral(claims, report)
@@ -121,10 +136,13 @@ def summary_rows(report: CheckReport, keys: int = 3) -> list[tuple[str, str, str
         more = len(finding.keys) - keys
         return ", ".join(finding.keys[:keys]) + (f" and {more} more" if more > 0 else "")
 
-    return [(finding.severity, finding.code, finding.message, first(finding)) for finding in report.findings]
+    return [
+        (finding.severity, finding.code, finding.message, first(finding))
+        for finding in report.findings
+    ]
 
 
-def _share(part: int, whole: int) -> str:
+def _part_of(part: int, whole: int) -> str:
     return f"{part} of {whole} ({100 * part / max(whole, 1):.1f} %)"
 
 
@@ -135,7 +153,11 @@ def _check_counts(manifest: Manifest, report: CheckReport) -> None:
     table = ", ".join(f"{c.split} {c.found}/{c.published}" for c in counts.splits)
     report.measured["published"] = {c.split: c.published for c in counts.splits}
     if counts.equal:
-        report.add("counts", "note", f"counts equal the published {counts.source} split of {counts.data_set}: {table}.")
+        report.add(
+            "counts",
+            "note",
+            f"counts equal the published {counts.source} split of {counts.data_set}: {table}.",
+        )
     else:
         report.add(
             "counts",
@@ -152,7 +174,11 @@ def _check_groups(manifest: Manifest, report: CheckReport) -> None:
             splits_of.setdefault(row.group, set()).add(row.split)
     shared = {group for group, splits in splits_of.items() if len(splits) > 1}
     nameless = sum(not row.group for row in manifest.rows)
-    report.measured |= {"groups": len(splits_of), "shared_groups": len(shared), "rows_without_group": nameless}
+    report.measured |= {
+        "groups": len(splits_of),
+        "shared_groups": len(shared),
+        "rows_without_group": nameless,
+    }
     if shared:
         rows = [row for row in manifest.rows if row.group in shared]
         report.add(
@@ -166,38 +192,58 @@ def _check_groups(manifest: Manifest, report: CheckReport) -> None:
         report.add(
             "no-group",
             "note",
-            f"{_share(nameless, len(manifest))} rows name no group, so patients shared between splits cannot be seen "
+            f"{_part_of(nameless, len(manifest))} rows name no group, so patients shared between splits cannot be seen "
             "and intervals take every image as independent.",
         )
 
 
 def _per_split(rows: Sequence[Row], manifest: Manifest) -> str:
     counts = Counter(row.split for row in rows)
-    return ", ".join(f"{split} {counts[split]}/{n}" for split, n in manifest.splits.items() if counts[split])
+    return ", ".join(
+        f"{split} {counts[split]}/{n}" for split, n in manifest.splits.items() if counts[split]
+    )
 
 
 def _check_sentences(manifest: Manifest, report: CheckReport) -> dict[str, Statement]:
     """Parse every distinct sentence once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWarning)  # counted below instead
-        statements = {text: parse(text) for text in dict.fromkeys(row.text for row in manifest.rows)}
+        statements = {
+            text: parse(text) for text in dict.fromkeys(row.text for row in manifest.rows)
+        }
     report.measured["distinct_texts"] = len(statements)
     if empty := [row for row in manifest.rows if not row.text.strip()]:
-        report.add("no-text", "warning", f"{_share(len(empty), len(manifest))} rows have no sentence.", empty)
-    unknown = [row for row in manifest.rows if row.text.strip() and not statements[row.text].grammar]
+        report.add(
+            "no-text",
+            "warning",
+            f"{_part_of(len(empty), len(manifest))} rows have no sentence.",
+            empty,
+        )
+    unknown = [
+        row for row in manifest.rows if row.text.strip() and not statements[row.text].grammar
+    ]
     if unknown:
         report.add(
             "not-understood",
             "note",
-            f"{_share(len(unknown), len(manifest))} sentences fit no known grammar; side and level cannot be checked, "
-            f"e.g. {unknown[0].text[:80]!r}.",
+            f"{_part_of(len(unknown), len(manifest))} sentences fit no known grammar; side and level cannot be "
+            f"checked, e.g. {unknown[0].text[:80]!r}.",
             unknown,
         )
-    codes = Counter(code for row in manifest.rows if row.text.strip() for code in statements[row.text].warnings)
+    codes = Counter(
+        code for row in manifest.rows if row.text.strip() for code in statements[row.text].warnings
+    )
     for code, count in sorted(codes.items()):
-        rows = [row for row in manifest.rows if row.text.strip() and code in statements[row.text].warnings]
+        rows = [
+            row
+            for row in manifest.rows
+            if row.text.strip() and code in statements[row.text].warnings
+        ]
         report.add(
-            f"text-{code}", "note", f"{_share(count, len(manifest))} sentences, e.g. {rows[0].text[:80]!r}.", rows
+            f"text-{code}",
+            "note",
+            f"{_part_of(count, len(manifest))} sentences, e.g. {rows[0].text[:80]!r}.",
+            rows,
         )
     return statements
 
@@ -207,16 +253,18 @@ def _check_files(facts: list[Facts], report: CheckReport) -> None:
         report.add(
             "unreadable",
             "error",
-            f"{_share(len(broken), len(facts))} rows cannot be read; the first: {broken[0].errors[0]}",
+            f"{_part_of(len(broken), len(facts))} rows cannot be read; the first: {broken[0].errors[0]}",
             [fact.row for fact in broken],
         )
-    unequal = [fact for fact in facts if fact.size and fact.mask_size and fact.size != fact.mask_size]
+    unequal = [
+        fact for fact in facts if fact.size and fact.mask_size and fact.size != fact.mask_size
+    ]
     if unequal:
         first = unequal[0]
         report.add(
             "size-mismatch",
             "error",
-            f"{_share(len(unequal), len(facts))} masks have another size than their picture, e.g. {first.row.image}: "
+            f"{_part_of(len(unequal), len(facts))} masks have another size than their picture, e.g. {first.row.image}: "
             f"picture {first.size}, mask {first.mask_size} (rows, columns).",
             [fact.row for fact in unequal],
         )
@@ -243,9 +291,19 @@ def _check_copies(facts: list[Facts], report: CheckReport) -> None:
     across = [row for rows in copies if len({row.split for row in rows}) > 1 for row in rows]
     within = [row for rows in copies if len({row.split for row in rows}) == 1 for row in rows]
     if across:
-        report.add("identical-image", "error", f"{len(across)} pictures are byte-identical across splits.", across)
+        report.add(
+            "identical-image",
+            "error",
+            f"{len(across)} pictures are byte-identical across splits.",
+            across,
+        )
     if within:
-        report.add("repeated-image", "warning", f"{len(within)} pictures are byte-identical within a split.", within)
+        report.add(
+            "repeated-image",
+            "warning",
+            f"{len(within)} pictures are byte-identical within a split.",
+            within,
+        )
     identical = {row.image for row in across}
     pairs = [(a, b) for a, b in near_identical(facts) if not {a.image, b.image} <= identical]
     report.measured |= {"identical_across_splits": len(across), "near_identical_pairs": len(pairs)}
@@ -265,7 +323,9 @@ def _check_masks(facts: list[Facts], report: CheckReport) -> None:
     shares = [fact.mask_share or 0.0 for fact in masked]
     report.measured |= {"masks": len(masked), "empty_masks": len(empty)}
     report.measured["mean_mask_share"] = sum(shares) / len(shares) if shares else None
-    per_split, empty_per_split = (Counter(fact.row.split for fact in some) for some in (masked, empty))
+    per_split, empty_per_split = (
+        Counter(fact.row.split for fact in some) for some in (masked, empty)
+    )
     whole = [split for split, n in per_split.items() if empty_per_split[split] == n]
     for split in whole:
         report.add(
@@ -279,12 +339,14 @@ def _check_masks(facts: list[Facts], report: CheckReport) -> None:
         report.add(
             "empty-mask",
             "warning",
-            f"{_share(len(partly), len(masked))} masks are empty; say which empty-mask policy a figure uses.",
+            f"{_part_of(len(partly), len(masked))} masks are empty; say which empty-mask policy a figure uses.",
             partly,
         )
 
 
-def _check_laterality(manifest: Manifest, claims: list[Claim], report: CheckReport) -> Laterality:
+def _check_laterality(
+    manifest: Manifest, claims: list[LocatedClaim], report: CheckReport
+) -> Laterality:
     """Measure whose left the sentences mean, and return the convention to read them by."""
     sided = [claim for claim in claims if claim.one_side]
     agree = sum(claim.on_named_side > 0.5 for claim in sided)
@@ -292,54 +354,82 @@ def _check_laterality(manifest: Manifest, claims: list[Claim], report: CheckRepo
     measured = Laterality.UNKNOWN
     if share is not None and len(sided) >= MIN_ONE_SIDED:
         measured = (
-            Laterality.IMAGE if share >= CLEAR else Laterality.PATIENT if share <= 1 - CLEAR else Laterality.UNKNOWN
+            Laterality.IMAGE
+            if share >= CLEAR
+            else Laterality.PATIENT
+            if share <= 1 - CLEAR
+            else Laterality.UNKNOWN
         )
-    report.measured["laterality"] = {"one_sided": len(sided), "on_image_side": share, "verdict": measured}
-    _compare_laterality(manifest, measured, _share(agree, len(sided)), report)
+    report.measured["laterality"] = {
+        "one_sided": len(sided),
+        "on_image_side": share,
+        "verdict": measured,
+    }
+    _compare_laterality(manifest, measured, _part_of(agree, len(sided)), report)
     return measured if measured is not Laterality.UNKNOWN else manifest.laterality
 
 
-def _compare_laterality(manifest: Manifest, measured: Laterality, agree: str, report: CheckReport) -> None:
+def _compare_laterality(
+    manifest: Manifest, measured: Laterality, agree: str, report: CheckReport
+) -> None:
     declared = manifest.laterality
     said = f"{agree} one-sided sentences have most of their mask on that side of the image"
     means = f"left means the {measured}'s left"
     if len({row.laterality for row in manifest.rows}) > 1:
-        report.add("laterality-mixed", "error", "rows declare different meanings of left; use one per data set.")
+        report.add(
+            "laterality-mixed",
+            "error",
+            "rows declare different meanings of left; use one per data set.",
+        )
     elif measured is Laterality.UNKNOWN:
-        report.add("laterality", "note", f"whose left is meant is not told by the masks (declared {declared}): {said}.")
+        report.add(
+            "laterality",
+            "note",
+            f"whose left is meant is not told by the masks (declared {declared}): {said}.",
+        )
     elif measured is declared:
         report.add("laterality", "note", f"{means}, as declared: {said}.")
     elif declared is Laterality.UNKNOWN:
-        report.add("laterality-undeclared", "warning", f"{means}: {said}. Declare laterality={measured}.")
+        report.add(
+            "laterality-undeclared", "warning", f"{means}: {said}. Declare laterality={measured}."
+        )
     else:
         report.add("laterality-contradicted", "error", f"declared {declared}, but {means}: {said}.")
 
 
-def _check_sides(claims: list[Claim], convention: Laterality, report: CheckReport) -> None:
+def _check_sides(claims: list[LocatedClaim], convention: Laterality, report: CheckReport) -> None:
     """One-sided sentences whose mask lies mostly on the other side."""
     if convention is Laterality.UNKNOWN:
         return
     sided = [claim for claim in claims if claim.one_side]
     mirrored = convention is Laterality.PATIENT
-    wrong = [claim for claim in sided if (claim.on_named_side > 0.5 if mirrored else claim.on_named_side < 0.5)]
+    wrong = [
+        claim
+        for claim in sided
+        if (claim.on_named_side > 0.5 if mirrored else claim.on_named_side < 0.5)
+    ]
     report.measured["side_contradictions"] = {"n": len(wrong), "of": len(sided)}
     if wrong:
         report.add(
             "side-contradiction",
             "warning",
-            f"{_share(len(wrong), len(sided))} one-sided sentences have most of their mask on the other side "
+            f"{_part_of(len(wrong), len(sided))} one-sided sentences have most of their mask on the other side "
             f"(left read as the {convention}'s left).",
             [claim.fact.row for claim in wrong],
         )
 
 
-def _check_lateral(claims: list[Claim], report: CheckReport) -> None:
+def _check_lateral(claims: list[LocatedClaim], report: CheckReport) -> None:
     """Sentences that say unilateral or bilateral against their mask."""
 
-    def contradicts(claim: Claim) -> bool:
+    def contradicts(claim: LocatedClaim) -> bool:
         left = claim.fact.left_share or 0.0
         smaller = min(left, 1.0 - left)
-        return smaller < ONLY_ONE_SIDE if claim.statement.lateral == "bilateral" else smaller > BOTH_SIDES
+        return (
+            smaller < ONLY_ONE_SIDE
+            if claim.statement.lateral == "bilateral"
+            else smaller > BOTH_SIDES
+        )
 
     said = [claim for claim in claims if claim.statement.lateral]
     wrong = [claim for claim in said if contradicts(claim)]
@@ -348,17 +438,23 @@ def _check_lateral(claims: list[Claim], report: CheckReport) -> None:
         report.add(
             "lateral-contradiction",
             "warning",
-            f"{_share(len(wrong), len(said))} sentences say unilateral or bilateral against their mask.",
+            f"{_part_of(len(wrong), len(said))} sentences say unilateral or bilateral against their mask.",
             [claim.fact.row for claim in wrong],
         )
 
 
-def _check_absence(facts: list[Facts], statements: dict[str, Statement], report: CheckReport) -> None:
+def _check_absence(
+    facts: list[Facts], statements: dict[str, Statement], report: CheckReport
+) -> None:
     """Sentences that say there is nothing beside a mask, or name a place beside an empty mask."""
 
     def contradicts(fact: Facts) -> bool:
         statement = statements[fact.row.text]
-        return bool(fact.mask_share) if statement.absent else statement.has_location and not fact.mask_share
+        return (
+            bool(fact.mask_share)
+            if statement.absent
+            else statement.has_location and not fact.mask_share
+        )
 
     wrong = [fact.row for fact in facts if fact.mask_share is not None and contradicts(fact)]
     if wrong:

@@ -22,8 +22,19 @@ from textmask.compiled import compiled
 from textmask.errors import ConfigError, DataError, choose
 from textmask.types import Image
 
-EXACT_BELOW = 20.0  # counts; above it the Cornish-Fisher form has Poisson's mean, variance and skewness
-MARKERS = ("AP", "PA", "PORTABLE", "SUPINE", "ERECT", "WARD 7", "10:42", "110 kV")  # nothing that names a side
+EXACT_BELOW = (
+    20.0  # counts; above it the Cornish-Fisher form has Poisson's mean, variance and skewness
+)
+MARKERS = (
+    "AP",
+    "PA",
+    "PORTABLE",
+    "SUPINE",
+    "ERECT",
+    "WARD 7",
+    "10:42",
+    "110 kV",
+)  # nothing that names a side
 BLOCK = 4096
 
 
@@ -45,7 +56,9 @@ def low_dose(image: Image, dose: float, generator: torch.Generator, *, scale: fl
     """
     counts = float(dose * scale)
     if not (counts > 0 and math.isfinite(counts)):
-        raise ConfigError(f"low_dose: got dose {dose} and scale {scale}, expected a positive product.")
+        raise ConfigError(
+            f"low_dose: got dose {dose} and scale {scale}, expected a positive product."
+        )
     if _is_grey(image):
         return low_dose(image[:, :1], dose, generator, scale=scale).expand_as(image).contiguous()
     pixels = image.detach().to("cpu", torch.float32).contiguous()
@@ -92,11 +105,19 @@ def motion_blur(image: Image, kernel_px: int, angle_deg: float | Sequence[float]
         ConfigError: an even or too long kernel, or not B angles.
     """
     b, c, h, w = image.shape
-    angles = [float(angle_deg)] * b if isinstance(angle_deg, int | float) else [float(a) for a in angle_deg]
+    angles = (
+        [float(angle_deg)] * b
+        if isinstance(angle_deg, int | float)
+        else [float(a) for a in angle_deg]
+    )
     if len(angles) != b:
-        raise ConfigError(f"motion_blur: got {len(angles)} angles for {b} pictures, expected one for all or one each.")
+        raise ConfigError(
+            f"motion_blur: got {len(angles)} angles for {b} pictures, expected one for all or one each."
+        )
     if kernel_px > min(h, w):
-        raise ConfigError(f"motion_blur: a kernel of {kernel_px} px is longer than the {h} x {w} picture.")
+        raise ConfigError(
+            f"motion_blur: a kernel of {kernel_px} px is longer than the {h} x {w} picture."
+        )
     kernels = {angle: line_kernel(kernel_px, angle).numpy() for angle in set(angles)}
     half = int(kernel_px) // 2
     pixels = image.detach().to("cpu", torch.float32)
@@ -131,7 +152,9 @@ def downsample(image: Image, factor: float) -> Image:
     h, w = image.shape[-2:]
     small = (round(h / factor), round(w / factor)) if factor >= 1 else (0, 0)
     if min(small) < 1:
-        raise ConfigError(f"downsample: got a factor of {factor}, expected 1 to {min(h, w)} for {h} x {w}.")
+        raise ConfigError(
+            f"downsample: got a factor of {factor}, expected 1 to {min(h, w)} for {h} x {w}."
+        )
     reduced = F.interpolate(image, size=small, mode="area")
     return F.interpolate(reduced, size=(h, w), mode="bilinear", align_corners=False)
 
@@ -148,9 +171,13 @@ def burned_text(image: Image, height: float, generator: torch.Generator) -> Imag
         ConfigError: `height` is not in (0, 0.5].
     """
     if not 0 < height <= 0.5:
-        raise ConfigError(f"burned_text: got letters of {height} of the height, expected more than 0 and at most 0.5.")
+        raise ConfigError(
+            f"burned_text: got letters of {height} of the height, expected more than 0 and at most 0.5."
+        )
     h, w = image.shape[-2:]
-    inks = np.stack([_marker((h, w), height, *draw.tolist()) for draw in _draws(len(image), generator)])
+    inks = np.stack(
+        [_marker((h, w), height, *draw.tolist()) for draw in _draws(len(image), generator)]
+    )
     return torch.maximum(image, torch.from_numpy(inks)[:, None].to(image))
 
 
@@ -171,17 +198,29 @@ class Corruption:
 
 CORRUPTIONS: dict[str, Corruption] = {
     "low_dose": Corruption(low_dose, (140, 120, 110), "expected photon count at full brightness"),
-    "motion_blur": Corruption(lambda x, v, _: motion_blur(x, v), (3, 5, 7), "length of the horizontal motion in px"),
-    "contrast": Corruption(lambda x, v, _: contrast(x, v), (0.75, 0.5, 0.3), "factor on the distance to the mean"),
+    "motion_blur": Corruption(
+        lambda x, v, _: motion_blur(x, v), (3, 5, 7), "length of the horizontal motion in px"
+    ),
+    "contrast": Corruption(
+        lambda x, v, _: contrast(x, v), (0.75, 0.5, 0.3), "factor on the distance to the mean"
+    ),
     "gamma": Corruption(lambda x, v, _: gamma(x, v), (1.25, 1.6, 2.2), "exponent"),
-    "downsample": Corruption(lambda x, v, _: downsample(x, v), (2, 3, 4), "factor on the pixel size"),
-    "burned_text": Corruption(burned_text, (0.04, 0.08, 0.12), "height of the letters, share of the picture's"),
+    "downsample": Corruption(
+        lambda x, v, _: downsample(x, v), (2, 3, 4), "factor on the pixel size"
+    ),
+    "burned_text": Corruption(
+        burned_text, (0.04, 0.08, 0.12), "height of the letters, share of the picture's"
+    ),
 }
 # the conditions of BiCLIP, Table 3
-BICLIP_TABLE_3 = tuple((name, value) for name in ("low_dose", "motion_blur") for value in CORRUPTIONS[name].severities)
+BICLIP_TABLE_3 = tuple(
+    (name, value) for name in ("low_dose", "motion_blur") for value in CORRUPTIONS[name].severities
+)
 
 
-def corrupt(image: Image, name: str, severity: float, generator: torch.Generator | Sequence[torch.Generator]) -> Image:
+def corrupt(
+    image: Image, name: str, severity: float, generator: torch.Generator | Sequence[torch.Generator]
+) -> Image:
     """A damaged copy of `image`; masks and sentences stay as they are.
 
     Args:
@@ -196,12 +235,16 @@ def corrupt(image: Image, name: str, severity: float, generator: torch.Generator
         DataError: the picture is not a float B C H W in [0, 1].
     """
     corruption = CORRUPTIONS[choose("corruption", name, list(CORRUPTIONS))]
-    _check(image)
+    _check_image(image)
     if isinstance(generator, torch.Generator):
         return corruption.apply(image, severity, generator)
     if len(generator) != len(image):
-        raise ConfigError(f"corrupt: got {len(generator)} generators for {len(image)} pictures, expected one each.")
-    return torch.cat([corruption.apply(image[i : i + 1], severity, g) for i, g in enumerate(generator)])
+        raise ConfigError(
+            f"corrupt: got {len(generator)} generators for {len(image)} pictures, expected one each."
+        )
+    return torch.cat(
+        [corruption.apply(image[i : i + 1], severity, g) for i, g in enumerate(generator)]
+    )
 
 
 def picture_generators(keys: Sequence[str], seed: int) -> list[torch.Generator]:
@@ -210,9 +253,11 @@ def picture_generators(keys: Sequence[str], seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(zlib.crc32(f"{seed} {key}".encode())) for key in keys]
 
 
-def _check(image: Tensor) -> None:
+def _check_image(image: Tensor) -> None:
     if image.ndim != 4 or image.numel() == 0 or not image.is_floating_point():
-        raise DataError(f"corrupt: got {image.dtype} of shape {tuple(image.shape)}, expected a float B C H W.")
+        raise DataError(
+            f"corrupt: got {image.dtype} of shape {tuple(image.shape)}, expected a float B C H W."
+        )
     low, high = float(image.amin()), float(image.amax())
     if not (low >= 0 and high <= 1):
         raise DataError(
@@ -226,10 +271,14 @@ def _is_grey(image: Tensor) -> bool:
 
 def _draws(b: int, generator: torch.Generator) -> Tensor:
     """B 3: marker, right edge or left, bottom or top."""
-    return torch.stack([torch.randint(0, n, (b,), generator=generator) for n in (len(MARKERS), 2, 2)], 1)
+    return torch.stack(
+        [torch.randint(0, n, (b,), generator=generator) for n in (len(MARKERS), 2, 2)], 1
+    )
 
 
-def _marker(size: tuple[int, int], height: float, marker: int, right: int, bottom: int) -> np.ndarray[Any, Any]:
+def _marker(
+    size: tuple[int, int], height: float, marker: int, right: int, bottom: int
+) -> np.ndarray[Any, Any]:
     """H W in [0, 1]: one word in one corner, as tall as asked unless it would not fit."""
     (h, w), font = size, cv2.FONT_HERSHEY_SIMPLEX
     margin = max(1, round(0.02 * h))
@@ -278,7 +327,9 @@ def _poisson(x: Any, z: Any, counts: float) -> None:
             mean, a = means[i] * scale, out[i]
             count = np.floor(mean + np.sqrt(mean) * a + (a * a - one) * sixth + half)
             out[i] = min(max(count * inverse, zero), one)
-        for j in range(few):  # inversion: the smallest k whose cumulative probability reaches Phi(normal)
+        for j in range(
+            few
+        ):  # inversion: the smallest k whose cumulative probability reaches Phi(normal)
             mean = means[place[j]] * scale
             level = half * math.erfc(normal[j] * np.float32(-0.70710678))
             term = math.exp(-mean)

@@ -102,7 +102,11 @@ def _measure_row(manifest: Manifest, row: Row) -> Facts:
     if row.mask is not None:
         try:
             mask = read_mask(manifest.mask_path(row))
-            mask_size, mask_share, left = (mask.shape[0], mask.shape[1]), float(mask.mean()), left_share(mask)
+            mask_size, mask_share, left = (
+                (mask.shape[0], mask.shape[1]),
+                float(mask.mean()),
+                left_share(mask),
+            )
         except DataError as error:
             errors.append(str(error))
     return Facts(row, sha256, size, mask_size, grey, thumbnail, mask_share, left, tuple(errors))
@@ -110,7 +114,9 @@ def _measure_row(manifest: Manifest, row: Row) -> Facts:
 
 def _thumbnail(image: Bytes) -> Bytes:
     small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    return np.asarray(small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+    return np.asarray(
+        small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8
+    )
 
 
 def _alike(one: list[Facts], two: list[Facts]) -> list[tuple[Row, Row]]:

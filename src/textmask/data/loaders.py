@@ -24,9 +24,9 @@ from textmask.data.transforms import (
     random_crops,
 )
 from textmask.errors import ConfigError, DataError, choose
+from textmask.statement import Statement
 from textmask.text.edit import drop_position
 from textmask.text.grammar import parse
-from textmask.text.statement import Statement
 from textmask.types import Batch, Text
 
 __all__ = [
@@ -43,7 +43,9 @@ __all__ = [
 ]
 
 PREFETCH = 2
-Damage = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]  # pictures B C H W in [0, 1] and their keys
+Damage = Callable[
+    [torch.Tensor, Sequence[str]], torch.Tensor
+]  # pictures B C H W in [0, 1] and their keys
 
 
 def labelled_indices(keys: Sequence[str], fraction: float, seed: int) -> np.ndarray:
@@ -52,7 +54,9 @@ def labelled_indices(keys: Sequence[str], fraction: float, seed: int) -> np.ndar
     The count is rounded half up: 57, 286, 572 and 1429 of QaTa's 5716 rows are the published 1, 5, 10 and 25 %.
     """
     if not 0 < fraction <= 1:
-        raise ConfigError(f"labelled_fraction is {fraction}, expected a number above 0 and at most 1.")
+        raise ConfigError(
+            f"labelled_fraction is {fraction}, expected a number above 0 and at most 1."
+        )
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
     shuffled = np.random.default_rng([seed, 0x1ABE1]).permutation(order)
     count = max(int(np.floor(len(keys) * fraction + 0.5)), 1)
@@ -74,7 +78,9 @@ def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
     stems: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
         stems.setdefault(stem(key), []).append(i)
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [
+        line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+    ]
     found = {name: [exact[name]] if name in exact else stems.get(stem(name), []) for name in names}
     missing = [name for name, rows in found.items() if not rows]
     if missing or not names:
@@ -104,7 +110,9 @@ def scaled(images: np.ndarray) -> torch.Tensor:
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
-def to_image(images: np.ndarray, damage: Damage | None = None, keys: Sequence[str] = ()) -> torch.Tensor:
+def to_image(
+    images: np.ndarray, damage: Damage | None = None, keys: Sequence[str] = ()
+) -> torch.Tensor:
     """Images N C H W -> float N 3 H W in [0, 1], channels last, damaged where that is asked for."""
     image = scaled(images)
     if damage is not None:
@@ -120,7 +128,9 @@ def for_tiles(
         return tuple(prompts), tuple(statements)
     dropped = tuple(drop_position(prompt) for prompt in prompts)
     pairs = zip(dropped, statements, strict=True)
-    return dropped, tuple(parse(prompt, laterality=statement.laterality) for prompt, statement in pairs)
+    return dropped, tuple(
+        parse(prompt, laterality=statement.laterality) for prompt, statement in pairs
+    )
 
 
 class Loader:
@@ -176,7 +186,10 @@ class Loader:
             )
         self.unlabelled = unlabelled_indices if stage.unlabelled_batch_size else None
         prompts, statements = for_tiles(data.prompts, data.statements, tiles)
-        self.data, self.tiles = replace(data, prompts=prompts, statements=statements), tiles if train else None
+        self.data, self.tiles = (
+            replace(data, prompts=prompts, statements=statements),
+            tiles if train else None,
+        )
         self.stage, self.seed, self.train = stage, seed, train
         self.rank, self.world_size = rank, world_size
 
@@ -231,12 +244,16 @@ class Loader:
         labelled = self._rows(self.labelled, self.stage.batch_size, epoch, stream=0)
         unlabelled = None
         if self.unlabelled is not None:
-            unlabelled = self._rows(self.unlabelled, self.stage.unlabelled_batch_size, epoch, stream=1)
+            unlabelled = self._rows(
+                self.unlabelled, self.stage.unlabelled_batch_size, epoch, stream=1
+            )
         for step in range(self.steps_per_epoch):
             batch = self._batch(labelled[step], epoch, step, stream=0)
             if unlabelled is not None:
                 other = self._batch(unlabelled[step], epoch, step, stream=1)
-                batch = Batch(**{**vars(batch), "unlabelled": Batch(**{**vars(other), "mask": None})})
+                batch = Batch(
+                    **{**vars(batch), "unlabelled": Batch(**{**vars(other), "mask": None})}
+                )
             yield batch
 
     def _rows(self, indices: np.ndarray, size: int, epoch: int, stream: int) -> list[np.ndarray]:
@@ -258,7 +275,11 @@ class Loader:
         rng = np.random.default_rng([self.seed, epoch, step, stream])
         whole = data.masks.shape[1:]
         size = whole if self.tiles is None else self.tiles.size
-        params = Geometry.still(len(rows)) if augment is None else make_params(prompts, augment, size, rng)
+        params = (
+            Geometry.still(len(rows))
+            if augment is None
+            else make_params(prompts, augment, size, rng)
+        )
         if self.tiles is not None:
             params = random_crops(params, whole, size, rng)
         view_seeds = rng.integers(2**62, size=(len(self.stage.views), len(rows)))[:, part]
@@ -269,10 +290,16 @@ class Loader:
             params = params.slice(part)
             images = apply_image([data.images[i] for i in rows], params, size)
             masks = apply_mask([data.masks[i] for i in rows], params, size)
-            pairs = [apply_prompt(*item) for item in zip(prompts, statements, params.flipped, strict=True)]
+            pairs = [
+                apply_prompt(*item)
+                for item in zip(prompts, statements, params.flipped, strict=True)
+            ]
             prompts, statements = tuple(p for p, _ in pairs), tuple(s for _, s in pairs)
         image = torch.from_numpy(images).float().div_(255)
-        views = {name: _view(image, name, seeds) for name, seeds in zip(self.stage.views, view_seeds, strict=True)}
+        views = {
+            name: _view(image, name, seeds)
+            for name, seeds in zip(self.stage.views, view_seeds, strict=True)
+        }
         return Batch(
             image=_three(image),
             text=build_text(prompts, statements),

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from textmask.data.paths import Fence, path_problem
-from textmask.data.tables import FORMULA, read_csv
 from textmask.errors import DataError, DataWarning, choose
-from textmask.io.images import write_whole
-from textmask.types import Laterality
+from textmask.io.files import write_whole
+from textmask.io.spreadsheets import FORMULA, read_csv
+from textmask.statement import Laterality
 
 COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled")
 REQUIRED = ("image", "text", "split")
@@ -111,7 +111,7 @@ class Manifest:
 
     def hash(self) -> str:
         """Sha256 (hex) over the rows, whatever their order and wherever the root lies."""
-        lines = sorted(json.dumps(_cells(row), ensure_ascii=True) for row in self.rows)
+        lines = sorted(json.dumps(_row_cells(row), ensure_ascii=True) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _path(self, relative: str) -> Path:
@@ -160,7 +160,9 @@ def warn_about_texts(texts: Sequence[str], where: Path) -> None:
     """Warn once about empty sentences and once about control or right-to-left characters."""
     empty = sum(not text.strip() for text in texts)
     if empty:
-        warnings.warn(f"{where}: {empty} of {len(texts)} rows have no text.", DataWarning, stacklevel=3)
+        warnings.warn(
+            f"{where}: {empty} of {len(texts)} rows have no text.", DataWarning, stacklevel=3
+        )
     odd = [text for text in texts if _has_hidden(text)]
     if odd:
         warnings.warn(
@@ -202,9 +204,15 @@ def read_manifest(path: str | Path) -> Manifest:
     rows = []
     for number, cells in records:
         if len(cells) != len(header):
-            problems.add(number, "-", f"{len(cells)} cells, the header has {len(header)}; quote texts that hold commas")
+            problems.add(
+                number,
+                "-",
+                f"{len(cells)} cells, the header has {len(header)}; quote texts that hold commas",
+            )
             continue
-        rows.append((number, _row(number, dict(zip(header, cells, strict=True)), problems, fence)))
+        rows.append(
+            (number, _parse_row(number, dict(zip(header, cells, strict=True)), problems, fence))
+        )
     check_unique(rows, problems)
     problems.raise_any()
     if not rows:
@@ -232,8 +240,10 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in manifest.rows:
-        cells = _cells(row)
-        cells[:2] = [posixpath.normpath(posixpath.join(prefix, cell)) if cell else "" for cell in cells[:2]]
+        cells = _row_cells(row)
+        cells[:2] = [
+            posixpath.normpath(posixpath.join(prefix, cell)) if cell else "" for cell in cells[:2]
+        ]
         writer.writerow([f"'{cell}" if FORMULA.match(cell) else cell for cell in cells])
     write_whole(path, buffer.getvalue().encode())
 
@@ -246,42 +256,66 @@ def check_unique(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
         if first == number or not row.image:
             continue
         how = "" if name == row.image else f" in other letter case ({name!r})"
-        problems.add(number, "image", f"{row.image!r} was named in row {first}{how}; keep one row per picture")
+        problems.add(
+            number,
+            "image",
+            f"{row.image!r} was named in row {first}{how}; keep one row per picture",
+        )
 
 
-def _cells(row: Row) -> list[str]:
+def _row_cells(row: Row) -> list[str]:
     labelled = "true" if row.labelled else "false"
-    return [row.image, row.mask or "", row.text, row.split, row.group, row.laterality.value, labelled]
+    return [
+        row.image,
+        row.mask or "",
+        row.text,
+        row.split,
+        row.group,
+        row.laterality.value,
+        labelled,
+    ]
 
 
 def _check_header(header: list[str], path: Path) -> None:
     valid = ", ".join(COLUMNS)
     if len(header) == 1 and re.search(r"[;\t]", header[0]):
-        raise DataError(f"{path}: cells are separated by {';' if ';' in header[0] else 'tabs'}; save it with commas.")
+        raise DataError(
+            f"{path}: cells are separated by {';' if ';' in header[0] else 'tabs'}; save it with commas."
+        )
     if unknown := [name for name in header if name not in COLUMNS]:
-        raise DataError(f"{path}: row 1: unknown column {', '.join(map(repr, unknown))}. Valid: {valid}.")
+        raise DataError(
+            f"{path}: row 1: unknown column {', '.join(map(repr, unknown))}. Valid: {valid}."
+        )
     if missing := [name for name in REQUIRED if name not in header]:
         raise DataError(f"{path}: row 1: missing column {', '.join(missing)}. Valid: {valid}.")
     if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise DataError(f"{path}: row 1: column {', '.join(twice)} appears twice; remove one.")
 
 
-def _row(number: int, cells: dict[str, str], problems: Problems, fence: Fence) -> Row:
+def _parse_row(number: int, cells: dict[str, str], problems: Problems, fence: Fence) -> Row:
     image = _path_cell(number, "image", cells["image"], problems, fence)
-    mask = _path_cell(number, "mask", cells["mask"], problems, fence) if cells.get("mask", "").strip() else None
+    mask = (
+        _path_cell(number, "mask", cells["mask"], problems, fence)
+        if cells.get("mask", "").strip()
+        else None
+    )
     if problem := text_problem(cells["text"]):
         problems.add(number, "text", problem)
     split = split_name(cells["split"])
     if not SPLIT.fullmatch(split):
-        problems.add(number, "split", f"{split!r}; expected train, valid, test or another name of letters and digits")
+        problems.add(
+            number,
+            "split",
+            f"{split!r}; expected train, valid, test or another name of letters and digits",
+        )
     return Row(
         image=image,
         mask=mask,
         text=cells["text"],
         split=split,
         group=cells.get("group", "").strip(),
-        laterality=_laterality(number, cells.get("laterality", ""), problems),
-        labelled=_labelled(number, cells.get("labelled", ""), mask, problems),
+        laterality=_laterality_cell(number, cells.get("laterality", ""), problems),
+        labelled=_labelled_cell(number, cells.get("labelled", ""), mask, problems),
     )
 
 
@@ -292,7 +326,7 @@ def _path_cell(number: int, column: str, text: str, problems: Problems, fence: F
     return posixpath.normpath(text.strip(" "))
 
 
-def _laterality(number: int, text: str, problems: Problems) -> Laterality:
+def _laterality_cell(number: int, text: str, problems: Problems) -> Laterality:
     name = text.strip().lower() or Laterality.UNKNOWN.value
     if name not in {member.value for member in Laterality}:
         problems.add(number, "laterality", f"{text!r}; expected image, patient or unknown")
@@ -300,11 +334,13 @@ def _laterality(number: int, text: str, problems: Problems) -> Laterality:
     return Laterality(name)
 
 
-def _labelled(number: int, text: str, mask: str | None, problems: Problems) -> bool:
+def _labelled_cell(number: int, text: str, mask: str | None, problems: Problems) -> bool:
     name = text.strip().lower()
     if name and name not in TRUTH:
         problems.add(number, "labelled", f"{text!r}; expected true or false")
         return False
     if name and TRUTH[name] and mask is None:
-        problems.add(number, "labelled", "is true but there is no mask; name the mask or write false")
+        problems.add(
+            number, "labelled", "is true but there is no mask; name the mask or write false"
+        )
     return TRUTH[name] if name else mask is not None

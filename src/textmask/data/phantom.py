@@ -19,9 +19,8 @@ from textmask.data.anatomy import draw_anatomy, smooth_noise
 from textmask.data.manifest import SPLIT, Manifest, Row, split_name, write_manifest
 from textmask.errors import ConfigError, DataError
 from textmask.io.images import write_png
+from textmask.statement import LUNG_ZONES, Laterality, Level, Side, Statement, Zone
 from textmask.text.render import render
-from textmask.text.statement import LUNG_ZONES, Level, Side, Statement, Zone
-from textmask.types import Laterality
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -72,8 +71,14 @@ class PhantomConfig:
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 32:
-            raise ConfigError(f"PhantomConfig: got size {self.size}, expected rows and columns of at least 32.")
-        shares = {"difficulty": self.difficulty, "p_absent": self.p_absent, "distractor_share": self.distractor_share}
+            raise ConfigError(
+                f"PhantomConfig: got size {self.size}, expected rows and columns of at least 32."
+            )
+        shares = {
+            "difficulty": self.difficulty,
+            "p_absent": self.p_absent,
+            "distractor_share": self.distractor_share,
+        }
         for name, value in shares.items():
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"PhantomConfig: got {name} {value}, expected 0 to 1.")
@@ -85,7 +90,9 @@ class PhantomConfig:
     @property
     def p_distractor(self) -> float:
         """Probability that a film shows an unnamed opacity."""
-        return 0.2 + 0.8 * self.difficulty if self.distractor_share is None else self.distractor_share
+        return (
+            0.2 + 0.8 * self.difficulty if self.distractor_share is None else self.distractor_share
+        )
 
     @property
     def contrast(self) -> float:
@@ -134,7 +141,9 @@ class Phantom:
     distractors: tuple[Lesion, ...] = ()
 
 
-def make_phantom(config: PhantomConfig | None = None, seed: int = 0, patient: int | None = None) -> Phantom:
+def make_phantom(
+    config: PhantomConfig | None = None, seed: int = 0, patient: int | None = None
+) -> Phantom:
     """Draw one film; the same arguments give the same film.
 
     Args:
@@ -152,17 +161,24 @@ def make_phantom(config: PhantomConfig | None = None, seed: int = 0, patient: in
     opacity = np.zeros(config.size, np.float32)
     for lesion in (*lesions, *distractors):
         _fill(opacity, lesion, float(rng.uniform(0.8, 1.2)))
-    anatomy = draw_anatomy(config.size, np.random.default_rng([seed if patient is None else patient, 2]))
+    anatomy = draw_anatomy(
+        config.size, np.random.default_rng([seed if patient is None else patient, 2])
+    )
     mask = np.zeros(config.size, np.uint8)
     for lesion in lesions:
         _fill(mask, lesion, 1)
-    lesions, distractors = _as_said(lesions, config.laterality), _as_said(distractors, config.laterality)
-    statement = _state(lesions, config.laterality)
+    lesions, distractors = (
+        _as_said(lesions, config.laterality),
+        _as_said(distractors, config.laterality),
+    )
+    statement = _true_statement(lesions, config.laterality)
     image = _expose(anatomy, opacity, config, rng)
     return Phantom(image, mask, statement, render(statement, style), lesions, distractors)
 
 
-def write_phantoms(root: Path, n: dict[str, int], config: PhantomConfig | None = None, seed: int = 0) -> Path:
+def write_phantoms(
+    root: Path, n: dict[str, int], config: PhantomConfig | None = None, seed: int = 0
+) -> Path:
     """Write films, masks and the native table below `root`.
 
     Patients have one to three films; none is in two splits. A film depends on its split, its number and `seed` only.
@@ -186,16 +202,30 @@ def write_phantoms(root: Path, n: dict[str, int], config: PhantomConfig | None =
         for folder in ("images", "masks"):
             (root / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{root}: cannot be made ({error.strerror}). Choose a folder you may write to.") from error
+        raise DataError(
+            f"{root}: cannot be made ({error.strerror}). Choose a folder you may write to."
+        ) from error
     rows = []
     for split, count in n.items():
         for number, (patient, film) in enumerate(_patients(count, _seed(seed, split, 0))):
-            phantom = make_phantom(config, _seed(seed, split, 1, number), _seed(seed, split, 2, patient))
+            phantom = make_phantom(
+                config, _seed(seed, split, 1, number), _seed(seed, split, 2, patient)
+            )
             name = f"{split}-{patient:04d}-{film}.png"
             write_png(root / "images" / name, phantom.image)
             write_png(root / "masks" / name, phantom.mask * np.uint8(255))
             group = f"{split}-{patient:04d}"
-            rows.append(Row(f"images/{name}", f"masks/{name}", phantom.text, split, group, config.laterality, True))
+            rows.append(
+                Row(
+                    f"images/{name}",
+                    f"masks/{name}",
+                    phantom.text,
+                    split,
+                    group,
+                    config.laterality,
+                    True,
+                )
+            )
     path = root / "manifest.csv"
     write_manifest(Manifest(root, tuple(rows)), path)
     return path
@@ -203,7 +233,11 @@ def write_phantoms(root: Path, n: dict[str, int], config: PhantomConfig | None =
 
 def _draw_zones(rng: np.random.Generator, style: str) -> frozenset[Zone]:
     """Affected zones, sides as seen in the picture."""
-    sides = [Side.LEFT, Side.RIGHT] if rng.random() < 0.4 else [(Side.LEFT, Side.RIGHT)[rng.integers(2)]]
+    sides = (
+        [Side.LEFT, Side.RIGHT]
+        if rng.random() < 0.4
+        else [(Side.LEFT, Side.RIGHT)[rng.integers(2)]]
+    )
     shares = (0.75, 0.0, 0.25) if style in ONE_OR_ALL else (0.55, 0.3, 0.15)
     zones: set[Zone] = set()
     for side in sides:
@@ -220,7 +254,9 @@ def _draw_distractors(rng: np.random.Generator, named: frozenset[Zone]) -> froze
     return frozenset(free[: rng.integers(1, 4)])
 
 
-def _draw_lesions(rng: np.random.Generator, zones: frozenset[Zone], size: tuple[int, int]) -> tuple[Lesion, ...]:
+def _draw_lesions(
+    rng: np.random.Generator, zones: frozenset[Zone], size: tuple[int, int]
+) -> tuple[Lesion, ...]:
     """One lesion per zone, sometimes two side by side."""
     ordered = [zone for zone in LUNG_ZONES if zone in zones]
     spare = MAX_COUNT - len(ordered)
@@ -238,7 +274,10 @@ def _draw_lesions(rng: np.random.Generator, zones: frozenset[Zone], size: tuple[
 
 
 def _draw_lesion(
-    rng: np.random.Generator, zone: Zone, box: tuple[float, float, float, float], size: tuple[int, int]
+    rng: np.random.Generator,
+    zone: Zone,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
 ) -> Lesion:
     """An irregular outline that stays a pixel inside its box."""
     low = np.array([box[0] * size[0], box[2] * size[1]]) + 1
@@ -264,10 +303,12 @@ def _as_said(lesions: tuple[Lesion, ...], laterality: Laterality) -> tuple[Lesio
     """The lesions with the sides a sentence of that laterality uses."""
     if laterality is Laterality.IMAGE:
         return lesions
-    return tuple(replace(lesion, zone=(lesion.zone[0].mirrored, lesion.zone[1])) for lesion in lesions)
+    return tuple(
+        replace(lesion, zone=(lesion.zone[0].mirrored, lesion.zone[1])) for lesion in lesions
+    )
 
 
-def _state(lesions: tuple[Lesion, ...], laterality: Laterality) -> Statement:
+def _true_statement(lesions: tuple[Lesion, ...], laterality: Laterality) -> Statement:
     zones = frozenset(lesion.zone for lesion in lesions)
     if not zones:
         return Statement(count=0, absent=True, laterality=laterality)
@@ -275,7 +316,9 @@ def _state(lesions: tuple[Lesion, ...], laterality: Laterality) -> Statement:
     return Statement(zones, len(lesions), lateral, laterality=laterality)
 
 
-def _expose(anatomy: Floats, opacity: Floats, config: PhantomConfig, rng: np.random.Generator) -> Bytes:
+def _expose(
+    anatomy: Floats, opacity: Floats, config: PhantomConfig, rng: np.random.Generator
+) -> Bytes:
     """Add the soft, mottled opacities, the film's own exposure and noise."""
     soft = cv2.GaussianBlur(opacity, (0, 0), 0.013 * max(config.size))
     film = anatomy + config.contrast * soft * (1 + 0.3 * smooth_noise(rng, config.size, 24))
@@ -288,7 +331,9 @@ def _check_request(n: dict[str, int], seed: int) -> None:
     if seed < 0:
         raise ConfigError(f"write_phantoms: got seed {seed}, expected 0 or more.")
     if not sum(n.values()):
-        raise ConfigError(f"write_phantoms: got {n}, expected a number of films per split, e.g. {{'train': 800}}.")
+        raise ConfigError(
+            f"write_phantoms: got {n}, expected a number of films per split, e.g. {{'train': 800}}."
+        )
     for split, count in n.items():
         if count < 0 or split != split_name(split) or not SPLIT.fullmatch(split):
             raise ConfigError(
@@ -299,7 +344,9 @@ def _check_request(n: dict[str, int], seed: int) -> None:
 
 def _seed(seed: int, split: str, *rest: int) -> int:
     """A seed for one purpose; other splits, films and purposes have unrelated ones."""
-    state = np.random.SeedSequence([seed, zlib.crc32(split.encode()), *rest]).generate_state(1, np.uint64)
+    state = np.random.SeedSequence([seed, zlib.crc32(split.encode()), *rest]).generate_state(
+        1, np.uint64
+    )
     return int(state[0])
 
 
@@ -310,5 +357,8 @@ def _patients(count: int, seed: int) -> list[tuple[int, int]]:
     patient = 0
     while len(films) < count:
         patient += 1
-        films += [(patient, film) for film in range(1, int(rng.choice((1, 2, 3), p=(0.6, 0.25, 0.15))) + 1)]
+        films += [
+            (patient, film)
+            for film in range(1, int(rng.choice((1, 2, 3), p=(0.6, 0.25, 0.15))) + 1)
+        ]
     return films[:count]

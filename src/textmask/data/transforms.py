@@ -14,8 +14,8 @@ from torch import Tensor
 
 from textmask.config import Augment
 from textmask.data.corruptions import line_kernel
+from textmask.statement import Statement
 from textmask.text.edit import mirror
-from textmask.text.statement import Statement
 from textmask.types import Image
 
 cv2.setNumThreads(0)
@@ -48,7 +48,9 @@ class Geometry:
         return Geometry(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
 
 
-def sample_affine(n: int, augment: Augment, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def sample_affine(
+    n: int, augment: Augment, size: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
     """N matrices 2 x 3, output pixel -> input pixel: rotation and scale about the centre, then a shift."""
     rows, columns = size
     angle = np.deg2rad(rng.uniform(-augment.rotate_deg, augment.rotate_deg, n))
@@ -68,7 +70,10 @@ def make_params(
     n = len(prompts)
     matrices = sample_affine(n, augment, size, rng)
     wanted = rng.random(n) < augment.flip
-    flipped = np.array([bool(w) and mirror(p) is not None for w, p in zip(wanted, prompts, strict=True)], dtype=bool)
+    flipped = np.array(
+        [bool(w) and mirror(p) is not None for w, p in zip(wanted, prompts, strict=True)],
+        dtype=bool,
+    )
     matrices[flipped, 0] = matrices[flipped, 0] * -1 + np.array([0, 0, size[1] - 1])
     gamma = rng.uniform(*augment.gamma, n)
     brightness = rng.uniform(-augment.brightness, augment.brightness, n)
@@ -88,14 +93,19 @@ def random_crops(
         rng: draws the places.
     """
     n = len(geometry.matrices)
-    rows, columns = (rng.integers(max(whole - part, 0) + 1, size=n) for whole, part in zip(size, tile, strict=True))
+    rows, columns = (
+        rng.integers(max(whole - part, 0) + 1, size=n)
+        for whole, part in zip(size, tile, strict=True)
+    )
     matrices = geometry.matrices.copy()
     matrices[:, :, 2] += np.stack([columns, rows], 1)
     return replace(geometry, matrices=matrices)
 
 
 def apply_image(
-    images: Sequence[np.ndarray] | np.ndarray, geometry: Geometry, size: tuple[int, int] | None = None
+    images: Sequence[np.ndarray] | np.ndarray,
+    geometry: Geometry,
+    size: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Images uint8 N C H W -> warped uint8 N C h w (bilinear, black outside), then gamma, contrast, brightness.
 
@@ -112,10 +122,17 @@ def apply_image(
 
 
 def apply_mask(
-    masks: Sequence[np.ndarray] | np.ndarray, geometry: Geometry, size: tuple[int, int] | None = None
+    masks: Sequence[np.ndarray] | np.ndarray,
+    geometry: Geometry,
+    size: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Masks uint8 N H W -> N h w, warped by the same matrices (nearest)."""
-    return np.stack([_warp(m, a, cv2.INTER_NEAREST, size) for m, a in zip(masks, geometry.matrices, strict=True)])
+    return np.stack(
+        [
+            _warp(m, a, cv2.INTER_NEAREST, size)
+            for m, a in zip(masks, geometry.matrices, strict=True)
+        ]
+    )
 
 
 def apply_prompt(prompt: str, statement: Statement, flipped: bool) -> tuple[str, Statement]:
@@ -125,10 +142,14 @@ def apply_prompt(prompt: str, statement: Statement, flipped: bool) -> tuple[str,
     return mirror(prompt) or prompt, statement.mirrored()
 
 
-def _warp(plane: np.ndarray, matrix: np.ndarray, interpolation: int, size: tuple[int, int] | None) -> np.ndarray:
+def _warp(
+    plane: np.ndarray, matrix: np.ndarray, interpolation: int, size: tuple[int, int] | None
+) -> np.ndarray:
     rows, columns = plane.shape if size is None else size
     flags = interpolation | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(plane, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT))
+    return np.asarray(
+        cv2.warpAffine(plane, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    )
 
 
 def _tone(geometry: Geometry, i: int) -> np.ndarray | None:
@@ -142,7 +163,9 @@ def _tone(geometry: Geometry, i: int) -> np.ndarray | None:
 
 
 def warp(
-    x: Float[Tensor, "b c h w"], matrices: np.ndarray, mode: Literal["bilinear", "nearest"] = "bilinear"
+    x: Float[Tensor, "b c h w"],
+    matrices: np.ndarray,
+    mode: Literal["bilinear", "nearest"] = "bilinear",
 ) -> Float[Tensor, "b c h w"]:
     """Differentiable form of the same warp, for use inside a model; zero outside.
 
@@ -152,9 +175,13 @@ def warp(
     scale = np.array([(columns - 1) / 2, (rows - 1) / 2])
     linear = matrices[:, :, :2] * scale[None, None, :] / scale[None, :, None]
     offset = (np.einsum("nij,j->ni", matrices[:, :, :2], scale) + matrices[:, :, 2]) / scale - 1
-    theta = torch.from_numpy(np.concatenate([linear, offset[:, :, None]], 2)).to(x.device, torch.float32)
+    theta = torch.from_numpy(np.concatenate([linear, offset[:, :, None]], 2)).to(
+        x.device, torch.float32
+    )
     grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=True)
-    return torch.nn.functional.grid_sample(x.float(), grid, mode=mode, align_corners=True).to(x.dtype)
+    return torch.nn.functional.grid_sample(x.float(), grid, mode=mode, align_corners=True).to(
+        x.dtype
+    )
 
 
 @dataclass(frozen=True)
@@ -190,7 +217,9 @@ PHOTOMETRIC: dict[str, Photometric] = {
     # BiCLIP's strong view (official code)
     "strong": Photometric((0.9, 1.1), 0.01, 0.5, 0.3, 0.5, 0.3, 0.5, motion_p=0.2),
     # Semi-MedRef's: ColorJitter and Gaussian blur
-    "strong_blur": Photometric(brightness=0.2, brightness_p=0.8, contrast=0.2, contrast_p=0.8, blur_p=0.5),
+    "strong_blur": Photometric(
+        brightness=0.2, brightness_p=0.8, contrast=0.2, contrast_p=0.8, blur_p=0.5
+    ),
 }
 
 
@@ -202,19 +231,25 @@ def photometric(image: Image, preset: Photometric, generator: torch.Generator) -
 
     def drawn(low: float, high: float, p: float, neutral: float) -> Tensor:
         value = torch.rand(n, generator=generator) * (high - low) + low
-        return torch.where(torch.rand(n, generator=generator) < p, value, neutral).view(n, 1, 1, 1).to(image)
+        return (
+            torch.where(torch.rand(n, generator=generator) < p, value, neutral)
+            .view(n, 1, 1, 1)
+            .to(image)
+        )
 
     x = image ** drawn(*preset.gamma, 1.0, 1.0) if preset.gamma != (1.0, 1.0) else image
     if preset.brightness_p:
         x = x * drawn(1 - preset.brightness, 1 + preset.brightness, preset.brightness_p, 1.0)
     if preset.contrast_p:
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
-        x = (x - mean) * drawn(1 - preset.contrast, 1 + preset.contrast, preset.contrast_p, 1.0) + mean
+        x = (x - mean) * drawn(
+            1 - preset.contrast, 1 + preset.contrast, preset.contrast_p, 1.0
+        ) + mean
     if preset.noise_p:
         sigma = drawn(preset.noise_sigma, preset.noise_sigma, preset.noise_p, 0.0)
         x = x + sigma * torch.randn(image.shape, generator=generator).to(image)
     x = _motion(x, preset, generator)
-    return _gaussian(x, preset, generator).clamp(0, 1)
+    return _blur(x, preset, generator).clamp(0, 1)
 
 
 def _motion(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
@@ -222,11 +257,13 @@ def _motion(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tenso
     angles = (torch.rand(len(x), generator=generator) * 2 - 1) * preset.motion_angle_deg
     if not bool(chosen.any()):
         return x
-    kernels = torch.stack([line_kernel(preset.motion_kernel, float(angle)) for angle in angles[chosen]])
+    kernels = torch.stack(
+        [line_kernel(preset.motion_kernel, float(angle)) for angle in angles[chosen]]
+    )
     return _filtered(x, chosen, kernels)
 
 
-def _gaussian(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
+def _blur(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
     chosen = torch.rand(len(x), generator=generator) < preset.blur_p
     low, high = preset.blur_sigma
     sigmas = torch.rand(len(x), generator=generator) * (high - low) + low

@@ -29,7 +29,11 @@ def check_archive(path: Path) -> list[zipfile.ZipInfo]:
     for entry in entries:
         _check_name(path, entry)
     total, packed = sum(entry.file_size for entry in entries), path.stat().st_size
-    if len(entries) > MAX_ENTRIES or total > MAX_BYTES or (total > SMALL and total > MAX_RATIO * packed):
+    if (
+        len(entries) > MAX_ENTRIES
+        or total > MAX_BYTES
+        or (total > SMALL and total > MAX_RATIO * packed)
+    ):
         raise DataError(
             f"{path}: {len(entries)} entries of {total} bytes from {packed}; at most {MAX_ENTRIES} entries, "
             f"{MAX_BYTES} bytes and {MAX_RATIO} times the size of the archive are unpacked."
@@ -41,9 +45,13 @@ def _check_name(path: Path, entry: zipfile.ZipInfo) -> None:
     name = entry.filename.replace("\\", "/")
     pure, kind = PurePosixPath(name), stat.S_IFMT(entry.external_attr >> 16)
     if not name or pure.is_absolute() or ".." in pure.parts or ":" in name or "\0" in name:
-        raise DataError(f"{path}: the entry {entry.filename[:80]!r} would be written outside the folder. Refused.")
+        raise DataError(
+            f"{path}: the entry {entry.filename[:80]!r} would be written outside the folder. Refused."
+        )
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise DataError(f"{path}: the entry {entry.filename[:80]!r} is a link or a device. Refused.")
+        raise DataError(
+            f"{path}: the entry {entry.filename[:80]!r} is a link or a device. Refused."
+        )
 
 
 def safe_extract(path: Path, folder: Path) -> None:
@@ -65,5 +73,13 @@ def safe_extract(path: Path, folder: Path) -> None:
             try:
                 with archive.open(entry) as source, target.open("xb") as out:
                     shutil.copyfileobj(source, out)
-            except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
-                raise DataError(f"{path}: the entry {entry.filename[:80]!r} is damaged ({error}).") from error
+            except (
+                zipfile.BadZipFile,
+                OSError,
+                EOFError,
+                RuntimeError,
+                NotImplementedError,
+            ) as error:
+                raise DataError(
+                    f"{path}: the entry {entry.filename[:80]!r} is damaged ({error})."
+                ) from error

@@ -6,10 +6,7 @@ Pillow would cut to 8 bits (16-bit colour) and resizes.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import secrets
 import struct
 import zlib
 from pathlib import Path
@@ -21,12 +18,22 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from textmask.errors import DataError
+from textmask.io.files import write_whole
 from textmask.io.intensity import stretch, value_range
 
 MAX_PIXELS = 100_000_000
 GREY_MODES = ("L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 # what Pillow raises on damaged bytes, depending on the format and on where the damage is
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
 
 Bytes = npt.NDArray[np.uint8]
 # uint8, uint16, int32 or float32, as the file has it
@@ -43,7 +50,7 @@ def read_image(path: str | Path) -> Bytes:
     Raises:
         DataError: the file is missing, empty, truncated, no picture, a stack of pages, or has more than 100 Mpx.
     """
-    return _greys(_decode(Path(path), Path(path)), str(path))
+    return _greys(_decode_image(Path(path), Path(path)), str(path))
 
 
 def image_of_bytes(data: bytes, name: str) -> Bytes:
@@ -54,12 +61,16 @@ def image_of_bytes(data: bytes, name: str) -> Bytes:
     """
     if not data:
         raise DataError(f"{name}: is empty (0 bytes). Copy or download it again.")
-    return _greys(_decode(io.BytesIO(data), Path(name)), name)
+    return _greys(_decode_image(io.BytesIO(data), Path(name)), name)
 
 
 def without_equal_channels(pixels: Pixels) -> Pixels:
     """H W where three channels are the same, else as it is."""
-    if pixels.ndim == 3 and (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all():
+    if (
+        pixels.ndim == 3
+        and (pixels[..., 0] == pixels[..., 1]).all()
+        and (pixels[..., 0] == pixels[..., 2]).all()
+    ):
         return pixels[..., 0]
     return pixels
 
@@ -72,7 +83,7 @@ def read_mask(path: str | Path) -> Bytes:
     Raises:
         DataError: as `read_image`.
     """
-    pixels = _decode(Path(path), Path(path))
+    pixels = _decode_image(Path(path), Path(path))
     if pixels.ndim == 3:
         pixels = pixels.max(axis=-1)
     threshold = 127 if pixels.max() > 1 else 0
@@ -96,7 +107,7 @@ def picture_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]
         with Image.open(path if data is None else io.BytesIO(data)) as picture:
             return picture.height, picture.width
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path, str(error)) from error
+        raise _too_many_pixels(path, str(error)) from error
     except DAMAGED as error:
         raise _unreadable(path, error) from error
 
@@ -108,7 +119,10 @@ def resize_image(image: Bytes, size: tuple[int, int]) -> Bytes:
         return image
     fewer = rows * columns < image.shape[0] * image.shape[1]
     return np.asarray(
-        cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if fewer else cv2.INTER_LINEAR), np.uint8
+        cv2.resize(
+            image, (columns, rows), interpolation=cv2.INTER_AREA if fewer else cv2.INTER_LINEAR
+        ),
+        np.uint8,
     )
 
 
@@ -122,12 +136,20 @@ def resize_mask(mask: Bytes, size: tuple[int, int]) -> Bytes:
     if mask.shape == (rows, columns):
         return mask
     if rows * columns < mask.shape[0] * mask.shape[1]:
-        share = cv2.resize(np.where(mask > 0, 255, 0).astype(np.uint8), (columns, rows), interpolation=cv2.INTER_AREA)
+        share = cv2.resize(
+            np.where(mask > 0, 255, 0).astype(np.uint8),
+            (columns, rows),
+            interpolation=cv2.INTER_AREA,
+        )
         return np.asarray(share > 127, np.uint8)
-    return np.asarray(cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+    return np.asarray(
+        cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
+    )
 
 
-def write_png(path: str | Path, array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.bool_]) -> None:
+def write_png(
+    path: str | Path, array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.bool_]
+) -> None:
     """Write H W or H W 3 (RGB) as PNG, whole or not at all; True becomes 255, numbers stay as they are.
 
     Raises:
@@ -137,7 +159,8 @@ def write_png(path: str | Path, array: npt.NDArray[np.uint8] | npt.NDArray[np.ui
 
 
 def png_bytes(
-    array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.bool_], name: str = "picture"
+    array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.bool_],
+    name: str = "picture",
 ) -> bytes:
     """Encode H W or H W 3 (RGB) as PNG; True becomes 255, numbers stay as they are.
 
@@ -146,7 +169,11 @@ def png_bytes(
     """
     if array.dtype == np.bool_:
         array = np.where(array, 255, 0).astype(np.uint8)
-    if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+    if (
+        array.dtype not in (np.uint8, np.uint16)
+        or array.ndim not in (2, 3)
+        or array.shape[2:] not in ((), (3,))
+    ):
         raise DataError(
             f"{name}: cannot write {array.dtype} {array.shape} as PNG; expected H W or H W 3 of uint8, uint16 or bool."
         )
@@ -168,7 +195,12 @@ def jpeg_bytes(image: Bytes, most_columns: int, quality: int = 88) -> tuple[byte
         image = resize_image(image, (max(1, round(rows * most_columns / columns)), most_columns))
     pixels = image if image.ndim == 2 else image[..., ::-1]
     # full colour resolution: outlines are one pixel wide
-    how = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    how = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
     done, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels), how)
     if not done:
         raise DataError(f"the JPEG encoder refused a picture of shape {image.shape}.")
@@ -181,25 +213,6 @@ def few_colours(png: bytes, colours: int = 32) -> bytes:
     drawing = Image.open(io.BytesIO(png)).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     drawing.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: into a neighbour first, then renamed over `path`.
-
-    Raises:
-        DataError: the folder is missing or read-only, or the disk is full; an older file at `path` stays as it was.
-    """
-    temporary = path.with_name(f".{path.name[:32]}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}). Check that the folder exists, is yours, and has space left."
-        ) from error
 
 
 def _check_file(path: Path) -> None:
@@ -222,34 +235,40 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     )
 
 
-def _too_large(path: Path, got: str) -> DataError:
-    return DataError(f"{path}: {got}; at most {MAX_PIXELS:,} pixels are decoded. Scale or crop it first.")
+def _too_many_pixels(path: Path, got: str) -> DataError:
+    return DataError(
+        f"{path}: {got}; at most {MAX_PIXELS:,} pixels are decoded. Scale or crop it first."
+    )
 
 
-def _decode(source: Path | io.BytesIO, path: Path) -> Pixels:
+def _decode_image(source: Path | io.BytesIO, path: Path) -> Pixels:
     """H W or H W 3 pixels at the depth they were stored in; `path` is what messages call the file."""
     if isinstance(source, Path):
         _check_file(source)
     try:
         with Image.open(source) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise _too_large(path, f"{picture.height} x {picture.width} pixels")
+                raise _too_many_pixels(path, f"{picture.height} x {picture.width} pixels")
             pages = getattr(picture, "n_frames", 1) if picture.format in ("TIFF", "GIF") else 1
             if pages > 1:
-                raise DataError(f"{path}: holds {pages} pages, expected one picture. Export the page you mean.")
+                raise DataError(
+                    f"{path}: holds {pages} pages, expected one picture. Export the page you mean."
+                )
             if _is_deep_colour(picture, source):
                 return _decode_deep(source, path)
-            return _pixels(picture)
+            return _pillow_pixels(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path, str(error)) from error
+        raise _too_many_pixels(path, str(error)) from error
     except UnidentifiedImageError as error:
         # of bytes in memory Pillow's message gives an address
-        raise _unreadable(path, error if isinstance(source, Path) else OSError("of no known format")) from error
+        raise _unreadable(
+            path, error if isinstance(source, Path) else OSError("of no known format")
+        ) from error
     except DAMAGED as error:
         raise _unreadable(path, error) from error
 
 
-def _pixels(picture: Image.Image) -> Pixels:
+def _pillow_pixels(picture: Image.Image) -> Pixels:
     picture.load()
     upright = ImageOps.exif_transpose(picture) if picture.format in ("JPEG", "MPO") else picture
     if upright.mode in GREY_MODES:
@@ -264,7 +283,9 @@ def _is_deep_colour(picture: Image.Image, source: Path | io.BytesIO) -> bool:
     if picture.mode not in ("RGB", "RGBA"):
         return False
     if picture.format == "PNG":
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as file:
+        with (
+            source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as file
+        ):
             return file.read(25)[24:25] == b"\x10"  # bit depth in the IHDR chunk
     tags = getattr(picture, "tag_v2", None)
     return tags is not None and max(tags.get(258, (8,))) > 8  # BitsPerSample
@@ -276,7 +297,9 @@ def _decode_deep(source: Path | io.BytesIO, path: Path) -> Pixels:
     data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise DataError(f"{path}: the 16-bit colour picture cannot be decoded. Save it with 8 bits per channel.")
+        raise DataError(
+            f"{path}: the 16-bit colour picture cannot be decoded. Save it with 8 bits per channel."
+        )
     return np.ascontiguousarray(pixels[..., 2::-1])  # BGR or BGRA -> RGB
 
 

@@ -30,7 +30,9 @@ class Window:
     function: str = "LINEAR"
 
 
-def value_range(pixels: Pixels, where: str, valid: npt.NDArray[np.bool_] | None = None) -> tuple[float, float]:
+def value_range(
+    pixels: Pixels, where: str, valid: npt.NDArray[np.bool_] | None = None
+) -> tuple[float, float]:
     """The values that become black and white: the 0.1th and 99.9th percentile, or lowest and highest if these agree.
 
     Args:
@@ -43,8 +45,14 @@ def value_range(pixels: Pixels, where: str, valid: npt.NDArray[np.bool_] | None 
     """
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise DataError(f"{where}: holds NaN or infinite pixels. Replace them before use.")
-    if pixels.dtype.kind == "f" and pixels.size and max(abs(float(pixels.min())), abs(float(pixels.max()))) > MOST:
-        raise DataError(f"{where}: holds values beyond {MOST:g}, which no picture does. Check its data type.")
+    if (
+        pixels.dtype.kind == "f"
+        and pixels.size
+        and max(abs(float(pixels.min())), abs(float(pixels.max()))) > MOST
+    ):
+        raise DataError(
+            f"{where}: holds values beyond {MOST:g}, which no picture does. Check its data type."
+        )
     values = pixels if valid is None else pixels[valid]
     if not values.size:
         return 0.0, 0.0
@@ -61,18 +69,26 @@ def stretch(pixels: Pixels, low: float, high: float, inverted: bool = False) -> 
     return 255 - greys if inverted else greys
 
 
-def apply_window(pixels: Pixels, window: Window, slope: float = 1.0, intercept: float = 0.0) -> Bytes:
+def apply_window(
+    pixels: Pixels, window: Window, slope: float = 1.0, intercept: float = 0.0
+) -> Bytes:
     """Stored numbers, rescaled and windowed to 0..255; equal to the formulas of the standard to one grey.
 
     A window of a width below 1 (LINEAR) or of 0 is a step at its centre.
     """
     if window.function == "SIGMOID":
-        values = (pixels.astype(np.float64) * slope + (intercept - window.center)) * (-4.0 / max(window.width, 1e-6))
+        values = (pixels.astype(np.float64) * slope + (intercept - window.center)) * (
+            -4.0 / max(window.width, 1e-6)
+        )
         return np.asarray((255.0 / (1.0 + np.exp(values.clip(-700, 700)))).round(), np.uint8)
     linear = window.function == "LINEAR"
-    center, width = (window.center - 0.5, window.width - 1) if linear else (window.center, window.width)
+    center, width = (
+        (window.center - 0.5, window.width - 1) if linear else (window.center, window.width)
+    )
     if width <= 0:
-        return np.where(pixels.astype(np.float64) * slope + intercept > center, 255, 0).astype(np.uint8)
+        return np.where(pixels.astype(np.float64) * slope + intercept > center, 255, 0).astype(
+            np.uint8
+        )
     # one multiplication and one addition for rescaling and window together
     return _scaled(pixels, 255.0 * slope / width, 255.0 * ((intercept - center) / width + 0.5))
 

@@ -15,8 +15,16 @@ from typing import Any
 import numpy as np
 
 from textmask.errors import ConfigError, DataError
-from textmask.io.bounded import GZIP, MAX_FILE_BYTES, check_size, first_bytes, inflate, read_file
-from textmask.io.images import MAX_PIXELS, write_whole
+from textmask.io.files import (
+    GZIP,
+    MAX_FILE_BYTES,
+    check_size,
+    first_bytes,
+    inflate,
+    read_file,
+    write_whole,
+)
+from textmask.io.images import MAX_PIXELS
 from textmask.io.intensity import Bytes, Pixels, stretch, value_range
 from textmask.io.orientation import Orientation, orientation_of_cosines
 from textmask.io.pictures import Picture
@@ -84,7 +92,7 @@ def read_nifti(
     path = source if isinstance(source, Path) else None
     name = source.name if isinstance(source, Path) else name or "the NIfTI file"
     data = read_file(source) if isinstance(source, Path) else source
-    header, voxels = _parse(data, name)
+    header, voxels = _parse_nifti(data, name)
     shape = (*voxels.shape, 1, 1)[:3]
     voxels = voxels.reshape(shape, order="F")
     affine = np.asarray(header.get_best_affine(), np.float64)
@@ -94,19 +102,35 @@ def read_nifti(
     if index is not None and not 0 <= index < shape[axis]:
         raise DataError(f"{name}: has no slice {index}; it has {shape[axis]}, counted from 0.")
     if shape[axis] > MAX_SLICES and index is None:
-        raise DataError(f"{name}: has {shape[axis]} slices, at most {MAX_SLICES} are read. Give an index or an axis.")
+        raise DataError(
+            f"{name}: has {shape[axis]} slices, at most {MAX_SLICES} are read. Give an index or an axis."
+        )
     low, high = (0.0, 255.0) if voxels.dtype == np.uint8 else value_range(voxels, name)
     slope = header.get_slope_inter()[0]
     inverted = slope is not None and slope < 0
-    geometry, towards, spacing = NiftiGeometry(header, axis), _orientation(header, affine, axis), _spacing(affine, axis)
+    geometry, towards, spacing = (
+        NiftiGeometry(header, axis),
+        _orientation(header, affine, axis),
+        _spacing(affine, axis),
+    )
     chosen = range(shape[axis]) if index is None else [index]
     return [
-        Picture(stretch(np.take(voxels, i, axis).T, low, high, inverted), "nifti", towards, spacing, path, i, geometry)
+        Picture(
+            stretch(np.take(voxels, i, axis).T, low, high, inverted),
+            "nifti",
+            towards,
+            spacing,
+            path,
+            i,
+            geometry,
+        )
         for i in chosen
     ]
 
 
-def write_nifti_mask(path: Path, masks: Sequence[Bytes] | Mapping[int, Bytes], header: NiftiGeometry) -> None:
+def write_nifti_mask(
+    path: Path, masks: Sequence[Bytes] | Mapping[int, Bytes], header: NiftiGeometry
+) -> None:
     """Write masks of slices as a uint8 volume with exactly the shape, affine, spacing and units of the picture.
 
     Args:
@@ -135,7 +159,12 @@ def write_nifti_mask(path: Path, masks: Sequence[Bytes] | Mapping[int, Bytes], h
                 f"{path.name}: got a mask of {mask.shape} for slice {i}, expected {expected} and 0 to {count - 1}."
             )
         along[i] = mask.T
-    write_whole(path, _file_bytes(volume.reshape(header.shape, order="F"), header, path.name.lower().endswith(".gz")))
+    write_whole(
+        path,
+        _file_bytes(
+            volume.reshape(header.shape, order="F"), header, path.name.lower().endswith(".gz")
+        ),
+    )
 
 
 def _file_bytes(volume: np.ndarray, geometry: NiftiGeometry, compressed: bool) -> bytes:
@@ -151,7 +180,9 @@ def _file_bytes(volume: np.ndarray, geometry: NiftiGeometry, compressed: bool) -
     header.set_slope_inter(1, 0)
     nifti2 = isinstance(header, nibabel.nifti2.Nifti2Header)
     kind = nibabel.nifti2.Nifti2Image if nifti2 else nibabel.nifti1.Nifti1Image
-    data = kind(volume, None, header).to_bytes()  # no affine of ours: the header's own codes and numbers stay
+    data = kind(
+        volume, None, header
+    ).to_bytes()  # no affine of ours: the header's own codes and numbers stay
     return gzip.compress(data, 6, mtime=0) if compressed else bytes(data)
 
 
@@ -159,35 +190,53 @@ def _magic(head: bytes) -> bytes | None:
     """The mark of a NIfTI header, if it is one."""
     for at, size in ((344, 348), (4, 540)):
         mark = head[at : at + 4]
-        if len(head) >= size - 192 * (size == 540) and mark in (*SINGLE, *PAIR) and (mark[2:3] == b"2") == (at == 4):
+        if (
+            len(head) >= size - 192 * (size == 540)
+            and mark in (*SINGLE, *PAIR)
+            and (mark[2:3] == b"2") == (at == 4)
+        ):
             return mark
     return None
 
 
-def _parse(data: bytes, name: str) -> tuple[Any, Pixels]:
+def _parse_nifti(data: bytes, name: str) -> tuple[Any, Pixels]:
     """Header and stored numbers, with all caps checked before anything of their size is made."""
     check_size(len(data), name, MAX_FILE_BYTES)
     head = first_bytes(data, HEADER_BYTES)
     mark = _magic(head)
     if mark is None:
-        raise DataError(f"{name}: is not NIfTI, or its first bytes are damaged. Expected .nii or .nii.gz.")
+        raise DataError(
+            f"{name}: is not NIfTI, or its first bytes are damaged. Expected .nii or .nii.gz."
+        )
     if mark in PAIR:
-        raise DataError(f"{name}: is one of a pair of files (.hdr, .img). Save it as one .nii or .nii.gz.")
+        raise DataError(
+            f"{name}: is one of a pair of files (.hdr, .img). Save it as one .nii or .nii.gz."
+        )
     header = _header(head, name, mark)
     shape, dtype = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
     _check_shape(shape, dtype, name)
     start = int(header["vox_offset"])  # a float in NIfTI-1
-    end = start + math.prod(shape) * dtype.itemsize  # of Python's own integers: those of NIfTI-2 overflow
+    end = (
+        start + math.prod(shape) * dtype.itemsize
+    )  # of Python's own integers: those of NIfTI-2 overflow
     if end > MAX_FILE_BYTES:
-        raise DataError(f"{name}: {shape} voxels of {dtype} are more than {MAX_FILE_BYTES:,} bytes. Crop it first.")
+        raise DataError(
+            f"{name}: {shape} voxels of {dtype} are more than {MAX_FILE_BYTES:,} bytes. Crop it first."
+        )
     # extensions before the voxels and padding behind them are the only other bytes
-    content = inflate(data, name, min(MAX_FILE_BYTES, end + (1 << 20)), gzip=True) if data[:2] == GZIP else data
+    content = (
+        inflate(data, name, min(MAX_FILE_BYTES, end + (1 << 20)), gzip=True)
+        if data[:2] == GZIP
+        else data
+    )
     if len(content) < end:
         raise DataError(
             f"{name}: is truncated: {shape} voxels of {dtype} end at byte {end:,}, {len(content):,} bytes are there. "
             "Copy or download it again."
         )
-    voxels = np.frombuffer(content, dtype, (end - start) // dtype.itemsize, start).reshape(shape, order="F")
+    voxels = np.frombuffer(content, dtype, (end - start) // dtype.itemsize, start).reshape(
+        shape, order="F"
+    )
     return header, voxels
 
 
@@ -205,7 +254,9 @@ def _header(head: bytes, name: str, mark: bytes) -> Any:
             raise ValueError("size of the header")
     # nibabel raises anything on damaged numbers
     except (Exception, struct.error) as error:
-        raise DataError(f"{name}: its header is damaged ({type(error).__name__}). Copy or download it again.") from None
+        raise DataError(
+            f"{name}: its header is damaged ({type(error).__name__}). Copy or download it again."
+        ) from None
     return header
 
 
@@ -218,11 +269,17 @@ def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Non
             "volume[..., index], as a file of its own."
         )
     if len(shape) < 2 or min(shape) < 1:
-        raise DataError(f"{name}: has shape {shape}, expected two or three dimensions of at least 1.")
+        raise DataError(
+            f"{name}: has shape {shape}, expected two or three dimensions of at least 1."
+        )
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise DataError(f"{name}: holds {dtype} voxels, expected whole or floating point numbers of up to 64 bits.")
+        raise DataError(
+            f"{name}: holds {dtype} voxels, expected whole or floating point numbers of up to 64 bits."
+        )
     if max(math.prod(shape) // size for size in shape) > MAX_PIXELS:
-        raise DataError(f"{name}: has shape {shape}; at most {MAX_PIXELS:,} pixels a slice are read. Crop it first.")
+        raise DataError(
+            f"{name}: has shape {shape}; at most {MAX_PIXELS:,} pixels a slice are read. Crop it first."
+        )
 
 
 def _slice_axis(shape: tuple[int, ...], affine: np.ndarray) -> int:

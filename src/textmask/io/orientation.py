@@ -19,7 +19,13 @@ from textmask.errors import DataError, choose
 OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "H": "F", "F": "H"}
 # towards these a usual view runs: columns to the patient's left (sagittal: to the back), rows to the feet or the back
 USUAL = (("L", "F"), ("L", "P"), ("P", "F"))
-VIEWS = {"pa": ("L", "F"), "ap": ("L", "F"), "mirrored": ("R", "F"), "lateral": ("P", "F"), "axial": ("L", "P")}
+VIEWS = {
+    "pa": ("L", "F"),
+    "ap": ("L", "F"),
+    "mirrored": ("R", "F"),
+    "lateral": ("P", "F"),
+    "axial": ("L", "P"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,11 @@ class Orientation:
             DataError: no six finite numbers.
         """
         values = np.asarray(cosines, np.float64)
-        if values.shape != (6,) or not np.isfinite(values).all() or not (np.abs(values.reshape(2, 3)).max(1) > 0).all():
+        if (
+            values.shape != (6,)
+            or not np.isfinite(values).all()
+            or not (np.abs(values.reshape(2, 3)).max(1) > 0).all()
+        ):
             raise DataError(f"{source} is {list(cosines)}, expected six direction cosines.")
         along_row, along_column = values.reshape(2, 3)
         return cls(_nearest(along_row), _nearest(along_column), source)

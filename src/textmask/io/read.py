@@ -7,19 +7,31 @@ import warnings
 from pathlib import Path
 
 from textmask.errors import DataError, DataWarning
-from textmask.io import dicom_values
-from textmask.io.bounded import MAX_FILE_BYTES, check_size
-from textmask.io.dicom import MAGIC, read_dicom
-from textmask.io.dicom_file import MAX_FRAMES, MAX_PIXEL_BYTES
+from textmask.io.dicom import values as dicom_values
+from textmask.io.dicom.file import MAX_FRAMES, MAX_PIXEL_BYTES
+from textmask.io.dicom.reader import MAGIC, read_dicom
+from textmask.io.files import MAX_FILE_BYTES, check_size
 from textmask.io.images import image_of_bytes, read_image
 from textmask.io.nifti import is_nifti, read_nifti
 from textmask.io.pictures import Picture
+
+# kind of a file: where its mark stands, and the mark
+MARKS = (
+    ("png", 0, b"\x89PNG\r\n\x1a\n"),
+    ("jpeg", 0, b"\xff\xd8\xff"),
+    ("tiff", 0, b"II*\0"),
+    ("tiff", 0, b"MM\0*"),
+    ("bmp", 0, b"BM"),
+    ("dicom", 128, b"DICM"),
+    ("gzip", 0, b"\x1f\x8b"),
+    ("nifti", 344, b"n+1\0"),
+)
 
 SUFFIXES = (".dcm", ".dicom", ".nii", ".nii.gz")  # taken for medical whatever they hold
 HEAD_BYTES = 4096  # enough to tell formats apart, also of gzip
 
 
-def is_medical(path: str | Path) -> bool:
+def is_medical_file(path: str | Path) -> bool:
     """Whether a file is DICOM or NIfTI, by its first bytes, or by its name where these say nothing."""
     path = Path(path)
     return _format(_head(path), path.name) != "picture"
@@ -61,7 +73,9 @@ def read_picture(path: str | Path, index: int | None = None) -> Picture:
     return found[0]
 
 
-def read_bytes(data: bytes, name: str, index: int | None = None, limit: int = MAX_FILE_BYTES) -> list[Picture]:
+def read_bytes(
+    data: bytes, name: str, index: int | None = None, limit: int = MAX_FILE_BYTES
+) -> list[Picture]:
     """`read_pictures` of bytes, such as an upload; nothing is written to disk.
 
     Args:
@@ -99,13 +113,19 @@ def read_series(folder: str | Path) -> list[Picture]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder.name}: is no folder, expected one with the files of a DICOM series.")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        raise DataError(
+            f"{folder.name}: is no folder, expected one with the files of a DICOM series."
+        )
+    files = sorted(
+        path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
+    )
     files = [path for path in files if path.name != "DICOMDIR" and _head(path)[128:132] == MAGIC]
     if not files:
         raise DataError(f"{folder.name}: holds no DICOM file.")
     if len(files) > MAX_FRAMES:
-        raise DataError(f"{folder.name}: holds {len(files)} DICOM files, at most {MAX_FRAMES} are read as a series.")
+        raise DataError(
+            f"{folder.name}: holds {len(files)} DICOM files, at most {MAX_FRAMES} are read as a series."
+        )
     slices: list[tuple[float, Picture]] = []
     kinds: set[tuple[object, ...]] = set()
     pixels = 0
@@ -113,9 +133,17 @@ def read_series(folder: str | Path) -> list[Picture]:
         picture = read_picture(path)
         place = dicom_values.along_normal(picture.header)
         if place is None:
-            raise DataError(f"{path.name}: has no ImagePositionPatient or ImageOrientationPatient, so it has no place.")
+            raise DataError(
+                f"{path.name}: has no ImagePositionPatient or ImageOrientationPatient, so it has no place."
+            )
         direction = tuple(round(cosine, 3) + 0.0 for cosine in place[1])
-        kinds.add((dicom_values.word(picture.header, "SeriesInstanceUID"), picture.pixels.shape, direction))
+        kinds.add(
+            (
+                dicom_values.word(picture.header, "SeriesInstanceUID"),
+                picture.pixels.shape,
+                direction,
+            )
+        )
         if len(kinds) > 1:
             raise DataError(
                 f"{folder.name}: {path.name} is of another series, size or direction than {files[0].name}. Put each "
@@ -123,7 +151,9 @@ def read_series(folder: str | Path) -> list[Picture]:
             )
         pixels += picture.pixels.size
         if pixels > MAX_PIXEL_BYTES:
-            raise DataError(f"{folder.name}: holds more than {MAX_PIXEL_BYTES:,} pixels, at most these are read.")
+            raise DataError(
+                f"{folder.name}: holds more than {MAX_PIXEL_BYTES:,} pixels, at most these are read."
+            )
         slices.append((place[0], picture))
     slices.sort(key=lambda found: found[0])
     _check_gaps([place for place, _ in slices], folder.name)
@@ -133,7 +163,9 @@ def read_series(folder: str | Path) -> list[Picture]:
 def _check_gaps(places: list[float], name: str) -> None:
     gaps = [after - before for before, after in itertools.pairwise(places)]
     if gaps and min(gaps) < 1e-3:
-        raise DataError(f"{name}: two slices lie at one place. Leave one of them out, or split the phases of the scan.")
+        raise DataError(
+            f"{name}: two slices lie at one place. Leave one of them out, or split the phases of the scan."
+        )
     if gaps and max(gaps) > 1.5 * min(gaps):
         warnings.warn(
             f"{name}: slices lie {min(gaps):.3g} to {max(gaps):.3g} mm apart; one may be missing.",
@@ -166,3 +198,8 @@ def _format(head: bytes, name: str) -> str:
 def _only_first(index: int | None, name: str) -> None:
     if index not in (None, 0):
         raise DataError(f"{name}: is a single picture, so it has no number {index}.")
+
+
+def kind_of(head: bytes) -> str | None:
+    """png, jpeg, tiff, bmp, dicom, nifti or gzip by the first 512 bytes of a file; None when it is none of them."""
+    return next((kind for kind, at, mark in MARKS if head[at : at + len(mark)] == mark), None)

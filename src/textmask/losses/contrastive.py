@@ -14,7 +14,10 @@ Pairs = Float[Tensor, "b b"]  # row: image i, column: sentence j
 def cosine_similarity_matrix(a: Embedding, b: Embedding) -> Float[Tensor, "_n _m"]:
     """Cosine of every row of N D with every row of M D, in fp32; a zero vector has cosine 0."""
     with torch.autocast(a.device.type, enabled=False):
-        return torch.nn.functional.normalize(a.float(), dim=1) @ torch.nn.functional.normalize(b.float(), dim=1).mT
+        return (
+            torch.nn.functional.normalize(a.float(), dim=1)
+            @ torch.nn.functional.normalize(b.float(), dim=1).mT
+        )
 
 
 def soft_contrastive(similarity: Pairs, target: Pairs, tau: float | Tensor) -> Float[Tensor, ""]:
@@ -29,7 +32,9 @@ def soft_contrastive(similarity: Pairs, target: Pairs, tau: float | Tensor) -> F
 
 def info_nce(similarity: Pairs, target: Pairs, tau: float | Tensor) -> Float[Tensor, ""]:
     """One direction of it, -(1/B) sum_ij Y_ij log softmax_j(s_ij / tau): each row finds its column."""
-    loss: Tensor = -(target * torch.log_softmax(similarity.float() / tau, dim=1)).sum() / len(similarity)
+    loss: Tensor = -(target * torch.log_softmax(similarity.float() / tau, dim=1)).sum() / len(
+        similarity
+    )
     return loss
 
 

@@ -29,7 +29,9 @@ def bce(logits: Logits, mask: Mask) -> Float[Tensor, ""]:
 def focal(logits: Logits, mask: Mask, gamma: float = 2.0) -> Float[Tensor, ""]:
     """Binary cross-entropy weighted by (1 - p_t)^gamma, mean over pixels; gamma 0 is `bce`."""
     y = mask.float()
-    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), y, reduction="none")
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), y, reduction="none"
+    )
     p = torch.sigmoid(logits.float())
     p_true = p * y + (1 - p) * (1 - y)
     return ((1 - p_true) ** gamma * cross_entropy).mean()

@@ -16,7 +16,9 @@ from textmask.types import TextTokens, TokenMask
 DIRECTIONS = ("image_to_text", "text_to_image")
 GRADIENTS = ("detached", "implicit")
 Cost = Float[Tensor, "b n l"]
-Flipped = Float[Tensor, "b l n"]  # text tokens first: matrix products over N then read memory in order
+Flipped = Float[
+    Tensor, "b l n"
+]  # text tokens first: matrix products over N then read memory in order
 SAFE_EXPONENT = 80.0  # exp(-80) is 1.8e-35, still a normal fp32 number
 
 
@@ -80,7 +82,10 @@ def sinkhorn(
         plan, iterations = _iterate(flipped, real, eps, max_iterations, tolerance, shares)
         off = plan.sum(dim=2) - real.target if rows_exact else plan.sum(dim=1) - 1 / plan.shape[2]
         if not real.whole:
-            plan, off = plan.masked_fill(real.empty[:, None, None], 0.0), off.masked_fill(real.empty[:, None], 0.0)
+            plan, off = (
+                plan.masked_fill(real.empty[:, None, None], 0.0),
+                off.masked_fill(real.empty[:, None], 0.0),
+            )
         return Plan(plan.mT, iterations, off.abs().sum(dim=1))
 
 
@@ -114,7 +119,9 @@ def transport_loss(
         flipped = cost.float().mT.contiguous()
         real = _real(flipped, token_mask)
         if not real.whole:
-            flipped = flipped.masked_fill(~real.mask[..., None], 0.0)  # what padding holds may be NaN
+            flipped = flipped.masked_fill(
+                ~real.mask[..., None], 0.0
+            )  # what padding holds may be NaN
         with torch.no_grad():
             plan, _ = _iterate(flipped.detach(), real, eps, max_iterations, tolerance, (0.5, 0.5))
         each: Tensor
@@ -146,9 +153,11 @@ class _ImplicitTransport(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cost, plan = ctx.saved_tensors
-        if _is_compiled(cost):
+        if _is_on_cpu(cost):
             out = torch.empty_like(plan)
-            differentiate(cost.numpy(), plan.numpy(), gradients[0].contiguous().numpy(), out.numpy(), ctx.eps)
+            differentiate(
+                cost.numpy(), plan.numpy(), gradients[0].contiguous().numpy(), out.numpy(), ctx.eps
+            )
         else:
             out = _differentiate_directly(cost, plan, ctx.eps).mul_(gradients[0][:, None, None])
         return out, None, None
@@ -198,7 +207,12 @@ def _real(cost: Flipped, token_mask: TokenMask | None) -> _Real:
 
 
 def _iterate(
-    cost: Flipped, real: _Real, eps: float, max_iterations: int, tolerance: float, shares: tuple[float, float]
+    cost: Flipped,
+    real: _Real,
+    eps: float,
+    max_iterations: int,
+    tolerance: float,
+    shares: tuple[float, float],
 ) -> tuple[Flipped, Int[Tensor, " b"]]:
     """Plan B L N and iterations B; `shares` mix the plan of exact image marginals and that of exact text marginals.
 
@@ -207,7 +221,10 @@ def _iterate(
     """
     mask = real.mask
     if real.whole:
-        low, high = cost.amin(dim=1), cost.amax(dim=(1, 2))  # B N, B; aminmax takes ten times as long
+        low, high = (
+            cost.amin(dim=1),
+            cost.amax(dim=(1, 2)),
+        )  # B N, B; aminmax takes ten times as long
     else:
         low = cost.masked_fill(~mask[..., None], torch.inf).amin(dim=1)
         high = cost.masked_fill(~mask[..., None], -torch.inf).amax(dim=(1, 2))
@@ -221,7 +238,10 @@ def _iterate(
     settings = (eps, max_iterations, tolerance, shares)
     if bool(safe.all()):
         return _scalings(cost, low, real, *settings)
-    plan, iterations = torch.empty_like(cost), torch.empty(len(cost), dtype=torch.long, device=cost.device)
+    plan, iterations = (
+        torch.empty_like(cost),
+        torch.empty(len(cost), dtype=torch.long, device=cost.device),
+    )
     for solve, part in ((_scalings, safe), (_logarithms, ~safe)):
         if bool(part.any()):
             plan[part], iterations[part] = solve(cost[part], low[part], real.part(part), *settings)
@@ -240,7 +260,7 @@ def _scalings(
     """Sinkhorn on u and v with K = exp((row minimum - cost) / eps): fast, safe while costs differ by under 80 eps."""
     target = real.target
     iterations = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
-    if _is_compiled(cost):
+    if _is_on_cpu(cost):
         plan = torch.empty_like(cost)
         c, a, t, p, k = (tensor.numpy() for tensor in (cost, low, target, plan, iterations))
         scale(c, a, t, p, k, eps, max_iterations, tolerance, *shares)
@@ -256,13 +276,17 @@ def _scalings(
         if step == max_iterations or not bool(running.any()):
             break
         v = torch.where(running[:, None], target / reached.clamp(min=tiny), v)
-        u = torch.where(running[:, None, None], (1 / cost.shape[2]) / torch.bmm(v[:, None], kernel).clamp(min=tiny), u)
+        u = torch.where(
+            running[:, None, None],
+            (1 / cost.shape[2]) / torch.bmm(v[:, None], kernel).clamp(min=tiny),
+            u,
+        )
         iterations += running
     v = _mixed(v, v * reached, target, shares)
     return kernel.mul_(v[..., None]).mul_(u), iterations
 
 
-def _is_compiled(cost: Flipped) -> bool:
+def _is_on_cpu(cost: Flipped) -> bool:
     return cost.device.type == "cpu"
 
 
@@ -298,7 +322,9 @@ def _logarithms(
         if step == max_iterations or not bool(running.any()):
             break
         g = torch.where(running[:, None], target.log() - reached, g)
-        f = torch.where(running[:, None], -math.log(n) - torch.logsumexp(scores + g[..., None], dim=1), f)
+        f = torch.where(
+            running[:, None], -math.log(n) - torch.logsumexp(scores + g[..., None], dim=1), f
+        )
         iterations += running
     plan = (scores + f[:, None] + g[..., None]).exp()
     ones = torch.ones_like(target)

@@ -127,7 +127,9 @@ def differentiate(cost: Any, plan: Any, gradient: Any, out: Any, eps: Any) -> No
         for i in range(n):
             over[i] = np.float32(1) / max(over[i], np.float32(1.2e-38))
             t[i] = row[i] * over[i]
-        weights = np.where(columns > 0, 1 / np.maximum(columns, 1e-38), 0.0)  # a token without mass stays at 0
+        weights = np.where(
+            columns > 0, 1 / np.maximum(columns, 1e-38), 0.0
+        )  # a token without mass stays at 0
         floor = RIDGE**2 * (weights * rest * rest).sum()
         _to_text(plan[b], t, image)
         rest -= image
@@ -153,4 +155,6 @@ def differentiate(cost: Any, plan: Any, gradient: Any, out: Any, eps: Any) -> No
         for j in range(length):
             factor = np.float32(beta[j]) * inverse
             for i in range(n):
-                out[b, j, i] = gradient[b] * plan[b, j, i] * (t[i] + factor - cost[b, j, i] * inverse)
+                out[b, j, i] = (
+                    gradient[b] * plan[b, j, i] * (t[i] + factor - cost[b, j, i] * inverse)
+                )

@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from textmask.errors import DataError, choose
 from textmask.metrics.overlap import Bools, Counts, Ints, as_masks
-from textmask.text.statement import ZONES, Side, Statement
+from textmask.statement import ZONES, Laterality, Side, Statement
 from textmask.text.zones import ZONE_MAPS, ZoneMap, image_zones, zone_map
-from textmask.types import Laterality
 
 ASPECTS = ("side", "level", "zone", "lateral", "count", "absence")
 SUBSETS = ("all", "one_sided")
@@ -49,7 +48,9 @@ def shown(masks: npt.ArrayLike, statements: Sequence[Statement], table: str | No
     """
     array = as_masks(masks)
     if len(array) != len(statements):
-        raise DataError(f"got {len(array)} masks and {len(statements)} statements; give one a mask.")
+        raise DataError(
+            f"got {len(array)} masks and {len(statements)} statements; give one a mask."
+        )
     if table is not None:
         choose("zone map", table, list(ZONE_MAPS))
     names = [table or zone_map(statement).name for statement in statements]
@@ -69,7 +70,9 @@ def shown(masks: npt.ArrayLike, statements: Sequence[Statement], table: str | No
 def _by_share(masks: npt.NDArray[np.uint8], table: ZoneMap) -> Bools:
     """N 3 3 by area: a side with enough of the mask, and on it a level with enough of the side."""
     rows, columns = masks.shape[1:]
-    area = _summed(_summed(masks > 0, table.side_cuts, columns, 2), table.level_cuts, rows, 1).transpose(0, 2, 1)
+    area = _summed(
+        _summed(masks > 0, table.side_cuts, columns, 2), table.level_cuts, rows, 1
+    ).transpose(0, 2, 1)
     side = area.sum(axis=2)
     enough = (side > 0) & (side >= table.side_share * side.sum(axis=1, keepdims=True))
     found: Bools = enough[:, :, None] & (area > 0) & (area >= table.level_share * side[:, :, None])
@@ -79,7 +82,10 @@ def _by_share(masks: npt.NDArray[np.uint8], table: ZoneMap) -> Bools:
 def _summed(values: npt.NDArray[np.generic], cuts: tuple[float, float], n: int, axis: int) -> Ints:
     """Sums of the three stretches between the cuts along an axis; pixel i lies at (i + 0.5) / n."""
     edges = [0, *(int(np.ceil(cut * n - 0.5)) for cut in cuts), n]
-    parts = [values.take(range(a, b), axis=axis).sum(axis=axis, dtype=np.int64) for a, b in pairwise(edges)]
+    parts = [
+        values.take(range(a, b), axis=axis).sum(axis=axis, dtype=np.int64)
+        for a, b in pairwise(edges)
+    ]
     return np.stack(parts, axis=axis)
 
 
@@ -98,7 +104,10 @@ def _by_centroid(centres: list[tuple[float, float]], table: ZoneMap) -> Bools:
     """3 3: the zones in which a piece has its centre."""
     found = np.zeros((3, 3), np.bool_)
     for y, x in centres:
-        found[np.searchsorted(table.side_cuts, x, "right"), np.searchsorted(table.level_cuts, y, "right")] = True
+        found[
+            np.searchsorted(table.side_cuts, x, "right"),
+            np.searchsorted(table.level_cuts, y, "right"),
+        ] = True
     return found
 
 
@@ -119,19 +128,23 @@ def agreement(found: Shown, statements: Sequence[Statement]) -> dict[str, Counts
     if n != len(statements):
         raise DataError(f"got {n} masks and {len(statements)} statements; give one a mask.")
     seen = found.zones.reshape(n, 9)
-    claimed = np.array([[zone in image_zones(s) for zone in ZONES] for s in statements], np.bool_).reshape(n, 9)
+    claimed = np.array(
+        [[zone in image_zones(s) for zone in ZONES] for s in statements], np.bool_
+    ).reshape(n, 9)
     placed = np.array([s.has_location for s in statements], np.bool_)
-    sided = placed & np.array([s.laterality is not Laterality.UNKNOWN for s in statements], np.bool_)
+    sided = placed & np.array(
+        [s.laterality is not Laterality.UNKNOWN for s in statements], np.bool_
+    )
     numbers = np.array([s.count or 0 for s in statements], np.int64)
     pieces = np.where(numbers > 0, found.pieces, 0)
     absent = np.array([s.absent for s in statements], np.bool_)
     return {
-        "side": _counts(_any(seen, 2), _any(claimed, 2), sided),
-        "level": _counts(_any(seen, 1), _any(claimed, 1), placed),
-        "zone": _counts(seen, claimed, sided),
-        "lateral": _counts(_both_sides(seen), _both_sides(claimed), sided),
+        "side": _flag_counts(_any(seen, 2), _any(claimed, 2), sided),
+        "level": _flag_counts(_any(seen, 1), _any(claimed, 1), placed),
+        "zone": _flag_counts(seen, claimed, sided),
+        "lateral": _flag_counts(_both_sides(seen), _both_sides(claimed), sided),
         "count": Counts(np.minimum(pieces, numbers), pieces, numbers),
-        "absence": _counts(found.empty[:, None], absent[:, None], placed | absent),
+        "absence": _flag_counts(found.empty[:, None], absent[:, None], placed | absent),
     }
 
 
@@ -145,9 +158,14 @@ def _both_sides(zones: Bools) -> Bools:
     return np.asarray(_any(zones, 2)[:, [0, 2]].all(axis=1, keepdims=True), np.bool_)
 
 
-def _counts(seen: Bools, claimed: Bools, said: Bools) -> Counts:
+def _flag_counts(seen: Bools, claimed: Bools, said: Bools) -> Counts:
     """N K flags to counts; images where `said` is False count nothing."""
-    return Counts(*((flags & said[:, None]).sum(axis=1, dtype=np.int64) for flags in (seen & claimed, seen, claimed)))
+    return Counts(
+        *(
+            (flags & said[:, None]).sum(axis=1, dtype=np.int64)
+            for flags in (seen & claimed, seen, claimed)
+        )
+    )
 
 
 def one_sided(statements: Sequence[Statement]) -> Bools:
@@ -158,4 +176,8 @@ def one_sided(statements: Sequence[Statement]) -> Bools:
 def location(counts: dict[str, Counts]) -> Counts:
     """The summary score: F1 over sides and levels together, since a place is said by both."""
     side, level = counts["side"], counts["level"]
-    return Counts(side.intersection + level.intersection, side.predicted + level.predicted, side.true + level.true)
+    return Counts(
+        side.intersection + level.intersection,
+        side.predicted + level.predicted,
+        side.true + level.true,
+    )

@@ -37,11 +37,15 @@ def as_masks(masks: npt.ArrayLike, what: str = "masks") -> Bytes:
     if array.ndim == 4 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 3 or 0 in array.shape[1:]:
-        raise DataError(f"{what}: got shape {array.shape}, expected N H W or N 1 H W with H, W > 0.")
+        raise DataError(
+            f"{what}: got shape {array.shape}, expected N H W or N 1 H W with H, W > 0."
+        )
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array).view(np.uint8)
     if not np.issubdtype(array.dtype, np.integer):
-        raise DataError(f"{what}: got {array.dtype}, expected hard masks (bool or integer); threshold them, `x > 0.5`.")
+        raise DataError(
+            f"{what}: got {array.dtype}, expected hard masks (bool or integer); threshold them, `x > 0.5`."
+        )
     if array.dtype != np.uint8:
         return np.ascontiguousarray(array != 0).view(np.uint8)
     return np.ascontiguousarray(array)
@@ -55,7 +59,9 @@ def as_mask_pair(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Bytes
     """
     a, b = as_masks(prediction, "prediction"), as_masks(truth, "truth")
     if a.shape != b.shape:
-        raise DataError(f"prediction has shape {a.shape} and truth {b.shape}; resize one before scoring.")
+        raise DataError(
+            f"prediction has shape {a.shape} and truth {b.shape}; resize one before scoring."
+        )
     return a, b
 
 
@@ -91,12 +97,17 @@ class Counts:
         listed = list(parts)
         if not listed:
             raise DataError("no counts to join: got 0 batches, expected at least 1.")
-        columns = ([getattr(part, name) for part in listed] for name in ("intersection", "predicted", "true"))
+        columns = (
+            [getattr(part, name) for part in listed]
+            for name in ("intersection", "predicted", "true")
+        )
         return cls(*(np.concatenate(column) for column in columns))
 
 
 @compiled
-def _count_words(prediction: npt.NDArray[np.uint64], truth: npt.NDArray[np.uint64], out: Ints) -> None:
+def _count_words(
+    prediction: npt.NDArray[np.uint64], truth: npt.NDArray[np.uint64], out: Ints
+) -> None:
     """Count eight pixels at a time: a product adds the eight bytes of a word whose bytes are 0 or 1.
 
     An image with other bytes (0/255) is seen by its other bits and counted again, each byte folded to its lowest bit.
@@ -124,7 +135,7 @@ def _count_words(prediction: npt.NDArray[np.uint64], truth: npt.NDArray[np.uint6
         out[0, n], out[1, n], out[2, n] = intersection, predicted, true
 
 
-def _words(masks: Bytes) -> npt.NDArray[np.uint64]:
+def _as_words(masks: Bytes) -> npt.NDArray[np.uint64]:
     """N by ceil(H W / 8) words over the same memory; a copy only where H W is not a multiple of 8."""
     flat = masks.reshape(len(masks), -1)
     if flat.shape[1] % 8 or flat.ctypes.data % 8 != 0:
@@ -147,19 +158,27 @@ def counts(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> Counts:
     a, b = as_mask_pair(prediction, truth)
     out = np.zeros((3, len(a)), np.int64)
     if len(a):
-        _count_words(_words(a), _words(b), out)
+        _count_words(_as_words(a), _as_words(b), out)
     return Counts(out[0], out[1], out[2])
 
 
-def _ratio(kind: Kind, intersection: npt.NDArray[np.number], total: npt.NDArray[np.number], empty: float) -> Floats:
+def _ratio(
+    kind: Kind, intersection: npt.NDArray[np.number], total: npt.NDArray[np.number], empty: float
+) -> Floats:
     """Dice 2I/(P+T) or IoU I/(P+T-I), `empty` where P+T is 0."""
-    top, bottom = (2 * intersection, total) if kind == "dice" else (intersection, total - intersection)
-    ratio: Floats = np.divide(top, bottom, out=np.full(np.shape(total), empty), where=np.asarray(bottom > 0))
+    top, bottom = (
+        (2 * intersection, total) if kind == "dice" else (intersection, total - intersection)
+    )
+    ratio: Floats = np.divide(
+        top, bottom, out=np.full(np.shape(total), empty), where=np.asarray(bottom > 0)
+    )
     return ratio
 
 
 def _empty_value(empty: EmptyPolicy) -> float:
-    return {"one": 1.0, "zero": 0.0, "skip": float("nan")}[choose("empty policy", empty, EMPTY_POLICIES)]
+    return {"one": 1.0, "zero": 0.0, "skip": float("nan")}[
+        choose("empty policy", empty, EMPTY_POLICIES)
+    ]
 
 
 def dice_per_image(counts: Counts, empty: EmptyPolicy = "one") -> Floats:

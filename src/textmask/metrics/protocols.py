@@ -45,7 +45,10 @@ class Convention:
 def _lvit(counts: Counts, batch_size: int) -> dict[str, float]:
     """Mean over images of 2I/(P+T+1e-5) and of the foreground Jaccard index; two empty masks score 0."""
     dice = 2 * counts.intersection / (counts.predicted + counts.true + SMOOTH)
-    return {"dice_per_image": float(dice.mean()), "iou_per_image": float(iou_per_image(counts, "zero").mean())}
+    return {
+        "dice_per_image": float(dice.mean()),
+        "iou_per_image": float(iou_per_image(counts, "zero").mean()),
+    }
 
 
 def _languide(counts: Counts, batch_size: int) -> dict[str, float]:
@@ -87,13 +90,17 @@ CONVENTIONS: dict[str, Convention] = {
             "has no effect",
             _languide,
         ),
-        Convention("ukan", ("U-KAN",), "pooled inside a batch, mean over batches", "has no effect", _ukan),
+        Convention(
+            "ukan", ("U-KAN",), "pooled inside a batch, mean over batches", "has no effect", _ukan
+        ),
         Convention("nnunet", ("nnU-Net",), "mean over images", "is left out", _nnunet),
     )
 }
 
 
-def score(convention: str, prediction: npt.ArrayLike, truth: npt.ArrayLike, batch_size: int = 8) -> dict[str, float]:
+def score(
+    convention: str, prediction: npt.ArrayLike, truth: npt.ArrayLike, batch_size: int = 8
+) -> dict[str, float]:
     """Score masks as a published code does, to compare with its figures.
 
     Args:
@@ -158,11 +165,17 @@ def check_pair(dice: float, iou: float, decimals: tuple[int, int] = (2, 2)) -> P
     """
     scale = 1.0 if max(dice, iou) <= 1 else 100.0
     if not (0 <= dice <= scale and 0 <= iou <= scale):
-        raise DataError(f"verify_table: got dice {dice} and iou {iou}, expected both in 0-100 or both in 0-1.")
+        raise DataError(
+            f"verify_table: got dice {dice} and iou {iou}, expected both in 0-100 or both in 0-1."
+        )
     d, i = dice / scale, iou / scale
     half_d, half_i = ((0.5 + 1e-6) * 10.0**-digits / scale for digits in decimals)
     low_i, high_i = max(i - half_i, 0.0), min(i + half_i, 1.0)
-    gap, below, above = d - _dice_of(i), half_d + _dice_of(i) - _dice_of(low_i), half_d + _dice_of(high_i) - _dice_of(i)
+    gap, below, above = (
+        d - _dice_of(i),
+        half_d + _dice_of(i) - _dice_of(low_i),
+        half_d + _dice_of(high_i) - _dice_of(i),
+    )
     verdict: Verdict = "pooled" if -below <= gap <= above else "per_image"
     if gap > above or d + half_d < low_i:
         verdict = "impossible"

@@ -47,7 +47,9 @@ def _codes(groups: Groups, n: int) -> tuple[Ints, int]:
     if groups is None:
         return np.arange(n), n
     if len(groups) != n:
-        raise DataError(f"groups: got {len(groups)} names, expected one for each of the {n} images.")
+        raise DataError(
+            f"groups: got {len(groups)} names, expected one for each of the {n} images."
+        )
     numbers: dict[str | int, int] = {}
     keys = (name if name != "" else i for i, name in enumerate(groups))
     codes = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
@@ -57,16 +59,22 @@ def _codes(groups: Groups, n: int) -> tuple[Ints, int]:
 def _finite(values: npt.ArrayLike, what: str) -> Floats:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not len(array):
-        raise DataError(f"{what}: got shape {array.shape}, expected one figure for each of at least 1 image.")
+        raise DataError(
+            f"{what}: got shape {array.shape}, expected one figure for each of at least 1 image."
+        )
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
-        raise DataError(f"{what}: {bad} of {len(array)} figures are not finite; select the images kept first.")
+        raise DataError(
+            f"{what}: {bad} of {len(array)} figures are not finite; select the images kept first."
+        )
     return array
 
 
-def _check(n: int, level: float) -> None:
+def _check_resampling(n: int, level: float) -> None:
     if n < 1 or not 0 < level < 1:
-        raise ConfigError(f"got n={n}, level={level}; expected n of at least 1 and a level between 0 and 1.")
+        raise ConfigError(
+            f"got n={n}, level={level}; expected n of at least 1 and a level between 0 and 1."
+        )
 
 
 def _group_sums(columns: npt.NDArray[np.number], codes: Ints, n_groups: int) -> Floats:
@@ -96,13 +104,22 @@ def _interval(estimate: float, replicates: Floats, level: float, n: int, n_group
 
 
 def _any_replicates(
-    values: Floats, codes: Ints, n_groups: int, statistic: Callable[[Floats], float], n: int, seed: int
+    values: Floats,
+    codes: Ints,
+    n_groups: int,
+    statistic: Callable[[Floats], float],
+    n: int,
+    seed: int,
 ) -> Floats:
     """Any statistic of n resamples of whole groups, one after the other."""
     rng = np.random.default_rng(seed)
-    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n_groups))[:-1])
+    members = np.split(
+        np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n_groups))[:-1]
+    )
     draws = (rng.integers(0, n_groups, n_groups) for _ in range(n))
-    return np.array([statistic(values[np.concatenate([members[g] for g in drawn])]) for drawn in draws])
+    return np.array(
+        [statistic(values[np.concatenate([members[g] for g in drawn])]) for drawn in draws]
+    )
 
 
 def bootstrap_ci(
@@ -127,10 +144,12 @@ def bootstrap_ci(
         DataError: for no figures, NaN, or a different number of groups.
     """
     array = _finite(values, "values")
-    _check(n, level)
+    _check_resampling(n, level)
     codes, n_groups = _codes(groups, len(array))
     if statistic == "mean":
-        sums = _resampled_sums(_group_sums(np.stack([array, np.ones_like(array)], 1), codes, n_groups), n, seed)
+        sums = _resampled_sums(
+            _group_sums(np.stack([array, np.ones_like(array)], 1), codes, n_groups), n, seed
+        )
         return _interval(float(array.mean()), sums[:, 0] / sums[:, 1], level, len(array), n_groups)
     replicates = _any_replicates(array, codes, n_groups, statistic, n, seed)
     return _interval(float(statistic(array)), replicates, level, len(array), n_groups)
@@ -165,7 +184,12 @@ def _same_images(a: Counts, b: Counts) -> None:
 
 
 def bootstrap_pooled(
-    counts: Counts | Sequence[Counts], groups: Groups, kind: Kind, n: int = 2000, level: float = 0.95, seed: int = 0
+    counts: Counts | Sequence[Counts],
+    groups: Groups,
+    kind: Kind,
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """Interval of the pooled Dice or IoU: each resample of groups makes a confusion matrix of its own.
 
@@ -179,22 +203,29 @@ def bootstrap_pooled(
         seed: of a generator of its own.
     """
     columns = _all_columns(counts)
-    _check(n, level)
+    _check_resampling(n, level)
     codes, n_groups = _codes(groups, len(columns))
     sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
     estimate = float(_mean_pooled(kind, columns.sum(0)))
     return _interval(estimate, _mean_pooled(kind, sums), level, len(columns), n_groups)
 
 
-def _differences(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
+def _paired_values(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     first, second = _finite(a, "first model"), _finite(b, "second model")
     if len(first) != len(second):
-        raise DataError(f"paired comparison: got {len(first)} and {len(second)} figures, expected the same images.")
+        raise DataError(
+            f"paired comparison: got {len(first)} and {len(second)} figures, expected the same images."
+        )
     return first - second
 
 
 def paired_difference(
-    a: npt.ArrayLike, b: npt.ArrayLike, groups: Groups = None, n: int = 2000, level: float = 0.95, seed: int = 0
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    groups: Groups = None,
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """Interval of the mean of a - b over the same images.
 
@@ -206,7 +237,7 @@ def paired_difference(
         level: coverage aimed at.
         seed: of a generator of its own.
     """
-    return bootstrap_ci(_differences(a, b), groups, "mean", n, level, seed)
+    return bootstrap_ci(_paired_values(a, b), groups, "mean", n, level, seed)
 
 
 def paired_difference_pooled(
@@ -233,7 +264,7 @@ def paired_difference_pooled(
     if not np.array_equal(first[:, 2], second[:, 2]):
         raise DataError(_OTHER_IMAGES.format(len(first), len(second)))
     columns, split = np.concatenate([first, second], axis=1), first.shape[1]
-    _check(n, level)
+    _check_resampling(n, level)
     codes, n_groups = _codes(groups, len(columns))
     sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
     total = columns.sum(0)
@@ -254,7 +285,9 @@ def _swapped_sums(sums: Floats, n: int, seed: int) -> tuple[Floats, bool]:
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK // n_groups)
     sizes = [min(step, n - start) for start in range(0, n, step)]
-    return np.concatenate([rng.integers(0, 2, (size, n_groups), dtype=np.uint8) @ sums for size in sizes]), False
+    return np.concatenate(
+        [rng.integers(0, 2, (size, n_groups), dtype=np.uint8) @ sums for size in sizes]
+    ), False
 
 
 def _p_value(observed: float, relabelled: Floats, exact: bool) -> float:
@@ -276,8 +309,8 @@ def paired_permutation(
         n: relabellings; where all 2^G are no more than n, all are taken and the p value is exact.
         seed: of a generator of its own.
     """
-    differences = _differences(a, b)
-    _check(n, 0.5)
+    differences = _paired_values(a, b)
+    _check_resampling(n, 0.5)
     codes, n_groups = _codes(groups, len(differences))
     moved, exact = _swapped_sums(_group_sums(differences[:, None], codes, n_groups), n, seed)
     mean = float(differences.mean())
@@ -289,7 +322,7 @@ def paired_permutation_pooled(
 ) -> float:
     """Two-sided p value of the difference of pooled Dice (or IoU); arguments as in `paired_difference_pooled`."""
     _same_images(a, b)
-    _check(n, 0.5)
+    _check_resampling(n, 0.5)
     codes, n_groups = _codes(groups, len(a))
     first, second = (_group_sums(_columns(x), codes, n_groups) for x in (a, b))
     moved, exact = _swapped_sums(second - first, n, seed)

@@ -25,7 +25,7 @@ FAR = 1 << 28  # rows to a surface that a column does not have; its square still
 
 
 @compiled
-def _bounds(prediction: Bytes, truth: Bytes, columns: Bytes) -> tuple[int, int, int, int]:
+def _bounding_box(prediction: Bytes, truth: Bytes, columns: Bytes) -> tuple[int, int, int, int]:
     """First row, one past the last row, first column, one past the last column of the union (all 0 when empty)."""
     top, bottom = -1, 0
     columns[:] = 0
@@ -87,7 +87,15 @@ def _row_gaps(edge: Bytes, h: int, w: int, gap: Int32s) -> None:
 
 @compiled
 def _directed(
-    edge: Bytes, gap: Int32s, h: int, w: int, dy: float, dx: float, where: Int32s, out: Floats, start: int
+    edge: Bytes,
+    gap: Int32s,
+    h: int,
+    w: int,
+    dy: float,
+    dx: float,
+    where: Int32s,
+    out: Floats,
+    start: int,
 ) -> int:
     """Append the squared distance of every surface pixel to the other surface; return the new end of `out`.
 
@@ -97,7 +105,9 @@ def _directed(
     end = start
     for r in range(h):
         found = 0
-        for c in range(w):  # without a branch: the place is overwritten until a surface pixel claims it
+        for c in range(
+            w
+        ):  # without a branch: the place is overwritten until a surface pixel claims it
             where[found] = c
             found += edge[r, c]
         for i in range(found):
@@ -182,12 +192,14 @@ class _Scratch:
         self.squared = np.zeros(2 * height * width)
 
 
-def _pair(prediction: Bytes, truth: Bytes, dy: float, dx: float, memory: _Scratch) -> tuple[float, float, float, int]:
+def _pair_distances(
+    prediction: Bytes, truth: Bytes, dy: float, dx: float, memory: _Scratch
+) -> tuple[float, float, float, int]:
     """HD95 pooled, HD95 max_directed, ASSD and the number of empty masks of one pair.
 
     Plain Python on purpose: a compiled function around these calls would double the compile time and is no faster.
     """
-    box = _bounds(prediction, truth, memory.columns)
+    box = _bounding_box(prediction, truth, memory.columns)
     h, w = box[1] - box[0], box[3] - box[2]
     if h == 0:
         return 0.0, 0.0, 0.0, 2
@@ -277,7 +289,9 @@ class SurfaceResult:
         listed = list(parts)
         rules = {(part.definition, part.one_empty, part.unit) for part in listed}
         if len(rules) != 1:
-            raise DataError(f"results to join: got {sorted(rules)}, expected one definition, empty rule and unit.")
+            raise DataError(
+                f"results to join: got {sorted(rules)}, expected one definition, empty rule and unit."
+            )
         definition, one_empty, unit = rules.pop()
 
         def column(name: str) -> npt.NDArray[Any]:
@@ -287,11 +301,13 @@ class SurfaceResult:
         return cls(*hd95, column("assd"), column("empty_masks"), definition, one_empty, unit)
 
 
-def _steps(spacing_mm: tuple[float, float] | None) -> tuple[float, float]:
+def _pixel_steps(spacing_mm: tuple[float, float] | None) -> tuple[float, float]:
     if spacing_mm is None:
         return 1.0, 1.0
     if len(spacing_mm) != 2 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
-        raise DataError(f"spacing_mm: got {spacing_mm}, expected (row, column) millimetres, both above 0.")
+        raise DataError(
+            f"spacing_mm: got {spacing_mm}, expected (row, column) millimetres, both above 0."
+        )
     return float(spacing_mm[0]), float(spacing_mm[1])
 
 
@@ -321,11 +337,13 @@ def surface_distances(
     choose("HD95 definition", definition, DEFINITIONS)
     choose("one_empty rule", one_empty, ONE_EMPTY)
     a, b = as_mask_pair(prediction, truth)
-    dy, dx = _steps(spacing_mm)
+    dy, dx = _pixel_steps(spacing_mm)
     memory = _Scratch(a.shape[1], a.shape[2])
-    rows = [_pair(p, t, dy, dx, memory) for p, t in zip(a, b, strict=True)]
+    rows = [_pair_distances(p, t, dy, dx, memory) for p, t in zip(a, b, strict=True)]
     out = np.array(rows, np.float64).reshape(-1, 4)
     missing = math.nan if one_empty == "exclude" else math.hypot(a.shape[1] * dy, a.shape[2] * dx)
     out[out[:, 3] == 1, :3] = missing
     unit: Unit = "px" if spacing_mm is None else "mm"
-    return SurfaceResult(out[:, 0], out[:, 1], out[:, 2], out[:, 3].astype(np.int64), definition, one_empty, unit)
+    return SurfaceResult(
+        out[:, 0], out[:, 1], out[:, 2], out[:, 3].astype(np.int64), definition, one_empty, unit
+    )

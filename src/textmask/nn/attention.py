@@ -17,7 +17,9 @@ Heads = Float[Tensor, "b heads _n d"]
 SMALL = 256**2  # scores a head and picture up to which CPUs attend without the fused kernel
 
 
-def position_codes(channels: int, rows: int, columns: int, device: torch.device | None = None) -> Float[Tensor, "n c"]:
+def position_codes(
+    channels: int, rows: int, columns: int, device: torch.device | None = None
+) -> Float[Tensor, "n c"]:
     """Sinusoidal 2-D codes, rows x columns in reading order: half of the channels tell the row, half the column.
 
     Positions are relative to the size of the map, so that another picture size gives the same code to the same place.
@@ -59,7 +61,11 @@ class Attention(nn.Module):
         self.value, self.out = nn.Linear(channels, channels), nn.Linear(channels, channels)
 
     def forward(
-        self, query: Tokens, key: Float[Tensor, "b m c"], value: Tensor, mask: TokenMask | None = None
+        self,
+        query: Tokens,
+        key: Float[Tensor, "b m c"],
+        value: Tensor,
+        mask: TokenMask | None = None,
     ) -> Tokens:
         """Query B N C, key and value B M C, mask B M (True = real) -> B N C; 0 where no answering token is real."""
         parts = (self.query(query), self.key(key), self.value(value))
@@ -77,9 +83,14 @@ class Interactor(nn.Module):
     masked in both attentions.
     """
 
-    def __init__(self, channels: int, heads: int = 8, hidden: int = 128, dropout: float = 0.1) -> None:
+    def __init__(
+        self, channels: int, heads: int = 8, hidden: int = 128, dropout: float = 0.1
+    ) -> None:
         super().__init__()
-        self.self_attention, self.cross_attention = Attention(channels, heads), Attention(channels, heads)
+        self.self_attention, self.cross_attention = (
+            Attention(channels, heads),
+            Attention(channels, heads),
+        )
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, channels)
         )
@@ -120,7 +131,9 @@ def stretched(scores: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
     scores = scores.float()
     low, high = scores.amin(dim=(1, 2, 3), keepdim=True), scores.amax(dim=(1, 2, 3), keepdim=True)
     return torch.where(
-        high - low > 1e-6 * high.abs().clamp(min=1e-12), (scores - low) / (high - low).clamp(min=1e-12), 1.0
+        high - low > 1e-6 * high.abs().clamp(min=1e-12),
+        (scores - low) / (high - low).clamp(min=1e-12),
+        1.0,
     )
 
 

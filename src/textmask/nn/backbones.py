@@ -7,7 +7,7 @@ from typing import Literal
 from textmask.config import Config
 from textmask.nn.guide_decoder import GuideDecoder, GuideDecoderFields
 from textmask.nn.mmi_unet import MMIUNet, MMIUNetFields
-from textmask.nn.pretrained import build_image_encoder
+from textmask.nn.pretrained_image import build_image_encoder
 
 
 class BackboneFields(Config):
@@ -15,7 +15,7 @@ class BackboneFields(Config):
 
     Attributes:
         name: of the backbone.
-        image_encoder: see `textmask.nn.pretrained.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
+        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
     """
 
     name: Literal["mmi_unet", "guide_decoder"] = "mmi_unet"
@@ -26,7 +26,9 @@ class BackboneFields(Config):
     @property
     def scales(self) -> int:
         """How many maps meet the sentence."""
-        return self.mmi_unet.fused if self.name == "mmi_unet" else len(self.guide_decoder.token_counts)
+        return (
+            self.mmi_unet.fused if self.name == "mmi_unet" else len(self.guide_decoder.token_counts)
+        )
 
 
 # of the CPU presets
@@ -43,7 +45,9 @@ SMOKE_BACKBONE = BackboneFields(
 )
 
 
-def build_backbone(fields: BackboneFields, text_width: int, last_answers: bool = False) -> GuideDecoder | MMIUNet:
+def build_backbone(
+    fields: BackboneFields, text_width: int, last_answers: bool = False
+) -> GuideDecoder | MMIUNet:
     """The network of these fields.
 
     Args:

@@ -26,7 +26,9 @@ class UNetDecoder(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(coarse + fine, fine, norm) for coarse, fine in pairs)
         self.out_channels = channels[0]
 
-    def forward(self, features: Sequence[Tensor], films: Sequence[Tensor] | None = None) -> Float[Tensor, "b _c _h _w"]:
+    def forward(
+        self, features: Sequence[Tensor], films: Sequence[Tensor] | None = None
+    ) -> Float[Tensor, "b _c _h _w"]:
         """Features fine to coarse -> the finest decoded feature; `films` conditions each block, coarse to fine."""
         x = features[-1]
         for i, (block, skip) in enumerate(zip(self.blocks, reversed(features[:-1]), strict=True)):
@@ -38,12 +40,18 @@ class UNetDecoder(nn.Module):
 class UpBlock(nn.Module):
     """Transposed convolution to twice the size, the skip beside it, one or two 3x3 convolutions with norm and ReLU."""
 
-    def __init__(self, in_channels: int, channels: int, convolutions: int = 2, norm: NormName = "batch") -> None:
+    def __init__(
+        self, in_channels: int, channels: int, convolutions: int = 2, norm: NormName = "batch"
+    ) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(in_channels, channels, 2, stride=2)
         layers: list[nn.Module] = []
         for width in (2 * channels, channels)[:convolutions]:
-            layers += [nn.Conv2d(width, channels, 3, padding=1, bias=False), norm_layer(norm, channels), nn.ReLU()]
+            layers += [
+                nn.Conv2d(width, channels, 3, padding=1, bias=False),
+                norm_layer(norm, channels),
+                nn.ReLU(),
+            ]
         self.mix = nn.Sequential(*layers)
 
     def forward(
@@ -53,7 +61,9 @@ class UpBlock(nn.Module):
         out: Tensor = self.mix(torch.cat([self.up(x), skip], 1))
         return out
 
-    def skip_part(self, skip: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b c rows columns"]:
+    def skip_part(
+        self, skip: Float[Tensor, "b c rows columns"]
+    ) -> Float[Tensor, "b c rows columns"]:
         """What the first convolution makes of the skip alone."""
         return nn.functional.conv2d(skip, self._first_weight[:, -skip.shape[1] :], padding=1)
 
@@ -78,7 +88,9 @@ class SubPixelHead(nn.Module):
     The input enters as one grey channel per three `image_channels`. With stride 1 it is the plain 1x1 head.
     """
 
-    def __init__(self, in_channels: int, stride: int, image_channels: int = 3, channels: int = 8) -> None:
+    def __init__(
+        self, in_channels: int, stride: int, image_channels: int = 3, channels: int = 8
+    ) -> None:
         super().__init__()
         self.stride = stride
         if stride == 1:
@@ -94,7 +106,9 @@ class SubPixelHead(nn.Module):
         if self.stride == 1:
             logits: Tensor = self.out(feature)
             return logits
-        x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[..., :rows, :columns]
+        x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[
+            ..., :rows, :columns
+        ]
         out: Tensor = self.out(torch.relu(self.mix(torch.cat([x, _grey(image).to(x.dtype)], 1))))
         return out
 
@@ -103,7 +117,9 @@ class SubPixelHead(nn.Module):
         if self.stride == 1:
             return image[:, :0]
         grey = _grey(image)
-        return nn.functional.conv2d(grey, self.mix.weight[:, -grey.shape[1] :], self.mix.bias, padding=1)
+        return nn.functional.conv2d(
+            grey, self.mix.weight[:, -grey.shape[1] :], self.mix.bias, padding=1
+        )
 
     def join(self, feature: Float[Tensor, "b _c _h _w"], part: Float[Tensor, "b _p h w"]) -> Logits:
         """`join(feature, image_part(image))` equals `forward(feature, image)`."""
@@ -111,7 +127,9 @@ class SubPixelHead(nn.Module):
             plain: Logits = self.out(feature)
             return plain
         rows, columns = part.shape[-2:]
-        x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[..., :rows, :columns]
+        x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[
+            ..., :rows, :columns
+        ]
         mixed = nn.functional.conv2d(x, self.mix.weight[:, : x.shape[1]], padding=1) + part
         out: Logits = self.out(torch.relu(mixed))
         return out

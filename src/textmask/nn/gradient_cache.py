@@ -12,7 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from textmask.types import Embedding, Image
 
 
-def in_chunks(embed: Callable[[Image], Embedding], module: nn.Module, image: Image, chunk: int | None) -> Embedding:
+def in_chunks(
+    embed: Callable[[Image], Embedding], module: nn.Module, image: Image, chunk: int | None
+) -> Embedding:
     """`embed(image)`, B C H W -> B D, keeping the activations of one chunk at a time.
 
     Gradient caching (Gao et al., 2021): every chunk is embedded without its graph, and embedded again when the gradient
@@ -31,7 +33,10 @@ def in_chunks(embed: Callable[[Image], Embedding], module: nn.Module, image: Ima
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _held_statistics(module)
 
-    parts = (checkpoint(embed, part, use_reentrant=False, context_fn=contexts) for part in torch.split(image, chunk))
+    parts = (
+        checkpoint(embed, part, use_reentrant=False, context_fn=contexts)
+        for part in torch.split(image, chunk)
+    )
     return torch.cat(list(parts))
 
 

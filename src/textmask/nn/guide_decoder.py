@@ -47,7 +47,9 @@ class TokenMixer(nn.Module):
     def __init__(self, max_tokens: int, count: int, text_width: int, channels: int) -> None:
         super().__init__()
         self.max_tokens = max_tokens
-        self.positions = nn.Linear(max_tokens, count)  # a convolution over the token axis with kernel 1
+        self.positions = nn.Linear(
+            max_tokens, count
+        )  # a convolution over the token axis with kernel 1
         self.channels = nn.Linear(text_width, channels)
 
     def forward(self, text_tokens: TextTokens, token_mask: TokenMask) -> Tensor:
@@ -76,14 +78,21 @@ class GuideBlock(nn.Module):
     map's size, so that any size works; the released ones count tokens in one dimension.
     """
 
-    def __init__(self, channels: int, text_width: int, count: int, fields: GuideDecoderFields) -> None:
+    def __init__(
+        self, channels: int, text_width: int, count: int, fields: GuideDecoderFields
+    ) -> None:
         super().__init__()
         self.mixer = TokenMixer(fields.max_tokens, count, text_width, channels)
-        self.self_attention, self.cross_attention = Attention(channels), Attention(channels, fields.heads)
+        self.self_attention, self.cross_attention = (
+            Attention(channels),
+            Attention(channels, fields.heads),
+        )
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
         self.gate = nn.Parameter(torch.tensor(float(fields.gate)))
 
-    def forward(self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask) -> tuple[Feature, Tensor]:
+    def forward(
+        self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
+    ) -> tuple[Feature, Tensor]:
         """Feature B C H W and the sentence -> guided feature B C H W, mixed text tokens B n C."""
         return self.ask(self.look(feature), text_tokens, token_mask)
 
@@ -97,7 +106,9 @@ class GuideBlock(nn.Module):
         out: Tensor = rearrange(x, "b (h w) c -> b c h w", h=rows)
         return out
 
-    def ask(self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask) -> tuple[Feature, Tensor]:
+    def ask(
+        self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
+    ) -> tuple[Feature, Tensor]:
         """The places look at the sentence, which adds nothing where it has no real token."""
         rows, columns = feature.shape[2:]
         x = rearrange(feature, "b c h w -> b (h w) c")
@@ -130,7 +141,8 @@ class GuideDecoder(nn.Module):
         channels, stride, self.first = fused_scales(encoder.info, len(fields.token_counts) + 1)
         coarse_to_fine = channels[::-1]
         self.guides = nn.ModuleList(
-            GuideBlock(c, text_width, n, fields) for c, n in zip(coarse_to_fine, fields.token_counts, strict=False)
+            GuideBlock(c, text_width, n, fields)
+            for c, n in zip(coarse_to_fine, fields.token_counts, strict=False)
         )
         self.ups = nn.ModuleList(UpBlock(a, b, convolutions=2) for a, b in pairwise(coarse_to_fine))
         self.head = SubPixelHead(channels[0], stride, channels=fields.head_channels)

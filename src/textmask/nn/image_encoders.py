@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from textmask.errors import ConfigError
 from textmask.types import Image
 
+# of the CPU presets: 2 M parameters with a stem at stride 4
+LITE_WIDTHS = (32, 80, 144, 208)
+
 NormName = Literal["batch", "group"]
 
 
@@ -72,7 +75,9 @@ class ConvBlock(nn.Module):
     `between` channels lie between the two convolutions; None means as many as come out.
     """
 
-    def __init__(self, in_channels: int, channels: int, norm: NormName = "batch", between: int | None = None) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, norm: NormName = "batch", between: int | None = None
+    ) -> None:
         super().__init__()
         between = between or channels
         self.conv1 = nn.Conv2d(in_channels, between, 3, padding=1, bias=False)
@@ -124,7 +129,9 @@ class UNetEncoder(ImageEncoder):
         ins = [channels + stem_extra, *widths[:-1]]
         self.blocks = nn.ModuleList(ConvBlock(i, o, norm) for i, o in zip(ins, widths, strict=True))
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
-        self.info = EncoderInfo("unet", tuple(widths), tuple(stem_stride * 2**i for i in range(len(widths))))
+        self.info = EncoderInfo(
+            "unet", tuple(widths), tuple(stem_stride * 2**i for i in range(len(widths)))
+        )
 
     def begin(self, image: Image) -> Tensor:
         """The stem."""
@@ -148,7 +155,9 @@ class UNetEncoder(ImageEncoder):
         """
         x = self.begin(image)
         if extra is not None:
-            extra = nn.functional.interpolate(extra.float(), x.shape[-2:], mode="bilinear", align_corners=False)
+            extra = nn.functional.interpolate(
+                extra.float(), x.shape[-2:], mode="bilinear", align_corners=False
+            )
             x = torch.cat([x, extra.to(x.dtype)], 1)
         features = []
         for i in range(len(self.blocks)):

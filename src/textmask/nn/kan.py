@@ -15,7 +15,9 @@ from torch.autograd.function import once_differentiable
 from textmask.compiled import compiled
 from textmask.errors import ConfigError
 
-CHUNK_VALUES = 1 << 20  # basis values at a time: they stay in the cache between the passes that make them
+CHUNK_VALUES = (
+    1 << 20
+)  # basis values at a time: they stay in the cache between the passes that make them
 
 Grid = tuple[float, float, int]  # first knot of the span, step, order
 
@@ -55,7 +57,9 @@ class KANLinear(nn.Module):
     ) -> None:
         super().__init__()
         if grid < 1 or order < 0 or not span[0] < span[1]:
-            raise ConfigError(f"grid {grid}, order {order}, span {span}: expected grid >= 1, order >= 0, low < high.")
+            raise ConfigError(
+                f"grid {grid}, order {order}, span {span}: expected grid >= 1, order >= 0, low < high."
+            )
         self.grid, self.order, self.span = grid, order, span
         self.norm = nn.LayerNorm(in_features) if norm else nn.Identity()
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
@@ -74,9 +78,18 @@ class KANLinear(nn.Module):
         low, high = self.span
         grid = (low, (high - low) / self.grid, self.order)
         if torch.onnx.is_in_onnx_export():  # no exporter reads the loops of `_Product`
-            weights = torch.cat([self.base_weight[:, None], self.spline_weight * self.spline_scale[:, None]], 1)
+            weights = torch.cat(
+                [self.base_weight[:, None], self.spline_weight * self.spline_scale[:, None]], 1
+            )
             return _plain_product(x, weights, grid)
-        parts = x.reshape(-1, x.shape[-1]), self.base_weight, self.spline_weight, self.spline_scale, dtype, grid
+        parts = (
+            x.reshape(-1, x.shape[-1]),
+            self.base_weight,
+            self.spline_weight,
+            self.spline_scale,
+            dtype,
+            grid,
+        )
         out: Tensor = _Product.apply(*parts)  # type: ignore[no-untyped-call]
         return out.reshape(*x.shape[:-1], len(self.base_weight))
 
@@ -94,7 +107,13 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, base: Tensor, spline: Tensor, scale: Tensor, dtype: torch.dtype, grid: Grid
+        ctx: Any,
+        x: Tensor,
+        base: Tensor,
+        spline: Tensor,
+        scale: Tensor,
+        dtype: torch.dtype,
+        grid: Grid,
     ) -> Tensor:
         ctx.save_for_backward(x, base, spline, scale)
         ctx.dtype, ctx.grid = dtype, grid
@@ -114,7 +133,11 @@ class _Product(torch.autograd.Function):
         weight = _joined(base, spline, scale, ctx.dtype)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         wide = torch.promote_types(base.dtype, torch.float32)
-        total = torch.zeros_like(weight, dtype=wide).flatten(1) if any(ctx.needs_input_grad[1:4]) else None
+        total = (
+            torch.zeros_like(weight, dtype=wide).flatten(1)
+            if any(ctx.needs_input_grad[1:4])
+            else None
+        )
         part = torch.empty_like(weight).flatten(1)
         chunks, exact, phi = _buffers(x, weight)
         for rows in chunks:
@@ -143,7 +166,10 @@ def _plain_product(x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
         splines = _bumps(offsets.abs(), order, order) / math.factorial(order)
     else:
         splines = ((offsets + 0.5).floor() == 0).to(x.dtype)
-    return torch.cat([nn.functional.silu(x)[..., None, :], splines], dim=-2).flatten(-2) @ weight.flatten(1).T
+    return (
+        torch.cat([nn.functional.silu(x)[..., None, :], splines], dim=-2).flatten(-2)
+        @ weight.flatten(1).T
+    )
 
 
 def _joined(base: Tensor, spline: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -168,7 +194,7 @@ def _write_basis(x: Tensor, exact: Tensor, phi: Tensor, grid: Grid) -> None:
     low, step, order = grid
     exact[:, 0] = nn.functional.silu(x)
     splines = exact[:, 1:]
-    if _is_compiled(x, order):
+    if _has_kernel(x, order):
         _cubic_basis(x.numpy(), exact.numpy(), low, 1 / step)
     elif order == 0:
         # half-open intervals, so that a knot belongs to one of them
@@ -185,16 +211,20 @@ def _through_basis(x: Tensor, grad: Tensor, grid: Grid) -> Tensor:
     x = x.to(grad.dtype).contiguous()
     low, step, order = grid
     out: Tensor = torch.ops.aten.silu_backward(grad[:, 0], x)
-    if _is_compiled(x, order):
+    if _has_kernel(x, order):
         _cubic_through(x.numpy(), grad.numpy(), out.numpy(), low, 1 / step)
     elif order:
         offsets = _offsets(x, grad.shape[1] - 1, grid)
-        slope = _bumps(offsets.abs(), order, order - 1) * offsets.sign_() / (-math.factorial(order - 1) * step)
+        slope = (
+            _bumps(offsets.abs(), order, order - 1)
+            * offsets.sign_()
+            / (-math.factorial(order - 1) * step)
+        )
         out += (slope * grad[:, 1:]).sum(1)
     return out
 
 
-def _is_compiled(x: Tensor, order: int) -> bool:
+def _has_kernel(x: Tensor, order: int) -> bool:
     return order == 3 and x.device.type == "cpu" and x.dtype == torch.float32
 
 
@@ -216,7 +246,11 @@ def _bumps(distance: Tensor, order: int, power: int) -> Tensor:
         if edge <= 0:
             break
         rest = (edge - distance).clamp_(min=0)
-        total += (-1) ** j * math.comb(order + 1, j) * (rest**power if power else (rest > 0).to(rest.dtype))
+        total += (
+            (-1) ** j
+            * math.comb(order + 1, j)
+            * (rest**power if power else (rest > 0).to(rest.dtype))
+        )
     return total
 
 

@@ -49,7 +49,9 @@ class Bridger(nn.Module):
     Source: MMI-UNet, visual-textual matching.
     """
 
-    def __init__(self, channels: int, text_width: int, fields: MMIUNetFields, answers: bool = True) -> None:
+    def __init__(
+        self, channels: int, text_width: int, fields: MMIUNetFields, answers: bool = True
+    ) -> None:
         super().__init__()
         self.down = nn.Conv2d(channels, channels, 2, stride=2, bias=False)
         self.up = nn.ConvTranspose2d(channels, channels, 2, stride=2)
@@ -60,14 +62,18 @@ class Bridger(nn.Module):
         self.text_asks = Interactor(*settings) if answers else None
         self.text_out = nn.Linear(channels, text_width) if answers else None
 
-    def forward(self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask) -> tuple[Feature, TextTokens]:
+    def forward(
+        self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
+    ) -> tuple[Feature, TextTokens]:
         """Map B C H W and tokens B L D -> both updated, with what they were added; padding stays 0 in the update."""
         rows, columns = feature.shape[2:]
         small = self.down(padded_to(feature, 2))
         image_tokens = self.norm_image(rearrange(small, "b c h w -> b (h w) c"))
         words = self.norm_text(self.text_in(text_tokens))
         seen = self.image_asks(image_tokens, words, None, token_mask)
-        grown = self.up(rearrange(seen, "b (h w) c -> b c h w", h=small.shape[2]))[..., :rows, :columns]
+        grown = self.up(rearrange(seen, "b (h w) c -> b c h w", h=small.shape[2]))[
+            ..., :rows, :columns
+        ]
         if self.text_asks is None or self.text_out is None:
             return feature + grown, text_tokens
         said = self.text_out(self.text_asks(words, image_tokens, token_mask, None))
@@ -90,15 +96,22 @@ class MMIUNet(nn.Module):
     bidirectional = True
 
     def __init__(
-        self, encoder: ImageEncoder, text_width: int, fields: MMIUNetFields, last_answers: bool = False
+        self,
+        encoder: ImageEncoder,
+        text_width: int,
+        fields: MMIUNetFields,
+        last_answers: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         channels, stride, self.first = fused_scales(encoder.info, fields.scales)
-        self.plain = self.first + max(fields.scales - fields.fused, 0)  # the first scale with a bridger
+        self.plain = self.first + max(
+            fields.scales - fields.fused, 0
+        )  # the first scale with a bridger
         fused = encoder.info.channels[self.plain :]
         self.bridgers = nn.ModuleList(
-            Bridger(c, text_width, fields, last_answers or i < len(fused) - 1) for i, c in enumerate(fused)
+            Bridger(c, text_width, fields, last_answers or i < len(fused) - 1)
+            for i, c in enumerate(fused)
         )
         coarse_to_fine = channels[::-1]
         self.ups = nn.ModuleList(UpBlock(a, b, convolutions=1) for a, b in pairwise(coarse_to_fine))

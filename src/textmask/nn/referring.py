@@ -41,7 +41,9 @@ def fused_scales(info: EncoderInfo, count: int) -> tuple[tuple[int, ...], int, i
     """
     first = len(info.channels) - count
     if first < 0:
-        raise ConfigError(f"{info.name} has {len(info.channels)} scales, {count} are wanted: guide or fuse fewer.")
+        raise ConfigError(
+            f"{info.name} has {len(info.channels)} scales, {count} are wanted: guide or fuse fewer."
+        )
     strides = info.strides[first:]
     if any(b != 2 * a for a, b in pairwise(strides)):
         raise ConfigError(f"strides {strides} of {info.name} do not double from scale to scale.")

@@ -26,7 +26,9 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, input: Feature) -> Feature:
         """B C H W -> B C H W."""
-        return rearrange(super().forward(rearrange(input, "b c h w -> b h w c")), "b h w c -> b c h w")
+        return rearrange(
+            super().forward(rearrange(input, "b c h w -> b h w c")), "b h w c -> b c h w"
+        )
 
 
 class KANBlock(nn.Module):
@@ -35,7 +37,9 @@ class KANBlock(nn.Module):
     def __init__(self, channels: int, kan: Map, norm: NormName = "batch") -> None:
         super().__init__()
         self.maps = nn.ModuleList(kan(channels, channels) for _ in range(3))
-        self.mixes = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, groups=channels) for _ in range(3))
+        self.mixes = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels) for _ in range(3)
+        )
         self.norms = nn.ModuleList(norm_layer(norm, channels) for _ in range(3))
 
     def forward(self, x: Feature) -> Feature:
@@ -68,7 +72,9 @@ class UKANEncoder(ImageEncoder):
         norm: NormName = "batch",
     ) -> None:
         super().__init__()
-        self.info = EncoderInfo("ukan", tuple(widths), tuple(stem_stride * 2**i for i in range(len(widths))))
+        self.info = EncoderInfo(
+            "ukan", tuple(widths), tuple(stem_stride * 2**i for i in range(len(widths)))
+        )
         self.stem_stride = stem_stride
         convs = len(widths) - kan_stages
         channels = 3
@@ -113,12 +119,17 @@ class UKANDecoder(nn.Module):
     Returns the finest decoded feature B C_0 H/s_0 W/s_0.
     """
 
-    def __init__(self, channels: Sequence[int], kan: Map, kan_stages: int = 2, norm: NormName = "batch") -> None:
+    def __init__(
+        self, channels: Sequence[int], kan: Map, kan_stages: int = 2, norm: NormName = "batch"
+    ) -> None:
         super().__init__()
         pairs = list(zip(channels[1:], channels[:-1], strict=True))[::-1]
-        self.convs = nn.ModuleList(ConvBlock(coarse, fine, norm, between=coarse) for coarse, fine in pairs)
+        self.convs = nn.ModuleList(
+            ConvBlock(coarse, fine, norm, between=coarse) for coarse, fine in pairs
+        )
         self.kans = nn.ModuleList(
-            nn.Sequential(KANBlock(fine, kan, norm), ChannelNorm(fine)) for _, fine in pairs[:kan_stages]
+            nn.Sequential(KANBlock(fine, kan, norm), ChannelNorm(fine))
+            for _, fine in pairs[:kan_stages]
         )
         self.out_channels = channels[0]
 
@@ -126,7 +137,9 @@ class UKANDecoder(nn.Module):
         """Features fine to coarse -> the finest decoded feature."""
         x = features[-1]
         for i, (block, skip) in enumerate(zip(self.convs, reversed(features[:-1]), strict=True)):
-            x = skip + nn.functional.interpolate(block(x), skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = skip + nn.functional.interpolate(
+                block(x), skip.shape[-2:], mode="bilinear", align_corners=False
+            )
             if i < len(self.kans):
                 x = self.kans[i](x)
         return x
@@ -142,7 +155,9 @@ class BilinearHead(nn.Module):
 
     def forward(self, feature: Float[Tensor, "b _c _h _w"], image: Image) -> Logits:
         """Feature B C h w and the image B 3 H W -> logits B 1 H W."""
-        x = nn.functional.interpolate(self.block(feature), image.shape[-2:], mode="bilinear", align_corners=False)
+        x = nn.functional.interpolate(
+            self.block(feature), image.shape[-2:], mode="bilinear", align_corners=False
+        )
         logits: Tensor = self.out(x)
         return logits
 

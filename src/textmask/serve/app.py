@@ -21,9 +21,8 @@ from starlette.routing import Route
 
 from textmask import __version__
 from textmask.serve import engine as made
-from textmask.serve.engine import Engine
+from textmask.serve.engine import Segmenter
 from textmask.serve.guard import OPEN_PATHS, Guard
-from textmask.serve.metrics import TEXT
 from textmask.serve.problems import PROBLEM_TYPE, STATUSES, Problem, problem_body
 from textmask.serve.schemas import (
     CapabilitiesBody,
@@ -36,13 +35,18 @@ from textmask.serve.schemas import (
     MaskRequest,
     ProblemBody,
 )
-from textmask.serve.service import USE, Options, Service, job_body
+from textmask.serve.service import USE, Service, ServiceOptions, job_body
 from textmask.serve.store import ID_PATTERN
+from textmask.serve.telemetry import TEXT
 
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-Id = Annotated[str, PathParameter(pattern=ID_PATTERN, description="As the upload or the job got it.")]
-Index = Annotated[int, Query(ge=0, le=100_000, description="Slice or frame of a file that holds several.")]
+Id = Annotated[
+    str, PathParameter(pattern=ID_PATTERN, description="As the upload or the job got it.")
+]
+Index = Annotated[
+    int, Query(ge=0, le=100_000, description="Slice or frame of a file that holds several.")
+]
 Asked = Annotated[MaskQuery, Query()]
 BINARY = {"type": "string", "format": "binary"}
 ALWAYS = (400, 401, 403, 422)  # every route may answer so
@@ -54,13 +58,13 @@ class Served(Guard):
     service: Service
 
 
-def create_app(engine: Engine, options: Options | None = None) -> Served:
+def create_app(engine: Segmenter, options: ServiceOptions | None = None) -> Served:
     """The ASGI application over a trained run.
 
     Raises:
         ConfigError: the audit log cannot be opened.
     """
-    options = options or Options()
+    options = options or ServiceOptions()
     service = Service(engine, options)
 
     @contextlib.asynccontextmanager
@@ -86,16 +90,22 @@ def create_app(engine: Engine, options: Options | None = None) -> Served:
     _add_jobs(app, service)
     _add_operation(app, service)
     _add_page(app)
-    app.openapi = lambda: _described(app, options.token is not None)  # type: ignore[method-assign]
-    served = Served(app, options.limits, (*LOOPBACK, *options.hosts), options.token, service.metrics.request)
+    app.openapi = lambda: _openapi(app, options.token is not None)  # type: ignore[method-assign]
+    served = Served(
+        app, options.limits, (*LOOPBACK, *options.hosts), options.token, service.metrics.request
+    )
     served.service = service
     return served
 
 
 def _add_images(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/images", status_code=201, tags=["images"], responses=_may(408, 413, 415, 429, 503))
+    @app.post(
+        "/v1/images", status_code=201, tags=["images"], responses=_may(408, 413, 415, 429, 503)
+    )
     async def upload_image(
-        request: Request, file: Annotated[UploadFile, File(description="The picture.")], index: Index = 0
+        request: Request,
+        file: Annotated[UploadFile, File(description="The picture.")],
+        index: Index = 0,
     ) -> ImageBody:
         """Upload a picture once, for any number of sentences."""
         return await service.open_image(file.file, index, _who(request))
@@ -115,7 +125,9 @@ def _add_images(app: FastAPI, service: Service) -> None:
     async def picture(id: Id) -> Response:
         """The picture as 8-bit PNG, as the network is given it before resizing."""
         upload = service.image(id)
-        return Response(await service.workers.run(lambda: made.picture_png(upload)), media_type="image/png")
+        return Response(
+            await service.workers.run(lambda: made.picture_png(upload)), media_type="image/png"
+        )
 
 
 def _add_masks(app: FastAPI, service: Service) -> None:
@@ -130,7 +142,9 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         service.image(id)  # before waiting in line
         return await service.workers.run(lambda: service.mask_body(id, asked, _who(request)))
 
-    async def one_part(request: Request, id: str, asked: MaskQuery, part: str, media_type: str) -> Response:
+    async def one_part(
+        request: Request, id: str, asked: MaskQuery, part: str, media_type: str
+    ) -> Response:
         upload = service.image(id)
 
         def work() -> bytes:
@@ -139,7 +153,10 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         return Response(await service.workers.run(work), media_type=media_type)
 
     @app.get(
-        "/v1/images/{id}/mask.png", tags=["masks"], response_class=Response, responses=_file("image/png", 404, 429, 503)
+        "/v1/images/{id}/mask.png",
+        tags=["masks"],
+        response_class=Response,
+        responses=_file("image/png", 404, 429, 503),
     )
     async def mask_png(request: Request, id: Id, asked: Asked) -> Response:
         """The mask as PNG of 0 and 255, in the size of the picture."""
@@ -200,7 +217,9 @@ def _add_operation(app: FastAPI, service: Service) -> None:
     async def ready() -> HealthBody:
         """Whether sentences are answered now."""
         if not service.ready:
-            raise Problem(503, "not_ready", "the model is still warming up, or the service is stopping.")
+            raise Problem(
+                503, "not_ready", "the model is still warming up, or the service is stopping."
+            )
         return HealthBody(status="ready")
 
     @app.get("/metrics", tags=["operation"], response_class=Response, responses=_file("text/plain"))
@@ -229,7 +248,9 @@ def _handle_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, Problem):
             return answer(error.status_code, error.code, error.message, error.headers)
-        code = {400: "malformed", 404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "refused")
+        code = {400: "malformed", 404: "no_such_route", 405: "method_not_allowed"}.get(
+            error.status_code, "refused"
+        )
         headers = {"Allow": _allowed(app, request)} if error.status_code == 405 else error.headers
         return answer(error.status_code, code, str(error.detail), headers)
 
@@ -241,12 +262,18 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> JSONResponse:
-        return answer(500, "internal", f"unexpected {type(error).__name__}; the log of the service says more.")
+        return answer(
+            500, "internal", f"unexpected {type(error).__name__}; the log of the service says more."
+        )
 
 
 def _allowed(app: FastAPI, request: Request) -> str:
     """Methods of a path; its routes know only their own."""
-    fitting = (route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path))
+    fitting = (
+        route
+        for route in app.routes
+        if isinstance(route, Route) and route.path_regex.match(request.url.path)
+    )
     return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
 
 
@@ -255,19 +282,27 @@ def _may(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"$ref": "#/components/schemas/ProblemBody"}
     found: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*ALWAYS, *statuses}):
-        found[status] = {"description": STATUSES[status], "content": {PROBLEM_TYPE: {"schema": schema}}}
+        found[status] = {
+            "description": STATUSES[status],
+            "content": {PROBLEM_TYPE: {"schema": schema}},
+        }
         if status == 429:
-            found[status]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+            found[status]["headers"] = {
+                "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}
+            }
     return found
 
 
 def _file(media_type: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
     """A route that answers with a file, and its refusals."""
     schema = {"type": "string"} if media_type == "text/plain" else BINARY
-    return {200: {"description": "The file.", "content": {media_type: {"schema": schema}}}, **_may(*statuses)}
+    return {
+        200: {"description": "The file.", "content": {media_type: {"schema": schema}}},
+        **_may(*statuses),
+    }
 
 
-def _described(app: FastAPI, token: bool) -> dict[str, Any]:
+def _openapi(app: FastAPI, token: bool) -> dict[str, Any]:
     """The OpenAPI description, with the shape of refusals and the token where one is asked for."""
     if app.openapi_schema is None:
         schema = FastAPI.openapi(app)
@@ -276,7 +311,9 @@ def _described(app: FastAPI, token: bool) -> dict[str, Any]:
         for name in ("HTTPValidationError", "ValidationError"):
             parts.pop(name, None)
         if token:
-            schema["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            schema["components"]["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer"}
+            }
             for path, methods in schema["paths"].items():
                 for operation in methods.values():
                     operation["security"] = [] if path in OPEN_PATHS else [{"bearer": []}]

@@ -29,9 +29,13 @@ class Audit:
         self._file: int | None = None
         if path is not None:
             try:
-                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._file = os.open(
+                    path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+                )
             except OSError as error:
-                raise ConfigError(f"the audit log {path} cannot be opened ({error.strerror}).") from error
+                raise ConfigError(
+                    f"the audit log {path} cannot be opened ({error.strerror})."
+                ) from error
 
     def write(self, action: str, who: str, *, sentence: str | None = None, **fields: Any) -> None:
         """Append one record.
@@ -41,17 +45,24 @@ class Audit:
         """
         if self._file is None:
             return
-        record: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "who": who[:100]}
+        record: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "who": who[:100],
+        }
         record |= {"action": action, **fields}
         if sentence is not None:
-            record["sentence_sha256"] = hashlib.sha256(sentence.encode("utf-8", "surrogatepass")).hexdigest()
+            record["sentence_sha256"] = hashlib.sha256(
+                sentence.encode("utf-8", "surrogatepass")
+            ).hexdigest()
             record |= {"sentence": sentence} if self._sentences else {}
         line = json.dumps(record, ensure_ascii=True, allow_nan=False, default=str) + "\n"
         try:
             with self._lock:
                 os.write(self._file, line.encode("ascii"))
         except OSError as error:
-            raise Problem(503, "audit", "the audit log cannot be written, so nothing is answered.") from error
+            raise Problem(
+                503, "audit", "the audit log cannot be written, so nothing is answered."
+            ) from error
 
     def close(self) -> None:
         """Close the file; later records raise."""

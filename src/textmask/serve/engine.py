@@ -12,28 +12,29 @@ import numpy as np
 import numpy.typing as npt
 
 from textmask import __version__
-from textmask.config import write_json
 from textmask.errors import DataError
-from textmask.io.figures import overlay
+from textmask.inference.dicom_request import request_of
+from textmask.inference.jobs import BatchItem
+from textmask.inference.predictor import Opened, Predictor
+from textmask.inference.screening import CODES
+from textmask.io.dicom.facts import ModelFacts, RequestFacts, ResultUids
+from textmask.io.files import write_json
 from textmask.io.images import picture_size, png_bytes, write_png
 from textmask.io.orientation import Orientation
 from textmask.io.pictures import Picture
-from textmask.io.read import read_bytes
-from textmask.io.result_facts import Model, Request, ResultUids
-from textmask.run.answers import request_of
-from textmask.run.jobs import Job
-from textmask.run.predict import Opened, Predictor
-from textmask.run.prompt_check import CODES
-from textmask.serve.limits import kind_of
+from textmask.io.read import kind_of, read_bytes
+from textmask.plots.overlays import overlay
 from textmask.serve.problems import Problem
+from textmask.statement import Laterality, Statement, Zone
 from textmask.text.grammar import parse
-from textmask.text.statement import Statement, Zone
-from textmask.types import Laterality
 
 PICTURES = ("png", "jpeg", "tiff", "bmp")
 MEDICAL = {"dicom": "dicom", "gzip": "nifti", "nifti": "nifti"}
 FORMATS = (*PICTURES, "dicom", "nifti")
-PLAIN_WORDS = {**CODES, "no_picture_side": "whose left is meant is not known, so the zones may be on the other side"}
+PLAIN_WORDS = {
+    **CODES,
+    "no_picture_side": "whose left is meant is not known, so the zones may be on the other side",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Upload:
 
 
 @dataclass(frozen=True)
-class Question:
+class PromptRequest:
     """What is asked of a picture.
 
     Attributes:
@@ -76,7 +77,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServedSegmentation:
     """The answer in the size of the picture.
 
     Attributes:
@@ -104,7 +105,7 @@ class Answer:
     abstained: bool = False
     withheld: bool = False
     compatibility: float | None = None
-    request: Request = field(default_factory=lambda: Request(""))
+    request: RequestFacts = field(default_factory=lambda: RequestFacts(""))
     orientation: Orientation | None = None
 
 
@@ -113,7 +114,7 @@ def plain(code: str) -> str:
     return PLAIN_WORDS.get(code, code.replace("_", " "))
 
 
-class Engine:
+class Segmenter:
     """A trained run that any thread may ask.
 
     Raises:
@@ -130,7 +131,7 @@ class Engine:
     def warm_up(self) -> None:
         """Segment an empty picture, so that the first client does not wait for caches."""
         blank = np.zeros(self._predictor.run.recipe.image_size, np.uint8)
-        self.segment(Upload(Picture(blank), 1, ""), Question("opacity in both upper lungs"))
+        self.segment(Upload(Picture(blank), 1, ""), PromptRequest("opacity in both upper lungs"))
 
     def read(self, data: bytes, index: int, max_pixels: int) -> Upload:
         """Decode an uploaded file; the pixels of a plain picture are counted before they are decoded.
@@ -140,7 +141,9 @@ class Engine:
         """
         kind = kind_of(data[:512])
         if kind not in PICTURES and kind not in MEDICAL:
-            raise Problem(415, "not_a_picture", "expected a PNG, JPEG, TIFF, BMP, DICOM or NIfTI picture.")
+            raise Problem(
+                415, "not_a_picture", "expected a PNG, JPEG, TIFF, BMP, DICOM or NIfTI picture."
+            )
         if kind in PICTURES and index != 0:
             raise Problem(422, "no_such_index", f"the file holds one picture, got index {index}.")
         try:
@@ -156,7 +159,7 @@ class Engine:
         _check_pixels(picture.pixels.shape, max_pixels)
         return Upload(picture, _count(picture), hashlib.sha256(data).hexdigest())
 
-    def segment(self, upload: Upload, question: Question) -> Answer:
+    def segment(self, upload: Upload, question: PromptRequest) -> ServedSegmentation:
         """Answer one question.
 
         Raises:
@@ -168,9 +171,9 @@ class Engine:
         upload.opened[view] = opened
         found = opened.segment(question.sentence, question.laterality, question.assume)
         shown = parse(question.sentence, laterality=found.asked.said)
-        cells, free = _cells(shown, opened.orientation)
+        cells, free = _zones_in_image(shown, opened.orientation)
         denied = shown.absent or bool(shown.negated and not shown.zones)
-        return Answer(
+        return ServedSegmentation(
             found.mask,
             found.probability,
             shown,
@@ -185,7 +188,14 @@ class Engine:
             opened.orientation,
         )
 
-    def dicom(self, kind: str, upload: Upload, answer: Answer, mask: npt.NDArray[np.uint8], threshold: float) -> bytes:
+    def dicom(
+        self,
+        kind: str,
+        upload: Upload,
+        answer: ServedSegmentation,
+        mask: npt.NDArray[np.uint8],
+        threshold: float,
+    ) -> bytes:
         """A DICOM object (`seg` or `sr`) of an answer; `mask` is what `threshold` makes of it.
 
         Raises:
@@ -194,17 +204,29 @@ class Engine:
         picture = upload.picture
         if picture.format != "dicom":
             what = kind.upper()
-            raise Problem(415, "not_dicom", f"a DICOM {what} can be made of an uploaded DICOM picture only.")
-        from textmask.io.dicom_results import encode, measurement_report, segmentation
+            raise Problem(
+                415, "not_dicom", f"a DICOM {what} can be made of an uploaded DICOM picture only."
+            )
+        from textmask.io.dicom.results import encode, measurement_report, segmentation
 
-        model = Model(self.method, __version__, self.sha256, threshold)
-        uids = ResultUids.of(upload.sha256, str(picture.index), repr(answer.request), repr(model), mask.tobytes().hex())
+        model = ModelFacts(self.method, __version__, self.sha256, threshold)
+        uids = ResultUids.of(
+            upload.sha256,
+            str(picture.index),
+            repr(answer.request),
+            repr(model),
+            mask.tobytes().hex(),
+        )
         made = segmentation([picture.header], mask[None], answer.request, model, uids)
         if kind == "sr":
-            made = measurement_report([picture.header], mask[None], answer.request, model, uids, made)
+            made = measurement_report(
+                [picture.header], mask[None], answer.request, model, uids, made
+            )
         return encode(made)
 
-    def write_row(self, job: Job, question: Question, out: Path, max_pixels: int) -> tuple[str, ...]:
+    def write_row(
+        self, job: BatchItem, question: PromptRequest, out: Path, max_pixels: int
+    ) -> tuple[str, ...]:
         """Segment a picture file into NAME.mask.png, NAME.overlay.png and, last, NAME.json; returns warning codes.
 
         Raises:
@@ -220,7 +242,9 @@ class Engine:
         answer = self.segment(upload, question)
         start = out / job.stem
         write_png(start.with_name(f"{job.stem}.mask.png"), answer.mask * np.uint8(255))
-        write_png(start.with_name(f"{job.stem}.overlay.png"), overlay(upload.picture.pixels, answer.mask))
+        write_png(
+            start.with_name(f"{job.stem}.overlay.png"), overlay(upload.picture.pixels, answer.mask)
+        )
         record = {
             "image": job.image.name,
             "image_sha256": upload.sha256,
@@ -236,12 +260,18 @@ class Engine:
         try:
             write_json(start.with_name(f"{job.stem}.json"), record)
         except OSError as error:
-            raise DataError(f"cannot write {job.stem}.json ({error.strerror}). Free some space.") from error
+            raise DataError(
+                f"cannot write {job.stem}.json ({error.strerror}). Free some space."
+            ) from error
         return answer.warnings
 
 
 def _too_many(got: str, max_pixels: int) -> Problem:
-    return Problem(413, "too_many_pixels", f"the picture has {got} pixels, at most {max_pixels:,} are accepted.")
+    return Problem(
+        413,
+        "too_many_pixels",
+        f"the picture has {got} pixels, at most {max_pixels:,} are accepted.",
+    )
 
 
 def _check_pixels(shape: tuple[int, ...], most: int) -> None:
@@ -261,7 +291,9 @@ def _names_a_side(statement: Statement) -> bool:
     return statement.mirrored() != statement
 
 
-def _cells(statement: Statement, orientation: Orientation | None) -> tuple[frozenset[Zone] | None, frozenset[Zone]]:
+def _zones_in_image(
+    statement: Statement, orientation: Orientation | None
+) -> tuple[frozenset[Zone] | None, frozenset[Zone]]:
     """Affected and free zones by sides of the picture; (None, ()) where these are not known."""
     if not _names_a_side(statement) or statement.laterality is Laterality.IMAGE:
         return statement.zones, statement.negated
@@ -272,7 +304,7 @@ def _cells(statement: Statement, orientation: Orientation | None) -> tuple[froze
     return turned.zones, turned.negated
 
 
-def mask_at(answer: Answer, threshold: float | None) -> npt.NDArray[np.uint8]:
+def mask_at(answer: ServedSegmentation, threshold: float | None) -> npt.NDArray[np.uint8]:
     """The mask at another threshold, uint8 H W; a withheld answer stays empty."""
     if threshold is None or answer.withheld:
         return answer.mask
@@ -284,7 +316,7 @@ def mask_png(mask: npt.NDArray[np.uint8]) -> bytes:
     return png_bytes(mask * np.uint8(255))
 
 
-def probability_png(answer: Answer) -> bytes:
+def probability_png(answer: ServedSegmentation) -> bytes:
     """PNG of the probability, 0 to 255."""
     return png_bytes((answer.probability * 255 + 0.5).astype(np.uint8))
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from textmask.serve.limits import MAX_JSON_BYTES, Limits, host_name, same_token
+from textmask.serve.access import host_name, same_token
+from textmask.serve.limits import MAX_JSON_BYTES, Limits
 from textmask.serve.problems import PROBLEM_TYPE, Problem, problem_body
 
 Scope = MutableMapping[str, Any]
@@ -51,7 +52,9 @@ class Guard:
         count: called with method, route, status and seconds of every request.
     """
 
-    def __init__(self, app: App, limits: Limits, hosts: Iterable[str], token: str | None, count: Count) -> None:
+    def __init__(
+        self, app: App, limits: Limits, hosts: Iterable[str], token: str | None, count: Count
+    ) -> None:
         self._app, self._limits, self._token, self._count = app, limits, token, count
         self._hosts = frozenset(host.lower() for host in hosts)
 
@@ -68,7 +71,9 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                closing = [(b"connection", b"close")] if body.unread else []  # do not read on what nobody wants
+                closing = (
+                    [(b"connection", b"close")] if body.unread else []
+                )  # do not read on what nobody wants
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS, *closing]}
             await send(message)
 
@@ -79,7 +84,9 @@ class Guard:
             if status == 0:
                 await _refuse(problem, sending)
         finally:
-            self._count(_known(scope["method"]), _route(scope), status, time.perf_counter() - begin)
+            self._count(
+                _known_verb(scope["method"]), _route(scope), status, time.perf_counter() - begin
+            )
 
     def _cap(self, scope: Scope) -> int:
         return self._limits.max_bytes if scope["path"] == UPLOAD else MAX_JSON_BYTES
@@ -89,7 +96,9 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         if host_name(host) not in self._hosts:
-            raise Problem(400, "unknown_host", "this service does not answer to that Host; see --allow-host.")
+            raise Problem(
+                400, "unknown_host", "this service does not answer to that Host; see --allow-host."
+            )
         foreign = headers.get(b"sec-fetch-site") == "cross-site" and scope["path"] != "/"
         if foreign or (origin is not None and origin.lower().partition("//")[2] != host.lower()):
             raise Problem(403, "other_origin", "requests of pages of another origin are refused.")
@@ -100,7 +109,7 @@ class Guard:
                 raise Problem(401, "token", "send Authorization: Bearer TOKEN.", how)
         length, cap = headers.get(b"content-length", "0"), self._cap(scope)
         if length.isascii() and length.isdigit() and (len(length) > 15 or int(length) > cap):
-            raise _too_large(cap)
+            raise _body_too_large(cap)
 
 
 class _Body:
@@ -126,18 +135,20 @@ class _Body:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
         except TimeoutError as error:
-            raise Problem(408, "slow", f"the body did not arrive within {self._seconds:g} s.") from error
+            raise Problem(
+                408, "slow", f"the body did not arrive within {self._seconds:g} s."
+            ) from error
         if message["type"] == "http.disconnect":
             self._whole = True
             return message
         self._got += len(message.get("body", b""))
         if self._got > self._cap:
-            raise _too_large(self._cap)
+            raise _body_too_large(self._cap)
         self._whole = not message.get("more_body", False)
         return message
 
 
-def _too_large(cap: int) -> Problem:
+def _body_too_large(cap: int) -> Problem:
     return Problem(413, "too_many_bytes", f"the body is larger than {cap:,} bytes.")
 
 
@@ -152,8 +163,13 @@ def _is_open(path: str) -> bool:
 
 async def _refuse(problem: Problem, send: Send) -> None:
     body = json.dumps(problem_body(problem.status_code, problem.code, problem.message)).encode()
-    headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    headers += [(name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()]
+    headers = [
+        (b"content-type", PROBLEM_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    headers += [
+        (name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()
+    ]
     await send({"type": "http.response.start", "status": problem.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -163,5 +179,5 @@ def _route(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "") or "other")
 
 
-def _known(method: str) -> str:
+def _known_verb(method: str) -> str:
     return method if method in ("GET", "POST", "DELETE", "HEAD", "OPTIONS") else "other"

@@ -27,14 +27,22 @@ STATUSES = {
 class Problem(HTTPException):
     """A refusal; becomes problem JSON (RFC 9457) with `code` and `message` beside the standard members."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(status, message, dict(headers or {}))
         self.code, self.message = code, message
 
 
 def problem_body(status: int, code: str, message: str) -> dict[str, str | int]:
     """The JSON of a refusal."""
-    return {"type": "about:blank", "title": code, "status": status, "code": code, "message": message}
+    return {
+        "type": "about:blank",
+        "title": code,
+        "status": status,
+        "code": code,
+        "message": message,
+    }
 
 
 def problem_of(error: TextMaskError) -> Problem:

@@ -14,7 +14,9 @@ Assume = Literal["image", "patient"]
 # the names of `io.orientation.VIEWS`
 View = Literal["pa", "ap", "mirrored", "lateral", "axial"]
 Part = Literal["png", "rle", "overlay", "probability", "seg", "sr"]
-Sentence = Annotated[str, Field(min_length=1, max_length=MAX_SENTENCE, examples=["opacity in the lower left lung"])]
+Sentence = Annotated[
+    str, Field(min_length=1, max_length=MAX_SENTENCE, examples=["opacity in the lower left lung"])
+]
 Folder = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -26,11 +28,21 @@ class MaskRequest(_Request):
     """A sentence about an uploaded picture."""
 
     sentence: Sentence
-    laterality: Whose | None = Field(None, description="Whose left is meant; null: the usual for the format.")
-    view: View | None = Field(None, description="What the picture shows, where its file does not say.")
-    assume: Assume | None = Field(None, description="Whose left to take where it cannot be known; null: refuse.")
-    threshold: float | None = Field(None, ge=0, le=1, allow_inf_nan=False, description="null: the recipe's.")
-    parts: list[Part] = Field(["png"], alias="return", max_length=12, description="What the response brings.")
+    laterality: Whose | None = Field(
+        None, description="Whose left is meant; null: the usual for the format."
+    )
+    view: View | None = Field(
+        None, description="What the picture shows, where its file does not say."
+    )
+    assume: Assume | None = Field(
+        None, description="Whose left to take where it cannot be known; null: refuse."
+    )
+    threshold: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="null: the recipe's."
+    )
+    parts: list[Part] = Field(
+        ["png"], alias="return", max_length=12, description="What the response brings."
+    )
 
 
 class MaskQuery(BaseModel):
@@ -42,13 +54,17 @@ class MaskQuery(BaseModel):
     laterality: Whose | SkipJsonSchema[None] = None
     view: View | SkipJsonSchema[None] = None
     assume: Assume | SkipJsonSchema[None] = None
-    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | SkipJsonSchema[None] = None
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | SkipJsonSchema[None] = (
+        None
+    )
 
 
 class JobRequest(_Request):
     """Many pictures below the jobs folder: a folder and one sentence, or a jobs file with its own sentences."""
 
-    source: Folder = Field(description="Folder, picture, or csv/json of image and text; relative to the jobs folder.")
+    source: Folder = Field(
+        description="Folder, picture, or csv/json of image and text; relative to the jobs folder."
+    )
     sentence: Sentence | None = Field(None, description="For all pictures; null with a jobs file.")
     out: Folder | None = Field(None, description="Folder for results, relative; null: results/ID.")
     laterality: Whose | None = None
@@ -104,7 +120,9 @@ class StatementBody(BaseModel):
 
     zones: list[tuple[str, str]]
     free: list[tuple[str, str]]
-    cells: list[tuple[str, str]] | None = Field(description="null: the sides of the picture are not known.")
+    cells: list[tuple[str, str]] | None = Field(
+        description="null: the sides of the picture are not known."
+    )
     free_cells: list[tuple[str, str]]
     grid: Literal["2x3", "3x3"]
     count: int | None
@@ -129,7 +147,9 @@ class MaskBody(BaseModel):
     rows: int
     columns: int
     statement: StatementBody
-    asked: dict[str, Any] = Field(description="What was done with the sentence before the network got it.")
+    asked: dict[str, Any] = Field(
+        description="What was done with the sentence before the network got it."
+    )
     abstained: bool
     compatibility: float | None
     warnings: list[WarningBody]

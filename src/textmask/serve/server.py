@@ -28,7 +28,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {host} port {port} ({error.strerror or error}). Take another.") from error
+        raise ConfigError(
+            f"cannot listen on {host} port {port} ({error.strerror or error}). Take another."
+        ) from error
     return listener
 
 

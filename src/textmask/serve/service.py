@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from textmask import __version__
 from textmask.errors import TextMaskError
+from textmask.inference.jobs import BatchItem
 from textmask.io.orientation import VIEWS
-from textmask.run.jobs import Job
 from textmask.serve import engine as made
+from textmask.serve.access import below
 from textmask.serve.audit import Audit
-from textmask.serve.engine import Answer, Engine, Question, Upload
-from textmask.serve.jobs import FolderJob, Jobs, rows_below
-from textmask.serve.limits import MAX_SENTENCE, Limits, below
-from textmask.serve.metrics import Metrics
+from textmask.serve.background import BackgroundJob, BackgroundJobs, rows_below
+from textmask.serve.engine import PromptRequest, Segmenter, ServedSegmentation, Upload
+from textmask.serve.limits import MAX_SENTENCE, Limits
 from textmask.serve.problems import Problem, problem_of
 from textmask.serve.rle import run_lengths
 from textmask.serve.schemas import (
@@ -41,8 +41,9 @@ from textmask.serve.schemas import (
     Whose,
 )
 from textmask.serve.store import Store
+from textmask.serve.telemetry import Metrics
 from textmask.serve.workers import Workers
-from textmask.text.statement import Side, Statement, Zone
+from textmask.statement import Side, Statement, Zone
 
 T = TypeVar("T")
 PARTS = ["png", "rle", "overlay", "probability", "seg", "sr"]
@@ -50,7 +51,7 @@ USE = "Research use only. Not a medical device."
 
 
 @dataclass(frozen=True)
-class Options:
+class ServiceOptions:
     """How the service is run.
 
     Attributes:
@@ -71,11 +72,11 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Answered:
+class ServiceAnswer:
     """One answered sentence: its picture, the answer, the mask at the wanted threshold, seconds of the model."""
 
     upload: Upload
-    answer: Answer
+    answer: ServedSegmentation
     mask: npt.NDArray[np.uint8]
     threshold: float
     seconds: float
@@ -88,19 +89,23 @@ class Service:
         ConfigError: the audit log cannot be opened.
     """
 
-    def __init__(self, engine: Engine, options: Options) -> None:
+    def __init__(self, engine: Segmenter, options: ServiceOptions) -> None:
         limits = options.limits
         self.engine, self.options, self.limits = engine, options, limits
         self.audit = Audit(options.audit, options.audit_sentences)
         self.workers = Workers(limits.workers, limits.queue)
         self.images: Store[Upload] = Store(limits.images, limits.store_bytes, limits.keep_seconds)
         self.metrics = Metrics()
-        self.jobs = Jobs(limits.jobs, self.metrics.row)
+        self.jobs = BackgroundJobs(limits.jobs, self.metrics.row)
         self.ready = False
         self.metrics.gauge("queue", "Requests that wait or run.", lambda: self.workers.pending)
-        self.metrics.gauge("refused", "Requests refused because the queue was full.", lambda: self.workers.refused)
+        self.metrics.gauge(
+            "refused", "Requests refused because the queue was full.", lambda: self.workers.refused
+        )
         self.metrics.gauge("images", "Pictures kept.", lambda: len(self.images))
-        self.metrics.gauge("images_bytes", "Bytes of the pictures kept.", lambda: self.images.size_bytes)
+        self.metrics.gauge(
+            "images_bytes", "Bytes of the pictures kept.", lambda: self.images.size_bytes
+        )
         self.metrics.gauge("jobs", "Jobs that wait or run.", lambda: self.jobs.active)
 
     async def start(self) -> None:
@@ -122,8 +127,10 @@ class Service:
             Problem: as `Engine.read`; 429 the queue is full.
         """
 
-        def read() -> Upload:  # the bytes are taken from the spooled file only when it is their turn
-            return _said(lambda: self.engine.read(file.read(), index, self.limits.max_pixels))
+        def read() -> (
+            Upload
+        ):  # the bytes are taken from the spooled file only when it is their turn
+            return _as_problem(lambda: self.engine.read(file.read(), index, self.limits.max_pixels))
 
         upload = await self.workers.run(read)
         self.audit.write("upload", who, image_sha256=upload.sha256, model_sha256=self.engine.sha256)
@@ -138,7 +145,9 @@ class Service:
         """
         found = self.images.get(name)
         if found is None:
-            raise Problem(404, "no_such_image", "no such image; it may have expired. Upload it again.")
+            raise Problem(
+                404, "no_such_image", "no such image; it may have expired. Upload it again."
+            )
         return found
 
     def forget(self, name: str, who: str) -> None:
@@ -151,16 +160,16 @@ class Service:
         self.images.remove(name)
         self.audit.write("forget", who, image_sha256=upload.sha256)
 
-    def answer(self, upload: Upload, asked: MaskRequest | MaskQuery, who: str) -> Answered:
+    def answer(self, upload: Upload, asked: MaskRequest | MaskQuery, who: str) -> ServiceAnswer:
         """Answer a sentence in this thread, count it and put it on record.
 
         Raises:
             Problem: 422, it cannot be answered as it is asked.
         """
-        question = Question(asked.sentence, asked.laterality, asked.view, asked.assume)
+        question = PromptRequest(asked.sentence, asked.laterality, asked.view, asked.assume)
         begin = time.perf_counter()
         try:
-            answer = _said(lambda: self.engine.segment(upload, question))
+            answer = _as_problem(lambda: self.engine.segment(upload, question))
         except Problem as problem:
             self._record(upload, question, who, refused=problem.code)
             raise
@@ -176,7 +185,9 @@ class Service:
             seconds=round(seconds, 4),
         )
         threshold = self.engine.threshold if asked.threshold is None else asked.threshold
-        return Answered(upload, answer, made.mask_at(answer, asked.threshold), threshold, seconds)
+        return ServiceAnswer(
+            upload, answer, made.mask_at(answer, asked.threshold), threshold, seconds
+        )
 
     def mask_body(self, name: str, asked: MaskRequest, who: str) -> MaskBody:
         """The answer as JSON, with the parts that are asked for; runs in a worker."""
@@ -198,11 +209,15 @@ class Service:
             model_sha256=self.engine.sha256,
             seconds=found.seconds,
             links={kind: link.format(kind) for kind in ("mask.png", "overlay.png", "mask.dcm")},
-            **{part: _text(self.part(part, found)) for part in dict.fromkeys(asked.parts) if part != "rle"},
+            **{
+                part: _base64(self.part(part, found))
+                for part in dict.fromkeys(asked.parts)
+                if part != "rle"
+            },
             **({"rle": RunLengthsBody(**run_lengths(mask))} if "rle" in asked.parts else {}),
         )
 
-    def part(self, part: str, found: Answered) -> bytes:
+    def part(self, part: str, found: ServiceAnswer) -> bytes:
         """One result as the bytes of a file: png, overlay, probability, seg or sr.
 
         Raises:
@@ -214,11 +229,14 @@ class Service:
             "probability": lambda: made.probability_png(found.answer),
         }
         make = makers.get(
-            part, lambda: self.engine.dicom(part, found.upload, found.answer, found.mask, found.threshold)
+            part,
+            lambda: self.engine.dicom(
+                part, found.upload, found.answer, found.mask, found.threshold
+            ),
         )
-        return _said(make)
+        return _as_problem(make)
 
-    def add_job(self, asked: JobRequest, who: str) -> FolderJob:
+    def add_job(self, asked: JobRequest, who: str) -> BackgroundJob:
         """Put a folder or jobs file in line; runs in a thread, because a folder may be long.
 
         Raises:
@@ -226,20 +244,24 @@ class Service:
         """
         root = self._jobs_root()
         rows = rows_below(root, asked.source, asked.sentence, self.limits.job_rows)
-        job = FolderJob(rows, root, "", lambda row: ())
+        job = BackgroundJob(rows, root, "", lambda row: ())
         shown = asked.out or f"results/{job.id}"
         job.out, job.shown_out = below(root, shown), shown
 
-        def work(row: Job) -> tuple[str, ...]:
-            question = Question(row.text, asked.laterality, asked.view, asked.assume)
-            self.audit.write("job_row", who, job=job.id, model_sha256=self.engine.sha256, sentence=row.text)
-            return self.workers.in_line(lambda: self.engine.write_row(row, question, job.out, self.limits.max_pixels))
+        def work(row: BatchItem) -> tuple[str, ...]:
+            question = PromptRequest(row.text, asked.laterality, asked.view, asked.assume)
+            self.audit.write(
+                "job_row", who, job=job.id, model_sha256=self.engine.sha256, sentence=row.text
+            )
+            return self.workers.in_line(
+                lambda: self.engine.write_row(row, question, job.out, self.limits.max_pixels)
+            )
 
         job.work = work
         self.audit.write("job", who, job=job.id, rows=len(rows), model_sha256=self.engine.sha256)
         return self.jobs.add(job)
 
-    def job(self, name: str) -> FolderJob:
+    def job(self, name: str) -> BackgroundJob:
         """A job that is remembered.
 
         Raises:
@@ -247,7 +269,9 @@ class Service:
         """
         found = self.jobs.get(name)
         if found is None:
-            raise Problem(404, "no_such_job", "no such job, or it was cancelled or finished long ago.")
+            raise Problem(
+                404, "no_such_job", "no such job, or it was cancelled or finished long ago."
+            )
         return found
 
     def capabilities(self) -> CapabilitiesBody:
@@ -273,10 +297,12 @@ class Service:
 
     def _jobs_root(self) -> Path:
         if self.options.jobs_root is None:
-            raise Problem(404, "no_jobs_root", "this service runs no jobs; start it with --jobs-root FOLDER.")
+            raise Problem(
+                404, "no_jobs_root", "this service runs no jobs; start it with --jobs-root FOLDER."
+            )
         return self.options.jobs_root
 
-    def _record(self, upload: Upload, question: Question, who: str, **fields: object) -> None:
+    def _record(self, upload: Upload, question: PromptRequest, who: str, **fields: object) -> None:
         self.audit.write(
             "ask",
             who,
@@ -287,7 +313,7 @@ class Service:
         )
 
 
-def job_body(job: FolderJob) -> JobBody:
+def job_body(job: BackgroundJob) -> JobBody:
     """A job and how far it is."""
     return JobBody(
         id=job.id,
@@ -301,7 +327,7 @@ def job_body(job: FolderJob) -> JobBody:
     )
 
 
-def statement_body(answer: Answer) -> StatementBody:
+def statement_body(answer: ServedSegmentation) -> StatementBody:
     """What was understood."""
     statement = answer.statement
     return StatementBody(
@@ -330,7 +356,10 @@ def _image_body(name: str, upload: Upload, keep_seconds: float) -> ImageBody:
     shown = None
     if place is not None:
         shown = OrientationBody(
-            columns=place.columns, rows=place.rows, source=place.source, patient_left=place.patient_left
+            columns=place.columns,
+            rows=place.rows,
+            source=place.source,
+            patient_left=place.patient_left,
         )
     return ImageBody(
         id=name,
@@ -356,11 +385,11 @@ def _whose(name: str) -> Whose:
     return {"image": "image", "patient": "patient"}.get(name, "unknown")  # type: ignore[return-value]
 
 
-def _text(data: bytes) -> str:
+def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _said(work: Callable[[], T]) -> T:
+def _as_problem(work: Callable[[], T]) -> T:
     """Do `work`; a user's mistake becomes a Problem."""
     try:
         return work()

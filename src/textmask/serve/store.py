@@ -38,7 +38,13 @@ class Store(Generic[T]):
         clock: seconds that only grow.
     """
 
-    def __init__(self, most: int, most_bytes: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        most: int,
+        most_bytes: int,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._most, self._most_bytes, self._seconds, self._clock = most, most_bytes, seconds, clock
         self._kept: OrderedDict[str, _Kept[T]] = OrderedDict()
         self._lock = threading.Lock()
@@ -60,10 +66,14 @@ class Store(Generic[T]):
             ConfigError: it is larger than the whole store.
         """
         if size_bytes > self._most_bytes:
-            raise ConfigError(f"{size_bytes:,} bytes do not fit a store of {self._most_bytes:,} bytes.")
+            raise ConfigError(
+                f"{size_bytes:,} bytes do not fit a store of {self._most_bytes:,} bytes."
+            )
         with self._lock:
             self._expire()
-            while self._kept and (len(self._kept) >= self._most or self._bytes + size_bytes > self._most_bytes):
+            while self._kept and (
+                len(self._kept) >= self._most or self._bytes + size_bytes > self._most_bytes
+            ):
                 self._drop(next(iter(self._kept)))
             name = new_id()
             self._kept[name] = _Kept(value, size_bytes, self._clock())

@@ -9,12 +9,11 @@ from functools import lru_cache
 import numpy as np
 
 from textmask.errors import DataError, choose
+from textmask.statement import Laterality, Side, Statement
 from textmask.text.grammar import mend, parse
 from textmask.text.render import places, render
-from textmask.text.reports import ABBREVIATIONS
-from textmask.text.statement import Side, Statement
+from textmask.text.report_grammar import ABBREVIATIONS
 from textmask.text.words import NUMBERS
-from textmask.types import Laterality
 
 MIRROR = {
     "left": "right",

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from textmask.statement import Statement
 from textmask.text.grammar import DOTTED, parse
-from textmask.text.reports import AFTER, BEFORE, FINDINGS
-from textmask.text.statement import Statement
+from textmask.text.report_grammar import AFTER, BEFORE, FINDINGS
 from textmask.text.words import MAX_LENGTH, split_words
 
 MAX_REPORT = 20_000  # characters that are read

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from textmask.errors import choose
-from textmask.text.reports import (
+from textmask.statement import LUNG_ZONES, Laterality, Level, Side, Statement, Zone
+from textmask.text.report_grammar import (
     ABBREVIATIONS,
     BEFORE,
     BOTH,
@@ -18,7 +19,6 @@ from textmask.text.reports import (
     read_common,
     read_report,
 )
-from textmask.text.statement import LUNG_ZONES, Level, Side, Statement, Zone
 from textmask.text.words import (
     LEVELS,
     MAX_LENGTH,
@@ -31,7 +31,6 @@ from textmask.text.words import (
     repair,
     split_words,
 )
-from textmask.types import Laterality
 
 GRAMMARS = ("qata", "mosmed", "polyp", "nuclei", "lesion", "report")
 WARNINGS = {

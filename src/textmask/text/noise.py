@@ -12,10 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from textmask.errors import ConfigError, choose
-from textmask.text.edit import LONG_WORD, PLACE, deny, drop_position, paraphrase, reorder_clauses, typo
+from textmask.statement import LUNG_ZONES, Level, Side, Zone
+from textmask.text.edit import (
+    LONG_WORD,
+    PLACE,
+    deny,
+    drop_position,
+    paraphrase,
+    reorder_clauses,
+    typo,
+)
 from textmask.text.grammar import parse
 from textmask.text.render import places
-from textmask.text.statement import LUNG_ZONES, Level, Side, Zone
 from textmask.text.words import MISSPELT
 
 Edit = Callable[[str, np.random.Generator, int], str | None]

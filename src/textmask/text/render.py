@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textmask.errors import ConfigError, choose
-from textmask.text.statement import Level, Side, Statement, Zone
+from textmask.statement import Level, Side, Statement, Zone
 from textmask.text.words import NUMBERS
 
 STYLES = ("qata", "qata_original", "mosmed", "polyp", "nuclei", "lesion", "report")

@@ -6,7 +6,15 @@ import re
 from collections.abc import Collection
 from functools import lru_cache
 
-from textmask.text.reports import ABBREVIATIONS, AFTER, FINDINGS, NOUNS, OTHER, PLEURAL, REPORT_LEVELS
+from textmask.text.report_grammar import (
+    ABBREVIATIONS,
+    AFTER,
+    FINDINGS,
+    NOUNS,
+    OTHER,
+    PLEURAL,
+    REPORT_LEVELS,
+)
 from textmask.text.words import CHEST, NUMBERS, SIDES, clean, repair, split_words
 
 # words that any sentence may have, about pictures or not

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from textmask.text.statement import Level, Side
+from textmask.statement import Level, Side
 
 MAX_LENGTH = 2000
 NUMBERS = {

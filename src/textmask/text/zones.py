@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from textmask.text.statement import Level, Side, Statement, Zone
-from textmask.types import Laterality
+from textmask.statement import Laterality, Level, Side, Statement, Zone
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from typing import Literal, Self
 
-from textmask.config import LITE_WIDTHS, Augment, Optim, Recipe, Schedule, Stage
-from textmask.method import Card, MethodSpec
+from textmask.config import Augment, Optim, Recipe, Schedule, Stage
 from textmask.methods.biclip.method import BiCLIP
-from textmask.nn.image_encoders import NormName
+from textmask.methods.registry import Card, MethodSpec
+from textmask.nn.image_encoders import LITE_WIDTHS, NormName
 
 CARD = Card(
     title="BiCLIP: text refined by the image, a pseudo image painted from it, U-Net over both",
@@ -82,7 +82,12 @@ class BiCLIPRecipe(Recipe):
         At its higher learning rate the squared cycle loss of Eq. 2 outgrows the others, hence the released code's L1.
         """
         stage = self.stages[0].lite(epochs=12, views=("strong",))
-        small = {"image_widths": (32, 64), "branch_pool": 4, "head_widths": (16, 32), "iac_width": 64}
+        small = {
+            "image_widths": (32, 64),
+            "branch_pool": 4,
+            "head_widths": (16, 32),
+            "iac_width": 64,
+        }
         net = {"widths": LITE_WIDTHS, "stem_stride": 4, "warp": "input"}
         text = {"text_encoder": "minilm", "standardise_text": True, "cycle_norm": "l1"}
         return self.model_copy(update={**small, **net, **text, "stages": (stage,)})

@@ -11,7 +11,7 @@ from torch import Tensor
 from textmask.data.transforms import PHOTOMETRIC, photometric, sample_affine, warp
 from textmask.errors import DataError
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import Method
+from textmask.methods.base import Method
 from textmask.methods.biclip.model import (
     BMF,
     PooledBranch,
@@ -24,7 +24,7 @@ from textmask.methods.biclip.model import (
 )
 from textmask.nn.decoders import UNet
 from textmask.nn.image_encoders import standardise
-from textmask.text.pretrained import build_text_encoder
+from textmask.nn.pretrained_text import build_text_encoder
 from textmask.types import Batch, Embedding, Image, Mask, Output, Text
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class BiCLIP(Method):
     def __init__(self, recipe: BiCLIPRecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.text_encoder = build_text_encoder(recipe.text_encoder, standardise=recipe.standardise_text)
+        self.text_encoder = build_text_encoder(
+            recipe.text_encoder, standardise=recipe.standardise_text
+        )
         width = recipe.text_grid**2
         self.text_head = TextHead(self.text_encoder.width, width)
         self.image_branch = PooledBranch(recipe.image_widths, recipe.branch_pool)
@@ -65,7 +67,9 @@ class BiCLIP(Method):
         """Text refined by the image (Eq. 1) and the pseudo image made from it."""
         projected = self.text_head(self.text_encoder(text).text_embedding)
         refined = self.bmf(projected, self.image_branch(image))
-        return Painting(projected, refined, self.generator(refined, (image.shape[-2], image.shape[-1])))
+        return Painting(
+            projected, refined, self.generator(refined, (image.shape[-2], image.shape[-1]))
+        )
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W, from the weak branch (Eq. 7); no mask needed."""
@@ -88,7 +92,9 @@ class BiCLIP(Method):
             "seg": soft_dice(logits, mask) + bce(logits, mask),
             "gen": generation_loss(painting.pseudo_image, batch.image, batch.mask),
             "iac": iac_loss(projected_weak, projected_strong),
-            "cycle": cycle_loss(painting.text, self.image_to_text(painting.pseudo_image), self.recipe.cycle_norm),
+            "cycle": cycle_loss(
+                painting.text, self.image_to_text(painting.pseudo_image), self.recipe.cycle_norm
+            ),
         }
 
     def _views(self, batch: Batch, pseudo: Image, mask: Mask) -> tuple[Image, Image, Mask, Image]:

@@ -113,7 +113,12 @@ def cycle_loss(text: Embedding, cycled: Embedding, norm: str = "l2") -> Float[Te
 
 def iac_loss(projected_weak: Embedding, projected_strong: Embedding) -> Float[Tensor, ""]:
     """Image augmentation consistency (Eq. 6): 1 - cosine of p_w and p_s, mean over the batch."""
-    return 1 - nn.functional.cosine_similarity(projected_weak.float(), projected_strong.float(), dim=1).mean()
+    return (
+        1
+        - nn.functional.cosine_similarity(
+            projected_weak.float(), projected_strong.float(), dim=1
+        ).mean()
+    )
 
 
 def generation_loss(pseudo_image: Image, image: Image, mask: Mask) -> Float[Tensor, ""]:

@@ -5,8 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from textmask.config import Optim, Recipe, Schedule, Stage
-from textmask.method import Arm, Card, MethodSpec
 from textmask.methods.c2seg.method import C2Seg
+from textmask.methods.registry import Arm, Card, MethodSpec
 from textmask.nn.image_encoders import NormName
 from textmask.nn.ukan import UKAN_LITE_WIDTHS, UKAN_WIDTHS
 
@@ -14,10 +14,30 @@ CARD = Card(
     title="C2Seg: cluster-aware contrastive pretraining, then bidirectional complementary attention with KAN gates",
     paper="Towards Text-Mask Consistency in Medical Image Segmentation (C2Seg), anonymous authors, under review",
     published={
-        "qata-cov19": {"dice_per_image": 85.25, "iou_per_image": 76.97, "hd95_pooled_px": 12.71, "assd_px": 3.38},
-        "mosmeddata+": {"dice_per_image": 77.81, "iou_per_image": 65.17, "hd95_pooled_px": 15.02, "assd_px": 3.76},
-        "cvc-clinicdb": {"dice_per_image": 91.82, "iou_per_image": 86.81, "hd95_pooled_px": 6.53, "assd_px": 2.23},
-        "kvasir": {"dice_per_image": 91.92, "iou_per_image": 85.27, "hd95_pooled_px": 13.62, "assd_px": 3.98},
+        "qata-cov19": {
+            "dice_per_image": 85.25,
+            "iou_per_image": 76.97,
+            "hd95_pooled_px": 12.71,
+            "assd_px": 3.38,
+        },
+        "mosmeddata+": {
+            "dice_per_image": 77.81,
+            "iou_per_image": 65.17,
+            "hd95_pooled_px": 15.02,
+            "assd_px": 3.76,
+        },
+        "cvc-clinicdb": {
+            "dice_per_image": 91.82,
+            "iou_per_image": 86.81,
+            "hd95_pooled_px": 6.53,
+            "assd_px": 2.23,
+        },
+        "kvasir": {
+            "dice_per_image": 91.92,
+            "iou_per_image": 85.27,
+            "hd95_pooled_px": 13.62,
+            "assd_px": 3.98,
+        },
     },
     symbols={
         "V_0 ... V_4": ("features of UKANEncoder", "B C_l H/s_l W/s_l"),
@@ -106,12 +126,16 @@ class C2SegRecipe(Recipe):
     def _consistent(self) -> Self:
         wrong = [level for level in self.fuse_levels if not 0 <= level < len(self.widths)]
         if wrong or len(set(self.fuse_levels)) != len(self.fuse_levels):
-            raise ValueError(f"fuse_levels {self.fuse_levels}: expected distinct scales 0 to {len(self.widths) - 1}")
+            raise ValueError(
+                f"fuse_levels {self.fuse_levels}: expected distinct scales 0 to {len(self.widths) - 1}"
+            )
         if len(self.widths) < 3:
             raise ValueError(f"widths {self.widths}: the decoder needs at least three scales")
         epochs = next((stage.epochs for stage in self.stages if stage.name == "pretrain"), 0)
         if self.contrast == "none" and epochs:
-            raise ValueError("contrast is none but stage pretrain has epochs; set stages.pretrain.epochs=0 as well")
+            raise ValueError(
+                "contrast is none but stage pretrain has epochs; set stages.pretrain.epochs=0 as well"
+            )
         return self
 
     def lite(self) -> Self:
@@ -119,19 +143,39 @@ class C2SegRecipe(Recipe):
         pretrain, segment = self.stages
         pretrain = pretrain.lite(epochs=4, batch_size=256)
         segment = segment.lite(epochs=11, lr_scale={"encoder.*": 0.5, "image_head.*": 0.0})
-        net = {"widths": UKAN_LITE_WIDTHS, "stem_stride": 4, "kan_depth": 1, "fuse_levels": (2, 3, 4)}
-        text = {"text_encoder": "minilm", "standardise_text": True, "language_path_scale": "P", "chunk": 64}
+        net = {
+            "widths": UKAN_LITE_WIDTHS,
+            "stem_stride": 4,
+            "kan_depth": 1,
+            "fuse_levels": (2, 3, 4),
+        }
+        text = {
+            "text_encoder": "minilm",
+            "standardise_text": True,
+            "language_path_scale": "P",
+            "chunk": 64,
+        }
         return self.model_copy(update={**net, **text, "stages": (pretrain, segment)})
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
-        net = {"text_encoder": "tiny", "widths": (4, 8, 12), "fuse_levels": (1, 2), "kan_depth": 1, "chunk": 2}
+        net = {
+            "text_encoder": "tiny",
+            "widths": (4, 8, 12),
+            "fuse_levels": (1, 2),
+            "kan_depth": 1,
+            "chunk": 2,
+        }
         return super().smoke().model_copy(update=net)
 
 
 # an encoder without pretraining learns at the full rate
-ALONE = ("contrast=none", "stages.pretrain.epochs=0", 'stages.segment.lr_scale={"image_head.*": 0.0}')
-STUDIES = {
+ALONE = (
+    "contrast=none",
+    "stages.pretrain.epochs=0",
+    'stages.segment.lr_scale={"image_head.*": 0.0}',
+)
+ABLATION_TABLES = {
     "table3": (
         Arm("a", "image only", (*ALONE, "fusion=none")),
         Arm("b", "+ text by DualA", (*ALONE, "fusion=dual_a", "gate=none")),
@@ -149,11 +193,16 @@ STUDIES = {
         Arm("bcam-linear", "BCAM (linear)", ("bcam_map=linear",)),
         Arm("gate-mlp", "K-Gate (MLP)", ("gate=mlp",)),
     ),
-    "table4-rho": tuple(Arm(f"rho-{rho}", f"rho = {rho}", (f"rho={rho}",)) for rho in (0.6, 0.8, 1.0)),
-    "table4-tau": tuple(Arm(f"tau-{tau}", f"tau = {tau}", (f"tau={tau}",)) for tau in (0.05, 0.07, 0.1)),
+    "table4-rho": tuple(
+        Arm(f"rho-{rho}", f"rho = {rho}", (f"rho={rho}",)) for rho in (0.6, 0.8, 1.0)
+    ),
+    "table4-tau": tuple(
+        Arm(f"tau-{tau}", f"tau = {tau}", (f"tau={tau}",)) for tau in (0.05, 0.07, 0.1)
+    ),
     "table4-batch": tuple(
-        Arm(f"batch-{n}", f"batch = {n}", (f"stages.pretrain.batch_size={n}",)) for n in (128, 256, 512)
+        Arm(f"batch-{n}", f"batch = {n}", (f"stages.pretrain.batch_size={n}",))
+        for n in (128, 256, 512)
     ),
 }
 
-SPEC = MethodSpec("c2seg", CARD, C2SegRecipe, C2Seg, studies=STUDIES)
+SPEC = MethodSpec("c2seg", CARD, C2SegRecipe, C2Seg, ablation_tables=ABLATION_TABLES)

@@ -18,14 +18,14 @@ from textmask.losses.contrastive import (
     target_entropy,
 )
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import Method
+from textmask.methods.base import Method
 from textmask.methods.c2seg.model import BCAM, Fusion, LanguagePath
 from textmask.nn.attention import stretched
 from textmask.nn.gradient_cache import in_chunks
 from textmask.nn.image_encoders import standardise
 from textmask.nn.kan import KANLinear
+from textmask.nn.pretrained_text import build_text_encoder
 from textmask.nn.ukan import Map, UKANDecoder, UKANEncoder, build_head
-from textmask.text.pretrained import build_text_encoder
 from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
@@ -45,12 +45,16 @@ class C2Seg(Method):
     def __init__(self, recipe: C2SegRecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.text_encoder = build_text_encoder(recipe.text_encoder, standardise=recipe.standardise_text)
+        self.text_encoder = build_text_encoder(
+            recipe.text_encoder, standardise=recipe.standardise_text
+        )
         text_width = self.text_encoder.width
         kan = partial(KANLinear, grid=recipe.kan_grid, order=recipe.kan_order, span=recipe.kan_span)
         widths = recipe.widths
         kan_stages = {"conv": 0, "hybrid": 2, "kan": len(widths)}[recipe.encoder]
-        self.encoder = UKANEncoder(widths, kan, kan_stages, recipe.kan_depth, recipe.stem_stride, recipe.norm)
+        self.encoder = UKANEncoder(
+            widths, kan, kan_stages, recipe.kan_depth, recipe.stem_stride, recipe.norm
+        )
         self.image_head = nn.Linear(widths[-1], text_width)  # W_v
         maps: dict[str, Map] = {"kan": kan, "linear": NormedLinear, "mlp": NormedLinear}
         path: LanguagePath = "dual" if recipe.fusion == "dual_a" else "complementary"

@@ -46,8 +46,14 @@ class BCAM(nn.Module):
         scale: Literal["none", "P"] = "none",
     ) -> None:
         super().__init__()
-        self.vision_key, self.vision_value = make_map(channels, channels), make_map(channels, channels)
-        self.language_key, self.language_value = make_map(channels, channels), make_map(channels, channels)
+        self.vision_key, self.vision_value = (
+            make_map(channels, channels),
+            make_map(channels, channels),
+        )
+        self.language_key, self.language_value = (
+            make_map(channels, channels),
+            make_map(channels, channels),
+        )
         self.language_path, self.scale = language_path, scale
 
     def forward(self, vision: Places, language: TextTokens, token_mask: TokenMask) -> Streams:
@@ -57,18 +63,26 @@ class BCAM(nn.Module):
         language_key, language_value = self.language_key(language), self.language_value(language)
         real = token_mask[:, None].float()  # B 1 N
         with torch.autocast(vision.device.type, enabled=False):
-            a = vision_key.float() @ language_key.float().transpose(1, 2) / math.sqrt(vision.shape[2])  # Eq. 4
+            a = (
+                vision_key.float()
+                @ language_key.float().transpose(1, 2)
+                / math.sqrt(vision.shape[2])
+            )  # Eq. 4
             # a large negative number, not -inf: a sentence without any token must not give NaN
             over_tokens = a.masked_fill(~token_mask[:, None], -1e9).softmax(dim=2)
             over_places = a.softmax(dim=1)
             # mean over n, before the product
-            place_weight = (over_places @ real.transpose(1, 2)).squeeze(2) / real.sum(dim=2).clamp(min=1)
+            place_weight = (over_places @ real.transpose(1, 2)).squeeze(2) / real.sum(dim=2).clamp(
+                min=1
+            )
         if self.scale == "P":
             place_weight = place_weight * places
         dtype = vision_value.dtype
         f_v = over_tokens.to(dtype) @ (language_value * real.transpose(1, 2).to(dtype))  # Eq. 5
         if self.language_path == "complementary":
-            f_l = place_weight[..., None].to(dtype) * vision_value  # Eq. 6: V_value does not depend on n
+            f_l = (
+                place_weight[..., None].to(dtype) * vision_value
+            )  # Eq. 6: V_value does not depend on n
         else:
             seen = over_places.transpose(1, 2).to(dtype) @ vision_value
             f_l = over_tokens.to(dtype) @ (seen * real.transpose(1, 2).to(dtype))
@@ -100,7 +114,12 @@ class Fusion(nn.Module):
     """
 
     def __init__(
-        self, channels: int, text_width: int, attention: BCAM, make_gate_map: Map | None, residual: bool = False
+        self,
+        channels: int,
+        text_width: int,
+        attention: BCAM,
+        make_gate_map: Map | None,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.text = nn.Linear(text_width, channels, bias=False)
@@ -118,7 +137,9 @@ class Fusion(nn.Module):
         rows = feature.shape[2]
         vision = rearrange(feature, "b c h w -> b (h w) c")
         streams = self.attention(vision, self.text(text_tokens), token_mask)
-        both = torch.cat([self.vision_gate(streams.vision), self.language_gate(streams.language)], dim=2)
+        both = torch.cat(
+            [self.vision_gate(streams.vision), self.language_gate(streams.language)], dim=2
+        )
         out = rearrange(self.mix(both), "b (h w) c -> b c h w", h=rows)
         weight = rearrange(streams.place_weight, "b (h w) -> b 1 h w", h=rows)
         return (feature + out if self.residual else out), weight

@@ -4,10 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from textmask.config import EMA, LITE_WIDTHS, Augment, Optim, Ramp, Recipe, Schedule, Stage
-from textmask.method import Arm, Card, MethodSpec
+from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
 from textmask.methods.dusss.method import DuSSS
-from textmask.nn.image_encoders import NormName
+from textmask.methods.registry import Arm, Card, MethodSpec
+from textmask.nn.image_encoders import LITE_WIDTHS, NormName
 
 CARD = Card(
     title="DuSSS: similarity supervised by uncertainty, then pseudo-labels refined by sentences",
@@ -35,7 +35,7 @@ class DuSSSRecipe(Recipe):
     """Fields of `dusss`; the defaults are the paper's equations, and REFERENCE's choice where the paper is silent.
 
     Attributes:
-        image_encoder: of the vision-language model, see `textmask.nn.pretrained.build_image_encoder`.
+        image_encoder: of the vision-language model, see `textmask.nn.pretrained_image.build_image_encoder`.
         text_encoder: frozen; `standardise_text` spreads its sentence vectors by those of the training sentences.
         width, heads: E of the common space, attention heads of the Gaussian heads.
         sss: Eq. 5; False contrasts plain cosines.
@@ -107,14 +107,28 @@ class DuSSSRecipe(Recipe):
         """CPU preset: EfficientNet-Lite0, MiniLM, the stride-4 U-Net; an epoch draws 60 batches."""
         pretrain, segment = self.stages
         common = {"steps_per_epoch": 60, "augment": Augment()}
-        frozen = {"vlm.encoder.conv_stem.*": 0.0, "vlm.encoder.bn0.*": 0.0, "vlm.encoder.blocks.[012].*": 0.0}
+        frozen = {
+            "vlm.encoder.conv_stem.*": 0.0,
+            "vlm.encoder.bn0.*": 0.0,
+            "vlm.encoder.blocks.[012].*": 0.0,
+        }
         pretrain = pretrain.lite(
-            epochs=6, **common, optim=Optim(lr=5e-4), lr_scale={"net.*": 0.0, **frozen, "vlm.encoder.*": 0.25}
+            epochs=6,
+            **common,
+            optim=Optim(lr=5e-4),
+            lr_scale={"net.*": 0.0, **frozen, "vlm.encoder.*": 0.25},
         )
         ramp = Ramp(to=0.5, end_epoch=10, shape="sigmoid")
         weights = {"sup": 1.0, "merged": ramp, "text": ramp}
-        segment = segment.lite(epochs=30, **common, weights=weights, lr_scale={"vlm.*": 0.0}, validate_every=5)
-        net = {"image_encoder": "efficientnet_lite0", "text_encoder": "minilm", "standardise_text": True, "width": 128}
+        segment = segment.lite(
+            epochs=30, **common, weights=weights, lr_scale={"vlm.*": 0.0}, validate_every=5
+        )
+        net = {
+            "image_encoder": "efficientnet_lite0",
+            "text_encoder": "minilm",
+            "standardise_text": True,
+            "width": 128,
+        }
         unet = {"widths": LITE_WIDTHS, "stem_stride": 4, "dice_weight": 0.5}
         return self.model_copy(update={**net, **unet, "stages": (pretrain, segment)})
 
@@ -136,10 +150,18 @@ class DuSSSRecipe(Recipe):
         return super().smoke().model_copy(update={**net, "stages": (pretrain, segment)})
 
 
-NO_SSS, NO_DCL, NO_TG = ("sss=false",), ("stages.pretrain.weights.imc=0.0",), ("stages.pretrain.weights.tg=0.0",)
+NO_SSS, NO_DCL, NO_TG = (
+    ("sss=false",),
+    ("stages.pretrain.weights.imc=0.0",),
+    ("stages.pretrain.weights.tg=0.0",),
+)
 TEACHER_ALONE = ("stages.pretrain.epochs=0", "merge=teacher")
 # the lite presets side by side, cheap enough for many seeds: 420 batches of 16 labelled pictures each
-SEGMENT = ("stages.segment.epochs=14", "stages.segment.steps_per_epoch=30", "stages.segment.batch_size=16")
+SEGMENT = (
+    "stages.segment.epochs=14",
+    "stages.segment.steps_per_epoch=30",
+    "stages.segment.batch_size=16",
+)
 UNLABELLED = ("stages.segment.unlabelled_batch_size=16",)
 VALIDATED = ("stages.segment.validate_every=5",)
 PRETRAIN = (
@@ -148,9 +170,13 @@ PRETRAIN = (
     "stages.pretrain.batch_size=16",
     "stages.pretrain.unlabelled_batch_size=16",
 )
-STUDIES = {
+ABLATION_TABLES = {
     "table1": tuple(
-        Arm(f"labels-{percent}", f"{percent} % of the labels", (f"stages.*.labelled_fraction={percent / 100}",))
+        Arm(
+            f"labels-{percent}",
+            f"{percent} % of the labels",
+            (f"stages.*.labelled_fraction={percent / 100}",),
+        )
         for percent in (25, 50)
     ),
     "table2": (
@@ -164,12 +190,24 @@ STUDIES = {
     ),
     "few_labels": (
         Arm("supervised", "U-Net, labelled pictures only", (*SEGMENT, *VALIDATED), method="unet"),
-        Arm("baseline", "Mean Teacher over the same U-Net", (*TEACHER_ALONE, *SEGMENT, *UNLABELLED)),
+        Arm(
+            "baseline", "Mean Teacher over the same U-Net", (*TEACHER_ALONE, *SEGMENT, *UNLABELLED)
+        ),
         Arm("dusss", "DuSSS over the same U-Net", (*PRETRAIN, *SEGMENT, *UNLABELLED)),
-        Arm("mean_teacher", "Mean Teacher over MMI-UNet", ("stages.semi.epochs=16",), method="mean_teacher"),
-        Arm("statement_unet", "parsed zones, no language model", (*SEGMENT, *VALIDATED), method="statement_unet"),
+        Arm(
+            "mean_teacher",
+            "Mean Teacher over MMI-UNet",
+            ("stages.semi.epochs=16",),
+            method="mean_teacher",
+        ),
+        Arm(
+            "statement_unet",
+            "parsed zones, no language model",
+            (*SEGMENT, *VALIDATED),
+            method="statement_unet",
+        ),
         Arm("text_prior", "mean mask of the sentence, no image", method="text_prior"),
     ),
 }
 
-SPEC = MethodSpec("dusss", CARD, DuSSSRecipe, DuSSS, studies=STUDIES)
+SPEC = MethodSpec("dusss", CARD, DuSSSRecipe, DuSSS, ablation_tables=ABLATION_TABLES)

@@ -12,9 +12,15 @@ from torch import Tensor, nn
 
 from textmask.data.loaders import build_text
 from textmask.errors import DataError
-from textmask.losses.contrastive import Pairs, cosine_similarity_matrix, hard_target, info_nce, soft_contrastive
+from textmask.losses.contrastive import (
+    Pairs,
+    cosine_similarity_matrix,
+    hard_target,
+    info_nce,
+    soft_contrastive,
+)
 from textmask.losses.segmentation import dice_bce
-from textmask.method import Method, Teacher
+from textmask.methods.base import Method
 from textmask.methods.dusss.similarity import (
     Gaussian,
     GaussianHead,
@@ -24,9 +30,10 @@ from textmask.methods.dusss.similarity import (
 )
 from textmask.nn.decoders import UNet
 from textmask.nn.image_encoders import standardise
-from textmask.nn.pretrained import build_image_encoder
+from textmask.nn.pretrained_image import build_image_encoder
+from textmask.nn.pretrained_text import build_text_encoder
+from textmask.nn.teacher import Teacher
 from textmask.text.edit import meaning_kept
-from textmask.text.pretrained import build_text_encoder
 from textmask.types import Batch, Embedding, Image, Logits, Mask, Output, Text, TextFeatures
 
 if TYPE_CHECKING:
@@ -43,7 +50,10 @@ class VisionLanguage(nn.Module):
         channels = self.encoder.info.channels
         self.patch, self.whole = nn.Linear(channels[-2], width), nn.Linear(channels[-1], width)
         self.token, self.sentence = nn.Linear(text_width, width), nn.Linear(text_width, width)
-        self.image_head, self.text_head = GaussianHead(width, recipe.heads), GaussianHead(width, recipe.heads)
+        self.image_head, self.text_head = (
+            GaussianHead(width, recipe.heads),
+            GaussianHead(width, recipe.heads),
+        )
         self.grounding = GroundingDecoder(channels[-2], width)
         self.log_tau = nn.Parameter(torch.tensor(recipe.tau).log())
 
@@ -56,25 +66,31 @@ class VisionLanguage(nn.Module):
         """B 3 H W in [0, 1] -> its Gaussian, patch features B C h w; [CLS] is the mean of the coarsest map."""
         *_, patches, coarsest = self.encoder(image)
         whole = self.whole(coarsest.mean(dim=(2, 3)))
-        tokens = torch.cat([whole[:, None], self.patch(rearrange(patches, "b c h w -> b (h w) c"))], dim=1)
-        return _gaussian(whole, *self.image_head(tokens)), patches
+        tokens = torch.cat(
+            [whole[:, None], self.patch(rearrange(patches, "b c h w -> b (h w) c"))], dim=1
+        )
+        return _as_gaussian(whole, *self.image_head(tokens)), patches
 
     def text(self, features: TextFeatures) -> Gaussian:
         """Features of the frozen encoder -> the Gaussian of a sentence; [CLS] is its pooled vector."""
         whole = self.sentence(features.text_embedding)
         tokens = torch.cat([whole[:, None], self.token(features.text_tokens)], dim=1)
         mask = torch.cat([features.token_mask.new_ones(len(whole), 1), features.token_mask], dim=1)
-        return _gaussian(whole, *self.text_head(tokens, mask))
+        return _as_gaussian(whole, *self.text_head(tokens, mask))
 
     def mask_logits(self, image: Image, features: TextFeatures) -> Logits:
         """Logits of y_text (Eq. 10), B 1 H W: each picture with its own sentence."""
         *_, patches, _ = self.encoder(image)
         _, logits = self.grounding(patches, self.sentence(features.text_embedding))
-        return nn.functional.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+        return nn.functional.interpolate(
+            logits, image.shape[-2:], mode="bilinear", align_corners=False
+        )
 
 
-def _gaussian(embedding: Embedding, mean: Embedding, log_variance: Embedding) -> Gaussian:
-    return Gaussian(embedding.float(), mean.float(), torch.exp(0.5 * log_variance.float().clamp(-10, 10)))
+def _as_gaussian(embedding: Embedding, mean: Embedding, log_variance: Embedding) -> Gaussian:
+    return Gaussian(
+        embedding.float(), mean.float(), torch.exp(0.5 * log_variance.float().clamp(-10, 10))
+    )
 
 
 def merged_label(teacher: Logits, text: Logits, merge: str) -> Mask:
@@ -98,7 +114,9 @@ class DuSSS(Method):
     def __init__(self, recipe: DuSSSRecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.text_encoder = build_text_encoder(recipe.text_encoder, standardise=recipe.standardise_text)
+        self.text_encoder = build_text_encoder(
+            recipe.text_encoder, standardise=recipe.standardise_text
+        )
         self.vlm = VisionLanguage(recipe, self.text_encoder.width)
         self.net = UNet(recipe.widths, recipe.stem_stride, norm=recipe.norm)
         self.teacher = Teacher(self.net, recipe.ema)
@@ -154,7 +172,9 @@ class DuSSS(Method):
             **{f"d_sss_{q}": torch.quantile(d_sss.detach(), q / 100) for q in (25, 50, 75)},
             "tau": tau.detach(),
         }
-        within = info_nce(self._similarity(i1, i2)[0], torch.eye(len(image), device=image.device), tau)
+        within = info_nce(
+            self._similarity(i1, i2)[0], torch.eye(len(image), device=image.device), tau
+        )
         within = within + info_nce(self._similarity(t1, t2)[0], target, tau)
         return {
             "cmc": soft_contrastive(cross, target, tau) / 2,
@@ -164,11 +184,15 @@ class DuSSS(Method):
 
     def _segment(self, batch: Batch) -> dict[str, Tensor]:
         if batch.mask is None:
-            raise DataError("dusss needs labelled pictures beside the unlabelled ones; this batch has no masks.")
+            raise DataError(
+                "dusss needs labelled pictures beside the unlabelled ones; this batch has no masks."
+            )
         recipe, unlabelled = self.recipe, batch.unlabelled
         image = batch.image
         if unlabelled is not None:  # one pass over both streams
-            image = torch.cat([image, unlabelled.views.get("strong", unlabelled.image).to(image.dtype)])
+            image = torch.cat(
+                [image, unlabelled.views.get("strong", unlabelled.image).to(image.dtype)]
+            )
         logits, _ = self.net(standardise(image))
         own, student = logits[: len(batch)], logits[len(batch) :]
         losses = {"sup": dice_bce(own, batch.mask, recipe.dice_weight)}
@@ -194,9 +218,15 @@ class DuSSS(Method):
 
     def _similarity(self, a: Gaussian, b: Gaussian) -> tuple[Pairs, Pairs]:
         """Eq. 5, or the plain cosine without SSS; and D_SSS."""
-        similarity, d_sss = uncertain_similarity(a, b, self.vlm.tau, self.recipe.constants, self.recipe.lam)
-        return (similarity if self.recipe.sss else cosine_similarity_matrix(a.embedding, b.embedding)), d_sss
+        similarity, d_sss = uncertain_similarity(
+            a, b, self.vlm.tau, self.recipe.constants, self.recipe.lam
+        )
+        return (
+            similarity if self.recipe.sss else cosine_similarity_matrix(a.embedding, b.embedding)
+        ), d_sss
 
     def _target(self, sentence: Embedding) -> Pairs:
         """One-to-one, or with the mass shared by equal sentences."""
-        return hard_target(cosine_similarity_matrix(sentence, sentence), self.recipe.merge_equal_text)
+        return hard_target(
+            cosine_similarity_matrix(sentence, sentence), self.recipe.merge_equal_text
+        )

@@ -38,11 +38,18 @@ class GaussianHead(nn.Module):
         self.lift = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.LayerNorm(2 * width))
         self.attention = Attention(2 * width, heads)
         self.mean, self.log_variance = (
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, 4 * width),
+                nn.GELU(),
+                nn.Linear(4 * width, width),
+            )
             for _ in range(2)
         )
 
-    def forward(self, tokens: Float[Tensor, "b n e"], mask: Tensor | None = None) -> tuple[Embedding, Embedding]:
+    def forward(
+        self, tokens: Float[Tensor, "b n e"], mask: Tensor | None = None
+    ) -> tuple[Embedding, Embedding]:
         """Tokens B N E, mask B N (True = real) -> mean and log-variance, B E each."""
         lifted = self.lift(tokens)
         first = (lifted[:, :1] + self.attention(lifted[:, :1], lifted, lifted, mask))[:, 0]
@@ -54,7 +61,9 @@ def wasserstein2(a: Gaussian, b: Gaussian) -> Pairs:
     """D_2W = ||mu_1 - mu_2||^2 + ||sigma_1 - sigma_2||^2 of every pair, B B (Eq. 1)."""
 
     def squared(x: Embedding, y: Embedding) -> Pairs:
-        return torch.cdist(x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist").square()
+        return torch.cdist(
+            x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist"
+        ).square()
 
     return squared(a.mean, b.mean) + squared(a.sigma, b.sigma)
 
@@ -97,9 +106,13 @@ class GatedUp(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1)
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
         )
-        self.gate = nn.Parameter(torch.full((), 1e-2))  # at 0 the convolutions would start without a gradient
+        self.gate = nn.Parameter(
+            torch.full((), 1e-2)
+        )  # at 0 the convolutions would start without a gradient
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """B C h w -> B C 2h 2w."""
@@ -137,4 +150,6 @@ def pooled_region(pixels: Float[Tensor, "b e h w"], logits: Float[Tensor, "b 1 h
     """v_f^t: pixel features averaged by the mask that the sentence gives, B E."""
     weight = rearrange(torch.sigmoid(logits), "b 1 h w -> b (h w)")
     flat = rearrange(pixels.float(), "b e h w -> b (h w) e")
-    return torch.einsum("bne,bn->be", flat, weight) / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    return torch.einsum("bne,bn->be", flat, weight) / weight.sum(dim=1, keepdim=True).clamp(
+        min=1e-6
+    )

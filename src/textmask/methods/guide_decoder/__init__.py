@@ -2,9 +2,10 @@
 
 from typing import Self
 
-from textmask.config import BACKBONE_STAGE, LITE0_LR, Recipe, Stage
-from textmask.method import Card, MethodSpec
+from textmask.config import Recipe, Stage
 from textmask.methods.guide_decoder.method import GuideDecoderMethod
+from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR
+from textmask.methods.registry import Card, MethodSpec
 from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE
 from textmask.nn.guide_decoder import GuideDecoderFields
 
@@ -12,7 +13,9 @@ CARD = Card(
     title="GuideDecoder: every scale of the decoder asks the sentence",
     paper="Zhong et al., Ariadne's Thread: Using Text Prompts to Improve Segmentation of Infected Areas from Chest "
     "X-ray Images, MICCAI 2023",
-    published={"qata-cov19": {"dice_pooled": 89.78, "iou_pooled": 81.45}},  # as the SSA paper prints it, Table I
+    published={
+        "qata-cov19": {"dice_pooled": 89.78, "iou_pooled": 81.45}
+    },  # as the SSA paper prints it, Table I
     symbols={
         "f_i": ("features of the image encoder", "B C_i H/s_i W/s_i"),
         "guided": ("Referred.maps", "B C_i H/s_i W/s_i, coarse to fine"),
@@ -27,7 +30,7 @@ class GuideDecoderRecipe(Recipe):
     """Fields of `guide_decoder`.
 
     Attributes:
-        image_encoder: see `textmask.nn.pretrained.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
+        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
         text_encoder: frozen.
         net: fields of the network.
     """
@@ -42,13 +45,22 @@ class GuideDecoderRecipe(Recipe):
         """CPU preset: EfficientNet-Lite0, MiniLM; QaTa within 40 minutes on two cores."""
         net = LITE_BACKBONE.guide_decoder
         stages = (self.stages[0].lite(epochs=8, lr_scale=LITE0_LR),)
-        lite = {"image_encoder": "efficientnet_lite0", "text_encoder": "minilm", "net": net, "stages": stages}
+        lite = {
+            "image_encoder": "efficientnet_lite0",
+            "text_encoder": "minilm",
+            "net": net,
+            "stages": stages,
+        }
         return self.model_copy(update=lite)
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
         net = SMOKE_BACKBONE.guide_decoder
-        return super().smoke().model_copy(update={"image_encoder": "tiny", "text_encoder": "tiny", "net": net})
+        return (
+            super()
+            .smoke()
+            .model_copy(update={"image_encoder": "tiny", "text_encoder": "tiny", "net": net})
+        )
 
 
 SPEC = MethodSpec("guide_decoder", CARD, GuideDecoderRecipe, GuideDecoderMethod)

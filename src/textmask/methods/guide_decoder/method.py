@@ -9,10 +9,10 @@ from torch import Tensor
 
 from textmask.errors import DataError
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import Method
+from textmask.methods.base import Method
 from textmask.nn.guide_decoder import GuideDecoder
-from textmask.nn.pretrained import build_image_encoder
-from textmask.text.pretrained import build_text_encoder
+from textmask.nn.pretrained_image import build_image_encoder
+from textmask.nn.pretrained_text import build_text_encoder
 from textmask.types import Batch, Image, Output, Text
 
 if TYPE_CHECKING:

@@ -2,9 +2,10 @@
 
 from typing import Self
 
-from textmask.config import EMA, LITE0_LR, Augment, Optim, Ramp, Recipe, Schedule, Stage
-from textmask.method import Card, MethodSpec
+from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
 from textmask.methods.mean_teacher.method import MeanTeacher
+from textmask.methods.presets import LITE0_LR
+from textmask.methods.registry import Card, MethodSpec
 from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
 CARD = Card(
@@ -53,16 +54,27 @@ class MeanTeacherRecipe(Recipe):
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM; an epoch draws 20 batches of 16 + 16; 20 minutes on two cores."""
         burn_in, semi = self.stages
-        common = {"lr_scale": LITE0_LR, "batch_size": 16, "steps_per_epoch": 20, "augment": Augment()}
+        common = {
+            "lr_scale": LITE0_LR,
+            "batch_size": 16,
+            "steps_per_epoch": 20,
+            "augment": Augment(),
+        }
         burn_in = burn_in.lite(epochs=5, **common, schedule=Schedule(name="constant"))
         weights = semi.weights | {"cons": Ramp(to=1.0, end_epoch=8, shape="sigmoid")}
-        semi = semi.lite(epochs=20, **common, unlabelled_batch_size=16, weights=weights, validate_every=5)
-        return self.model_copy(update={"backbone": LITE_BACKBONE, "text_encoder": "minilm", "stages": (burn_in, semi)})
+        semi = semi.lite(
+            epochs=20, **common, unlabelled_batch_size=16, weights=weights, validate_every=5
+        )
+        return self.model_copy(
+            update={"backbone": LITE_BACKBONE, "text_encoder": "minilm", "stages": (burn_in, semi)}
+        )
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
         burn_in, semi = super().smoke().stages
-        semi = semi.model_copy(update={"unlabelled_batch_size": 4, "weights": semi.weights | {"cons": 1.0}})
+        semi = semi.model_copy(
+            update={"unlabelled_batch_size": 4, "weights": semi.weights | {"cons": 1.0}}
+        )
         net = {"backbone": SMOKE_BACKBONE, "text_encoder": "tiny", "stages": (burn_in, semi)}
         return super().smoke().model_copy(update=net)
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from textmask.errors import DataError
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import Method, Teacher
+from textmask.methods.base import Method
 from textmask.nn.backbones import build_backbone
-from textmask.text.pretrained import build_text_encoder
+from textmask.nn.pretrained_text import build_text_encoder
+from textmask.nn.teacher import Teacher
 from textmask.types import Batch, Image, Output, Text
 
 if TYPE_CHECKING:
@@ -53,10 +54,14 @@ class MeanTeacher(Method):
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """`dice` and `bce` on labelled pictures; stage `semi` also `cons`, the squared distance of probabilities."""
         if batch.mask is None:
-            raise DataError("mean_teacher needs labelled pictures beside the unlabelled ones; this batch has no masks.")
+            raise DataError(
+                "mean_teacher needs labelled pictures beside the unlabelled ones; this batch has no masks."
+            )
         image, text, unlabelled = batch.image, batch.text, batch.unlabelled
         if unlabelled is not None:  # one pass over both streams
-            image = torch.cat([image, unlabelled.views.get("strong_blur", unlabelled.image).to(image.dtype)])
+            image = torch.cat(
+                [image, unlabelled.views.get("strong_blur", unlabelled.image).to(image.dtype)]
+            )
             text = Text.joined(text, unlabelled.text)
         logits = self.net(image, self.text_encoder(text)).logits
         own, other = logits[: len(batch)], logits[len(batch) :]
@@ -66,5 +71,7 @@ class MeanTeacher(Method):
         if unlabelled is None:  # every picture is labelled
             return losses | {"cons": losses["bce"] * 0}
         with torch.no_grad():
-            taught = torch.sigmoid(self.teacher(unlabelled.image, self.text_encoder(unlabelled.text)).logits.float())
+            taught = torch.sigmoid(
+                self.teacher(unlabelled.image, self.text_encoder(unlabelled.text)).logits.float()
+            )
         return losses | {"cons": (torch.sigmoid(other.float()) - taught).square().mean()}

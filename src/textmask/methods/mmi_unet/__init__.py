@@ -2,19 +2,25 @@
 
 from typing import Self
 
-from textmask.config import BACKBONE_STAGE, LITE0_LR, Recipe, Stage
-from textmask.method import Card, MethodSpec
+from textmask.config import Recipe, Stage
 from textmask.methods.mmi_unet.method import MMIUNetMethod
+from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR
+from textmask.methods.registry import Card, MethodSpec
 from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE
 from textmask.nn.mmi_unet import MMIUNetFields
 
 CARD = Card(
     title="MMI-UNet: image and sentence update each other between the scales of the encoder",
     paper="Bui et al., Visual-Textual Matching Attention for Lesion Segmentation in Chest Images, MICCAI 2024",
-    published={"qata-cov19": {"dice_pooled": 90.88, "iou_pooled": 83.28}},  # as the SSA paper prints it, Table I
+    published={
+        "qata-cov19": {"dice_pooled": 90.88, "iou_pooled": 83.28}
+    },  # as the SSA paper prints it, Table I
     symbols={
         "f_i": ("map of one scale", "B C_i H/s_i W/s_i"),
-        "bridged map, bridged text": ("Referred.maps, Referred.texts", "B C_i H/s_i W/s_i and B L D, coarse to fine"),
+        "bridged map, bridged text": (
+            "Referred.maps, Referred.texts",
+            "B C_i H/s_i W/s_i and B L D, coarse to fine",
+        ),
     },
     limits="The text tokens of a scale carry what was seen at the finer ones, so a wrong sentence spreads.",
 )
@@ -24,7 +30,7 @@ class MMIUNetRecipe(Recipe):
     """Fields of `mmi_unet`.
 
     Attributes:
-        image_encoder: see `textmask.nn.pretrained.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
+        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
         text_encoder: frozen.
         net: fields of the network.
     """
@@ -39,13 +45,22 @@ class MMIUNetRecipe(Recipe):
         """CPU preset: EfficientNet-Lite0, MiniLM, bridgers at three scales; QaTa within 40 minutes on two cores."""
         net = LITE_BACKBONE.mmi_unet
         stages = (self.stages[0].lite(epochs=8, lr_scale=LITE0_LR),)
-        lite = {"image_encoder": "efficientnet_lite0", "text_encoder": "minilm", "net": net, "stages": stages}
+        lite = {
+            "image_encoder": "efficientnet_lite0",
+            "text_encoder": "minilm",
+            "net": net,
+            "stages": stages,
+        }
         return self.model_copy(update=lite)
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
         net = SMOKE_BACKBONE.mmi_unet
-        return super().smoke().model_copy(update={"image_encoder": "tiny", "text_encoder": "tiny", "net": net})
+        return (
+            super()
+            .smoke()
+            .model_copy(update={"image_encoder": "tiny", "text_encoder": "tiny", "net": net})
+        )
 
 
 SPEC = MethodSpec("mmi_unet", CARD, MMIUNetRecipe, MMIUNetMethod)

@@ -4,15 +4,18 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from textmask.config import EMA, LITE0_LR, Augment, Optim, Ramp, Recipe, Schedule, Stage
-from textmask.method import Arm, Card, MethodSpec
+from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
+from textmask.methods.presets import LITE0_LR
+from textmask.methods.registry import Arm, Card, MethodSpec
 from textmask.methods.semi_medref.method import SemiMedRef
 from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
 CARD = Card(
     title="Semi-MedRef: teacher and student whose mixed pictures and sentences stay true to each other",
     paper="Li et al., Semi-MedRef: Semi-Supervised Medical Referring Image Segmentation with Cross-Modal Alignment",
-    published={"qata-cov19": {"dice_pooled": 91.39, "iou_pooled": 84.14}},  # all labels; 86.39 with 1 % of them
+    published={
+        "qata-cov19": {"dice_pooled": 91.39, "iou_pooled": 84.14}
+    },  # all labels; 86.39 with 1 % of them
     symbols={
         "f_s, f_t": ("SemiMedRef.net, SemiMedRef.teacher", "networks"),
         "y-hat (Eq. 3), mixed (Eq. 8)": ("Mixed.target", "B 1 H W, 0 or 1"),
@@ -82,7 +85,13 @@ class SemiMedRefRecipe(Recipe):
             schedule=Schedule(name="cosine"),
             augment=ZOOM,
             views=("strong_blur",),
-            weights={"dice": 1.0, "bce": 1.0, "cons": Ramp(to=0.3, end_epoch=15), "itcl_l": 0.02, "itcl_u": 0.1},
+            weights={
+                "dice": 1.0,
+                "bce": 1.0,
+                "cons": Ramp(to=0.3, end_epoch=15),
+                "itcl_l": 0.02,
+                "itcl_u": 0.1,
+            },
             patience=30,
         ),
     )
@@ -90,26 +99,45 @@ class SemiMedRefRecipe(Recipe):
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM; an epoch draws 20 batches of 16 + 16; 20 minutes on two cores."""
         burn_in, semi = self.stages
-        common = {"lr_scale": LITE0_LR, "batch_size": 16, "steps_per_epoch": 20, "augment": Augment()}
+        common = {
+            "lr_scale": LITE0_LR,
+            "batch_size": 16,
+            "steps_per_epoch": 20,
+            "augment": Augment(),
+        }
         burn_in = burn_in.lite(
-            epochs=5, **common | {"lr_scale": LITE0_LR | burn_in.lr_scale, "schedule": Schedule(name="constant")}
+            epochs=5,
+            **common
+            | {"lr_scale": LITE0_LR | burn_in.lr_scale, "schedule": Schedule(name="constant")},
         )
         weights = semi.weights | {"cons": Ramp(to=0.3, end_epoch=5)}
-        semi = semi.lite(epochs=20, **common, unlabelled_batch_size=16, weights=weights, validate_every=5)
+        semi = semi.lite(
+            epochs=20, **common, unlabelled_batch_size=16, weights=weights, validate_every=5
+        )
         lite = {"backbone": LITE_BACKBONE, "text_encoder": "minilm", "standardise_text": True}
-        return self.model_copy(update={**lite, "ema": EMA(start=0.99, end=0.99), "stages": (burn_in, semi)})
+        return self.model_copy(
+            update={**lite, "ema": EMA(start=0.99, end=0.99), "stages": (burn_in, semi)}
+        )
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
         net = {"backbone": SMOKE_BACKBONE, "text_encoder": "tiny", "align_width": 8, "block_px": 8}
         burn_in, semi = super().smoke().stages
         semi = semi.model_copy(
-            update={"unlabelled_batch_size": 4, "weights": semi.weights | {"cons": 0.3}, "schedule": Schedule()}
+            update={
+                "unlabelled_batch_size": 4,
+                "weights": semi.weights | {"cons": 0.3},
+                "schedule": Schedule(),
+            }
         )
         return super().smoke().model_copy(update={**net, "stages": (burn_in, semi)})
 
 
-SUPERVISED = ("stages.semi.weights.cons=0.0", "stages.semi.weights.itcl_l=0.0", "stages.semi.weights.itcl_u=0.0")
+SUPERVISED = (
+    "stages.semi.weights.cons=0.0",
+    "stages.semi.weights.itcl_l=0.0",
+    "stages.semi.weights.itcl_u=0.0",
+)
 NO_ITCL = SUPERVISED[1:]
 PLAIN = ("text_view=none", "mix=none")
 # the lite presets side by side, cheap enough for many seeds: 260 batches of 16 labelled pictures each, 128 x 128 pixels
@@ -121,9 +149,13 @@ SUPERVISED_ALONE = (
     "stages.segment.batch_size=16",
     "stages.segment.validate_every=5",
 )
-STUDIES = {
+ABLATION_TABLES = {
     "table1": tuple(
-        Arm(f"labels-{percent}", f"{percent} % of the labels", (f"stages.*.labelled_fraction={percent / 100}",))
+        Arm(
+            f"labels-{percent}",
+            f"{percent} % of the labels",
+            (f"stages.*.labelled_fraction={percent / 100}",),
+        )
         for percent in (1, 2, 5, 15, 100)
     ),
     "table2": (
@@ -143,13 +175,25 @@ STUDIES = {
         Arm("all", "PosAug, T-PatchMix, ITCL", ()),
     ),
     "few_labels": (
-        Arm("supervised", "MMI-UNet, labelled pictures only", (*SUPERVISED_ALONE, *SMALL), method="mmi_unet"),
+        Arm(
+            "supervised",
+            "MMI-UNet, labelled pictures only",
+            (*SUPERVISED_ALONE, *SMALL),
+            method="mmi_unet",
+        ),
         Arm("mean_teacher", "Mean Teacher over MMI-UNet", SHORT, method="mean_teacher"),
         Arm("semi_medref", "Semi-MedRef over MMI-UNet", (*SHORT, "block_px=8")),
-        Arm("statement_unet", "parsed zones, no language model", (*SUPERVISED_ALONE, *SMALL), method="statement_unet"),
+        Arm(
+            "statement_unet",
+            "parsed zones, no language model",
+            (*SUPERVISED_ALONE, *SMALL),
+            method="statement_unet",
+        ),
         Arm("unet", "image only", (*SUPERVISED_ALONE, *SMALL), method="unet"),
         Arm("text_prior", "mean mask of the sentence, no image", method="text_prior"),
     ),
 }
 
-SPEC = MethodSpec("semi_medref", CARD, SemiMedRefRecipe, SemiMedRef, studies=STUDIES)
+SPEC = MethodSpec(
+    "semi_medref", CARD, SemiMedRefRecipe, SemiMedRef, ablation_tables=ABLATION_TABLES
+)

@@ -10,14 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from textmask.errors import DataError
-from textmask.losses.contrastive import cosine_similarity_matrix, hard_target, jaccard_target, soft_contrastive
+from textmask.losses.contrastive import (
+    cosine_similarity_matrix,
+    hard_target,
+    jaccard_target,
+    soft_contrastive,
+)
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import Method, Teacher
+from textmask.methods.base import Method
 from textmask.methods.semi_medref.patch_mix import Mixed, PatchMix, patch_mix
 from textmask.methods.semi_medref.text_views import text_view
 from textmask.nn.backbones import build_backbone
+from textmask.nn.pretrained_text import build_text_encoder
 from textmask.nn.referring import Referred
-from textmask.text.pretrained import build_text_encoder
+from textmask.nn.teacher import Teacher
 from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
@@ -30,11 +36,17 @@ class SemiMedRef(Method):
     def __init__(self, recipe: SemiMedRefRecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.text_encoder = build_text_encoder(recipe.text_encoder, standardise=recipe.standardise_text)
+        self.text_encoder = build_text_encoder(
+            recipe.text_encoder, standardise=recipe.standardise_text
+        )
         self.net = build_backbone(recipe.backbone, self.text_encoder.width)
         width = recipe.align_width
-        self.image_head = nn.Sequential(nn.Linear(self.net.widths[0][0], width), nn.LayerNorm(width))
-        self.text_head = nn.Sequential(nn.Linear(self.text_encoder.width, width), nn.LayerNorm(width))
+        self.image_head = nn.Sequential(
+            nn.Linear(self.net.widths[0][0], width), nn.LayerNorm(width)
+        )
+        self.text_head = nn.Sequential(
+            nn.Linear(self.text_encoder.width, width), nn.LayerNorm(width)
+        )
         self.teacher = Teacher(self.net, recipe.ema)
         self._monitors: dict[str, Tensor] = {}
 
@@ -63,12 +75,17 @@ class SemiMedRef(Method):
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """Stage `burn_in`: `dice`, `bce` (Eq. 2). Stage `semi`: also `cons` (Eq. 4), `itcl_l`, `itcl_u` (Eq. 9)."""
         if batch.mask is None:
-            raise DataError("semi_medref needs labelled pictures beside the unlabelled ones; this batch has no masks.")
+            raise DataError(
+                "semi_medref needs labelled pictures beside the unlabelled ones; this batch has no masks."
+            )
         self._monitors = {}
         if stage == "burn_in":
             logits = self.net(batch.image, self.text_encoder(batch.text)).logits
             return {"dice": soft_dice(logits, batch.mask), "bce": bce(logits, batch.mask)}
-        n, mixed = len(batch), self._strong(batch.unlabelled) if batch.unlabelled is not None else None
+        n, mixed = (
+            len(batch),
+            self._strong(batch.unlabelled) if batch.unlabelled is not None else None,
+        )
         image, text = batch.image, batch.text
         if mixed is not None:  # one pass over both streams
             image = torch.cat([image, mixed.image.to(image.dtype)])
@@ -100,7 +117,12 @@ class SemiMedRef(Method):
         found: Referred = self.teacher(unlabelled.image, self.text_encoder(unlabelled.text))
         probability = torch.sigmoid(found.logits.float())
         spoken = text_view(
-            unlabelled.text, recipe.text_view, self.text_encoder.blank, recipe.posaug_p, recipe.posaug_mode, rng
+            unlabelled.text,
+            recipe.text_view,
+            self.text_encoder.blank,
+            recipe.posaug_p,
+            recipe.posaug_mode,
+            rng,
         )
         settings = PatchMix(recipe.mix, recipe.block_px, recipe.mix_share, recipe.tau, recipe.gate)
         strong = unlabelled.views.get("strong_blur", unlabelled.image).clone()
@@ -120,5 +142,9 @@ class SemiMedRef(Method):
     def _contrast(self, image: Embedding, sentence: Embedding, text: Text) -> Tensor:
         """ITCL (Eq. 9): both directions, halved; or the paper's control, CLIP's one-to-one targets."""
         similarity = cosine_similarity_matrix(image, sentence)
-        target = jaccard_target(text.zones) if self.recipe.contrast == "itcl" else hard_target(similarity)
+        target = (
+            jaccard_target(text.zones)
+            if self.recipe.contrast == "itcl"
+            else hard_target(similarity)
+        )
         return soft_contrastive(similarity, target, self.recipe.contrast_tau) / 2

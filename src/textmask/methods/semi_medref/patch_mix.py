@@ -16,10 +16,10 @@ from torch import Tensor
 
 from textmask.data.loaders import build_text
 from textmask.errors import ConfigError
+from textmask.statement import Laterality, Side, Statement, Zone
 from textmask.text.render import render
-from textmask.text.statement import Side, Statement, Zone
 from textmask.text.zones import image_zones, zone_map
-from textmask.types import Image, Laterality, Mask, Text
+from textmask.types import Image, Mask, Text
 
 MixMode = Literal["none", "position", "probability", "naive"]
 GateScope = Literal["sample", "block"]
@@ -71,7 +71,9 @@ class Mixed:
         """True where a pixel is the partner's."""
         pixels = repeat(self.blocks, "b h w -> b 1 (h p) (w q)", p=self.block_px, q=self.block_px)
         rows, columns = self.target.shape[2:]
-        return torch.nn.functional.pad(pixels, (0, columns - pixels.shape[3], 0, rows - pixels.shape[2]))
+        return torch.nn.functional.pad(
+            pixels, (0, columns - pixels.shape[3], 0, rows - pixels.shape[2])
+        )
 
 
 @lru_cache(maxsize=65536)
@@ -109,7 +111,9 @@ def draw_blocks(
         generator: of the draw.
     """
     n, rows, columns = confidence.shape
-    taken = (torch.rand((n, rows, columns), generator=generator) < settings.share).to(confidence.device)
+    taken = (torch.rand((n, rows, columns), generator=generator) < settings.share).to(
+        confidence.device
+    )
     if settings.mode == "naive":
         return taken
     if settings.mode == "probability":
@@ -119,12 +123,17 @@ def draw_blocks(
         span = region(statements[j])
         if span is not None and not conflict(statements[i], statements[j]):
             top, bottom, left, right = span
-            block = slice(round(top * rows), round(bottom * rows)), slice(round(left * columns), round(right * columns))
+            block = (
+                slice(round(top * rows), round(bottom * rows)),
+                slice(round(left * columns), round(right * columns)),
+            )
             allowed[i][block] = True
     return taken & allowed.to(taken.device)
 
 
-def gated(blocks: Blocks, confidence: Float[Tensor, "b rows columns"], settings: PatchMix) -> Blocks:
+def gated(
+    blocks: Blocks, confidence: Float[Tensor, "b rows columns"], settings: PatchMix
+) -> Blocks:
     """The blocks that pass the lesion gate (Eq. 7): mean teacher probability of the partner inside them >= tau."""
     if settings.mode == "naive":
         return blocks
@@ -136,7 +145,12 @@ def gated(blocks: Blocks, confidence: Float[Tensor, "b rows columns"], settings:
 
 
 def patch_mix(
-    image: Image, probability: Mask, text: Text, spoken: Sequence[str], settings: PatchMix, generator: torch.Generator
+    image: Image,
+    probability: Mask,
+    text: Text,
+    spoken: Sequence[str],
+    settings: PatchMix,
+    generator: torch.Generator,
 ) -> Mixed:
     """Mix each sample with another of the batch.
 
@@ -160,7 +174,9 @@ def patch_mix(
     shift = int(torch.randint(1, n, (), generator=generator))
     partner = (torch.arange(n) + shift) % n
     confidence = _block_means(probability, p)[partner]
-    blocks = gated(draw_blocks(text.statements, partner, confidence, settings, generator), confidence, settings)
+    blocks = gated(
+        draw_blocks(text.statements, partner, confidence, settings, generator), confidence, settings
+    )
     hard = _in_blocks(target, p)
     _paste(hard, blocks, partner)
     sentences, statements = list(spoken), list(text.statements)
@@ -177,7 +193,9 @@ def patch_mix(
     return Mixed(image, target, build_text(sentences, statements), blocks, p)
 
 
-def _in_blocks(picture: Shaped[Tensor, "b c h w"], p: int) -> Shaped[Tensor, "b rows columns c p p"]:
+def _in_blocks(
+    picture: Shaped[Tensor, "b c h w"], p: int
+) -> Shaped[Tensor, "b rows columns c p p"]:
     """The whole blocks of a picture, as a view that writes into it."""
     rows, columns = picture.shape[2] // p, picture.shape[3] // p
     part = picture[..., : rows * p, : columns * p]
@@ -190,17 +208,23 @@ def _block_means(probability: Mask, p: int) -> Float[Tensor, "b rows columns"]:
     """Mean of each whole block: rows first, then columns, four times as fast as average pooling on a CPU."""
     rows, columns = probability.shape[2] // p, probability.shape[3] // p
     bands = reduce(probability[:, 0, : rows * p].float(), "b (rows p) w -> b rows w", "sum", p=p)
-    means: Tensor = reduce(bands[..., : columns * p], "b rows (columns p) -> b rows columns", "sum", p=p) / p**2
+    means: Tensor = (
+        reduce(bands[..., : columns * p], "b rows (columns p) -> b rows columns", "sum", p=p) / p**2
+    )
     return means
 
 
-def _paste(view: Shaped[Tensor, "b rows columns c p p"], blocks: Blocks, partner: Int[Tensor, " b"]) -> None:
+def _paste(
+    view: Shaped[Tensor, "b rows columns c p p"], blocks: Blocks, partner: Int[Tensor, " b"]
+) -> None:
     """Overwrite the chosen blocks by the partner's, as they were before any was overwritten."""
     i, row, column = torch.nonzero(blocks, as_tuple=True)
     view[i, row, column] = view[partner.to(i.device)[i], row, column]
 
 
-def union(a: Statement, b: Statement, lesion: npt.NDArray[np.bool_]) -> tuple[Statement, str] | None:
+def union(
+    a: Statement, b: Statement, lesion: npt.NDArray[np.bool_]
+) -> tuple[Statement, str] | None:
     """What both sentences name together, without the zones in which the mixed target is empty, and how it is said.
 
     `lesion` (rows, columns) tells which blocks hold a pixel of the mixed target; zones are no finer than that. None
@@ -212,8 +236,20 @@ def union(a: Statement, b: Statement, lesion: npt.NDArray[np.bool_]) -> tuple[St
     style = STYLE_OF_GRAMMAR.get(a.grammar or b.grammar)
     if style is None:
         return None
-    lateral = None if style not in ("qata", "mosmed") else ("unilateral", "bilateral")[len({s for s, _ in zones}) == 2]
-    claim = replace(a, zones=zones, count=None, lateral=lateral, absent=not zones, negated=frozenset(), warnings=())
+    lateral = (
+        None
+        if style not in ("qata", "mosmed")
+        else ("unilateral", "bilateral")[len({s for s, _ in zones}) == 2]
+    )
+    claim = replace(
+        a,
+        zones=zones,
+        count=None,
+        lateral=lateral,
+        absent=not zones,
+        negated=frozenset(),
+        warnings=(),
+    )
     try:
         return claim, said(claim, style)
     except ConfigError:

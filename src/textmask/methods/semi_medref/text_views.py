@@ -14,7 +14,9 @@ TextView = Literal["none", "posaug", "generic"]
 PosAugMode = Literal["mix", "dropout", "fuzzing"]
 
 
-def position_augmented(prompt: str, blank: str, p: float, mode: PosAugMode, rng: np.random.Generator) -> str:
+def position_augmented(
+    prompt: str, blank: str, p: float, mode: PosAugMode, rng: np.random.Generator
+) -> str:
     """With probability p the places become `blank` (dropout) or "a region of the lung" (fuzzing); `mix` tosses a coin.
 
     Places are found by the parser: every style of caption, typos included. A sentence without a place stays.
@@ -32,7 +34,9 @@ def generically_augmented(prompt: str, p: float, rng: np.random.Generator) -> st
     return (paraphrase, reorder_clauses, typo)[int(rng.integers(3))](prompt, rng)
 
 
-def text_view(text: Text, view: TextView, blank: str, p: float, mode: PosAugMode, rng: np.random.Generator) -> Text:
+def text_view(
+    text: Text, view: TextView, blank: str, p: float, mode: PosAugMode, rng: np.random.Generator
+) -> Text:
     """The sentences that the student reads. Their statements stay: what is true of the picture is not what is said."""
     if view == "none":
         return text

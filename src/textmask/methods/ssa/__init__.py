@@ -4,8 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from textmask.config import BACKBONE_STAGE, LITE0_LR, Ramp, Recipe, Stage
-from textmask.method import Arm, Card, MethodSpec
+from textmask.config import Ramp, Recipe, Stage
+from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR
+from textmask.methods.registry import Arm, Card, MethodSpec
 from textmask.methods.ssa.method import SSA
 from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
@@ -73,9 +74,13 @@ class SSARecipe(Recipe):
     def _consistent(self) -> Self:
         if self.align_scale >= self.backbone.scales:
             name, scales = self.backbone.name, self.backbone.scales
-            raise ValueError(f"align_scale {self.align_scale}: {name} fuses {scales} scales, 0 the coarsest")
+            raise ValueError(
+                f"align_scale {self.align_scale}: {name} fuses {scales} scales, 0 the coarsest"
+            )
         if self.dead_zone is not None and not 0 <= self.dead_zone[0] <= self.dead_zone[1] <= 1:
-            raise ValueError(f"dead_zone {self.dead_zone}: expected two values in [0, 1], the lower first, or null")
+            raise ValueError(
+                f"dead_zone {self.dead_zone}: expected two values in [0, 1], the lower first, or null"
+            )
         return self
 
     def lite(self) -> Self:
@@ -88,14 +93,19 @@ class SSARecipe(Recipe):
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
-        net = {"backbone": SMOKE_BACKBONE, "text_encoder": "tiny", "align_width": 8, "align_heads": 2}
+        net = {
+            "backbone": SMOKE_BACKBONE,
+            "text_encoder": "tiny",
+            "align_width": 8,
+            "align_heads": 2,
+        }
         smoke = super().smoke().model_copy(update=net)
         return smoke.override("stages.segment.weights.guide=0.1")
 
 
 NO_DSOT = ("stages.segment.weights.global=0.0", "stages.segment.weights.local=0.0")
 NO_CDG = ("stages.segment.weights.guide=0.0",)
-STUDIES = {
+ABLATION_TABLES = {
     "table2": (
         Arm("1", "backbone", (*NO_DSOT, *NO_CDG)),
         Arm("2", "CDG", NO_DSOT),
@@ -103,7 +113,12 @@ STUDIES = {
         Arm("4", "DSOT and CDG: SSA", ()),
     ),
     "table3": (
-        Arm("unet", "image only, all labels", ("stages.segment.labelled_fraction=1.0",), method="unet"),
+        Arm(
+            "unet",
+            "image only, all labels",
+            ("stages.segment.labelled_fraction=1.0",),
+            method="unet",
+        ),
         *(
             Arm(
                 f"ssa-{percent}",
@@ -115,4 +130,4 @@ STUDIES = {
     ),
 }
 
-SPEC = MethodSpec("ssa", CARD, SSARecipe, SSA, studies=STUDIES)
+SPEC = MethodSpec("ssa", CARD, SSARecipe, SSA, ablation_tables=ABLATION_TABLES)

@@ -46,7 +46,9 @@ class Alignment(nn.Module):
         self.scale = recipe.align_scale
         self.image = nn.Sequential(nn.Linear(widths[0], width), nn.LayerNorm(width))
         self.text = nn.Sequential(nn.Linear(widths[1], width), nn.LayerNorm(width))
-        self.text_asks = None if bidirectional else Interactor(width, recipe.align_heads, dropout=0.0)
+        self.text_asks = (
+            None if bidirectional else Interactor(width, recipe.align_heads, dropout=0.0)
+        )
 
     def forward(self, found: Referred) -> Aligned:
         """The chosen scale of a backbone's output -> tokens of width E."""
@@ -65,7 +67,9 @@ def mean_token(tokens: TextTokens, token_mask: TokenMask) -> Embedding:
     return (tokens * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
 
-def global_loss(aligned: Aligned, sentence: Embedding, tau: float, merge_equal: bool) -> Float[Tensor, ""]:
+def global_loss(
+    aligned: Aligned, sentence: Embedding, tau: float, merge_equal: bool
+) -> Float[Tensor, ""]:
     """L_global: symmetric InfoNCE, mean of both directions, of mean image tokens with mean text tokens.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from textmask.text.statement import Level, Side, Statement, Zone
+from textmask.statement import Level, Side, Statement, Zone
 from textmask.text.zones import ZONE_MAPS, Band, image_zones, zone_map
 from textmask.types import Logits, Mask
 
@@ -35,7 +35,9 @@ def directed_zones(statement: Statement) -> frozenset[Zone]:
     return zones
 
 
-def bounding_box(attention: Mask, level: float = 0.5, share: tuple[float, float] = (0.01, 0.95)) -> Box:
+def bounding_box(
+    attention: Mask, level: float = 0.5, share: tuple[float, float] = (0.01, 0.95)
+) -> Box:
     """Tight box round A_norm >= `level`; the whole picture where less or more than `share` of the pixels pass."""
     inside = attention[:, 0] >= level
     passing = inside.flatten(1).float().mean(dim=1)
@@ -51,7 +53,9 @@ def bounding_box(attention: Mask, level: float = 0.5, share: tuple[float, float]
     return torch.where(usable[:, None], torch.stack(box, dim=1), whole)
 
 
-def prior(statements: Sequence[Statement], box: Box, size: tuple[int, int], frame: Frame = "image") -> Mask:
+def prior(
+    statements: Sequence[Statement], box: Box, size: tuple[int, int], frame: Frame = "image"
+) -> Mask:
     """M_pri: one Gaussian a named side x level, combined by maximum, 0 outside the box; 1 where no place is named.
 
     Args:
@@ -67,21 +71,35 @@ def prior(statements: Sequence[Statement], box: Box, size: tuple[int, int], fram
     for b, statement in enumerate(statements):
         for side, level in directed_zones(statement):
             named[b, list(Side).index(side), list(Level).index(level)] = 1
-    tables = [ZONE_MAPS["box"] if frame == "box" else zone_map(statement) for statement in statements]
-    levels = _curves([[table.levels[level] for level in Level] for table in tables], size[0], box[:, :2], frame)
-    sides = _curves([[table.sides[side] for side in Side] for table in tables], size[1], box[:, 2:], frame)
-    down = (named[..., None] * levels[:, None]).amax(dim=2)  # B side H: the level that is named there
+    tables = [
+        ZONE_MAPS["box"] if frame == "box" else zone_map(statement) for statement in statements
+    ]
+    levels = _band_weights(
+        [[table.levels[level] for level in Level] for table in tables], size[0], box[:, :2], frame
+    )
+    sides = _band_weights(
+        [[table.sides[side] for side in Side] for table in tables], size[1], box[:, 2:], frame
+    )
+    down = (named[..., None] * levels[:, None]).amax(
+        dim=2
+    )  # B side H: the level that is named there
     found = torch.zeros(len(statements), *size, device=device)
-    for i in torch.nonzero(named.amax(dim=(0, 2)))[:, 0].tolist():  # sides that nobody names cost nothing
+    for i in torch.nonzero(named.amax(dim=(0, 2)))[
+        :, 0
+    ].tolist():  # sides that nobody names cost nothing
         torch.maximum(found, down[:, i, :, None] * sides[:, i, None], out=found)
     found[~named.flatten(1).any(dim=1)] = 1
     return found[:, None]
 
 
-def _curves(bands: list[list[Band]], n: int, span: Float[Tensor, "b 2"], frame: Frame) -> Float[Tensor, "b 3 n"]:
+def _band_weights(
+    bands: list[list[Band]], n: int, span: Float[Tensor, "b 2"], frame: Frame
+) -> Float[Tensor, "b 3 n"]:
     """Three Gaussians along one axis, 0 outside `span` (two shares), in which frame `box` measures its shares."""
     centre, sigma = (
-        torch.tensor([[getattr(band, name) for band in row] for row in bands], device=span.device)[..., None]
+        torch.tensor([[getattr(band, name) for band in row] for row in bands], device=span.device)[
+            ..., None
+        ]
         for name in ("centre", "sigma")
     )
     place = ((torch.arange(n, device=span.device) + 0.5) / n)[None]
@@ -94,7 +112,10 @@ def _curves(bands: list[list[Band]], n: int, span: Float[Tensor, "b 2"], frame: 
 
 @torch.no_grad()
 def guidance(
-    attention: Float[Tensor, "b 1 h w"], statements: Sequence[Statement], size: tuple[int, int], frame: Frame
+    attention: Float[Tensor, "b 1 h w"],
+    statements: Sequence[Statement],
+    size: tuple[int, int],
+    frame: Frame,
 ) -> Guidance:
     """M_guide = A_norm * M_pri (Eq. 3), at `size`; `attention` is A_norm at the scale of the tokens."""
     full = nn.functional.interpolate(attention.float(), size, mode="bilinear", align_corners=False)
@@ -126,5 +147,7 @@ def guide_loss(
     counted = counted.expand_as(target).float()
     x = logits.float()
     each = nn.functional.softplus(x) - target * x  # BCE of a logit
-    loss: Tensor = torch.linalg.vecdot(each.flatten(), counted.flatten()) / counted.sum().clamp(min=1)
+    loss: Tensor = torch.linalg.vecdot(each.flatten(), counted.flatten()) / counted.sum().clamp(
+        min=1
+    )
     return loss

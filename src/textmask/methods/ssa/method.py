@@ -10,12 +10,18 @@ from torch import Tensor
 
 from textmask.errors import DataError
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import Method
-from textmask.methods.ssa.alignment import Aligned, Alignment, attention_map, global_loss, local_loss
+from textmask.methods.base import Method
+from textmask.methods.ssa.alignment import (
+    Aligned,
+    Alignment,
+    attention_map,
+    global_loss,
+    local_loss,
+)
 from textmask.methods.ssa.guidance import Guidance, guidance, guide_loss, refined
 from textmask.nn.backbones import build_backbone
+from textmask.nn.pretrained_text import build_text_encoder
 from textmask.text.grammar import parse
-from textmask.text.pretrained import build_text_encoder
 from textmask.types import Batch, Image, Output, Text, TextFeatures
 
 if TYPE_CHECKING:
@@ -29,8 +35,12 @@ class SSA(Method):
         super().__init__()
         self.recipe = recipe
         self.text_encoder = build_text_encoder(recipe.text_encoder)
-        self.net = build_backbone(recipe.backbone, self.text_encoder.width, last_answers=recipe.align_scale == 0)
-        self.alignment = Alignment(recipe, self.net.widths[recipe.align_scale], self.net.bidirectional)
+        self.net = build_backbone(
+            recipe.backbone, self.text_encoder.width, last_answers=recipe.align_scale == 0
+        )
+        self.alignment = Alignment(
+            recipe, self.net.widths[recipe.align_scale], self.net.bidirectional
+        )
         self._monitors: dict[str, Tensor] = {}
 
     def prepare(self, prompts: Sequence[str]) -> None:
@@ -50,16 +60,22 @@ class SSA(Method):
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
         """The maps of `image_features` and the sentence -> as `forward`; None computes them."""
-        logits, aligned, _ = self._run(self.image_features(image) if features is None else features, image, text)
+        logits, aligned, _ = self._run(
+            self.image_features(image) if features is None else features, image, text
+        )
         found = self._guidance(aligned, image, text)
-        return Output(logits, {"attention": found.attention, "prior": found.prior, "guide": found.guide})
+        return Output(
+            logits, {"attention": found.attention, "prior": found.prior, "guide": found.guide}
+        )
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """`dice`, `bce`; `global`, `local` of DSOT (Eq. 1-2); `guide` of CDG (Eq. 3-4)."""
         if batch.mask is None:
             raise DataError("ssa trains on labelled rows only; this batch has no masks.")
         recipe = self.recipe
-        logits, aligned, features = self._run(self.image_features(batch.image), batch.image, batch.text)
+        logits, aligned, features = self._run(
+            self.image_features(batch.image), batch.image, batch.text
+        )
         found = self._guidance(aligned, batch.image, batch.text)
         target = refined(logits, found.guide, recipe.beta)
         with torch.no_grad():
@@ -67,7 +83,9 @@ class SSA(Method):
         return {
             "dice": soft_dice(logits, batch.mask),
             "bce": bce(logits, batch.mask),
-            "global": global_loss(aligned, features.text_embedding, recipe.tau, recipe.merge_equal_text),
+            "global": global_loss(
+                aligned, features.text_embedding, recipe.tau, recipe.merge_equal_text
+            ),
             "local": local_loss(aligned, recipe),
             "guide": guide_loss(logits, target, found, recipe.dead_zone),
         }
@@ -76,7 +94,9 @@ class SSA(Method):
         """Mean of P_refined - P_pred at the last step: how far, and which way, the guide pulls."""
         return self._monitors
 
-    def _run(self, maps: tuple[Tensor, ...], image: Image, text: Text) -> tuple[Tensor, Aligned, TextFeatures]:
+    def _run(
+        self, maps: tuple[Tensor, ...], image: Image, text: Text
+    ) -> tuple[Tensor, Aligned, TextFeatures]:
         features = self.text_encoder(text)
         found = self.net.decode(maps, image, features)
         return found.logits, self.alignment(found), features
@@ -85,4 +105,9 @@ class SSA(Method):
         """The guide in the frame of the picture as it came, after any augmentation."""
         statements = text.statements or tuple(map(parse, text.prompts))
         with torch.no_grad():
-            return guidance(attention_map(aligned), statements, (image.shape[2], image.shape[3]), self.recipe.frame)
+            return guidance(
+                attention_map(aligned),
+                statements,
+                (image.shape[2], image.shape[3]),
+                self.recipe.frame,
+            )

@@ -2,10 +2,11 @@
 
 from typing import Self
 
-from textmask.config import BASELINE_STAGE, LITE_WIDTHS, Recipe, Stage
-from textmask.method import Card, MethodSpec
+from textmask.config import Recipe, Stage
+from textmask.methods.presets import BASELINE_STAGE
+from textmask.methods.registry import Card, MethodSpec
 from textmask.methods.statement_unet.method import StatementUNet
-from textmask.nn.image_encoders import NormName
+from textmask.nn.image_encoders import LITE_WIDTHS, NormName
 
 CARD = Card(
     title="U-Net told the parsed zones, no language model",
@@ -40,7 +41,11 @@ class StatementUNetRecipe(Recipe):
 
     def smoke(self) -> Self:
         """Tiny, for tests."""
-        return super().smoke().model_copy(update={"widths": (8, 12), "stem_stride": 2, "statement_width": 8})
+        return (
+            super()
+            .smoke()
+            .model_copy(update={"widths": (8, 12), "stem_stride": 2, "statement_width": 8})
+        )
 
 
 SPEC = MethodSpec("statement_unet", CARD, StatementUNetRecipe, StatementUNet)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from textmask.errors import DataError
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import Method
+from textmask.methods.base import Method
 from textmask.nn.decoders import UNet
 from textmask.nn.image_encoders import standardise
-from textmask.text.statement import ZONES
+from textmask.statement import ZONES
 from textmask.types import Batch, Image, Output, Text
 
 if TYPE_CHECKING:
@@ -24,11 +24,19 @@ class StatementUNet(Method):
 
     def __init__(self, recipe: StatementUNetRecipe) -> None:
         super().__init__()
-        self.unet = UNet(recipe.widths, recipe.stem_stride, stem_extra=recipe.map_channels, norm=recipe.norm)
+        self.unet = UNet(
+            recipe.widths, recipe.stem_stride, stem_extra=recipe.map_channels, norm=recipe.norm
+        )
         width = recipe.statement_width
-        self.statement = nn.Sequential(nn.Linear(len(ZONES), width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.statement = nn.Sequential(
+            nn.Linear(len(ZONES), width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+        )
         self.map_size = recipe.map_size
-        self.map = nn.Linear(width, recipe.map_channels * recipe.map_size**2) if recipe.map_channels else None
+        self.map = (
+            nn.Linear(width, recipe.map_channels * recipe.map_size**2)
+            if recipe.map_channels
+            else None
+        )
         widths = self.unet.film_widths if recipe.film else ()
         self.films = nn.ModuleList(nn.Linear(width, 2 * channels) for channels in widths)
         for parameter in self.films.parameters():  # starts as the unconditioned net
@@ -40,7 +48,9 @@ class StatementUNet(Method):
         films = [film(hidden) for film in self.films] or None
         grid = None
         if self.map is not None:
-            grid = rearrange(self.map(hidden), "b (c h w) -> b c h w", h=self.map_size, w=self.map_size)
+            grid = rearrange(
+                self.map(hidden), "b (c h w) -> b c h w", h=self.map_size, w=self.map_size
+            )
         logits, feature = self.unet(standardise(image), films, grid)
         return Output(logits, {"feature": feature} | ({} if grid is None else {"map": grid}))
 

@@ -3,7 +3,7 @@
 from typing import Self
 
 from textmask.config import Recipe, Stage
-from textmask.method import Card, MethodSpec
+from textmask.methods.registry import Card, MethodSpec
 from textmask.methods.text_prior.method import TextPrior
 
 CARD = Card(
@@ -34,5 +34,8 @@ class TextPriorRecipe(Recipe):
 
 
 SPEC = MethodSpec(
-    "text_prior", CARD, TextPriorRecipe, lambda recipe: TextPrior(recipe.grid, recipe.cut, recipe.min_count)
+    "text_prior",
+    CARD,
+    TextPriorRecipe,
+    lambda recipe: TextPrior(recipe.grid, recipe.cut, recipe.min_count),
 )

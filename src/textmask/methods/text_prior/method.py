@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from textmask.errors import DataError
-from textmask.method import Method
-from textmask.text.statement import ZONES
+from textmask.methods.base import Method
+from textmask.statement import ZONES
 from textmask.types import Batch, Image, Output, Text, ZoneBits
 
 
@@ -33,7 +33,9 @@ class TextPrior(Method):
         """Add a labelled batch to the table."""
         if batch.mask is None:
             raise DataError("text_prior averages masks; this batch has none.")
-        small = nn.functional.interpolate(batch.mask.float(), self.sums.shape[-2:], mode="area")[:, 0]
+        small = nn.functional.interpolate(batch.mask.float(), self.sums.shape[-2:], mode="area")[
+            :, 0
+        ]
         rows = self.code(batch.text.zones)
         self.sums.index_add_(0, rows, small)
         self.counts.index_add_(0, rows, torch.ones(len(rows), device=rows.device))
@@ -47,7 +49,11 @@ class TextPrior(Method):
         rows = self.code(text.zones)
         overall = self.sums.sum(0) / self.counts.sum().clamp(min=1)
         known = (self.counts[rows] >= self.min_count)[:, None, None]
-        mean = torch.where(known, self.sums[rows] / self.counts[rows].clamp(min=1)[:, None, None], overall)
-        full = nn.functional.interpolate(mean[:, None], image.shape[-2:], mode="bilinear", align_corners=False)
+        mean = torch.where(
+            known, self.sums[rows] / self.counts[rows].clamp(min=1)[:, None, None], overall
+        )
+        full = nn.functional.interpolate(
+            mean[:, None], image.shape[-2:], mode="bilinear", align_corners=False
+        )
         offset = torch.logit(torch.tensor(self.cut))
         return Output(torch.logit(full, eps=1e-4) - offset, {"prior": mean})

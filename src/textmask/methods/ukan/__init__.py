@@ -2,8 +2,9 @@
 
 from typing import Literal, Self
 
-from textmask.config import BASELINE_STAGE, Recipe, Stage
-from textmask.method import Card, MethodSpec
+from textmask.config import Recipe, Stage
+from textmask.methods.presets import BASELINE_STAGE
+from textmask.methods.registry import Card, MethodSpec
 from textmask.methods.ukan.method import UKAN
 from textmask.nn.image_encoders import NormName
 from textmask.nn.ukan import UKAN_LITE_WIDTHS, UKAN_WIDTHS
@@ -45,7 +46,9 @@ class UKANRecipe(Recipe):
     def lite(self) -> Self:
         """Stem at stride 4, wider fine scales; QaTa in under half an hour on two cores."""
         stages = (self.stages[0].lite(epochs=8),)
-        return self.model_copy(update={"widths": UKAN_LITE_WIDTHS, "stem_stride": 4, "stages": stages})
+        return self.model_copy(
+            update={"widths": UKAN_LITE_WIDTHS, "stem_stride": 4, "stages": stages}
+        )
 
     def smoke(self) -> Self:
         """Tiny, for tests."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from textmask.errors import DataError
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import Method
+from textmask.methods.base import Method
 from textmask.nn.image_encoders import standardise
 from textmask.nn.kan import KANLinear
 from textmask.nn.ukan import UKANDecoder, UKANEncoder, build_head

@@ -2,10 +2,11 @@
 
 from typing import Self
 
-from textmask.config import BASELINE_STAGE, LITE_WIDTHS, Recipe, Stage
-from textmask.method import Card, MethodSpec
+from textmask.config import Recipe, Stage
+from textmask.methods.presets import BASELINE_STAGE
+from textmask.methods.registry import Card, MethodSpec
 from textmask.methods.unet.method import UNetMethod
-from textmask.nn.image_encoders import NormName
+from textmask.nn.image_encoders import LITE_WIDTHS, NormName
 
 CARD = Card(
     title="U-Net, image only",
@@ -42,4 +43,9 @@ class UNetRecipe(Recipe):
         return super().smoke().model_copy(update={"widths": (8, 12), "stem_stride": 2})
 
 
-SPEC = MethodSpec("unet", CARD, UNetRecipe, lambda recipe: UNetMethod(recipe.widths, recipe.stem_stride, recipe.norm))
+SPEC = MethodSpec(
+    "unet",
+    CARD,
+    UNetRecipe,
+    lambda recipe: UNetMethod(recipe.widths, recipe.stem_stride, recipe.norm),
+)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from textmask.errors import DataError
 from textmask.losses.segmentation import bce, soft_dice
-from textmask.method import Method
+from textmask.methods.base import Method
 from textmask.nn.decoders import UNet
 from textmask.nn.image_encoders import NormName, standardise
 from textmask.types import Batch, Image, Output, Text

@@ -1,0 +1,161 @@
+"""Finds the picture and the mask a table means, whatever prefix, letter case and suffix it writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from textmask.data.manifest import SPLIT_ALIASES
+
+Kind = Literal["image", "mask"]
+
+SUFFIXES = (
+    ".png",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".jpg",
+    ".jpeg",
+)  # of two files of one name the earlier is taken
+IMAGE_FOLDERS = {"img", "imgs", "image", "images", "frames", "original"}
+MASK_FOLDERS = {
+    "labelcol", "gts", "gt", "ground-truths", "ground truth", "ground_truth", "ground-truth",
+    "mask", "masks", "bin_masks", "labels", "label", "lesion mask",
+}  # fmt: skip
+OTHER_FOLDERS = {
+    "bone mask"
+}  # BM-Seg: masks of something else, under the names of the pictures; not entered
+TABLE_SUFFIXES = (".csv", ".json", ".xlsx")
+MAX_DEPTH = 5
+
+
+def folder_split(name: str) -> str | None:
+    """The split a folder or table name part means: Train_Folder, "Test Set", val; None when it means none."""
+    plain = name.lower().removesuffix("_folder").removesuffix(" set").removesuffix("_set")
+    return SPLIT_ALIASES.get(plain)
+
+
+def stem_of(name: str) -> str:
+    """File name without folders and without a picture's suffix; other dots belong to the name."""
+    base = PurePosixPath(name.strip().replace("\\", "/")).name
+    stem, suffix = os.path.splitext(base)
+    return stem if suffix.lower() in SUFFIXES else base
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The pictures and tables below a folder, as paths relative to it."""
+
+    root: Path
+    pictures: tuple[str, ...]
+    tables: tuple[str, ...]
+
+    @classmethod
+    def scan(cls, root: Path) -> Tree:
+        """List a folder; hidden folders, linked folders and those of `OTHER_FOLDERS` are not entered."""
+        pictures, tables = [], []
+        for folder, names, files in os.walk(root):
+            relative = os.path.relpath(folder, root)
+            prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
+            entered = [n for n in names if not n.startswith(".") and n.lower() not in OTHER_FOLDERS]
+            names[:] = entered if prefix.count("/") < MAX_DEPTH else []
+            for name in files:
+                suffix = os.path.splitext(name)[1].lower()
+                if name.startswith((".", "~$")):  # ~$ is what an open workbook leaves beside itself
+                    continue
+                if suffix in SUFFIXES:
+                    pictures.append(prefix + name)
+                elif suffix in TABLE_SUFFIXES:
+                    tables.append(prefix + name)
+        return cls(root, tuple(sorted(pictures)), tuple(sorted(tables)))
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All pictures, for a lookup by exact path."""
+        return frozenset(self.pictures)
+
+    @cached_property
+    def _index(self) -> dict[tuple[Kind, str], dict[str, list[str]]]:
+        index: dict[tuple[Kind, str], dict[str, list[str]]] = {}
+        for path in self.pictures:
+            files = index.setdefault((_kind(path), split_of(path)), {})
+            files.setdefault(stem_of(path).lower(), []).append(path)
+        return index
+
+    def folders(self, kind: Kind) -> list[str]:
+        """Splits that have a folder of this kind ("" is a folder of no split)."""
+        return sorted(split for k, split in self._index if k == kind)
+
+    def of_kind(self, kind: Kind) -> list[str]:
+        """Pictures that lie in a folder of this kind."""
+        return [path for path in self.pictures if _kind(path) == kind]
+
+    def folder_names(self, kind: Kind) -> list[str]:
+        """Folders that hold files of this kind."""
+        return sorted({os.path.dirname(path) or "." for path in self.of_kind(kind)})
+
+    def find(self, kind: Kind, name: str, splits: Sequence[str]) -> tuple[str, str] | None:
+        """(path, split) of the file that `name` means, None when there is none.
+
+        `mask_` is added or taken off, letter case and suffix are ignored; an exact match wins over the others. The
+        folders of `splits` are searched in order, then the folder of no split, and other splits' folders only where
+        the split has none: two splits may each hold a `1.png`.
+        """
+        own = [split for split in splits if (kind, split) in self._index]
+        order = own + ([""] if (kind, "") in self._index else [])
+        for split in order or self.folders(kind):
+            files = self._index[kind, split]
+            for stem in _spellings(kind, stem_of(name).lower()):
+                if stem in files:
+                    return _best(files[stem], name), split if split in splits else splits[0]
+        return None
+
+
+def _spellings(kind: Kind, stem: str) -> tuple[str, str]:
+    bare = stem.removeprefix("mask_")
+    return (bare, f"mask_{bare}") if kind == "image" else (f"mask_{bare}", bare)
+
+
+def _best(paths: list[str], name: str) -> str:
+    """The file nearest to `name`: same name, same stem, same stem behind a prefix, then by suffix."""
+    base = PurePosixPath(name.replace("\\", "/")).name
+    bare = stem_of(name).removeprefix("mask_")
+
+    def distance(path: str) -> tuple[bool, bool, int, str]:
+        suffix = os.path.splitext(path)[1].lower()
+        return (
+            PurePosixPath(path).name != base,
+            stem_of(path).removeprefix("mask_") != bare,
+            SUFFIXES.index(suffix),
+            path,
+        )
+
+    return min(paths, key=distance)
+
+
+def named_kind(path: str) -> Kind | None:
+    """What the name of a file's folder says it is; None where it says nothing."""
+    for part in reversed(path.lower().split("/")[:-1]):
+        if part in MASK_FOLDERS:
+            return "mask"
+        if part in IMAGE_FOLDERS:
+            return "image"
+    return None
+
+
+def _kind(path: str) -> Kind:
+    return named_kind(path) or (
+        "mask" if PurePosixPath(path).name.lower().startswith("mask_") else "image"
+    )
+
+
+def split_of(path: str) -> str:
+    """The split that a file's folders name, "" when none does."""
+    for part in reversed(path.split("/")[:-1]):
+        if split := folder_split(part):
+            return split
+    return ""

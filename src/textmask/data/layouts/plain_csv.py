@@ -1,0 +1,152 @@
+"""A CSV with one row per picture under whatever column names: which column is what."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from textmask.data.layouts.detect import (
+    IMAGE_NAMES,
+    MASK_NAMES,
+    SPLIT_NAMES,
+    TEXT_NAMES,
+    LayoutSource,
+    plain_tables,
+)
+from textmask.data.layouts.entries import Found, LayoutEntry, LayoutOptions, splits_in_name
+from textmask.data.manifest import split_name
+from textmask.errors import DataError, DataWarning, choose
+from textmask.io.spreadsheets import column_of
+
+GROUP_NAMES = (
+    "group",
+    "patient",
+    "patient_id",
+    "subject",
+    "subject_id",
+    "sequence_id",
+    "study",
+    "case",
+)
+PREFERRED = ("texts", "index", "data", "dataset")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that mean something to us; None where there is none."""
+
+    image: str
+    mask: str | None
+    text: str | None
+    split: str | None
+    group: str | None
+
+    @property
+    def chosen(self) -> str:
+        """The text and split columns where there was a choice, to say in the manifest's name."""
+        usual = {*SPLIT_NAMES, *TEXT_NAMES}
+        return ", ".join(
+            name for name in (self.split, self.text) if name and name.lower() not in usual
+        )
+
+
+def read_plain(source: LayoutSource, options: LayoutOptions) -> Found:
+    """Tables with image, mask, text, split and group under their usual names.
+
+    With columns split_A, text_A, split_B, ... the first split is taken and the text of the same name, unless told.
+    Without a split column the table's name decides (train.csv, test.csv); else every row is train, with a warning.
+    """
+    entries, chosen = [], ""
+    for table in _select(source):
+        header, _ = source.table(table)
+        columns = pick_columns(header, options, table)
+        entries += _entries(source, table, columns)
+        chosen = columns.chosen
+    return entries, chosen
+
+
+def _select(source: LayoutSource) -> list[str]:
+    """The table to read, or all where each is named after a split."""
+    tables = plain_tables(source) or source.top_csv()
+    preferred = [table for table in tables if Path(table).stem.lower() in PREFERRED]
+    if len(tables) < 2 or all(splits_in_name(table) for table in tables):
+        return tables
+    if not preferred:
+        raise DataError(
+            f"{source.path}: holds several tables ({', '.join(tables[:5])}); name the one you mean."
+        )
+    return preferred[:1]
+
+
+def _entries(source: LayoutSource, table: str, columns: Columns) -> list[LayoutEntry]:
+    header, records = source.rows(table)
+    named = next(iter(splits_in_name(table)), "")
+    if columns.split is None and not named:
+        where = source.tree.root / table
+        warnings.warn(
+            f"{where}: has no split column; every row is 'train'.", DataWarning, stacklevel=4
+        )
+
+    def entry(number: int, cells: list[str]) -> LayoutEntry:
+        row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
+        return LayoutEntry(
+            where=f"{table} row {number}",
+            name=row[columns.image],
+            text=_prompt_cell(row, columns.text),
+            splits=(split_name(row[columns.split]) if columns.split else named or "train",),
+            mask=row[columns.mask] if columns.mask else None,
+            group=row[columns.group] if columns.group else "",
+            laterality=row.get("laterality", ""),
+            labelled=row.get("labelled", ""),
+        )
+
+    return [entry(number, cells) for number, cells in records]
+
+
+def pick_columns(header: list[str], options: LayoutOptions, table: str) -> Columns:
+    """Decide what each column is.
+
+    Raises:
+        DataError: no image column.
+        ConfigError: a chosen column does not exist.
+    """
+    image = column_of(header, IMAGE_NAMES)
+    if image is None:
+        raise DataError(
+            f"{table}: no image column; expected one of {', '.join(IMAGE_NAMES)}, got {', '.join(header)}."
+        )
+    for name in (options.text_column, options.split_column):
+        if name is not None:
+            choose(f"column of {table}", name, header)
+    split = (
+        options.split_column
+        or column_of(header, SPLIT_NAMES)
+        or _split_beside(header, options.text_column)
+    )
+    text = options.text_column or column_of(header, TEXT_NAMES) or _text_beside(header, split)
+    return Columns(
+        image, column_of(header, MASK_NAMES), text, split, column_of(header, GROUP_NAMES)
+    )
+
+
+def _split_beside(header: list[str], text: str | None) -> str | None:
+    """Of split_A, split_B ... the one that shares its name with the text column, else the first."""
+    splits = [name for name in header if name.lower().startswith("split_")]
+    shared = [name for name in splits if text and name[len("split_") :].lower() in text.lower()]
+    return next(iter(shared + splits), None)
+
+
+def _text_beside(header: list[str], split: str | None) -> str | None:
+    """The text column that shares its name with the split: text_A, A_p6, else any text_*."""
+    name = split[len("split_") :].lower() if split and split.lower().startswith("split_") else ""
+    texts = [column for column in header if column.lower().startswith("text_")]
+    return column_of(header, [f"text_{name}", f"{name}_p6"]) if name else next(iter(texts), None)
+
+
+def _prompt_cell(row: dict[str, str], column: str | None) -> str:
+    if column is None:
+        return ""
+    # paraphrases of one prompt level lie in one cell of a MedVLSM column
+    return row[column].split(" | ")[0] if re.search(r"_p\d$", column) else row[column]

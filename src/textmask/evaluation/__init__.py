@@ -1,0 +1,1 @@
+"""Score a run under a stated protocol, next to its baselines."""

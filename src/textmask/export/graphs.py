@@ -1,0 +1,197 @@
+"""A trained method as ONNX graphs: image tower, text tower, decoder; or one graph where the method has no split."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import torch
+from torch import Tensor, nn
+
+from textmask.data.loaders import build_text
+from textmask.inference.backends.graphs import DECODER, IMAGE, TEXT, WHOLE, feature_names
+from textmask.methods.base import Method
+from textmask.nn.text_encoders import TextCache, TextEncoder
+from textmask.text.grammar import parse
+from textmask.types import Image, Output, Text, TextFeatures
+
+OPSET = 17
+EXAMPLES = (
+    "bilateral pulmonary infection, two infected areas, lower left lung and lower right lung.",
+    "lower left lung.",
+)
+Axes = dict[str, dict[int, str]]
+
+
+class _Given(nn.Module):
+    """Stands where the text encoder was: what it says has become an input of the graph."""
+
+    features: TextFeatures | None = None
+
+    def forward(self, text: Text) -> TextFeatures | None:
+        return self.features
+
+
+class _ImageTower(nn.Module):
+    """Image -> features."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, image: Image) -> tuple[Tensor, ...] | None:
+        return self.method.image_features(image)
+
+
+class _Rest(nn.Module):
+    """Image, text features, zone bits and, where there is a split, the image's features -> logits."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = deepcopy(method)
+        self.given = _Given()
+        if hasattr(method, "text_encoder"):
+            self.method.text_encoder = self.given
+
+    def forward(
+        self,
+        image: Image,
+        tokens: Tensor,
+        embedding: Tensor,
+        token_mask: Tensor,
+        zones: Tensor,
+        *features: Tensor,
+    ) -> Tensor:
+        self.given.features = TextFeatures(tokens, embedding, token_mask)
+        text = Text(("",) * len(EXAMPLES), zones, token_mask=token_mask)
+        found: Output = (
+            self.method.decode(features, image, text) if features else self.method(image, text)
+        )
+        return found.logits
+
+
+class _TextTower(nn.Module):
+    """Token numbers -> token vectors and sentence vector, standardised where the method wants that."""
+
+    def __init__(self, encoder: TextEncoder | TextCache) -> None:
+        super().__init__()
+        self.encoder = encoder.encoder if isinstance(encoder, TextCache) else encoder
+        self.standards = (
+            (encoder.embedding_mean, encoder.embedding_std)
+            if isinstance(encoder, TextCache) and encoder.standardise
+            else None
+        )
+
+    def forward(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        found: TextFeatures = self.encoder(
+            Text(("",) * len(EXAMPLES), torch.zeros(2, 9), token_ids, token_mask)
+        )
+        embedding = found.text_embedding
+        if self.standards is not None:
+            embedding = (embedding - self.standards[0]) / self.standards[1]
+        return found.text_tokens, embedding
+
+
+def write_graphs(
+    method: Method, size: tuple[int, int], folder: Path, split: bool = True
+) -> dict[str, Path]:
+    """Write the graphs of a method in eval mode; batch and number of tokens stay free, the image size does not.
+
+    Args:
+        method: on the CPU.
+        size: rows and columns of the image.
+        folder: exists.
+        split: False writes one graph even where the method can tell image and sentence apart.
+
+    Returns:
+        `image` and `decoder`, or `model`; and `text` where there is a text encoder.
+    """
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(len(EXAMPLES), 3, *size, generator=generator)
+    text = build_text(EXAMPLES, tuple(map(parse, EXAMPLES)))
+    encoder = getattr(method, "text_encoder", None)
+    features: tuple[Tensor, ...] = ()
+    written: dict[str, Path] = {}
+    with torch.no_grad():
+        maps = method.image_features(image) if split else None
+        if maps is not None:
+            features = maps
+            names = feature_names(len(features))
+            written[IMAGE] = _trace(
+                _ImageTower(method),
+                (image,),
+                {"image": {}},
+                {key: {} for key in names},
+                folder / IMAGE,
+            )
+        if encoder is None:
+            words = TextFeatures(
+                torch.zeros(2, 4, 8), torch.zeros(2, 8), torch.ones(2, 4, dtype=torch.bool)
+            )
+        else:
+            words = encoder(text)
+        inputs: Axes = {
+            "image": {},
+            "text_tokens": {1: "tokens"},
+            "text_embedding": {},
+            "token_mask": {1: "tokens"},
+        }
+        inputs |= {"zones": {}} | {key: {} for key in feature_names(len(features))}
+        rest = DECODER if features else WHOLE
+        given = (image, *words, text.zones, *features)
+        written[rest] = _trace(_Rest(method), given, inputs, {"logits": {}}, folder / rest)
+        if encoder is not None:
+            written[TEXT] = _write_text(encoder, text, folder / TEXT)
+    return written
+
+
+def _write_text(encoder: TextEncoder | TextCache, text: Text, path: Path) -> Path:
+    tokens = encoder.tokenize(text)
+    free: Axes = {"token_ids": {1: "tokens"}, "token_mask": {1: "tokens"}}
+    out: Axes = {"text_tokens": {1: "tokens"}, "text_embedding": {}}
+    return _trace(_TextTower(encoder), (tokens.token_ids, tokens.token_mask), free, out, path)
+
+
+def _trace(
+    module: nn.Module, given: Sequence[Any], inputs: Axes, outputs: Axes, path: Path
+) -> Path:
+    """Trace a module; every input and output has a free batch beside the named axes.
+
+    The tracing exporter is deprecated, but writes all methods with a free batch and a free number of tokens, in a
+    tenth of the time; the newer one stops at the methods that look at the number of tokens.
+    """
+    path = path.with_suffix(".onnx")
+    axes: Mapping[str, dict[int, str]] = {
+        name: {0: "batch"} | more for name, more in (inputs | outputs).items()
+    }
+    with warnings.catch_warnings(), _unchecked():
+        warnings.simplefilter(
+            "ignore"
+        )  # every python number that becomes a constant, and the deprecation
+        torch.onnx.export(
+            module.eval(),  # the exporter leaves the mode as it finds it
+            tuple(given),
+            str(path),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return path
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Without checks of shapes, which expect numbers where tracing has tensors."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)

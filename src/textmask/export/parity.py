@@ -1,0 +1,133 @@
+"""The gate of an export: do its masks equal those of eager fp32, and what does the difference cost?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from textmask.data.loaders import SplitData, build_text, to_image
+from textmask.errors import DataError
+from textmask.inference.backends.graphs import Backend
+from textmask.inference.tiles import predict_tiles
+from textmask.metrics.overlap import counts, dice_per_image
+from textmask.runs.checkpoint import Run
+
+BOUNDS = {"fp32": 1e-4, "bf16": 0.005, "int8": 0.005}  # share of flipped pixels; loss of mean Dice
+
+
+@dataclass(frozen=True)
+class Parity:
+    """An exported model against eager fp32 on the same pictures and sentences.
+
+    Attributes:
+        n: pictures compared; `n_masks` of them have a true mask.
+        flipped: share of pixels whose mask differs.
+        max_dp: largest difference of two probabilities.
+        dice_eager, dice_exported: mean Dice per image of both, None without any true mask.
+        dice_loss: the first minus the second.
+        ms_eager, ms_exported: milliseconds a picture here, in batches, with the text tower once per distinct sentence.
+    """
+
+    n: int
+    n_masks: int
+    flipped: float
+    max_dp: float
+    dice_eager: float | None
+    dice_exported: float | None
+    dice_loss: float | None
+    ms_eager: float
+    ms_exported: float
+
+    def measured(self, precision: str) -> float:
+        """What the bound of a precision is on: flipped pixels in fp32, else the loss of Dice.
+
+        Raises:
+            DataError: the loss of Dice is asked for, and no picture has a true mask.
+        """
+        if precision == "fp32":
+            return self.flipped
+        if self.dice_loss is None:
+            raise DataError(
+                f"the gate of {precision} is on Dice, and none of these rows has a mask."
+            )
+        return self.dice_loss
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def compare_backends(
+    run: Run,
+    backends: Mapping[str, Backend],
+    data: SplitData,
+    *,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Parity]:
+    """Run eager fp32 and every backend over a split.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    if not len(data):
+        raise DataError("the gate needs at least one row; this split has none.")
+    recipe, models = run.recipe, {"eager": run.method} | dict(backends)
+    masks: dict[str, list[np.ndarray]] = {name: [] for name in models}
+    seconds, worst = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
+    size = batch_size if recipe.tiles is None else 1
+    with torch.inference_mode():
+        for begin in range(0, len(data), size):
+            part = slice(begin, min(begin + size, len(data)))
+            found = {}
+            for name, model in models.items():
+                started = time.perf_counter()
+                found[name] = _probability(run, model, data, part)
+                seconds[name] += time.perf_counter() - started
+                masks[name].append(found[name] > recipe.threshold)
+                worst[name] = max(worst[name], float(np.abs(found[name] - found["eager"]).max()))
+            if progress:
+                progress(part.stop, len(data))
+    whole = {name: np.concatenate(parts) for name, parts in masks.items()}
+    dice = {name: _dice(mask, data) for name, mask in whole.items()}
+    milliseconds = {name: 1000 * value / len(data) for name, value in seconds.items()}
+    results = {}
+    for name in backends:
+        a, b = dice["eager"], dice[name]
+        results[name] = Parity(
+            n=len(data),
+            n_masks=int(np.count_nonzero(data.has_mask)),
+            flipped=float((whole[name] != whole["eager"]).mean()),
+            max_dp=worst[name],
+            dice_eager=a,
+            dice_exported=b,
+            dice_loss=None if a is None or b is None else a - b,
+            ms_eager=milliseconds["eager"],
+            ms_exported=milliseconds[name],
+        )
+    return results
+
+
+def _probability(run: Run, model: Backend, data: SplitData, part: slice) -> np.ndarray:
+    """Float32 B H W of some rows."""
+    if run.recipe.tiles is not None:
+        told = data.prompts[part.start], data.statements[part.start]
+        return predict_tiles(model, data.images[part][0], *told, run.recipe.tiles)["probability"][
+            None
+        ]
+    output = model(
+        to_image(data.images[part]), build_text(data.prompts[part], data.statements[part])
+    )
+    return output.probability[:, 0].numpy()
+
+
+def _dice(masks: np.ndarray, data: SplitData) -> float | None:
+    rows = np.flatnonzero(data.has_mask)
+    if not len(rows):
+        return None
+    return float(dice_per_image(counts(masks[rows], data.masks[rows])).mean())

@@ -1,0 +1,1 @@
+"""DICOM files: reading images, writing segmentations and reports."""

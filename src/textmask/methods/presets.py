@@ -1,0 +1,34 @@
+"""Training settings that several methods share."""
+
+from __future__ import annotations
+
+from textmask.config import Optim, Schedule, Stage
+
+# how the baselines of every result table are trained on a GPU
+BASELINE_STAGE = Stage(
+    name="segment",
+    epochs=100,
+    batch_size=16,
+    optim=Optim(lr=1e-4),
+    schedule=Schedule(name="cosine"),
+    weights={"dice": 0.5, "bce": 0.5},
+    patience=20,
+)
+# how the released code of GuideDecoder and MMI-UNet trains, and what is built on them
+BACKBONE_STAGE = Stage(
+    name="segment",
+    epochs=100,
+    batch_size=32,
+    optim=Optim(lr=3e-4),
+    schedule=Schedule(name="cosine"),
+    weights={"dice": 0.5, "bce": 0.5},
+    patience=20,
+)
+# of the CPU presets on EfficientNet-Lite0: its two finest scales stay as they are, which saves a quarter of a step, the
+# rest learns more slowly than what stands on it
+LITE0_LR = {
+    "net.encoder.conv_stem.*": 0.0,
+    "net.encoder.bn0.*": 0.0,
+    "net.encoder.blocks.[012].*": 0.0,
+    "net.encoder.*": 0.25,
+}

@@ -1,0 +1,148 @@
+"""How methods are described and found."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from textmask.errors import CheckpointError, ConfigError, choose
+from textmask.methods.base import Method
+
+if TYPE_CHECKING:
+    from textmask.config import Recipe
+
+ENTRY_POINT_GROUP = "textmask.methods"
+PRESETS = ("paper", "lite", "smoke")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person should know of a method before using it.
+
+    Attributes:
+        title: one line.
+        paper: citation, or "" for a baseline.
+        uses_image, uses_text: what the prediction depends on.
+        published: dataset -> metric -> value as printed in the paper (metric names carry the protocol).
+        symbols: paper symbol -> (our name, shape).
+        limits: what not to expect.
+    """
+
+    title: str
+    paper: str = ""
+    uses_image: bool = True
+    uses_text: bool = True
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
+    symbols: dict[str, tuple[str, str]] = field(default_factory=dict)
+    limits: str = ""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a study: settings as `Recipe.override` takes them, on another method where `method` names one."""
+
+    name: str
+    title: str
+    settings: tuple[str, ...] = ()
+    method: str | None = None
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What a method's package exports as `SPEC`: its card, its recipe class and how to build it.
+
+    `ablation_tables` holds the paper's tables that `textmask study` can run again: name -> rows in the paper's order.
+    """
+
+    name: str
+    card: Card
+    recipe: Any  # type[Recipe]; a subclass gives `method` and `stages` defaults
+    build: Any  # Callable[[Recipe], Method]; each method takes its own recipe class
+    ablation_tables: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)
+
+
+def list_methods() -> list[str]:
+    """Names of all methods: the folders of `textmask.methods` and the entry points of third parties."""
+    from textmask import methods
+
+    names = {module.name for module in pkgutil.iter_modules(methods.__path__) if module.ispkg}
+    return sorted(names | {point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
+
+
+def get_method(name: str) -> MethodSpec:
+    """The method of that name.
+
+    Raises:
+        ConfigError: unknown name; lists the valid ones.
+    """
+    choose("method", name, list_methods())
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == name:
+            spec = point.load()
+            break
+    else:
+        spec = import_module(f"textmask.methods.{name}").SPEC
+    if not isinstance(spec, MethodSpec):
+        raise ConfigError(
+            f"method {name!r} exports {type(spec).__name__}, expected a MethodSpec called SPEC."
+        )
+    return spec
+
+
+def load_recipe(text: str) -> Recipe:
+    """The recipe in a JSON text, as an instance of its method's recipe class.
+
+    Raises:
+        ConfigError: no JSON, no known method, or a wrong field.
+    """
+    import json
+
+    try:
+        name = json.loads(text)["method"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            "a recipe is a JSON object with a field 'method'; this text is not."
+        ) from None
+    recipe: Recipe = get_method(name).recipe.from_json(text)
+    return recipe
+
+
+def preset_recipe(name: str, preset: str) -> Recipe:
+    """A method's recipe as in its paper, as the CPU preset or as the smoke test.
+
+    Raises:
+        ConfigError: unknown method or preset.
+    """
+    choose("preset", preset, PRESETS)
+    base: Recipe = get_method(name).recipe()
+    return base if preset == "paper" else getattr(base, preset)()
+
+
+def build_method(recipe: Recipe) -> Method:
+    """Build the method of a recipe, with weights initialised from `recipe.seed`.
+
+    The global random state is left as it was.
+    """
+    spec = get_method(recipe.method)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        method = spec.build(recipe)
+    if not isinstance(method, Method):
+        raise CheckpointError(
+            f"method {recipe.method!r} built a {type(method).__name__}, expected a Method."
+        )
+    return method
+
+
+def count_parameters(recipe: Recipe) -> int:
+    """Parameters that the recipe's method trains; a frozen text tower does not count and need not be installed."""
+    from textmask.nn.pretrained_text import stand_in_towers
+
+    with stand_in_towers():
+        return sum(parameter.numel() for parameter in build_method(recipe).parameters())

@@ -1,0 +1,63 @@
+"""A moving average of a network's weights."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from textmask.config import EMA
+
+
+class Teacher(nn.Module):
+    """A moving average of a student's weights: never trained, always in eval mode, without gradient.
+
+    Its tensors are buffers, so that optimisers, gradient checks and parameter counts pass it by and checkpoints do not.
+
+    Args:
+        student: the network; the teacher starts as its copy.
+        ema: how fast it follows.
+    """
+
+    steps: Tensor
+    answers: Tensor
+
+    def __init__(self, student: nn.Module, ema: EMA) -> None:
+        super().__init__()
+        self.ema = ema
+        self.net = deepcopy(student)
+        for module in self.net.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                delattr(module, name)
+                module.register_buffer(name, parameter.detach())
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer(
+            "answers", torch.zeros((), dtype=torch.bool)
+        )  # whether it predicts, rather than the student
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Any:
+        """What the averaged network says."""
+        return self.net(*inputs)
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module) -> None:
+        """One step towards the student."""
+        decay = self.ema.at(int(self.steps))
+        self.steps += 1
+        weights = {name for name, _ in student.named_parameters()}
+        mine, theirs = self.net.state_dict(), student.state_dict()
+        averaged = [name for name in mine if name in weights or self.ema.buffers == "average"]
+        averaged = [name for name in averaged if mine[name].is_floating_point()]
+        torch._foreach_lerp_(
+            [mine[name] for name in averaged], [theirs[name] for name in averaged], 1 - decay
+        )
+        for name in mine.keys() - set(averaged):
+            mine[name].copy_(theirs[name])

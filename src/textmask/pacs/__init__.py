@@ -1,0 +1,1 @@
+"""Hospital systems: a PACS client, worklists, and the watcher that segments what arrives."""

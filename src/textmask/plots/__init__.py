@@ -1,0 +1,1 @@
+"""Overlays, charts and curves, made from arrays."""

@@ -1,0 +1,1 @@
+"""Self-contained HTML pages about one run or many."""

@@ -1,1 +1,0 @@
-"""What is done with methods: train, evaluate, predict, report."""

@@ -1,0 +1,180 @@
+"""Folders of pictures, one after the other in the background, with progress."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from textmask.errors import DataError, TextMaskError
+from textmask.inference.jobs import BatchItem, read_jobs
+from textmask.serve.access import below
+from textmask.serve.problems import Problem
+from textmask.serve.store import new_id
+
+MOST_FAILURES = 100  # that are told
+MOST_FINISHED = 64  # jobs that are remembered
+
+Row = Callable[[BatchItem], tuple[str, ...]]
+
+
+@dataclass
+class BackgroundJob:
+    """Pictures to segment into `out`, and how far that is.
+
+    Attributes:
+        status: waiting, running, done, failed (not one picture was done) or cancelled.
+        failures: (picture, message) of the first `MOST_FAILURES`.
+    """
+
+    rows: Sequence[BatchItem]
+    out: Path
+    shown_out: str
+    work: Row
+    id: str = field(default_factory=new_id)
+    status: str = "waiting"
+    done: int = 0
+    failed: int = 0
+    with_warnings: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+def rows_below(root: Path, source: str, sentence: str | None, most: int) -> list[BatchItem]:
+    """The pictures of a folder or jobs file, all of them below `root`.
+
+    Raises:
+        Problem: 403 a path leads out of `root`; 404 there is no `source`; 413 more than `most`; 422 nothing to do.
+    """
+    base, path = root.resolve(), below(root, source)
+    if not _path_exists(path):
+        raise Problem(404, "no_such_source", "there is no such folder or file in the jobs folder.")
+    try:
+        rows = read_jobs(path, sentence)
+    except (TextMaskError, OSError) as error:
+        raise Problem(422, "no_jobs", _relative(str(error), base)) from error
+    if len(rows) > most:
+        raise Problem(413, "too_many_rows", f"{len(rows):,} pictures, at most {most:,} in one job.")
+    for row in rows:
+        if row.image.is_absolute() and not row.image.is_relative_to(base):
+            raise Problem(
+                403, "outside_jobs_root", "a row names a picture outside the jobs folder."
+            )
+        below(base, str(row.image.relative_to(base)))  # also refuses ../ and links that lead out
+    return rows
+
+
+def _path_exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for the disk
+        return False
+
+
+def _relative(message: str, base: Path) -> str:
+    """A message without the place of the jobs folder on this machine."""
+    return message.replace(f"{base}/", "").replace(str(base), "the jobs folder")
+
+
+class BackgroundJobs:
+    """One background thread that does one job after the other.
+
+    Args:
+        most: jobs that may wait or run.
+        count: called with the status of each finished picture.
+    """
+
+    def __init__(self, most: int, count: Callable[[str], None] = lambda _: None) -> None:
+        self._most, self._count = most, count
+        self._jobs: dict[str, BackgroundJob] = {}
+        self._waiting: queue.SimpleQueue[BackgroundJob | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def active(self) -> int:
+        """Jobs that wait or run."""
+        with self._lock:
+            return sum(job.status in ("waiting", "running") for job in self._jobs.values())
+
+    def add(self, job: BackgroundJob) -> BackgroundJob:
+        """Put a job in line.
+
+        Raises:
+            Problem: 429, too many are in line; 422, its results folder cannot be made.
+        """
+        if self.active >= self._most:
+            raise Problem(
+                429, "busy", f"{self._most} jobs are waiting or running.", {"Retry-After": "30"}
+            )
+        try:
+            job.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Problem(
+                422, "no_out", f"the results folder cannot be made ({error.strerror})."
+            ) from error
+        with self._lock:
+            finished = [
+                name for name, one in self._jobs.items() if one.status not in ("waiting", "running")
+            ]
+            for name in finished[: max(0, len(finished) - MOST_FINISHED + 1)]:
+                del self._jobs[name]
+            self._jobs[job.id] = job
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="textmask-jobs", daemon=True)
+                self._thread.start()
+        self._waiting.put(job)
+        return job
+
+    def get(self, name: str) -> BackgroundJob | None:
+        """A job that is remembered."""
+        with self._lock:
+            return self._jobs.get(name)
+
+    def remove(self, name: str) -> bool:
+        """Cancel and forget a job; what it has written stays."""
+        with self._lock:
+            job = self._jobs.pop(name, None)
+        if job is not None:
+            job.cancelled.set()
+        return job is not None
+
+    def close(self) -> None:
+        """Cancel all and wait for the picture that is in work."""
+        with self._lock:
+            for job in self._jobs.values():
+                job.cancelled.set()
+        self._waiting.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._waiting.get()) is not None:
+            job.status = "running"
+            for row in job.rows:
+                if job.cancelled.is_set():
+                    break
+                self._one(job, row)
+            ended = "done" if job.done or not job.failed else "failed"
+            job.status = "cancelled" if job.done + job.failed < len(job.rows) else ended
+
+    def _one(self, job: BackgroundJob, row: BatchItem) -> None:
+        try:
+            warnings = job.work(row)
+        except Exception as error:  # one picture must not end the job, whatever is wrong with it
+            job.failed += 1
+            if len(job.failures) < MOST_FAILURES:
+                job.failures.append((row.image.name, _problem_text(error)))
+            self._count("failed")
+        else:
+            job.done += 1
+            job.with_warnings += bool(warnings)
+            self._count("done")
+
+
+def _problem_text(error: Exception) -> str:
+    if isinstance(error, Problem):
+        return error.message
+    return str(error) if isinstance(error, DataError) else f"unexpected {type(error).__name__}"

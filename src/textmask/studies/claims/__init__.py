@@ -1,0 +1,1 @@
+"""Claims of the papers, judged by our own figures."""

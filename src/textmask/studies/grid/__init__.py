@@ -1,0 +1,1 @@
+"""Trainings compared: arms over seeds and label fractions."""

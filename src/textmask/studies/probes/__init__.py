@@ -1,0 +1,1 @@
+"""What a model sees: image vectors and activation maps."""

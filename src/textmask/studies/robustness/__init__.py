@@ -1,0 +1,1 @@
+"""One run under changed prompts and damaged images."""

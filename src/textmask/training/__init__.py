@@ -1,0 +1,1 @@
+"""Train a method and leave a run folder."""

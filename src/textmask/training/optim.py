@@ -1,0 +1,97 @@
+"""Optimisers, learning-rate schedules and loss weights of a stage, as plain functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textmask.config import Optim, Ramp, Schedule, Stage
+from textmask.errors import ConfigError
+from textmask.methods.base import Method
+
+
+def learning_rate(
+    schedule: Schedule, lr: float, step: int, steps: int, steps_per_epoch: int
+) -> float:
+    """Learning rate of optimiser step `step` (from 0) out of `steps`.
+
+    `one_cycle` starts and the others with a warm-up start at lr / 25.
+    """
+    low = schedule.lr_min
+    if schedule.name == "constant":
+        return lr
+    if schedule.name == "warm_restarts":
+        period = schedule.period_epochs * steps_per_epoch
+        return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * (step % period) / period))
+    warm = round(schedule.warmup * steps) if schedule.name == "one_cycle" else 0
+    if step < warm:
+        return lr / 25 + (lr - lr / 25) * 0.5 * (1 - math.cos(math.pi * step / warm))
+    return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+
+
+def parameter_groups(method: Method, stage: Stage) -> list[dict[str, Any]]:
+    """Parameters by learning-rate factor and weight decay; a factor of 0 freezes, norms and biases do not decay.
+
+    Raises:
+        ConfigError: a pattern of `lr_scale` matches no parameter.
+    """
+    unused = set(stage.lr_scale)
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for name, parameter in method.named_parameters():
+        matching = [pattern for pattern in stage.lr_scale if fnmatchcase(name, pattern)]
+        unused -= set(matching)
+        factor = stage.lr_scale[matching[0]] if matching else 1.0
+        parameter.requires_grad_(factor > 0)
+        if factor > 0:
+            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    if unused:
+        names = sorted({name.split(".")[0] for name, _ in method.named_parameters()})
+        raise ConfigError(
+            f"lr_scale {sorted(unused)} of stage {stage.name!r} match no parameter. Parts: {names}."
+        )
+    decay = stage.optim.weight_decay if stage.optim else 0.0
+    return [
+        {"params": params, "factor": factor, "weight_decay": decay if decays else 0.0}
+        for (factor, decays), params in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def build_optimizer(optim: Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Optimiser over parameter groups."""
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.betas[0])
+    kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=optim.lr, betas=optim.betas)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set lr times the factor of each group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
+
+
+def weighted_sum(
+    losses: Mapping[str, Tensor], weights: Mapping[str, float | Ramp], epoch: float
+) -> Tensor:
+    """Sum of weights[k] * losses[k].
+
+    Raises:
+        ConfigError: the keys differ, so that a term would silently not count.
+    """
+    if losses.keys() != weights.keys():
+        raise ConfigError(
+            f"the method returns the loss terms {sorted(losses)}, the recipe weighs {sorted(weights)}. "
+            "Name exactly these in the stage's weights (0 switches a term off)."
+        )
+    total = torch.zeros(())
+    for name, loss in losses.items():
+        weight = weights[name]
+        value = weight.at(epoch) if isinstance(weight, Ramp) else weight
+        if value:
+            total = total.to(loss.device) + value * loss
+    return total

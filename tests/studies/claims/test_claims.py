@@ -1,0 +1,354 @@
+"""The ledger of claims: its file, its rule, its page, and that the committed page is what both give."""
+
+import io
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from PIL import Image
+
+from textmask.cli.app import app
+from textmask.errors import CheckpointError, ConfigError
+from textmask.methods.registry import get_method, list_methods
+from textmask.studies.claims.ledger import ClaimGroup, LedgerEntry, PaperClaim, ledger, read_ledger
+from textmask.studies.claims.page import claims_chart, claims_page, page, write_claims
+from textmask.studies.claims.verdicts import ClaimResult, judge_claims, read_results, rule, tally
+
+ROOT = Path(__file__).parents[3]
+SMALL = """
+[papers.ssa]
+title = "SSA: a paper"
+metric = "dice_pooled"
+[data]
+"QaTa-COV19" = "qata"
+[reasons]
+"no data" = "The data are not here."
+[[groups]]
+paper = "ssa"
+table = "Table II"
+data = "QaTa-COV19"
+file = "study-*.json"
+study = "table2"
+labels = 5.0
+commands = ["textmask study ablation ssa DATA --table table2"]
+claims = [
+  { claim = "row 4 minus row 1: both", a = [91.65, 84.60], b = [90.64, 82.89], arm = "4", minus = "1" },
+  { claim = "row 1 minus row 2", a = [90.64, 82.89], b = [90.92, 83.36], arm = "1", minus = "2", blocked = "no data" },
+  { claim = "row 4 minus LViT", a = [91.65, 84.60], b = [83.66, 75.11], blocked = "no data" },
+]
+[[sizes]]
+paper = "ssa"
+table = "Table I"
+claim = "a tiny net"
+millions = 1.0
+method = "ukan"
+"""
+
+
+def difference(arm, minus, estimate, low, high, **more):
+    value = {"estimate": estimate, "low": low, "high": high}
+    return {"arm": arm, "minus": minus, "seeds": [0, 1], "n": 9, "dice_pooled": value, **more}
+
+
+def study(*differences, labels=0.05, **protocol):
+    shared = {
+        "study": "table2",
+        "data": "qata-cov19-v2 (csv)",
+        "n": 9,
+        "preset": "lite",
+        "settings": [],
+    }
+    return {
+        "protocol": {**shared, "labelled_fraction": labels, **protocol},
+        "differences": list(differences),
+    }
+
+
+GOOD = difference("4", "1", 0.02, 0.005, 0.03, dice_pooled_by_seed=[0.01, 0.03])
+
+
+def judged(**summaries):
+    """Verdicts on the small ledger, of files called study-NAME.json."""
+    return judge_claims(
+        read_ledger(SMALL), {f"study-{name}.json": summary for name, summary in summaries.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("claimed", "low", "high", "seeds", "verdict", "extent"),
+    [
+        (1.0, 0.5, 2.0, (), "reproduced", "inside"),
+        (1.0, 1.5, 2.0, (1.6, 1.9), "reproduced", "smaller"),
+        (1.0, 0.1, 0.9, (0.2,), "reproduced", "larger"),
+        (1.0, 0.1, 0.9, (1.2, -0.1), "not reproduced", "larger"),  # a seed says otherwise
+        (1.0, -0.1, 3.0, (), "not reproduced", "inside"),
+        (1.0, 0.0, 3.0, (), "not reproduced", "inside"),
+        (1.0, -2.0, -0.5, (-1.0,), "contrary", "larger"),
+        (-1.0, -2.0, -0.5, (-1.0,), "reproduced", "inside"),
+        (-1.0, -0.8, -0.5, (), "reproduced", "larger"),
+        (-1.0, 0.5, 2.0, (), "contrary", "larger"),
+        (-1.0, 0.5, 2.0, (3.0, -1.0), "not reproduced", "larger"),
+    ],
+)
+def test_the_rule(claimed, low, high, seeds, verdict, extent):
+    result = ClaimResult((low + high) / 2, low, high, seeds, None, (0,), 9, "x.json", "qata")
+    assert rule(claimed, result) == (verdict, extent)
+
+
+def test_a_new_file_changes_the_verdict():
+    first, second, third = judged()
+    assert (first.verdict, second.verdict, third.verdict) == (
+        "not yet run",
+        "not testable",
+        "not testable",
+    )
+    assert second.why == third.why == "no data"
+    first, second, _ = judged(a=study(GOOD, difference("2", "1", -0.01, -0.02, -0.005)))
+    assert (first.verdict, first.extent, first.result.file) == (
+        "reproduced",
+        "inside",
+        "study-a.json",
+    )
+    assert (first.result.low, first.result.high, first.result.by_seed) == (0.5, 3.0, (1.0, 3.0))
+    # the file has row 2 minus row 1; the claim is row 1 minus row 2, and a result outweighs a reason
+    assert (second.verdict, second.result.estimate) == ("contrary", 1.0)
+    assert (second.result.low, second.result.high) == (0.5, 2.0)
+
+
+def test_over_seeds_is_turned_with_the_difference():
+    over = {"estimate": 0.01, "low": -0.01, "high": 0.03}
+    _, second, _ = judged(
+        a=study(difference("2", "1", 0.01, 0.005, 0.02, dice_pooled_over_seeds=over))
+    )
+    assert second.result.over_seeds == (-3.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        study(GOOD, labels=0.25),
+        study(GOOD, labels=None),
+        study(GOOD, study="table3"),
+        study(difference("4", "1", 0.02, None, None)),
+        study(GOOD | {"dice_pooled": None}),
+        study(),
+    ],
+    ids=[
+        "other labels",
+        "unknown labels",
+        "other list",
+        "no interval",
+        "no such metric",
+        "no such row",
+    ],
+)
+def test_what_is_no_result_of_the_claim(summary):
+    assert judged(a=summary)[0].verdict == "not yet run"
+
+
+def test_a_list_of_labelled_pictures_is_a_share():
+    listed = {"rows": 57, "train_rows": 1140}
+    assert judged(a=study(GOOD, labels=None, labelled_list=listed))[0].verdict == "reproduced"
+    assert (
+        judged(a=study(GOOD, labels=None, labelled_list=listed | {"rows": 5}))[0].verdict
+        == "not yet run"
+    )
+
+
+def test_the_papers_data_come_first_then_seeds_then_images():
+    worse = difference("4", "1", -0.02, -0.03, -0.01)
+    more = {"seeds": [0, 1, 2]}
+    first, *_ = judged(
+        a=study(worse | more, data="kvasir-seg"), b=study(GOOD), c=study(worse | {"n": 8})
+    )
+    assert (first.verdict, first.result.file, first.stand_in) == (
+        "reproduced",
+        "study-b.json",
+        False,
+    )
+    first, *_ = judged(b=study(GOOD), c=study(worse | more | {"n": 5}))
+    assert (first.verdict, first.result.file) == ("contrary", "study-c.json")
+    first, *_ = judged(a=study(GOOD, data="kvasir-seg"))
+    assert (first.verdict, first.stand_in) == ("reproduced", True)
+
+
+def test_summaries_of_evaluate_and_of_changed_inputs(tmp_path):
+    value = {"estimate": -0.1, "low": -0.2, "high": -0.05}
+    protocol = {"data": "qata", "n": 9, "seed": 3}
+    evaluated = {"protocol": protocol, "rows": {"ssa": {}, "unet": {}}}
+    evaluated["differences"] = [{"minus": "unet", "dice_pooled": value}]
+    changed = {"protocol": protocol, "study": "corruption"}
+    changed["rows"] = [
+        {"kind": "clean", "severity": 0.0, "n": 9},
+        {"kind": "low_dose", "severity": 140.0, "n": 9, "dice_pooled_minus_clean": value},
+    ]
+    for name, summary in {"evaluated": evaluated, "changed": changed, "other": {"x": 1}}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(summary))
+    found = read_results(tmp_path)
+    assert sorted(found) == ["changed.json", "evaluated.json"]
+    text = SMALL.replace('study = "table2"\nlabels = 5.0\n', "")
+    for file, arm, minus, seeds in (
+        ("evaluated", "ssa", "unet", (3,)),
+        ("changed", "low_dose-140", "clean", (3,)),
+    ):
+        small = text.replace("study-*.json", f"{file}.json").replace(
+            '"4", minus = "1"', f'"{arm}", minus = "{minus}"'
+        )
+        first, *_ = judge_claims(read_ledger(small), found)
+        assert (first.verdict, first.result.seeds, first.result.estimate) == (
+            "contrary",
+            seeds,
+            -10.0,
+        )
+    with pytest.raises(CheckpointError, match="no such folder"):
+        read_results(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[papers.ssa]", "[papers", "no TOML"),
+        ('table = "Table II"', 'table = "Table II"\nverdict = "reproduced"', "verdict"),
+        ('paper = "ssa"\ntable = "Table II"', 'paper = "asa"\ntable = "Table II"', "unknown paper 'asa'; valid: ssa"),
+        ('data = "QaTa-COV19"', 'data = "QaTa"', "unknown data set 'QaTa'"),
+        ('84.60], b = [83.66, 75.11], blocked = "no data"', '84.60], b = [83.66, 75.11], blocked = "gone"', "'gone'"),
+        ('84.60], b = [83.66, 75.11], blocked = "no data"', "84.60], b = [83.66, 75.11]", "neither a file"),
+        ('b = [83.66, 75.11]', "b = [83.66]", "as many"),
+        ('b = [83.66, 75.11]', 'b = [83.66, "75.11"]', "valid"),
+        ("row 4 minus LViT", "row 4 minus row 1: both", "stands there twice"),
+        ('commands = ["textmask study ablation ssa DATA --table table2"]\n', "", "no command"),
+        ('minus = "1" }', 'minus = "1", metric = "assd_px" }', "single values"),
+    ],
+)  # fmt: skip
+def test_a_ledger_that_cannot_be_is_refused(old, new, said):
+    assert SMALL.count(old) == 1
+    with pytest.raises(ConfigError, match=said):
+        read_ledger(SMALL.replace(old, new))
+
+
+def entry(a, b, metric="dice_pooled"):
+    claim = PaperClaim(claim="x", a=a, b=b)
+    return LedgerEntry(
+        ClaimGroup(paper="ssa", table="I", data="x", claims=(claim,)), claim, metric, (), ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "protocol"),
+    [
+        ((91.65, 84.60), (90.64, 82.89), "pooled"),
+        ((85.25, 76.97), (79.02, 69.46), "per image"),
+        ((90.59, 82.81), (80.42, 70.81), "mixed"),
+        ((91.65, 84.60), (84.39, 72.35), "impossible"),
+        ((84.60,), (84.58,), "no IoU printed"),
+    ],
+)
+def test_protocol_and_difference_of_a_claim(a, b, protocol):
+    assert entry(a, b).protocol == protocol
+    assert entry(a, b).difference == pytest.approx(a[0] - b[0], abs=1e-9)
+    assert entry((12.71,), (31.89,), "hd95_pooled_px").protocol == "px"
+
+
+def test_the_ledger_covers_the_papers_and_their_rows_keep_their_protocol():
+    entries = ledger().entries()
+    assert len(entries) > 150
+    assert {found.group.paper for found in entries} == {
+        "c2seg",
+        "ssa",
+        "biclip",
+        "dusss",
+        "semi_medref",
+    }
+    of_metric = {"dice_pooled": "pooled", "dice_per_image": "per image"}
+    for found in entries:
+        if found.protocol in ("pooled", "per image"):
+            assert found.protocol == of_metric[found.metric], found.claim.claim
+
+
+def test_arms_of_the_ledger_exist():
+    """A result file of an ablation can only hold arms that its method lists."""
+    arms = {name: set() for name in list_methods()}
+    for name in arms:
+        for listed in get_method(name).studies.values():
+            arms[name] |= {arm.name for arm in listed}
+    checked = 0
+    for found in ledger().entries():
+        for source in found.sources:
+            if source.study not in ("", "labels"):
+                listed = {arm.name for arm in get_method(found.group.paper).studies[source.study]}
+                assert {source.arm, source.minus} <= listed, source
+                checked += 1
+    assert checked > 50
+
+
+def test_commands_of_the_ledger_parse():
+    """Every command is one of this command line, its options too, and names a list and arms that exist."""
+    root = typer.main.get_command(app)
+    for line in {command for group in ledger().groups for command in group.commands}:
+        words = shlex.split(line)
+        assert words.pop(0) == "textmask"
+        command, path = root, []
+        while isinstance(command, click.Group) or hasattr(command, "commands"):
+            path.append(words.pop(0))
+            command = command.commands.get(path[-1])
+        if command is None:
+            assert path in (["study", "labels"], ["study", "corruption"]), line
+            continue
+        options = command.make_context(" ".join(path), words, resilient_parsing=False).params
+        if path == ["study", "ablation"]:
+            names = {arm.name for arm in get_method(options["method"]).studies[options["study"]]}
+            assert set(filter(None, options["arms"].split(","))) <= names, line
+
+
+def test_the_committed_page_is_what_ledger_and_results_give():
+    text = (ROOT / "docs" / "claims.md").read_text("utf-8")
+    assert claims_page(ROOT / "results") == text, (
+        "docs/claims.md is out of date: textmask study claims"
+    )
+    assert (ROOT / "docs" / "claims.png").stat().st_size < 100_000
+
+
+def test_page_and_picture_of_a_small_ledger():
+    small = read_ledger(SMALL)
+    found = judged(a=study(GOOD, data="kvasir-seg (csv)"))
+    text = page(small, found, [], "x.png")
+    line = next(line for line in text.splitlines() if line.startswith("| row 4 minus row 1"))
+    assert line == (
+        "| row 4 minus row 1: both | 91.65 - 90.64 = +1.01 | pooled | **reproduced**, size: inside | "
+        "+2.00 (+0.50 to +3.00) | 9, seeds 0, 1 | `study-a.json` |"
+    )
+    assert (
+        "- row 4 minus row 1: here on kvasir-seg in place of QaTa-COV19, 5 % of train labelled, preset lite."
+        in text
+    )
+    assert (
+        "| row 4 minus LViT | 91.65 - 83.66 = +7.99 | mixed | not testable (no data) |  |  |  |"
+        in text
+    )
+    assert "| all | 1 | 0 | 0 | 2 | 0 | 3 |" in text
+    assert Image.open(io.BytesIO(claims_chart(found))).format == "PNG"
+    assert claims_chart(found) == claims_chart(found)
+    other = [replace(found[0], result=replace(found[0].result, estimate=2.5)), *found[1:]]
+    assert claims_chart(other) != claims_chart(found)
+    assert claims_chart(judged()) == b""
+    assert "x.png" not in page(small, judged(), [], "x.png")
+
+
+def test_the_command_writes_page_and_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr("textmask.studies.claims.page.ledger", lambda: read_ledger(SMALL))
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "study-a.json").write_text(json.dumps(study(GOOD)))
+    out = tmp_path / "page.md"
+    verdicts = write_claims(results, out)
+    assert tally(verdicts) == {"reproduced": 1, "not testable": 2, "not reproduced": 1}
+    assert "](page.png)" in out.read_text()
+    assert (tmp_path / "page.png").exists()
+    assert (
+        "| a tiny net | Table I | 1 | 6.36 | **not reproduced** | `textmask methods show ukan` |  |"
+        in out.read_text()
+    )

@@ -1,0 +1,249 @@
+"""Engines: the same rows wherever cells run, failures and busy folders, kill -9."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from textmask.cluster import Launcher
+from textmask.data.manifest import write_manifest
+from textmask.errors import CheckpointError, ConfigError, TextMaskError
+from textmask.methods.registry import Arm
+from textmask.studies.grid import launch as engines
+from textmask.studies.grid import runner as study
+from textmask.studies.grid.design import StudyPlan, plan_labels
+from textmask.studies.grid.launch import ClusterTask, TrialOutcome
+from textmask.studies.grid.runner import run_study
+
+SETTINGS = (
+    *("stages.segment.steps_per_epoch=6", "stages.segment.epochs=2"),
+    *("stages.segment.optim.lr=0.01", "threshold=0.2"),  # finds something
+)
+DESIGN = plan_labels("unet", [1.0, 0.5])
+BROKEN = Arm("broken", "diverges", ("stages.segment.optim.lr=1e30",), "unet")
+CELLS = ["unet-0.5-seed0", "unet-1-seed0"]
+
+
+@pytest.fixture(scope="module")
+def go(phantom_manifest, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+
+    def call(out, design=DESIGN, **options):
+        options = {
+            "preset": "smoke",
+            "settings": SETTINGS,
+            "n_bootstrap": 40,
+            "cache_dir": cache,
+            **options,
+        }
+        return run_study(design, phantom_manifest, out, **options)
+
+    call.cache = cache
+    return call
+
+
+@pytest.fixture(scope="module")
+def local(go, tmp_path_factory):
+    """The study made here, one cell after another. Tests do not change it."""
+    out = tmp_path_factory.mktemp("local")
+    return out, go(out, engine=Launcher(threads=1))
+
+
+@pytest.fixture
+def textmask(go, phantom_manifest):
+    """Starts a study of `unet` with the same settings in a real process."""
+    table = phantom_manifest.root / "grid.csv"
+    write_manifest(phantom_manifest, table)
+    common = ["--preset", "smoke", "--threads", "1", "--cache-dir", str(go.cache)]
+    common += [part for setting in SETTINGS for part in ("--set", setting)]
+
+    def start(study, *options):
+        command = [
+            sys.executable,
+            "-m",
+            "textmask",
+            "study",
+            study,
+            "unet",
+            str(table),
+            *common,
+            *options,
+        ]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return start
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(engines, "POLL_S", 0.05)
+
+
+def figures(summary):
+    """A summary without what time and place change."""
+    return {**summary, "arms": [arm | {"seconds": 0} for arm in summary["arms"]]}
+
+
+@pytest.mark.slow
+def test_jobs_in_processes_of_their_own_give_the_rows_of_this_one_and_one_that_fails_stops_no_other(
+    go, local, quick, tmp_path
+):
+    design, lines = StudyPlan("ablation", "x", "x", "unet", (BROKEN, DESIGN.arms[0]), ()), []
+    engine = Launcher(
+        "slurm", threads=1, slurm=("slurm_partition=gpu", "timeout_min=60"), cluster="local"
+    )
+    with pytest.raises(
+        TextMaskError, match=r"1 of 2 cells failed:\n  broken-seed0: the loss is not finite"
+    ):
+        go(tmp_path, design, engine=engine, progress=lines.append)
+    own = {"seconds": 0}
+    rows = [
+        json.loads((out / CELLS[0] / "study-test.json").read_text()) | own
+        for out in (tmp_path, local[0])
+    ]
+    assert rows[0] == rows[1]
+    assert any(
+        re.match(r"\[2/2\] unet-0.5-seed0 \(unet, 50 %\): job \d+, 2 cells left", line)
+        for line in lines
+    )
+    assert "not finished: broken-seed0" in (tmp_path / "table.md").read_text()
+
+
+def test_a_job_at_its_time_limit_goes_into_the_queue_again():
+    again = ClusterTask().checkpoint("grid", "cell", 2)
+    assert isinstance(again.function, ClusterTask)
+    assert again.args == ("grid", "cell", 2)
+
+
+@pytest.mark.slow
+def test_a_local_ray_instance_gives_the_rows_of_this_process_and_one_cell_that_fails_stops_no_other(
+    local, textmask, tmp_path
+):
+    """In a process of its own, for Ray has 15 s to start its parts and is started again on a machine that is busy."""
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'textmask[ray]'")
+    for _ in range(3):
+        broken = (
+            "--field",
+            "stages.segment.optim.lr=1e30",
+            "--engine",
+            "ray",
+            "--out",
+            str(tmp_path),
+        )
+        said, _ = textmask("sensitivity", *broken).communicate(timeout=280)
+        if "cannot reach or start Ray" not in said:
+            break
+    assert (
+        "1 of 2 cells failed:\n  stages.segment.optim.lr-1e30-seed0: the loss is not finite" in said
+    )
+    own = {"arm": "", "title": "", "settings": "", "seconds": 0, "weights_sha256": ""}
+    folders = (tmp_path / "preset-seed0", local[0] / CELLS[1])
+    rows = [json.loads((folder / "study-test.json").read_text()) | own for folder in folders]
+    assert rows[0] == rows[1]
+
+
+def test_more_threads_than_any_machine_has_are_refused_instead_of_waiting_for_ever(
+    go, tmp_path, monkeypatch
+):
+    nodes = [
+        {"Alive": alive, "Resources": {"CPU": cpus}} for alive, cpus in ((True, 2.0), (False, 64.0))
+    ]
+    stub = SimpleNamespace(is_initialized=lambda: True, nodes=lambda: nodes)
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    with pytest.raises(
+        ConfigError, match=r"no machine of the cluster has 8 CPUs .* Give --threads 2\."
+    ):
+        go(tmp_path, engine=Launcher("ray", threads=8))
+
+
+def test_ray_that_does_not_start_is_one_message(go, tmp_path, monkeypatch):
+    def init(**options):
+        raise Exception("The current node timed out during startup.")  # what Ray raises
+
+    monkeypatch.setitem(
+        sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init)
+    )
+    with pytest.raises(ConfigError, match="cannot reach or start Ray: The current node timed out"):
+        go(tmp_path, engine=Launcher("ray"))
+
+
+@pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_an_engine_that_is_not_installed_says_how_to_get_it(
+    engine, package, go, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"pip install 'textmask\[{engine}\]'"):
+        go(tmp_path, engine=Launcher(engine))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "slrum"}, "unknown engine 'slrum'. Did you mean 'slurm'"),
+        ({"threads": 0}, "threads is 0"),
+        ({"slurm": ("a=1",)}, "need --engine slurm"),
+        ({"name": "slurm"}, "srun"),  # this machine has none
+        ({"name": "slurm", "cluster": "debug", "slurm": ("partition",)}, "has no '='"),
+        ({"name": "slurm", "cluster": "debug", "slurm": ("slurm_partitoin=x",)}, "partitoin"),
+        ({"name": "slurm", "cluster": "debug", "slurm": ("timeout_min=long",)}, "timeout_min"),
+    ],
+)
+def test_wrong_engines_are_one_message(options, said, go, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        go(tmp_path, engine=Launcher(**options))
+
+
+def test_a_cell_that_another_process_makes_is_left_to_it(go, local, tmp_path):
+    out = shutil.copytree(local[0], tmp_path / "study")
+    for name in CELLS:
+        (out / name / "study-test.json").unlink()
+    lines = []
+    with (out / CELLS[0] / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        summary = go(out, progress=lines.append)
+    assert summary["missing"] == [CELLS[0]]
+    assert any("is being made by another process" in line for line in lines)
+    assert figures(go(out)) == figures(local[1])  # let go: made now
+
+
+def test_a_row_that_never_appears_is_told_with_the_likely_cause(go, tmp_path, monkeypatch):
+    def elsewhere(engine, grid, cells, started, bar):
+        yield TrialOutcome(cells[0])
+
+    monkeypatch.setitem(engines._LAUNCHERS, "local", elsewhere)
+    monkeypatch.setattr(study, "PATIENCE_S", -1)
+    with pytest.raises(CheckpointError, match="All machines must see the same folder"):
+        go(tmp_path)
+
+
+@pytest.mark.slow
+def test_kill_9_loses_no_finished_cell_and_the_rest_goes_on_to_the_same_figures(
+    go, local, textmask, tmp_path
+):
+    """A real process is killed within its second training."""
+    out = tmp_path / "study"
+    process = textmask("labels", "--fractions", "0.5,1", "--out", str(out), "--quiet")
+    deadline = time.monotonic() + 200
+    while not (out / CELLS[1] / "last.safetensors").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    assert not (out / CELLS[1] / "result.json").exists()
+    kept = (out / CELLS[0] / "weights.safetensors").stat().st_mtime_ns
+    with np.load(out / CELLS[0] / "study-test.npz") as file:
+        assert len(file["intersection"]) == 8
+    assert figures(go(out)) == figures(local[1])
+    assert (out / CELLS[0] / "weights.safetensors").stat().st_mtime_ns == kept
