@@ -33,7 +33,7 @@ def test_it_is_small_and_says_what_it_is():
     card = (DEFAULT_RUN / "README.md").read_text()
     for said in (
         "Research use only",
-        "licence",
+        "The license depends",
         "limits",
         "dice_per_image",
         "95 % bootstrap",
