@@ -21,7 +21,7 @@ def describe_graphs(run: Run) -> dict[str, Any]:
 
     recipe = run.recipe
     size = list(recipe.image_size)
-    encoder = getattr(run.method, "text_encoder", None)
+    encoder = run.method.text_encoder
     return {
         "library_name": "textmask",
         "textmask_version": __version__,
@@ -41,7 +41,7 @@ def describe_graphs(run: Run) -> dict[str, Any]:
         "laterality": str(run.data.get("laterality", "unknown")),
         "text": {
             "used": get_method(recipe.method).card.uses_text,
-            "encoder": getattr(encoder, "name", ""),
+            "encoder": "" if encoder is None else encoder.name,
             "fingerprint": text_fingerprint(run.method),
             "max_tokens": getattr(encoder, "max_length", 0),
             "tokenizer": "the tokenizer folder, or the encoder's own",

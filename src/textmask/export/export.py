@@ -338,7 +338,7 @@ def gate_report(result: Exported) -> list[str]:
 
 def _save_tokenizer(run: Run, folder: Path) -> None:
     """Files of the tokenizer where it has any; the tiny encoder of the tests hashes words and has none."""
-    encoder = getattr(run.method, "text_encoder", None)
+    encoder = run.method.text_encoder
     tokenizer = getattr(getattr(encoder, "encoder", encoder), "tokenizer", None)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder / TOKENIZER))

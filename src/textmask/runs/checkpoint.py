@@ -18,6 +18,7 @@ from textmask.errors import CheckpointError
 from textmask.io.files import read_json
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, load_recipe
+from textmask.nn.text_encoders import TextCache
 
 WEIGHTS = "weights.safetensors"
 LAST = "last.safetensors"
@@ -130,7 +131,8 @@ def load_weights(
 
 def text_fingerprint(method: Method) -> str:
     """Identity of a method's frozen text encoder, "" when it has none: the tower itself is never stored."""
-    return str(getattr(getattr(method, "text_encoder", None), "fingerprint", ""))
+    encoder = method.text_encoder
+    return encoder.fingerprint if isinstance(encoder, TextCache) else ""
 
 
 def load_run(path: Path | str) -> Run:

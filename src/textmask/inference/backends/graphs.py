@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -159,7 +159,7 @@ def load_graphs(
 
 def graph_backend(run: Run, graphs: Mapping[str, Graph]) -> GraphBackend:
     """Graphs in the place of a run's method."""
-    encoder: Any = getattr(run.method, "text_encoder", None)
+    encoder = run.method.text_encoder
     return GraphBackend(graphs, None if encoder is None else encoder.tokenize)
 
 
