@@ -148,7 +148,7 @@ def side_by_side(panels: Sequence[Bytes], captions: Sequence[str] = ()) -> Bytes
     """
     if not panels or (captions and len(captions) != len(panels)):
         raise DataError(
-            f"side_by_side: got {len(panels)} panels and {len(captions)} captions, expected one caption per panel or none."
+            f"side_by_side: got {len(panels)} panels and {len(captions)} captions, expected one per panel or none."
         )
 
     head = CAPTION_HEIGHT_PX if captions else 0
