@@ -133,7 +133,7 @@ def test_above_the_bound_nothing_is_left_behind(runs, phantom_manifest, monkeypa
     monkeypatch.setattr(export_module, "graph_backend", lambda run, graphs: Wrong())
     before = sorted(runs.iterdir())
     with pytest.raises(
-        DataError, match=r"refused: share of flipped pixels.*on 8 rows, the bound is 0.0001"
+        DataError, match=r"refused: fraction of flipped pixels.*on 8 rows, the bound is 0.0001"
     ):
         export(
             runs / "statement_unet", runs / "refused", data=phantom_manifest, cache_dir=runs / "c"
@@ -157,7 +157,7 @@ def test_an_engine_that_fails_alone_is_left_out(runs, phantom_manifest, monkeypa
     result = export(
         runs / "statement_unet", runs / "half", data=phantom_manifest, cache_dir=runs / "c"
     )
-    assert result.engines == ("onnxruntime",)
+    assert result.runtimes == ("onnxruntime",)
     with pytest.raises(CheckpointError, match="may not be run by openvino"):
         open_backend(load_run(runs / "statement_unet"), "openvino", runs / "half")
 
@@ -200,7 +200,7 @@ def test_lower_precisions_are_judged_by_dice(runs, phantom_manifest, monkeypatch
     told = json.loads((out / "export.json").read_text())
     assert told["gate"]["bound_on"] == "dice_loss"
     assert told["precision"] == precision
-    assert "openvino" in result.engines
+    assert "openvino" in result.runtimes
     if precision == "int8":
         size = (out / "image.onnx").read_bytes()
         assert b"DequantizeLinear" in size

@@ -61,7 +61,7 @@ def test_a_state_dict_becomes_a_run(state, tmp_path):
     run = load_run(tmp_path / "run")
     assert all(torch.equal(value, tensors[key]) for key, value in run.method.state_dict().items())
     assert run.data["laterality"] == "image"
-    with pytest.raises(ConfigError, match="holds weights already"):
+    with pytest.raises(ConfigError, match="already contains weights"):
         import_weights(file, tmp_path / "run", recipe=root / "recipe.json")
 
 
@@ -71,7 +71,7 @@ def test_weights_that_do_not_fit_and_files_that_are_none_are_refused(state, tmp_
     torch.save({"a": torch.zeros(2), "lr": 1e-3}, tmp_path / "mixed.pt")
     for name, said in (
         ("other", "do not fit the recipe"),
-        ("mixed", "is a tensor"),
+        ("mixed", "are not tensors"),
         ("none", "does not exist"),
     ):
         with pytest.raises(CheckpointError, match=said):
@@ -135,7 +135,7 @@ def test_links_bombs_and_noise_are_refused(tmp_path):
     with pytest.raises(DataError, match="times the size"):
         import_weights(tmp_path / "bomb.pt", tmp_path / "run", recipe=tmp_path / "recipe.json")
     (tmp_path / "noise.zip").write_bytes(b"noise")
-    with pytest.raises(DataError, match="no readable zip"):
+    with pytest.raises(DataError, match="not a readable zip"):
         check_archive(tmp_path / "noise.zip")
     folder = tmp_path / "in"
     folder.mkdir()

@@ -88,7 +88,7 @@ def export_command(
         say(line)
     if target != "hf":
         say(
-            f"bound {result.bound:g}; may be run by {', '.join(result.engines)}"
+            f"bound {result.bound:g}; may be run by {', '.join(result.runtimes)}"
             if result.gate
             else "not compared with eager fp32 (--no-gate); the card says so"
         )

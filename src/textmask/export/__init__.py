@@ -1,1 +1,1 @@
-"""Write a run as files for other programs, and read weights that came from elsewhere."""
+"""Write a run as files for other programs, and import weights from other sources."""

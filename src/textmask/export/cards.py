@@ -1,4 +1,4 @@
-"""What an export says of itself: the description for programs and the card for people."""
+"""Description of an export: JSON for programs, and a card for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USE = "Research use only: not a medical device, not validated for any clinical u
 
 
 def describe_graphs(run: Run) -> dict[str, Any]:
-    """What a program must know to use the weights: recipe, data, normalisation, sides, sentence."""
+    """Everything a program needs to use the weights: recipe, data, normalization, laterality convention, text."""
     from textmask import __version__
 
     recipe = run.recipe
@@ -33,7 +33,7 @@ def describe_graphs(run: Run) -> dict[str, Any]:
         "result": run.result,
         "image": {
             "shape": ["batch", 3, *size],
-            "values": "float32 in [0, 1], grey pictures repeated; the graph normalises further",
+            "values": "float32 in [0, 1], gray images repeated; the graph normalizes further",
             "resize": "bilinear to the shape, as textmask.io.images.resize_image does",
             "tiles": None if recipe.tiles is None else recipe.tiles.model_dump(mode="json"),
         },
@@ -52,9 +52,9 @@ def describe_graphs(run: Run) -> dict[str, Any]:
 
 
 def gate_lines(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line an engine."""
+    """One line per runtime with the figures of `Parity`."""
     lines = []
-    for engine, m in measured.items():
+    for runtime, m in measured.items():
         dice = "no true masks"
         if m["dice_loss"] is not None:
             dice = (
@@ -62,35 +62,41 @@ def gate_lines(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{m['dice_loss']:.5f}, n = {m['n_masks']})"
             )
         lines.append(
-            f"{engine}: {m['flipped']:.2e} of the pixels flipped, largest difference of a probability "
+            f"{runtime}: {m['flipped']:.2e} of the pixels flipped, largest difference of a probability "
             f"{m['max_dp']:.1e}, n = {m['n']}; {dice}"
         )
     return lines
 
 
-def run_card(run: Run, told: Mapping[str, Any]) -> str:
-    """The card of an export with graphs."""
-    gate = told["gate"]
+def run_card(run: Run, description: Mapping[str, Any]) -> str:
+    """The card of an export with graphs.
+
+    Args:
+        run: the trained run.
+        description: the content of `export.json`.
+    """
+    gate = description["gate"]
     lines = [*_about(run), "", "## Graphs", ""]
-    lines += [
-        f"- `{g['file']}`: {', '.join(g['inputs'])} -> {', '.join(g['outputs'])}; sha256 {g['sha256']}"
-        for g in told["graphs"].values()
-    ]
-    lines += ["", f"## Compared with eager fp32 ({told['precision']})", ""]
+    for graph in description["graphs"].values():
+        inputs, outputs = ", ".join(graph["inputs"]), ", ".join(graph["outputs"])
+        lines.append(f"- `{graph['file']}`: {inputs} -> {outputs}; sha256 {graph['sha256']}")
+
+    lines += ["", f"## Compared with eager fp32 ({description['precision']})", ""]
     if not gate["checked"]:
-        lines += ["**Not compared**: exported with --no-gate."]
+        lines.append("**Not compared**: exported with --no-gate.")
     else:
         own = "the run's own data" if gate["data_of_the_run"] else "other data than the run's"
+        runtimes = ", ".join(description["engines"])
         lines += [f"- {line}" for line in gate_lines(gate["measured"])]
         lines += [
             f"- rows: split {gate['split']} of {own}, sha256 {gate['data_sha256']}",
-            f"- bound: {gate['bound']:g} on {gate['bound_on']}; may be run by {', '.join(told['engines'])}",
+            f"- bound: {gate['bound']:g} on {gate['bound_on']}; may be run by {runtimes}",
         ]
     return "\n".join(lines) + "\n"
 
 
 def hub_card(run: Run, notes: Sequence[str] = ()) -> str:
-    """Model card with the front matter that model hubs read, the run's last evaluation, and notes."""
+    """The model card with front matter for model hubs, the evaluations of the run, and notes."""
     front = [
         "---",
         "license: other",
@@ -98,10 +104,10 @@ def hub_card(run: Run, notes: Sequence[str] = ()) -> str:
         "library_name: textmask",
         "pipeline_tag: image-segmentation",
         "tags:",
-        *[
-            f"- {tag}"
-            for tag in ("medical", "image-segmentation", "text-guided", run.recipe.method)
-        ],
+        "- medical",
+        "- image-segmentation",
+        "- text-guided",
+        f"- {run.recipe.method}",
         "metrics:",
         "- dice",
         "---",
@@ -116,38 +122,41 @@ def hub_card(run: Run, notes: Sequence[str] = ()) -> str:
         'textmask.load("FOLDER").set_image("film.png").segment("lower left lung").mask',
         "```",
         "",
-        "The licence depends on the training data and on the pre-trained weights that were used: fill it in before "
-        "publishing.",
+        "The license depends on the training data and on the pre-trained weights. Fill it in before publishing.",
         "",
     ]
-    told = ["", "## Notes", "", *(f"- {note}" for note in notes)] if notes else []
-    return "\n".join(front + _about(run) + _measured(run) + told + use)
+    more = ["", "## Notes", "", *(f"- {note}" for note in notes)] if notes else []
+    return "\n".join(front + _about(run) + _measured(run) + more + use)
 
 
 def _measured(run: Run) -> list[str]:
-    """The tables of the run's evaluations, each with its protocol and the rows beside it."""
-    tables = [
-        evaluation_table(read_json(path)).rstrip()
-        for path in sorted(run.path.glob("evaluation/*/summary.json"))
-    ]
+    """The tables of the run's evaluations, each with its protocol and all rows."""
+    paths = sorted(run.path.glob("evaluation/*/summary.json"))
+    tables = [evaluation_table(read_json(path)).rstrip() for path in paths]
     return ["", "## Measured", "", "\n\n".join(tables)] if tables else []
 
 
 def _about(run: Run) -> list[str]:
     card = get_method(run.recipe.method).card
     data, side = run.data, run.data.get("laterality", "unknown")
-    score = {key: value for key, value in run.result.items() if key.startswith("valid/")}
-    return [
+    rows, columns = run.recipe.image_size
+    lines = [
         f"# {run.recipe.method}: {card.title}",
         "",
         f"**{USE}**",
         "",
-        f"- left and right in its sentences mean the {side} side",
+        f"- laterality convention of its prompts: {side}",
         f"- trained on {data.get('name') or 'own data'} {data.get('counts', {})}, sha256 {data.get('hash')}",
-        *[f"- chosen by {key} = {value:.4f}" for key, value in score.items()],
-        f"- pictures {run.recipe.image_size[0]} x {run.recipe.image_size[1]}, threshold {run.recipe.threshold}",
+    ]
+    for key, value in run.result.items():
+        if key.startswith("valid/"):
+            lines.append(f"- chosen by {key} = {value:.4f}")
+    lines += [
+        f"- images {rows} x {columns}, threshold {run.recipe.threshold}",
         f"- weights sha256 {file_sha256(run.weights)}",
         f"- frozen text encoder: {text_fingerprint(run.method) or 'none'}",
         f"- paper: {card.paper or 'none, a baseline'}",
-        *([f"- limits: {card.limits}"] if card.limits else []),
     ]
+    if card.limits:
+        lines.append(f"- limits: {card.limits}")
+    return lines

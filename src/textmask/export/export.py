@@ -1,6 +1,6 @@
-"""A trained run for other programs: ONNX graphs, a MONAI bundle, or a folder as model hubs hold it.
+"""Export a trained run for other programs: ONNX graphs, a MONAI bundle, or a folder for model hubs.
 
-Graphs are written only where their masks equal those of eager fp32 within a bound, on the run's validation rows.
+Graphs are written only if their masks equal those of eager fp32 within a bound, on the validation rows of the run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from textmask.inference.backends.graphs import (
     load_graphs,
 )
 from textmask.inference.backends.onnxruntime import OnnxGraph, quantise
-from textmask.io.files import file_sha256, write_json
+from textmask.io.files import file_sha256, write_json, write_whole
 from textmask.runs.checkpoint import Run, load_run
 
 TARGETS = ("onnx", "monai", "hf")
@@ -47,26 +47,26 @@ RUNTIMES = {
     "bf16": ("openvino",),
     "int8": ("onnxruntime", "openvino"),
 }
-CALIBRATION_IMAGES = 64  # train pictures that int8 takes its ranges from
+CALIBRATION_IMAGES = 64  # train images for the ranges of int8
 TOKENIZER = "tokenizer"
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written; `gate` holds the figures of each engine that was asked, `engines` those that passed."""
+    """The result of an export; `gate` has the figures of each runtime, `runtimes` are those that passed."""
 
     path: Path
     target: str
     precision: str
     bound: float
     gate: dict[str, Parity] = field(default_factory=dict)
-    engines: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ExportRows:
-    """The rows that the gate compares on, and those that int8 takes its ranges from."""
+    """The rows that the gate compares, the train rows for the ranges of int8, and the hash of the data."""
 
     gate: SplitData
     train: SplitData | None
@@ -89,75 +89,79 @@ def export(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write a run for other programs; where the gate refuses it nothing is left behind.
+    """Export a run for other programs; if the gate refuses the export, nothing is left behind.
 
     Args:
         run: the trained run.
-        out: folder to make.
-        target: `onnx`; `monai`, a bundle with the same graphs; `hf`, the weights as they are, without graphs or gate.
-        data: the run's data; needed by the gate, and by int8 for its ranges.
-        precision: `fp32`; `bf16`, the same graphs for OpenVINO to compute in bf16; `int8`.
-        bound: on the share of flipped pixels in fp32, else on the loss of mean Dice; None means `BOUNDS`.
-        gate: False writes unchecked graphs and says so in the card.
-        split: rows that the gate compares on.
-        kept: starts of the names of graph nodes that stay in fp32 in an int8 export.
-        notes: sentences for the card of `hf`, such as the licence of the data.
-        cache_dir: where decoded pictures are kept.
-        progress: called with (task, done, total).
+        out: folder to create.
+        target: `onnx`; `monai`, a bundle with the same graphs; `hf`, the weights without graphs and without gate.
+        data: data of the run; needed by the gate, and by int8 for its ranges.
+        precision: `fp32`; `bf16`, the same graphs, computed in bf16 by OpenVINO; `int8`.
+        bound: maximum fraction of flipped pixels (fp32) or loss of mean Dice (others); None means `BOUNDS`.
+        gate: False writes unchecked graphs, which the card says.
+        split: rows that the gate compares.
+        kept: name prefixes of graph nodes that stay in fp32 in an int8 export.
+        notes: sentences for the card of `hf`, such as the license of the data.
+        cache_dir: folder of the decoded images; None means the cache folder of the user.
+        progress: called with (step, done, total).
 
     Raises:
-        ConfigError: a wrong option, `out` exists, or a package is missing.
-        DataError: no data for the gate, or the export did not pass it.
+        ConfigError: an option is invalid, `out` exists, or a package is missing.
+        DataError: the gate has no data, or the export did not pass it.
     """
     choose("target", target, TARGETS)
     choose("precision", precision, PRECISIONS)
     if out.exists():
-        raise ConfigError(f"{out} exists. Name a folder that does not, or remove this one.")
+        raise ConfigError(f"{out} exists. Give a folder that does not exist, or remove this one.")
+
     loaded = run if isinstance(run, Run) else load_run(run)
     bound = BOUNDS[precision] if bound is None else bound
     if target == "hf":
         if precision != "fp32":
             raise ConfigError(
-                f"target hf holds the weights as they are; precision {precision} is for onnx and monai."
+                f"target hf contains the unchanged weights; precision {precision} is for onnx and monai."
             )
         with _staged(out) as folder:
             write_hub_folder(loaded, folder, notes)
         return Exported(out, target, precision, bound)
+
     rows = _export_rows(loaded, data, precision, gate, split, cache_dir, progress)
     with _staged(out) as folder:
         graphs = folder / "models" if target == "monai" else folder
         graphs.mkdir(exist_ok=True)
         files = _write_graphs(loaded, graphs, target == "onnx", precision, rows, kept)
-        found = (
-            _gate(loaded, files, rows, precision, bound, progress)
-            if gate and rows is not None
-            else {}
-        )
-        passed = tuple(
-            sorted(
-                (name for name, parity in found.items() if parity.measured(precision) <= bound),
-                key=lambda name: found[name].ms_exported,
-            )
-        )
+
+        # the gate: runtimes within the bound, the fastest first
+        found: dict[str, Parity] = {}
+        if gate and rows is not None:
+            found = _gate(loaded, files, rows, precision, progress)
+        passed = [name for name, parity in found.items() if parity.measured(precision) <= bound]
+        passed.sort(key=lambda name: found[name].ms_exported)
         if found and not passed:
             raise DataError(_refusal(found, precision, bound))
-        result = Exported(
-            out, target, precision, bound, found, passed or (() if gate else RUNTIMES[precision])
-        )
-        told = _description(loaded, files, result, gate, rows)
-        write_json(graphs / EXPORT, told)
+        runtimes = tuple(passed) if gate else RUNTIMES[precision]
+
+        # what programs and people need to know
+        result = Exported(out, target, precision, bound, found, runtimes)
+        description = _description(loaded, files, result, gate, rows)
+        write_json(graphs / EXPORT, description)
         if target == "monai":
-            write_bundle(loaded, folder, told)
+            write_bundle(loaded, folder, description)
         else:
-            (folder / "recipe.json").write_text(loaded.recipe.to_json(), encoding="utf-8")
-            (folder / "README.md").write_text(run_card(loaded, told), encoding="utf-8")
+            write_whole(folder / "recipe.json", loaded.recipe.to_json().encode())
+            write_whole(folder / "README.md", run_card(loaded, description).encode())
     return result
 
 
 def write_hub_folder(run: Run, folder: Path, notes: Sequence[str] = ()) -> None:
-    """config.json, model.safetensors, tokenizer, model card and what it was calibrated to; `textmask.load` reads it.
+    """Write config.json, model.safetensors, tokenizer, model card and calibration; `textmask.load` reads the folder.
 
-    The frozen text tower is not in it: config.json names it, with the sha256 of its weights.
+    The frozen text encoder is not included: config.json names it, with the sha256 of its weights.
+
+    Args:
+        run: the trained run.
+        folder: existing folder.
+        notes: sentences for the card.
     """
     shutil.copyfile(run.weights, folder / "model.safetensors")
     shutil.copymode(Path(__file__), folder / "model.safetensors")
@@ -165,17 +169,19 @@ def write_hub_folder(run: Run, folder: Path, notes: Sequence[str] = ()) -> None:
     write_json(folder / "config.json", describe_graphs(run))
     if (run.path / prompt_check.CALIBRATION).exists():
         shutil.copyfile(run.path / prompt_check.CALIBRATION, folder / prompt_check.CALIBRATION)
-    (folder / "README.md").write_text(hub_card(run, notes), encoding="utf-8")
+    write_whole(folder / "README.md", hub_card(run, notes).encode())
 
 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end, or disappears."""
+    """A folder next to `out` that is renamed to `out` at the end; after an error it is removed."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
-        raise ConfigError(f"cannot make {out} ({error.strerror}). Name another folder.") from error
+        raise ConfigError(
+            f"cannot create {out} ({error.strerror}). Give another folder."
+        ) from error
     try:
         yield folder
         folder.chmod(0o755)
@@ -196,8 +202,9 @@ def _export_rows(
     if data is None:
         if gate or precision == "int8":
             raise DataError(
-                "the export is compared with eager fp32 on the run's validation rows, and int8 takes its ranges from "
-                "its train rows: give the data of the run (--data), or leave the check out (--no-gate, fp32 and bf16)."
+                "the gate compares the export with eager fp32 on the validation rows of the run, and int8 takes its "
+                "ranges from the train rows. Give the data of the run with --data, or skip the gate with --no-gate "
+                "(fp32 and bf16 only)."
             )
         return None
 
@@ -208,6 +215,7 @@ def _export_rows(
 
         return open_split(data, name, run.recipe.image_size, cache_dir, step)
 
+    # a fixed sample of the train rows
     train = None
     if precision == "int8":
         whole = opened("train")
@@ -224,14 +232,15 @@ def _write_graphs(
     rows: ExportRows | None,
     kept: Sequence[str],
 ) -> dict[str, Path]:
-    """The graphs, and the tokenizer where one is needed."""
+    """Write the graphs, and the tokenizer if one is needed."""
     size = run.recipe.image_size if run.recipe.tiles is None else run.recipe.tiles.size
     files = write_graphs(run.method, size, folder, split)
     rest = files.get(DECODER) or files[WHOLE]
     if TEXT in files and not set(TEXT_INPUTS) & set(OnnxGraph(rest, 1).inputs):
-        files.pop(TEXT).unlink()  # the sentence guides training only
+        files.pop(TEXT).unlink()  # the prompt only guides training
     if TEXT in files:
         _save_tokenizer(run, folder)
+
     if precision == "int8" and rows is not None and rows.train is not None:
         feeds = graph_feeds(run, files, rows.train)
         for name in files.keys() - {TEXT}:
@@ -244,7 +253,7 @@ def _write_graphs(
 def graph_feeds(
     run: Run, files: Mapping[str, Path], data: SplitData
 ) -> list[dict[str, np.ndarray]]:
-    """Inputs of all graphs for some pictures, one at a time; of the first tile where pictures are cut."""
+    """Inputs of all graphs for each image of a split; with tiles, those of the first tile."""
     image_tower = OnnxGraph(files[IMAGE], torch.get_num_threads()) if IMAGE in files else None
     feeds = []
     for i in range(len(data)):
@@ -254,14 +263,15 @@ def graph_feeds(
             pixels = pixels[:, :, :rows, :columns]
             short = (rows - pixels.shape[2], columns - pixels.shape[3])
             pixels = np.pad(pixels, ((0, 0), (0, 0), (0, short[0]), (0, short[1])))
+
         text = build_text(data.prompts[i : i + 1], data.statements[i : i + 1])
         feed = {"image": to_image(pixels).contiguous().numpy(), "zones": text.zones.numpy()}
         if TEXT in files:
-            words = run.method.get_submodule("text_encoder")(text)
-            feed |= dict(zip(TEXT_INPUTS, (x.detach().numpy() for x in words), strict=True))
+            words = [x.detach().numpy() for x in run.method.get_submodule("text_encoder")(text)]
+            feed.update(zip(TEXT_INPUTS, words, strict=True))
         if image_tower is not None:
             maps = image_tower(feed)
-            feed |= dict(zip(feature_names(len(maps)), maps, strict=True))
+            feed.update(zip(feature_names(len(maps)), maps, strict=True))
         feeds.append(feed)
     return feeds
 
@@ -271,12 +281,11 @@ def _gate(
     files: Mapping[str, Path],
     rows: ExportRows,
     precision: str,
-    bound: float,
     progress: Progress | None,
 ) -> dict[str, Parity]:
     backends = {
-        engine: graph_backend(run, load_graphs(files, engine, precision=precision))
-        for engine in RUNTIMES[precision]
+        runtime: graph_backend(run, load_graphs(files, runtime, precision=precision))
+        for runtime in RUNTIMES[precision]
     }
 
     def step(done: int, total: int) -> None:
@@ -287,11 +296,9 @@ def _gate(
 
 
 def _refusal(found: Mapping[str, Parity], precision: str, bound: float) -> str:
-    what = "share of flipped pixels" if precision == "fp32" else "loss of mean Dice"
-    measured = ", ".join(
-        f"{engine} {parity.measured(precision):.2g}" for engine, parity in found.items()
-    )
-    n = next(iter(found.values())).n
+    what = "fraction of flipped pixels" if precision == "fp32" else "loss of mean Dice"
+    each = [f"{runtime} {parity.measured(precision):.2g}" for runtime, parity in found.items()]
+    measured, n = ", ".join(each), next(iter(found.values())).n
     hint = "" if precision == "fp32" else " Keep more layers in fp32 (--keep), or export fp32."
     return f"the {precision} export is refused: {what} {measured} on {n} rows, the bound is {bound:g}.{hint}"
 
@@ -299,27 +306,23 @@ def _refusal(found: Mapping[str, Parity], precision: str, bound: float) -> str:
 def _description(
     run: Run, files: Mapping[str, Path], result: Exported, gate: bool, rows: ExportRows | None
 ) -> dict[str, Any]:
-    """export.json: what each file takes and gives, what the caller must know, and what the gate measured."""
+    """The content of export.json: inputs and outputs of each file, how to use them, and the figures of the gate."""
     graphs = {}
     for name, path in files.items():
         graph = OnnxGraph(path, 1)
-        shapes = {
-            key: {"type": kind, "shape": shape} for key, (kind, shape) in graph.shapes.items()
-        }
+        shapes = {}
+        for key, (kind, shape) in graph.shapes.items():
+            shapes[key] = {"type": kind, "shape": shape}
         graphs[name] = {
             "file": path.name,
             "sha256": file_sha256(path),
             "inputs": {key: shapes[key] for key in graph.inputs},
             "outputs": {key: shapes[key] for key in graph.outputs},
         }
-    told: dict[str, Any] = describe_graphs(run) | {
-        "precision": result.precision,
-        "engines": list(result.engines),
-        "graphs": graphs,
-        "gate": {"checked": False},
-    }
+
+    checked: dict[str, Any] = {"checked": False}
     if gate and rows is not None:
-        told["gate"] = {
+        checked = {
             "checked": True,
             "split": rows.split,
             "data_sha256": rows.hash,
@@ -328,16 +331,22 @@ def _description(
             "bound": result.bound,
             "measured": {name: parity.as_dict() for name, parity in result.gate.items()},
         }
-    return told
+    return {
+        **describe_graphs(run),
+        "precision": result.precision,
+        "engines": list(result.runtimes),
+        "graphs": graphs,
+        "gate": checked,
+    }
 
 
 def gate_report(result: Exported) -> list[str]:
-    """The figures of the gate in lines for people."""
+    """The figures of the gate as lines of text."""
     return gate_lines({name: parity.as_dict() for name, parity in result.gate.items()})
 
 
 def _save_tokenizer(run: Run, folder: Path) -> None:
-    """Files of the tokenizer where it has any; the tiny encoder of the tests hashes words and has none."""
+    """Write the files of the tokenizer if there is one; the tiny encoder hashes words and has none."""
     encoder = run.method.text_encoder
     tokenizer = getattr(getattr(encoder, "encoder", encoder), "tokenizer", None)
     if tokenizer is not None:

@@ -1,9 +1,9 @@
-"""A trained method as ONNX graphs: image tower, text tower, decoder; or one graph where the method has no split."""
+"""Write a trained method as ONNX graphs: image tower, text tower, decoder; or one graph if the method has no split."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -29,7 +29,7 @@ Axes = dict[str, dict[int, str]]
 
 
 class _Given(nn.Module):
-    """Stands where the text encoder was: what it says has become an input of the graph."""
+    """Replaces the text encoder, whose output is an input of the graph."""
 
     features: TextFeatures | None = None
 
@@ -49,7 +49,7 @@ class _ImageTower(nn.Module):
 
 
 class _Rest(nn.Module):
-    """Image, text features, zone bits and, where there is a split, the image's features -> logits."""
+    """Image, text features, zones and, if the method has a split, image features -> logits."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class _Rest(nn.Module):
 
 
 class _TextTower(nn.Module):
-    """Token numbers -> token vectors and sentence vector, standardised where the method wants that."""
+    """Token ids -> token vectors and text vector, standardized if the method does so."""
 
     def __init__(self, encoder: TextEncoder | TextCache) -> None:
         super().__init__()
@@ -100,16 +100,16 @@ class _TextTower(nn.Module):
 def write_graphs(
     method: Method, size: tuple[int, int], folder: Path, split: bool = True
 ) -> dict[str, Path]:
-    """Write the graphs of a method in eval mode; batch and number of tokens stay free, the image size does not.
+    """Write the graphs of a method in eval mode. Batch size and number of tokens are free, the image size is fixed.
 
     Args:
         method: on the CPU.
         size: rows and columns of the image.
-        folder: exists.
-        split: False writes one graph even where the method can tell image and sentence apart.
+        folder: existing folder.
+        split: False writes one graph even if the method has separate image features.
 
     Returns:
-        `image` and `decoder`, or `model`; and `text` where there is a text encoder.
+        Files by name: `image` and `decoder`, or `model`; and `text` if there is a text encoder.
     """
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(len(EXAMPLES), 3, *size, generator=generator)
@@ -117,22 +117,19 @@ def write_graphs(
     encoder = method.text_encoder
     features: tuple[Tensor, ...] = ()
     written: dict[str, Path] = {}
+
     with torch.no_grad():
         maps = method.image_features(image) if split else None
         if maps is not None:
             features = maps
-            names = feature_names(len(features))
-            written[IMAGE] = _trace(
-                _ImageTower(method),
-                (image,),
-                {"image": {}},
-                {key: {} for key in names},
-                folder / IMAGE,
-            )
+            outputs: Axes = {key: {} for key in feature_names(len(features))}
+            tower = _ImageTower(method)
+            written[IMAGE] = _trace(tower, (image,), {"image": {}}, outputs, folder / IMAGE)
+
+        # without an encoder the text inputs are placeholders, which the exporter drops
         if encoder is None:
-            words = TextFeatures(
-                torch.zeros(2, 4, 8), torch.zeros(2, 8), torch.ones(2, 4, dtype=torch.bool)
-            )
+            token_mask = torch.ones(2, 4, dtype=torch.bool)
+            words = TextFeatures(torch.zeros(2, 4, 8), torch.zeros(2, 8), token_mask)
         else:
             words = encoder(text)
         inputs: Axes = {
@@ -140,41 +137,41 @@ def write_graphs(
             "text_tokens": {1: "tokens"},
             "text_embedding": {},
             "token_mask": {1: "tokens"},
+            "zones": {},
         }
-        inputs |= {"zones": {}} | {key: {} for key in feature_names(len(features))}
+        for key in feature_names(len(features)):
+            inputs[key] = {}
         rest = DECODER if features else WHOLE
         given = (image, *words, text.zones, *features)
         written[rest] = _trace(_Rest(method), given, inputs, {"logits": {}}, folder / rest)
+
         if encoder is not None:
-            written[TEXT] = _write_text(encoder, text, folder / TEXT)
+            tokens = encoder.tokenize(text)
+            free: Axes = {"token_ids": {1: "tokens"}, "token_mask": {1: "tokens"}}
+            out: Axes = {"text_tokens": {1: "tokens"}, "text_embedding": {}}
+            ids = (tokens.token_ids, tokens.token_mask)
+            written[TEXT] = _trace(_TextTower(encoder), ids, free, out, folder / TEXT)
     return written
-
-
-def _write_text(encoder: TextEncoder | TextCache, text: Text, path: Path) -> Path:
-    tokens = encoder.tokenize(text)
-    free: Axes = {"token_ids": {1: "tokens"}, "token_mask": {1: "tokens"}}
-    out: Axes = {"text_tokens": {1: "tokens"}, "text_embedding": {}}
-    return _trace(_TextTower(encoder), (tokens.token_ids, tokens.token_mask), free, out, path)
 
 
 def _trace(
     module: nn.Module, given: Sequence[Any], inputs: Axes, outputs: Axes, path: Path
 ) -> Path:
-    """Trace a module; every input and output has a free batch beside the named axes.
+    """Trace a module; every input and output has a free batch axis in addition to the named axes.
 
-    The tracing exporter is deprecated, but writes all methods with a free batch and a free number of tokens, in a
-    tenth of the time; the newer one stops at the methods that look at the number of tokens.
+    The tracing exporter is deprecated, but it exports all methods with a free batch size and number of tokens, in a
+    tenth of the time. The newer exporter fails for methods that read the number of tokens.
     """
     path = path.with_suffix(".onnx")
-    axes: Mapping[str, dict[int, str]] = {
-        name: {0: "batch"} | more for name, more in (inputs | outputs).items()
-    }
+    axes: dict[str, dict[int, str]] = {}
+    for named in (inputs, outputs):
+        for name, more in named.items():
+            axes[name] = {0: "batch", **more}
+
     with warnings.catch_warnings(), _unchecked():
-        warnings.simplefilter(
-            "ignore"
-        )  # every python number that becomes a constant, and the deprecation
+        warnings.simplefilter("ignore")  # about numbers that become constants, and the deprecation
         torch.onnx.export(
-            module.eval(),  # the exporter leaves the mode as it finds it
+            module.eval(),  # the exporter keeps the mode
             tuple(given),
             str(path),
             input_names=list(inputs),
@@ -188,7 +185,7 @@ def _trace(
 
 @contextmanager
 def _unchecked() -> Iterator[None]:
-    """Without checks of shapes, which expect numbers where tracing has tensors."""
+    """Disable shape checks, which expect numbers instead of the tensors of tracing."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:

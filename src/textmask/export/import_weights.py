@@ -1,4 +1,4 @@
-"""Weights from pickles: opened in a process of their own, checked against a recipe, kept as safetensors."""
+"""Import weights from pickles: read in a separate process, checked against a recipe, stored as safetensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from textmask.errors import CheckpointError, ConfigError
 from textmask.export import unpickle
 from textmask.export.monai import DESCRIPTION
 from textmask.io.archives import check_archive, safe_extract
-from textmask.io.files import read_json, write_json
+from textmask.io.files import read_json, write_json, write_whole
 from textmask.methods.registry import build_method, load_recipe
 from textmask.runs.checkpoint import WEIGHTS, load_weights, text_fingerprint, write_tensors
 
@@ -27,39 +27,42 @@ SECONDS = 600
 def import_weights(
     source: Path, out: Path, *, recipe: Path | None = None, laterality: str = "unknown"
 ) -> Path:
-    """Make a run folder from a state dict (.pt) or from a MONAI bundle of `textmask export` (folder or .zip).
+    """Create a run folder from a state dict (.pt) or from a MONAI bundle exported by textmask (folder or .zip).
 
     Args:
         source: file or folder. It is never unpickled in this process.
-        out: run folder to make, or one that holds recipe.json and no weights yet.
-        recipe: recipe.json of the weights; a bundle and a prepared folder bring theirs.
-        laterality: what left means in the sentences they were trained on, where nothing else says it.
+        out: run folder to create, or one that contains recipe.json and no weights yet.
+        recipe: recipe.json of the weights; a bundle and a prepared folder have their own.
+        laterality: laterality convention of the training prompts, if nothing else says it.
 
     Returns:
         The weights file that was written.
 
     Raises:
-        ConfigError: no recipe, or `out` holds weights already.
+        ConfigError: there is no recipe, or `out` already contains weights.
         CheckpointError: the file is not a plain state dict, or does not fit the recipe.
         DataError: the archive is dangerous or damaged.
     """
     if (out / WEIGHTS).exists():
-        raise ConfigError(f"{out} holds weights already. Name another folder.")
+        raise ConfigError(f"{out} already contains weights. Give another folder.")
+
     with tempfile.TemporaryDirectory() as scratch:
-        pickle, told = _opened(source, Path(scratch))
-        told = _told(told, out, recipe, laterality)
+        pickle, described = _opened(source, Path(scratch))
+        description = _description_of(described, out, recipe, laterality)
         converted = Path(scratch) / "converted.safetensors"
         _convert(pickle, converted, source)
         try:
             tensors = load_file(converted)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{source}: its weights cannot be read back ({error})."
+                f"{source}: the converted weights cannot be read ({error})."
             ) from error
-    chosen = load_recipe(json.dumps(told["recipe"]))
+
+    # the weights must fit a method that is built from the recipe
+    chosen = load_recipe(json.dumps(description["recipe"]))
     method = build_method(chosen)
     fingerprint = text_fingerprint(method)
-    trained_with = told["text"].get("fingerprint", fingerprint)
+    trained_with = description["text"].get("fingerprint", fingerprint)
     metadata = {
         "method": chosen.method,
         "stage": chosen.stages[-1].name,
@@ -67,27 +70,28 @@ def import_weights(
         "text_encoder": trained_with,
     }
     load_weights(method, tensors, metadata, chosen)
+
+    # files that a prepared folder already has are kept
     out.mkdir(parents=True, exist_ok=True)
-    write_tensors(
-        out / WEIGHTS,
-        tensors,
-        metadata | {"laterality": told["data"].get("laterality", laterality)},
-    )
+    convention = description["data"].get("laterality", laterality)
+    write_tensors(out / WEIGHTS, tensors, {**metadata, "laterality": convention})
     if not (out / "recipe.json").exists():
-        (out / "recipe.json").write_text(chosen.to_json(), encoding="utf-8")
+        write_whole(out / "recipe.json", chosen.to_json().encode())
     if not (out / "data.json").exists():
-        write_json(out / "data.json", told["data"])
-    if told["result"] and not (out / "result.json").exists():
-        write_json(out / "result.json", told["result"])
+        write_json(out / "data.json", description["data"])
+    if description["result"] and not (out / "result.json").exists():
+        write_json(out / "result.json", description["result"])
     return out / WEIGHTS
 
 
 def _opened(source: Path, scratch: Path) -> tuple[Path, dict[str, Any] | None]:
-    """The pickle, and what a bundle says of it."""
+    """The pickle, and the description of a bundle; None for a state dict."""
     if not source.exists():
         raise CheckpointError(
             f"{source} does not exist. Give a state dict (.pt) or a MONAI bundle (folder or .zip)."
         )
+
+    # an archive may contain the bundle as its only folder
     if source.suffix.lower() == ".zip":
         folder = scratch / "bundle"
         folder.mkdir()
@@ -96,30 +100,32 @@ def _opened(source: Path, scratch: Path) -> tuple[Path, dict[str, Any] | None]:
         source = folder if (folder / DESCRIPTION).exists() or len(inner) != 1 else inner[0]
     if not source.is_dir():
         return source, None
+
     pickle = source / "models" / "model.pt"
     if not pickle.is_file() or pickle.is_symlink():
         raise CheckpointError(
-            f"{source} has no models/model.pt. Expected a MONAI bundle made by textmask export."
+            f"{source} has no models/model.pt. Expected a MONAI bundle exported by textmask."
         )
     return pickle, read_json(source / DESCRIPTION)
 
 
-def _told(
-    told: dict[str, Any] | None, out: Path, recipe: Path | None, laterality: str
+def _description_of(
+    described: dict[str, Any] | None, out: Path, recipe: Path | None, laterality: str
 ) -> dict[str, Any]:
-    """`recipe`, `data`, `result` and `text` of the weights."""
-    if told is None:
+    """`recipe`, `data`, `result` and `text` of the weights, from the bundle or from files."""
+    if described is None:
         path = recipe if recipe is not None else out / "recipe.json"
         if not path.is_file():
             raise ConfigError(
-                f"which method are these weights of? {path} does not exist; name a recipe.json (--recipe)."
+                f"the method of these weights is unknown: {path} does not exist. Give a recipe.json with --recipe."
             )
         data = out / "data.json"
-        told = {
+        described = {
             "recipe": read_json(path),
             "data": read_json(data) if data.exists() else {"laterality": laterality},
         }
-    found = {name: told.get(name) or {} for name in ("recipe", "data", "result", "text")}
+
+    found = {name: described.get(name) or {} for name in ("recipe", "data", "result", "text")}
     if not all(isinstance(value, dict) for value in found.values()):
         raise CheckpointError(
             f"the description in the bundle is damaged: expected objects for {', '.join(found)}."
@@ -128,7 +134,7 @@ def _told(
 
 
 def _convert(pickle: Path, out: Path, source: Path) -> None:
-    """Unpickle in a child, which is told nothing of us and may use torch's restricted reader only."""
+    """Unpickle in a child process without our environment, which uses only the restricted reader of torch."""
     if zipfile.is_zipfile(pickle):
         check_archive(pickle)
     command = [sys.executable, "-I", str(Path(unpickle.__file__)), str(pickle), str(out)]
@@ -138,12 +144,13 @@ def _convert(pickle: Path, out: Path, source: Path) -> None:
         )
     except subprocess.TimeoutExpired:
         raise CheckpointError(
-            f"{source}: reading it took more than {SECONDS} seconds and was stopped."
+            f"{source}: reading took more than {SECONDS} s and was stopped."
         ) from None
+
     if done.returncode or not out.is_file():
         lines = done.stderr.strip().splitlines()
         reason = lines[-1][:300] if lines else f"exit code {done.returncode}"
         raise CheckpointError(
-            f"{source} is not a plain state dict and was not opened: {reason}. Ask its author for safetensors, or for "
+            f"{source} is not a plain state dict and was not opened: {reason}. Ask the author for safetensors, or for "
             "a dict of names and tensors."
         )

@@ -1,4 +1,4 @@
-"""The gate of an export: do its masks equal those of eager fp32, and what does the difference cost?"""
+"""The gate of an export: compare its masks with those of eager fp32, and measure the loss of Dice."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ BOUNDS = {"fp32": 1e-4, "bf16": 0.005, "int8": 0.005}  # share of flipped pixels
 
 @dataclass(frozen=True)
 class Parity:
-    """An exported model against eager fp32 on the same pictures and sentences.
+    """An exported model compared with eager fp32 on the same images and prompts.
 
     Attributes:
-        n: pictures compared; `n_masks` of them have a true mask.
-        flipped: share of pixels whose mask differs.
+        n: number of images; `n_masks` of them have a true mask.
+        flipped: fraction of pixels whose mask differs.
         max_dp: largest difference of two probabilities.
-        dice_eager, dice_exported: mean Dice per image of both, None without any true mask.
+        dice_eager, dice_exported: mean Dice per image of both; None if no image has a true mask.
         dice_loss: the first minus the second.
-        ms_eager, ms_exported: milliseconds a picture here, in batches, with the text tower once per distinct sentence.
+        ms_eager, ms_exported: milliseconds per image on this machine, in batches, with the text encoder once per
+            distinct prompt.
     """
 
     n: int
@@ -44,21 +45,21 @@ class Parity:
     ms_exported: float
 
     def measured(self, precision: str) -> float:
-        """What the bound of a precision is on: flipped pixels in fp32, else the loss of Dice.
+        """The figure that the bound of a precision limits: flipped pixels in fp32, else the loss of Dice.
 
         Raises:
-            DataError: the loss of Dice is asked for, and no picture has a true mask.
+            DataError: the loss of Dice is needed, and no image has a true mask.
         """
         if precision == "fp32":
             return self.flipped
         if self.dice_loss is None:
             raise DataError(
-                f"the gate of {precision} is on Dice, and none of these rows has a mask."
+                f"the gate of {precision} needs Dice, and none of these rows has a mask. Give rows with masks."
             )
         return self.dice_loss
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The figures for JSON."""
         return asdict(self)
 
 
@@ -72,15 +73,27 @@ def compare_backends(
 ) -> dict[str, Parity]:
     """Run eager fp32 and every backend over a split.
 
+    Args:
+        run: the trained run.
+        backends: the exported graphs, by runtime.
+        data: the split.
+        batch_size: images per call; 1 with tiles.
+        progress: called with (done, total).
+
+    Returns:
+        The figures of each backend.
+
     Raises:
         DataError: the split is empty.
     """
     if not len(data):
-        raise DataError("the gate needs at least one row; this split has none.")
-    recipe, models = run.recipe, {"eager": run.method} | dict(backends)
+        raise DataError("the split is empty; the gate needs at least one row.")
+    recipe, models = run.recipe, {"eager": run.method, **backends}
     masks: dict[str, list[np.ndarray]] = {name: [] for name in models}
     seconds, worst = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
     size = batch_size if recipe.tiles is None else 1
+
+    # all models take turns on each batch, so that their times are comparable
     with torch.inference_mode():
         for begin in range(0, len(data), size):
             part = slice(begin, min(begin + size, len(data)))
@@ -93,20 +106,21 @@ def compare_backends(
                 worst[name] = max(worst[name], float(np.abs(found[name] - found["eager"]).max()))
             if progress:
                 progress(part.stop, len(data))
+
     whole = {name: np.concatenate(parts) for name, parts in masks.items()}
     dice = {name: _dice(mask, data) for name, mask in whole.items()}
     milliseconds = {name: 1000 * value / len(data) for name, value in seconds.items()}
     results = {}
     for name in backends:
-        a, b = dice["eager"], dice[name]
+        eager, exported = dice["eager"], dice[name]
         results[name] = Parity(
             n=len(data),
             n_masks=int(np.count_nonzero(data.has_mask)),
             flipped=float((whole[name] != whole["eager"]).mean()),
             max_dp=worst[name],
-            dice_eager=a,
-            dice_exported=b,
-            dice_loss=None if a is None or b is None else a - b,
+            dice_eager=eager,
+            dice_exported=exported,
+            dice_loss=None if eager is None or exported is None else eager - exported,
             ms_eager=milliseconds["eager"],
             ms_exported=milliseconds[name],
         )
@@ -114,15 +128,14 @@ def compare_backends(
 
 
 def _probability(run: Run, model: Backend, data: SplitData, part: slice) -> np.ndarray:
-    """Float32 B H W of some rows."""
+    """Probabilities of some rows, float32 B H W."""
     if run.recipe.tiles is not None:
-        told = data.prompts[part.start], data.statements[part.start]
-        return predict_tiles(model, data.images[part][0], *told, run.recipe.tiles)["probability"][
-            None
-        ]
-    output = model(
-        to_image(data.images[part]), build_text(data.prompts[part], data.statements[part])
-    )
+        prompt, statement = data.prompts[part.start], data.statements[part.start]
+        found = predict_tiles(model, data.images[part][0], prompt, statement, run.recipe.tiles)
+        return found["probability"][None]
+
+    text = build_text(data.prompts[part], data.statements[part])
+    output = model(to_image(data.images[part]), text)
     return output.probability[:, 0].numpy()
 
 

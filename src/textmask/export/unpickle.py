@@ -1,6 +1,6 @@
-"""Run as a program of its own: a state dict from a pickle to safetensors, `python unpickle.py FILE.pt OUT`.
+"""Separate program that converts a pickled state dict to safetensors: `python unpickle.py FILE.pt OUT`.
 
-Nothing of textmask is imported here, and only tensors are read: torch refuses every other object.
+Nothing of textmask is imported here, and only tensors are read, because torch refuses every other object.
 """
 
 from __future__ import annotations
@@ -8,17 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-NESTED = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "network",
-    "net",
-)  # where trainers keep the weights
+# keys under which trainers store the weights
+NESTED = ("state_dict", "model_state_dict", "model", "network", "net")
 
 
 def convert_pickle(source: str, out: str) -> int:
-    """Convert; 0 done, 1 refused, with the reason on stderr."""
+    """Convert a file; returns 0 on success and 1 if it is refused, with the reason on stderr."""
     import torch
     from safetensors.torch import save_file
 
@@ -31,15 +26,17 @@ def convert_pickle(source: str, out: str) -> int:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not found or not all(isinstance(k, str) for k in found):
-        print("it holds no state dict (names and tensors)", file=sys.stderr)
+        print("it does not contain a state dict (names and tensors)", file=sys.stderr)
         return 1
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
-        print("not everything in its state dict is a tensor", file=sys.stderr)
+        print("its state dict contains values that are not tensors", file=sys.stderr)
         return 1
-    save_file(
-        {key.removeprefix("module."): value.clone().contiguous() for key, value in found.items()},
-        out,
-    )
+
+    # parallel trainers add a prefix to all names
+    tensors = {}
+    for key, value in found.items():
+        tensors[key.removeprefix("module.")] = value.clone().contiguous()
+    save_file(tensors, out)
     return 0
 
 
