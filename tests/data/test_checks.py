@@ -87,9 +87,9 @@ def test_report_as_json_and_as_table(tmp_path: Path) -> None:
 
 
 def test_progress_counts_rows(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    check(data_set(tmp_path, 5), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 5) for i in range(1, 6)]
+    seen: list[tuple[str, int, int]] = []
+    check(data_set(tmp_path, 5), progress=lambda *step: seen.append(step))
+    assert seen == [("images", i, 5) for i in range(1, 6)]
 
 
 def test_without_pixels_nothing_is_read(tmp_path: Path) -> None:

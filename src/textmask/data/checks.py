@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from textmask.data.facts import Facts, Progress, measure, near_identical
+from textmask.data.facts import Facts, measure, near_identical
 from textmask.data.layouts.published import compare_counts
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import PromptWarning
+from textmask.progress import Progress
 from textmask.statement import Laterality, Side, Statement
 from textmask.text.grammar import parse
 
@@ -100,7 +101,7 @@ def check(
     Args:
         manifest: the data set.
         pixels: also read every picture and mask (about 1 ms per 224 x 224 pair).
-        progress: called with (rows done, rows in all) while pixels are read.
+        progress: called with (task, rows done, rows in total) while pixels are read.
     """
     report = CheckReport(manifest.name or str(manifest.root))
     report.measured |= {
