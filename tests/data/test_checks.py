@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from textmask.data import checks
-from textmask.data.checks import CheckReport, check, summary_rows
+from textmask.data.check_report import CheckReport, summary_rows
+from textmask.data.checks import check
 from textmask.data.facts import left_share, measure, near_identical
 from textmask.data.layouts.read import read_layout
 from textmask.data.manifest import Manifest, Row

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from textmask.data.layouts.read import merge_split
 from textmask.data.manifest import write_manifest
+from textmask.data.splits import merge_split
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.methods.registry import get_method
 from textmask.runs import checkpoint

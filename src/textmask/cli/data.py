@@ -46,7 +46,8 @@ def inspect(
 
     Example: textmask data inspect downloads/QaTa-COV19
     """
-    from textmask.data.checks import check, summary_rows
+    from textmask.data.check_report import summary_rows
+    from textmask.data.checks import check
     from textmask.data.layouts.published import compare_counts
     from textmask.data.layouts.read import detect
 

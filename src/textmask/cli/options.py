@@ -88,8 +88,9 @@ def read_data(
     merge_valid: bool = False,
 ) -> Manifest:
     """The table of a data set as the options above describe it."""
-    from textmask.data.layouts.read import hold_out as hold_some_out
-    from textmask.data.layouts.read import merge_split, read_layout
+    from textmask.data.layouts.read import read_layout
+    from textmask.data.splits import hold_out as hold_some_out
+    from textmask.data.splits import merge_split
     from textmask.statement import Laterality
 
     side = (
