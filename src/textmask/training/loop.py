@@ -102,12 +102,14 @@ def train(
     options = options or TrainOptions()
     fabric = _launch(recipe, options)
 
+    # the run folder and its data
     folder = RunFolder(Path(out), recipe, manifest)
     resumed = folder.open(resume)
     splits = open_train_splits(fabric, recipe, manifest, cache_dir, labelled_list)
     if resumed:
         refuse_other_labels(folder.path, splits.train.keys, splits.labelled)
 
+    # the model, new or as the run left it
     method = _build(recipe, splits, fabric.device)
     saved = restore(folder, method) if resumed else SavedRun()
     trackers: list[Tracker] = []
@@ -125,6 +127,7 @@ def train(
     if fabric.is_global_zero:
         score = None if state.best == NO_SCORE else state.best
         folder.finish(state.best_epoch, score, state.seconds, state.best_variant)
+
     fabric.barrier()
     return TrainResult(folder.path, state.best, state.best_epoch, state.seconds)
 
@@ -172,6 +175,7 @@ class _Training:
     def run_stage(self, stage: Stage) -> None:
         """Train (or observe) one stage from the epoch it has reached."""
         restored, self.restored = self.restored, {}
+        # an unfinished stage continues with its own weights
         if stage.start_from and not restored:
             tensors, metadata = checkpoint.read_tensors(self.folder.weights_path(stage.start_from))
             checkpoint.load_weights(self.method, tensors, metadata, self.recipe)
@@ -180,6 +184,7 @@ class _Training:
         if stage.optim is None:
             self.observe(stage, loader)
             return
+
         step = GradientStep(
             self.fabric, self.method, stage, stage.optim, loader.steps_per_epoch, restored
         )
@@ -188,7 +193,7 @@ class _Training:
             row = self.train_epoch(stage, loader, step)
             self.end_epoch(stage, row, begin, step.trained, step.tensors)
 
-    def train_epoch(self, stage: Stage, loader: Loader, step: GradientStep) -> dict[str, Any]:
+    def train_epoch(self, stage: Stage, loader: Loader, step: GradientStep) -> dict[str, float]:
         """Train for one epoch; returns its learning rate, mean losses and throughput."""
         epoch, total = self.state.epoch, loader.steps_per_epoch
         sums: dict[str, float] = {}
@@ -209,9 +214,13 @@ class _Training:
                 rate = images / (time.perf_counter() - begin)
                 advance(f"loss {values['loss']:.3f} · {rate:.0f} images/s")
 
+        # other processes saw other images
         self.state.step += total
-        means = {name: self.mean_over_processes(value / total) for name, value in sums.items()}
-        return {"lr": lr, **means, "images_per_s": images / (time.perf_counter() - begin)}
+        row = {"lr": lr}
+        for name, value in sums.items():
+            row[name] = self.mean_over_processes(value / total)
+        row["images_per_s"] = images / (time.perf_counter() - begin)
+        return row
 
     def observe(self, stage: Stage, loader: Loader) -> None:
         """Show every training batch once to the method of a stage without gradient."""
@@ -238,15 +247,18 @@ class _Training:
             variant, scores = self.validate(stage, trained, begin)
             self.state.seconds += time.perf_counter() - begin
 
+            # the best weights so far
             score = scores.get(self.recipe.select_on)
             if stage.select == "last" or (score is not None and score > self.state.best):
                 self.state.keep(score, variant)
                 self.folder.save_weights(stage.name, trained, self.state.epoch, score)
 
-            entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step, **row}
+            entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step}
+            entry.update(row)
             for name, value in scores.items():
                 entry[f"valid/{name}"] = value
             entry["seconds"] = self.state.seconds
+            # all that --resume needs, then what people read
             self.log.append(entry)
             self.folder.save_last(tensors(), vars(self.state), self.log)
 
@@ -254,6 +266,7 @@ class _Training:
                 tracker.log(entry, self.state.epoch)
             chosen = self.state.best_epoch == self.state.epoch
             self.console.print_epoch(stage.epochs, entry, chosen)
+
         self.state = TrainState(**self.fabric.broadcast(vars(self.state)))
 
     def validate(self, stage: Stage, trained: Method, begin: float) -> tuple[str, dict[str, float]]:

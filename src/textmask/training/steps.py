@@ -101,6 +101,7 @@ class GradientStep:
         Raises:
             TextMaskError: the loss is not finite.
         """
+        # weighted sum of the terms, all of which are logged
         losses = self.module(self.stage.name, lambda: batch)
         loss = weighted_sum(losses, self.stage.weights, epoch + i / self.steps_per_epoch)
         values = {"loss": loss.item()}
@@ -123,6 +124,7 @@ class GradientStep:
                 max_norm=self.stage.clip_norm,
                 error_if_nonfinite=False,
             )
+
         self.optimizer.step()
 
         # teachers and averages follow the new weights
