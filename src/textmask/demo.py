@@ -148,7 +148,7 @@ def _make_folder(out: Path) -> None:
 
 
 def _cache(out: Path) -> Path:
-    """Where the demo keeps its decoded images."""
+    """Folder of the decoded images."""
     return out / "data" / "cache"
 
 

@@ -106,7 +106,7 @@ def test_shared_groups(tmp_path: Path) -> None:
     manifest = changed(changed(data_set(tmp_path), 0, group="p20"), 1, group="")
     report = check(manifest, pixels=False)
     assert keys(report, "shared-group") == {"i0.png", "i20.png"}
-    assert "1 of 24 (4.2 %) rows name no group" in next(
+    assert "1 of 24 (4.2 %) rows have no group" in next(
         f.message for f in report.findings if f.code == "no-group"
     )
 
@@ -307,7 +307,7 @@ def test_unreadable_and_unequal_files(tmp_path: Path) -> None:
     report = check(manifest)
     assert keys(report, "unreadable") == {"i0.png", "i1.png", "i2.png"}
     assert keys(report, "size-mismatch") == {"i3.png"}
-    assert "picture (64, 64), mask (64, 80)" in next(
+    assert "image (64, 64), mask (64, 80)" in next(
         f.message for f in report.findings if f.code == "size-mismatch"
     )
     assert keys(report, "mixed-colour") == {"i4.png"}

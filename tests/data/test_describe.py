@@ -121,7 +121,7 @@ def test_nothing_but_specks_is_a_finding_without_place_and_number(style):
 
 def test_what_cannot_be_said_is_refused():
     for style in ("mosmed", "nuclei", "lesions"):
-        with pytest.raises(ConfigError, match="unknown style of sentences made from masks"):
+        with pytest.raises(ConfigError, match="unknown style of prompts made from masks"):
             style_map(style)
     with pytest.raises(ConfigError, match="laterality image, or patient"):
         mask_statement([LOWER_LEFT], 1, False, Laterality.UNKNOWN)
@@ -165,9 +165,9 @@ def test_a_table_gets_its_sentences_and_a_note_that_they_leak(table):
     }
     assert read_manifest(out).rows == made.manifest.rows
     note = (table.root / "table.README.md").read_text()
-    assert "These sentences leak position" in note
-    assert f"| hash of the table they were made for | {table.hash()} |" in note
-    assert "| left means | the image side |" in note
+    assert "These prompts leak position" in note
+    assert f"| hash of the original manifest | {table.hash()} |" in note
+    assert "| laterality convention | image |" in note
     assert "in every aspect | 2 of 2 |" in note
 
 

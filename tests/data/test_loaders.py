@@ -43,9 +43,9 @@ def test_the_cache_holds_the_resized_pictures_and_is_made_once(
         "valid",
         (32, 32),
         tmp_path,
-        lambda done, total: calls.append((done, total)),
+        lambda *step: calls.append(step),
     )
-    assert calls[-1] == (8, 8)
+    assert calls[-1] == ("decoding", 8, 8)
     assert first.images.shape == (8, 1, 32, 32)
     assert set(np.unique(first.masks)) == {0, 1}
     monkeypatch.setattr(cache, "read_image", lambda path: pytest.fail("decoded twice"))
@@ -101,7 +101,7 @@ def test_a_truncated_cache_is_named(phantom_manifest, tmp_path):
     open_split(phantom_manifest, "test", (32, 32), tmp_path)
     path = next(tmp_path.glob("*.images.memmap"))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="Delete it; it is made anew"):
+    with pytest.raises(DataError, match="Delete it and it will be rebuilt"):
         open_split(phantom_manifest, "test", (32, 32), tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_two_ranks_share_the_global_batch_of_one_process(data):
             torch.cat([first.image, second.image]), whole.image, atol=0, rtol=0
         )
         assert first.text.prompts + second.text.prompts == whole.text.prompts
-    with pytest.raises(ConfigError, match="must divide by the 4 processes"):
+    with pytest.raises(ConfigError, match="must be divisible by the 4 processes"):
         Loader(data, stage, seed=0, train=True, rank=0, world_size=4)
 
 

@@ -16,6 +16,7 @@ import torch
 from textmask.data.manifest import write_manifest
 from textmask.data.splits import merge_split
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
+from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
 from textmask.runs import checkpoint
 from textmask.training import loop as train_module
@@ -141,7 +142,7 @@ def test_equal_weights_are_equal_bytes(tmp_path):
     for name in ("a", "b", "c"):
         checkpoint.write_tensors(tmp_path / name, {"w": torch.ones(3)}, metadata)
         assert checkpoint.read_tensors(tmp_path / name)[1] == metadata
-    assert len({checkpoint.file_sha256(tmp_path / name) for name in ("a", "b", "c")}) == 1
+    assert len({file_sha256(tmp_path / name) for name in ("a", "b", "c")}) == 1
 
 
 def test_same_seed_same_numbers_and_another_seed_others(phantom_manifest, tmp_path):

@@ -69,7 +69,7 @@ def _fixed_point(points: npt.ArrayLike, size: tuple[int, int]) -> npt.NDArray[np
     return np.rint(np.asarray(points) * (size[1], size[0]) * 16).astype(np.int32)
 
 
-def _blur(canvas: npt.NDArray[np.uint8], sigma_px: float) -> Floats:
+def _soften(canvas: npt.NDArray[np.uint8], sigma_px: float) -> Floats:
     """Blur to H W in [0, 1]; bytes, and half the size for wide blurs, are several times faster."""
     size = canvas.shape[1], canvas.shape[0]
     # a wide blur removes the detail that half the size loses
@@ -86,7 +86,7 @@ def _blur(canvas: npt.NDArray[np.uint8], sigma_px: float) -> Floats:
 def _soft(size: tuple[int, int], outline: npt.ArrayLike, sigma_px: float) -> Floats:
     canvas = np.zeros(size, np.uint8)
     cv2.fillPoly(canvas, [_fixed_point(outline, size)], 255, cv2.LINE_AA, 4)
-    return _blur(canvas, sigma_px)
+    return _soften(canvas, sigma_px)
 
 
 def _ellipse(
@@ -99,7 +99,7 @@ def _ellipse(
     canvas = np.zeros(size, np.uint8)
     place, half = (tuple(int(v) for v in _fixed_point(point, size)) for point in (center, axes))
     cv2.ellipse(canvas, place, half, angle_deg, 0, 360, 255, -1, cv2.LINE_AA, 4)
-    return _blur(canvas, sigma_px)
+    return _soften(canvas, sigma_px)
 
 
 def _wobble(outline: npt.ArrayLike, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -139,7 +139,7 @@ def _bones(size: tuple[int, int], rng: np.random.Generator, scale: float) -> Flo
         across = 0.5 + sign * np.array([0.05, 0.14, 0.24, 0.36])
         points = _fixed_point(np.stack([across, np.array([0.155, 0.135, 0.10, 0.075])], 1), size)
         cv2.polylines(canvas, [points], False, 220, round(6 * scale) or 1, cv2.LINE_AA, 4)
-    return _blur(canvas, 1.3 * scale) * np.float32(0.16)
+    return _soften(canvas, 1.3 * scale) * np.float32(0.16)
 
 
 def _vessels(size: tuple[int, int], rng: np.random.Generator, scale: float) -> Floats:
@@ -165,4 +165,4 @@ def _vessels(size: tuple[int, int], rng: np.random.Generator, scale: float) -> F
         cv2.ellipse(canvas, tuple(_fixed_point((0.5 + sign * 0.075, 0.45), size).tolist()),
                     tuple(_fixed_point((0.03, 0.06), size).tolist()), 0, 0, 360, 200, -1, cv2.LINE_AA, 4)  # fmt: skip
 
-    return _blur(canvas, 1.5 * scale) * np.float32(0.13)
+    return _soften(canvas, 1.5 * scale) * np.float32(0.13)

@@ -29,7 +29,7 @@ class SplitData:
     Attributes:
         rows: the N manifest rows, in order.
         images: uint8 N C H W; C is 1 when every image is gray, else 3.
-        masks: uint8 N H W, 0 or 1; all 0 where `has_mask` is False.
+        masks: uint8 N H W, 0 or 1; all 0 if `has_mask` is False.
         has_mask: N booleans.
         prompts, statements, keys: the N prompts, their parsed claims, and the row keys.
         native_sizes: N 2, rows and columns before resizing.

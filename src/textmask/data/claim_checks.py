@@ -91,7 +91,7 @@ def _compare_laterality(
 
 
 def check_sides(claims: list[LocatedClaim], convention: Laterality, report: CheckReport) -> None:
-    """One-sided prompts whose mask lies mostly on the other side."""
+    """Prompts that name one side while most of the mask is on the other."""
     if convention is Laterality.UNKNOWN:
         return
 

@@ -73,7 +73,7 @@ def line_kernel(kernel_px: int, angle_deg: float = 0.0) -> Tensor:
     """Weights (k x k) of a straight motion, sum 1.
 
     Args:
-        kernel_px: length k of the motion, odd; 1 is no motion.
+        kernel_px: length k of the motion, odd; 1 means no motion.
         angle_deg: direction, counter-clockwise from horizontal.
 
     Raises:

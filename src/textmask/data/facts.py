@@ -32,7 +32,7 @@ class Facts:
         gray: whether the image has one channel.
         thumbnail: 32 x 32 gray values, None if unreadable.
         mask_share: foreground share of the frame, None without a mask.
-        left_share: share of the foreground that lies in the left half of the frame, None without foreground.
+        left_share: share of the foreground in the left half of the frame, None without foreground.
         errors: what could not be read.
     """
 

@@ -275,9 +275,7 @@ def check_unique(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
             continue
         how = "" if name == row.image else f" in other letter case ({name!r})"
         problems.add(
-            number,
-            "image",
-            f"{row.image!r} was named in row {first}{how}; keep one row per image",
+            number, "image", f"{row.image!r} was named in row {first}{how}; keep one row per image"
         )
 
 

@@ -26,7 +26,7 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 # Rows of each level, as shares of H. The bands measured on QaTa overlap (upper 0-0.45, middle 0.35-0.68, lower
-# 0.42-0.80); these lie inside them and do not overlap, so that every lesion has exactly one level.
+# 0.42-0.80); these are inside them and do not overlap, so that every lesion has exactly one level.
 CHEST_BANDS: dict[Level, tuple[float, float]] = {
     Level.UPPER: (0.0, 0.36),
     Level.MIDDLE: (0.36, 0.58),

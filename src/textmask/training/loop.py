@@ -56,7 +56,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the run is and which epoch it chose; `best` is -1 if the last stage has no validation score."""
+    """Folder and chosen epoch of a run; `best` is -1 if the last stage has no validation score."""
 
     path: Path
     best: float
@@ -83,7 +83,7 @@ def train(
     Args:
         recipe: what to train and how.
         manifest: the data.
-        out: the run folder; must not hold a run unless `resume`.
+        out: the run folder; must not contain a run unless `resume`.
         resume: continue the run in `out`.
         cache_dir: folder of the decoded images; None means the user's cache folder.
         labelled_list: a text file of image names: only these train rows are labelled (a published few-label list).
@@ -94,7 +94,7 @@ def train(
         The chosen epoch and its validation score.
 
     Raises:
-        ConfigError: the run folder exists and `resume` is off, or it holds another recipe.
+        ConfigError: the run folder exists and `resume` is off, or it contains another recipe.
         DataError: no train rows, or no valid rows to choose by; a resumed run had other labelled images.
         CheckpointError: the disk is full; the previous checkpoint survives.
     """
@@ -110,7 +110,7 @@ def train(
         refuse_other_labels(folder.path, splits.train.keys, splits.labelled)
 
     # the model, new or as the run left it
-    method = _build(recipe, splits, fabric.device)
+    method = _new_method(recipe, splits, fabric.device)
     saved = restore(folder, method) if resumed else SavedRun()
     trackers: list[Tracker] = []
     if fabric.is_global_zero:
@@ -325,7 +325,7 @@ def _launch(recipe: Recipe, options: TrainOptions) -> Fabric:
     return fabric
 
 
-def _build(recipe: Recipe, splits: TrainSplits, device: torch.device) -> Method:
+def _new_method(recipe: Recipe, splits: TrainSplits, device: torch.device) -> Method:
     """A new method that has seen the prompts it will be trained with."""
     method = build_method(recipe)
     prompts, _ = for_tiles(splits.train.prompts, splits.train.statements, recipe.tiles)

@@ -119,10 +119,7 @@ class GradientStep:
         self.fabric.backward(loss)
         if self.stage.clip_norm is not None:
             self.fabric.clip_gradients(
-                self.module,
-                self.optimizer,
-                max_norm=self.stage.clip_norm,
-                error_if_nonfinite=False,
+                self.module, self.optimizer, max_norm=self.stage.clip_norm, error_if_nonfinite=False
             )
 
         self.optimizer.step()

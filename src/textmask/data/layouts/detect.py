@@ -22,7 +22,7 @@ LOOKED_FOR = """looked for
   manifest         a CSV with the columns image, text, split (and mask, group, laterality, labelled)
   csv              a CSV that names an image column and a mask or split column
   lvit             *_text.xlsx (Image, Description) next to {Train,Val,Test}_Folder/{img,labelcol}
-  languidemedseg   prompt/{train,test}.csv (Image, Description) beside {Train,Test}/{Images,GTs}
+  languidemedseg   prompt/{train,test}.csv (Image, Description) next to {Train,Test}/{Images,GTs}
   sgseg            a JSON object train/valid/test of entries with image_path, caption
   medvlsm          anns/{train,val,test}.json, a list of entries with img_name, mask_name, prompts
   semi_medref_csv  {Train,Val,Test}_text*.csv (Image, text)
