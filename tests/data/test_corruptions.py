@@ -92,7 +92,7 @@ def test_no_light_no_noise_and_never_above_white():
     assert white.min() < 1
 
 
-def test_grey_pictures_stay_grey_and_colour_gets_noise_of_its_own(images):
+def test_gray_images_stay_gray_and_color_gets_noise_of_its_own(images):
     grey = low_dose(images.expand(-1, 3, -1, -1), 140, rng())
     assert torch.equal(grey, low_dose(images, 140, rng()).expand(-1, 3, -1, -1))
     colour = images.repeat(1, 3, 1, 1) * torch.tensor([1.0, 0.99, 0.98])[:, None, None]
@@ -186,7 +186,7 @@ def test_every_corruption_keeps_shape_range_and_input(name, channels):
 
 
 @pytest.mark.parametrize("name", list(CORRUPTIONS))
-def test_a_picture_is_damaged_alike_in_every_batch(name, images):
+def test_an_image_is_damaged_alike_in_every_batch(name, images):
     keys, severity = ["a.png", "b.png", "c.png"], CORRUPTIONS[name].severities[0]
     batch = corrupt(images, name, severity, image_generators(keys, 7))
     alone = corrupt(images[1:2], name, severity, image_generators(["b.png"], 7))

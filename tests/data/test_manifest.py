@@ -245,7 +245,7 @@ def test_formulas_are_written_harmless_and_read_back(tmp_path: Path, text: str) 
     assert read_manifest(tmp_path / "m.csv").rows == (row,)
 
 
-def test_written_above_the_pictures(tmp_path: Path) -> None:
+def test_written_above_the_images(tmp_path: Path) -> None:
     inner = tmp_path / "films"
     inner.mkdir()
     write_manifest(Manifest(inner, ROWS), tmp_path / "m.csv")

@@ -360,7 +360,7 @@ def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
     assert (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes() == before
 
 
-def test_resuming_with_other_labelled_pictures_is_refused(phantom_manifest, tmp_path):
+def test_resuming_with_other_labelled_images_is_refused(phantom_manifest, tmp_path):
     names = tmp_path / "labelled.txt"
     names.write_text("\n".join(row.image for row in phantom_manifest.rows_of("train")[:5]))
     options = {"cache_dir": tmp_path, "progress": False}

@@ -36,9 +36,8 @@ def draw_anatomy(size: tuple[int, int], rng: np.random.Generator) -> Floats:
     # body and organs, each with a soft edge
     torso = np.array((*TORSO, *((1 - x, y) for x, y in reversed(TORSO))))
     image += _soft(size, torso, 5 * scale) * np.float32(rng.uniform(0.56, 0.64))
-    image += _ellipse(size, (0.5, 1.02), (0.46, 0.26), 9 * scale) * np.float32(
-        0.16
-    )  # liver and stomach
+    organs = _ellipse(size, (0.5, 1.02), (0.46, 0.26), 9 * scale)  # liver and stomach
+    image += organs * np.float32(0.16)
     lungs = np.zeros(size, np.float32)
     for outline in (LEFT_LUNG, RIGHT_LUNG):
         lungs += _soft(size, _wobble(outline, rng), 2.2 * scale)

@@ -22,19 +22,10 @@ from textmask.compiled import compiled
 from textmask.errors import ConfigError, DataError, choose
 from textmask.types import Image
 
-EXACT_BELOW = (
-    20.0  # counts; above it the Cornish-Fisher form has Poisson's mean, variance and skewness
-)
-MARKERS = (
-    "AP",
-    "PA",
-    "PORTABLE",
-    "SUPINE",
-    "ERECT",
-    "WARD 7",
-    "10:42",
-    "110 kV",
-)  # none names a side
+# counts; above it the Cornish-Fisher form has Poisson's mean, variance and skewness
+EXACT_BELOW = 20.0
+# none names a side
+MARKERS = ("AP", "PA", "PORTABLE", "SUPINE", "ERECT", "WARD 7", "10:42", "110 kV")
 BLOCK = 4096
 
 
@@ -339,9 +330,8 @@ def _poisson(x: Any, z: Any, counts: float) -> None:
             mean, a = means[i] * scale, out[i]
             count = np.floor(mean + np.sqrt(mean) * a + (a * a - one) * sixth + half)
             out[i] = min(max(count * inverse, zero), one)
-        for j in range(
-            few
-        ):  # inversion: the smallest k whose cumulative probability reaches Phi(normal)
+        # inversion: the smallest k with a cumulative probability of at least Phi(normal)
+        for j in range(few):
             mean = means[place[j]] * scale
             level = half * math.erfc(normal[j] * np.float32(-0.70710678))
             term = math.exp(-mean)

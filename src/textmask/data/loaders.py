@@ -41,9 +41,8 @@ __all__ = [
 ]
 
 PREFETCH = 2
-Damage = Callable[
-    [torch.Tensor, Sequence[str]], torch.Tensor
-]  # images B C H W in [0, 1] and their keys
+# images B C H W in [0, 1] and their keys -> images
+Damage = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 
 
 def build_text(prompts: Sequence[str], statements: Sequence[Statement]) -> Text:
@@ -82,10 +81,12 @@ def for_tiles(
     if tiles is None or tiles.places == "kept":
         return tuple(prompts), tuple(statements)
     dropped = tuple(drop_position(prompt) for prompt in prompts)
-    pairs = zip(dropped, statements, strict=True)
-    return dropped, tuple(
-        parse(prompt, laterality=statement.laterality) for prompt, statement in pairs
-    )
+
+    # without its position a prompt claims less
+    parsed = []
+    for prompt, statement in zip(dropped, statements, strict=True):
+        parsed.append(parse(prompt, laterality=statement.laterality))
+    return dropped, tuple(parsed)
 
 
 class Loader:
@@ -105,11 +106,10 @@ class Loader:
         unlabelled_indices: rows of the unlabelled stream.
         tiles: cut a tile out of every image at a random place, in one warp with the augmentation, so that a rotated
             tile is filled from its image; used only with `train`.
-        rank: of this process.
-        world_size: number of processes.
+        process: rank of this process, from 0, and number of processes.
 
     Raises:
-        ConfigError: a view is unknown, or a batch size is not a multiple of `world_size`.
+        ConfigError: a view is unknown, or a batch size is not divisible by the number of processes.
         DataError: no labelled row is left.
     """
 
@@ -123,15 +123,15 @@ class Loader:
         indices: np.ndarray | None = None,
         unlabelled_indices: np.ndarray | None = None,
         tiles: Tiles | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        process: tuple[int, int] = (0, 1),
     ) -> None:
+        self.rank, self.world_size = process
         for view in stage.views:
             choose("view", view, list(PHOTOMETRIC))
-        if stage.batch_size % world_size or stage.unlabelled_batch_size % world_size:
+        if stage.batch_size % self.world_size or stage.unlabelled_batch_size % self.world_size:
             raise ConfigError(
                 f"the batch of stage {stage.name!r} ({stage.batch_size} + {stage.unlabelled_batch_size}) is global and "
-                f"must be divisible by the {world_size} processes. Choose another batch_size."
+                f"must be divisible by the {self.world_size} processes. Choose another batch_size."
             )
 
         # rows whose masks may be used for training
@@ -149,7 +149,6 @@ class Loader:
         self.data = replace(data, prompts=prompts, statements=statements)
         self.tiles = tiles if train else None
         self.stage, self.seed, self.train = stage, seed, train
-        self.rank, self.world_size = rank, world_size
 
     @property
     def steps_per_epoch(self) -> int:

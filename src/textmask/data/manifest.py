@@ -29,15 +29,10 @@ REQUIRED = ("image", "text", "split")
 MAX_TEXT = 10_000
 SHOWN = 10
 SPLIT_ALIASES = {
-    "train": "train",
-    "training": "train",
-    "val": "valid",
-    "valid": "valid",
-    "validation": "valid",
-    "dev": "valid",
-    "test": "test",
-    "testing": "test",
-}
+    "train": "train", "training": "train",
+    "val": "valid", "valid": "valid", "validation": "valid", "dev": "valid",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RIGHT_TO_LEFT = {"R", "AL", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI", "PDF", "PDI"}

@@ -301,8 +301,7 @@ class _Training:
             indices=labelled,
             unlabelled_indices=unlabelled_rows(self.splits.train, stage, labelled),
             tiles=self.recipe.tiles,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
+            process=(self.fabric.global_rank, self.fabric.world_size),
         )
 
     def mean_over_processes(self, value: float) -> float:

@@ -128,7 +128,7 @@ def test_lvit_kvasir_clinic_of_reclmis(tmp_path: Path) -> None:
     ]
 
 
-def test_two_sentences_for_one_picture(tmp_path: Path) -> None:
+def test_two_prompts_for_one_image(tmp_path: Path) -> None:
     root = lvit_qata(tmp_path)
     workbook(root / "Val_Folder/Train_Val_text.xlsx", ("mask_covid_1.png", RIGHT))
     with pytest.raises(DataError, match=r"covid_1\.png has another prompt already"):
@@ -239,7 +239,7 @@ def test_sgseg_stray_copies_in_other_letter_case(tmp_path: Path) -> None:
     pictures(
         root, "train/images/sub-s08047_ses-e1_cr.png", "train/masks/mask_sub-s08047_ses-e1_cr.png"
     )
-    manifest = read_layout(root)  # no warning of unused pictures either
+    manifest = read_layout(root)  # no warning of unused images either
     assert manifest.rows[0].image == "train/images/sub-s08047_ses-e1_cr.png"
     assert manifest.rows[0].mask == "train/masks/mask_sub-s08047_ses-e1_cr.png"
 
@@ -548,7 +548,7 @@ def test_counts_beside_the_published_ones(tmp_path: Path) -> None:
     assert compare_counts(Manifest(tmp_path, (Row("a.png", None, "left", "train"),))) is None
 
 
-# --- folders: BM-Seg and pictures of one's own -----------------------------------------------------------------------
+# --- folders: BM-Seg and images of one's own -----------------------------------------------------------------------
 
 
 def test_bm_seg_as_its_authors_publish_it(tmp_path: Path) -> None:
@@ -618,7 +618,7 @@ def test_folders_whose_files_do_not_fit(tmp_path: Path) -> None:
         read_layout(tmp_path, text_column="p6")
     write(
         tmp_path / "notes.csv", "a,b\n1,2\n"
-    )  # a table that may hold the sentences is not passed over in silence
+    )  # a table that may hold the prompts is not passed over in silence
     with pytest.raises(DataError, match="no layout recognized"):
         read_layout(tmp_path)
 
@@ -731,7 +731,7 @@ def test_real_counts(name: str, options: dict[str, str], splits: dict[str, int])
 
 @pytest.mark.data
 def test_real_layouts_of_one_data_set_agree() -> None:
-    """The same sentences through the plain CSV and through the raw tables of the repositories."""
+    """The same prompts through the plain CSV and through the raw tables of the repositories."""
     for name, layout, options in (
         ("kvasir-seg", "madapter", {}),
         ("kvasir-seg", "medvlsm", {"text_column": "medvlsm_p6"}),

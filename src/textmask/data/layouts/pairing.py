@@ -13,22 +13,15 @@ from textmask.data.manifest import SPLIT_ALIASES
 
 Kind = Literal["image", "mask"]
 
-SUFFIXES = (
-    ".png",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".jpg",
-    ".jpeg",
-)  # if two files have the same name, the earlier suffix is taken
+# if two files have the same name, the earlier suffix is taken
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 IMAGE_FOLDERS = {"img", "imgs", "image", "images", "frames", "original"}
 MASK_FOLDERS = {
     "labelcol", "gts", "gt", "ground-truths", "ground truth", "ground_truth", "ground-truth",
     "mask", "masks", "bin_masks", "labels", "label", "lesion mask",
 }  # fmt: skip
-OTHER_FOLDERS = {
-    "bone mask"
-}  # BM-Seg: masks of something else under the names of the images; not scanned
+# BM-Seg: masks of something else under the names of the images; not scanned
+OTHER_FOLDERS = {"bone mask"}
 TABLE_SUFFIXES = (".csv", ".json", ".xlsx")
 MAX_DEPTH = 5
 

@@ -22,9 +22,8 @@ PUBLISHED: dict[str, dict[str, dict[str, int]]] = {
         "MAdapter": {"train": 550, "test": 62},
         "MedVLSM": {"train": 490, "valid": 61, "test": 61},
     },
-    "bm-seg": {
-        "DuSSS": {"train": 200, "test": 70}
-    },  # of 1517 slices; the selection was never published
+    # of 1517 slices; the selection was never published
+    "bm-seg": {"DuSSS": {"train": 200, "test": 70}},
 }
 
 # MosMedData+ was never measured and BM-Seg has no prompts, so that their convention is unknown
