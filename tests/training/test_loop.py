@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from textmask.data.layouts.read import merge_split
 from textmask.data.manifest import write_manifest
+from textmask.data.splits import merge_split
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
+from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
 from textmask.runs import checkpoint
 from textmask.training import loop as train_module
-from textmask.training.loop import train
+from textmask.training.loop import TrainOptions, train
 
 
 def smoke(name="unet", **changes):
@@ -110,6 +111,23 @@ def test_validation_every_few_epochs_and_at_the_last(phantom_manifest, tmp_path)
     assert scores[result.best_epoch] == result.best
 
 
+def test_a_time_limit_stops_each_stage_after_an_epoch_and_validates_it(phantom_manifest, tmp_path):
+    recipe = smoke(epochs=50, validate_every=7)
+    options = TrainOptions(time_limit_s=1e-6)
+    run = tmp_path / "run"
+    result = train(
+        recipe, phantom_manifest, run, cache_dir=tmp_path, progress=False, options=options
+    )
+    (row,) = log_of(run)
+    assert (result.best_epoch, result.best) == (1, row["valid/dice_per_image"])
+    assert (run / "result.json").exists()
+
+    two_stages = get_method("c2seg").recipe().smoke().override("stages.*.epochs=3")
+    both = tmp_path / "both"
+    train(two_stages, phantom_manifest, both, cache_dir=tmp_path, progress=False, options=options)
+    assert [row["stage"] for row in log_of(both)] == ["pretrain", "segment"]
+
+
 def test_text_prior_is_the_mean_mask_of_the_statement(phantom_manifest, tmp_path):
     recipe = get_method("text_prior").recipe().smoke()
     train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
@@ -124,7 +142,7 @@ def test_equal_weights_are_equal_bytes(tmp_path):
     for name in ("a", "b", "c"):
         checkpoint.write_tensors(tmp_path / name, {"w": torch.ones(3)}, metadata)
         assert checkpoint.read_tensors(tmp_path / name)[1] == metadata
-    assert len({checkpoint.file_sha256(tmp_path / name) for name in ("a", "b", "c")}) == 1
+    assert len({file_sha256(tmp_path / name) for name in ("a", "b", "c")}) == 1
 
 
 def test_same_seed_same_numbers_and_another_seed_others(phantom_manifest, tmp_path):
@@ -342,14 +360,14 @@ def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
     assert (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes() == before
 
 
-def test_resuming_with_other_labelled_pictures_is_refused(phantom_manifest, tmp_path):
+def test_resuming_with_other_labelled_images_is_refused(phantom_manifest, tmp_path):
     names = tmp_path / "labelled.txt"
     names.write_text("\n".join(row.image for row in phantom_manifest.rows_of("train")[:5]))
     options = {"cache_dir": tmp_path, "progress": False}
     train(smoke(), phantom_manifest, tmp_path / "run", labelled_list=names, **options)
     with pytest.raises(
         DataError,
-        match=r"other labelled pictures \(5 in stage 'segment', now 24\).*--labelled-list",
+        match=r"other labelled images \(5 in stage 'segment', now 24\).*--labelled-list",
     ):
         train(smoke(), phantom_manifest, tmp_path / "run", resume=True, **options)
     train(smoke(), phantom_manifest, tmp_path / "run", labelled_list=names, resume=True, **options)
@@ -475,7 +493,7 @@ def test_tensorboard_tracker_writes_events(phantom_manifest, tmp_path):
         tmp_path / "run",
         cache_dir=tmp_path,
         progress=False,
-        trackers=("tensorboard",),
+        options=TrainOptions(trackers=("tensorboard",)),
     )
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
     with pytest.raises(ConfigError, match="unknown tracker"):
@@ -485,7 +503,7 @@ def test_tensorboard_tracker_writes_events(phantom_manifest, tmp_path):
             tmp_path / "r2",
             cache_dir=tmp_path,
             progress=False,
-            trackers=("wandb",),
+            options=TrainOptions(trackers=("wandb",)),
         )
 
 

@@ -26,6 +26,7 @@ from textmask.io.loaded import LoadedImage
 from textmask.io.nifti import write_nifti_mask
 from textmask.io.read import load_images
 from textmask.plots.overlays import overlay
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def predict_folder(
     engine: Launcher | None = None,
     backend: str = "torch",
     export: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[BatchResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each job, and skip what exists.
 
@@ -67,7 +68,7 @@ def predict_folder(
         engine: where; None is here, one after another.
         backend: see `Predictor`.
         export: see `Predictor`.
-        progress: called with (done, total).
+        progress: called with (task, done, total).
 
     Raises:
         ConfigError: `explain` with a method that publishes no attention map; nothing is written then. An engine that
@@ -91,7 +92,7 @@ def predict_folder(
 
     def report(done: int) -> None:
         if progress:
-            progress(done, len(jobs))
+            progress("images", done, len(jobs))
 
     if engine is None or engine.name == "local":
         return _segment_all(predictor, jobs, out, wanted, report)
