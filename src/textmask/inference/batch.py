@@ -47,6 +47,7 @@ def predict_folder(
     engine: Launcher | None = None,
     backend: str = "torch",
     export: Path | None = None,
+    device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[BatchResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each job, and skip what exists.
@@ -67,6 +68,7 @@ def predict_folder(
         engine: where; None is here, one after another.
         backend: see `Predictor`.
         export: see `Predictor`.
+        device: see `Predictor`.
         progress: called with (done, total).
 
     Raises:
@@ -78,7 +80,7 @@ def predict_folder(
         raise ConfigError(
             f"--explain needs --backend torch: an export for {backend} publishes no maps."
         )
-    predictor = Predictor(run, backend, export)
+    predictor = Predictor(run, backend, export, device=device)
     if explain:
         blank = np.zeros(predictor.run.recipe.image_size, np.uint8)
         explanation(blank, predictor.open(blank).segment("opacity in both lungs"))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from textmask.data.loaders import build_text, to_image
@@ -170,20 +169,25 @@ class Opened:
     def _answer(self, sentence: str, statement: Statement) -> dict[str, np.ndarray]:
         """Probability and maps, float32 h w each, of the whole picture at once or of its tiles."""
         recipe, model = self.predictor.run.recipe, self.predictor.model
-        with (
-            torch.inference_mode(),
-            torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"),
-        ):
+        device = self.predictor.session.device
+        with self.predictor.session.running():
             if recipe.tiles is not None:
                 return predict_tiles(
-                    model, self.planes, sentence, statement, recipe.tiles, maps=MAPS
+                    model,
+                    self.planes,
+                    sentence,
+                    statement,
+                    recipe.tiles,
+                    maps=MAPS,
+                    device=device,
                 )
             image = to_image(self.planes[None]) if self.image is None else self.image
-            output = model.decode(self.features, image, build_text([sentence], [statement]))
+            text = build_text([sentence], [statement])
+            output = model.decode(self.features, image.to(device), text.to(device))
         found = {"probability": output.probability} | {
             name: output.aux[name] for name in MAPS if name in output.aux
         }
-        return {name: value[0, 0].float().numpy() for name, value in found.items()}
+        return {name: value[0, 0].float().cpu().numpy() for name, value in found.items()}
 
     def _as_stored(self, values: np.ndarray) -> np.ndarray:
         """Values h w of the picture as the model was shown it, in the size and the geometry of the file."""
@@ -211,7 +215,8 @@ class Predictor:
         run: run folder, or a run that was loaded.
         backend: `torch`, `onnxruntime` or `openvino`; the last two need an export, see `open_backend`, and publish no
             maps.
-        export: where it lies; None means `onnx` within the run.
+        export: folder of the export; None means `onnx` within the run.
+        device: where it runs: auto, cpu, cuda, cuda:N or mps; backends other than torch run on the CPU.
 
     Example:
         >>> predictor = Predictor("runs/biclip")  # doctest: +SKIP
@@ -219,12 +224,25 @@ class Predictor:
 
     Raises:
         CheckpointError: not a run folder.
+        ConfigError: this machine does not have the device.
     """
 
     def __init__(
-        self, run: Run | Path | str, backend: str = "torch", export: Path | None = None
+        self,
+        run: Run | Path | str,
+        backend: str = "torch",
+        export: Path | None = None,
+        *,
+        device: str = "auto",
     ) -> None:
-        self.run = run if isinstance(run, Run) else load_run(run)
+        if backend != "torch":
+            if device not in ("auto", "cpu"):
+                raise ConfigError(
+                    f"backend {backend} runs on the CPU, got device {device}. Use backend torch, or device cpu."
+                )
+            device = "cpu"
+        self.run = run if isinstance(run, Run) else load_run(run, device)
+        self.session = self.run.session(device)
         self.backend = backend
         self.model: Backend = open_backend(self.run, backend, export)
         self._opened: Opened | None = None
@@ -311,11 +329,8 @@ class Predictor:
         size = (shown.shape[0], shown.shape[1])
         if recipe.tiles is not None:
             return Opened(self, picture, orientation, None, planes, size, None)
-        network_image = to_image(planes[None])
-        with (
-            torch.inference_mode(),
-            torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"),
-        ):
+        network_image = to_image(planes[None]).to(self.session.device)
+        with self.session.running():
             features = self.model.image_features(network_image)
         return Opened(self, picture, orientation, network_image, planes, size, features)
 

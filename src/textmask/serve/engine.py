@@ -121,8 +121,8 @@ class Segmenter:
         CheckpointError: not a run folder.
     """
 
-    def __init__(self, run: Path | str | Predictor) -> None:
-        self._predictor = run if isinstance(run, Predictor) else Predictor(run)
+    def __init__(self, run: Path | str | Predictor, device: str = "auto") -> None:
+        self._predictor = run if isinstance(run, Predictor) else Predictor(run, device=device)
         self.method = self._predictor.run.recipe.method
         self.threshold = float(self._predictor.run.recipe.threshold)
         self.laterality = str(self._predictor.laterality)
