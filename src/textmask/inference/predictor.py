@@ -34,9 +34,9 @@ from textmask.inference.screening import CALIBRATION, CODES, CUT, Calibration, s
 from textmask.inference.tiles import predict_tiles
 from textmask.io.files import file_sha256, read_json
 from textmask.io.images import resize_image
+from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
-from textmask.io.pictures import Picture
-from textmask.io.read import read_picture
+from textmask.io.read import load_image
 from textmask.plots.overlays import heat, overlay, side_by_side
 from textmask.runs.checkpoint import Run, load_run
 from textmask.statement import Laterality, Statement
@@ -95,7 +95,7 @@ class Opened:
     """
 
     predictor: Predictor
-    picture: Picture
+    picture: LoadedImage
     orientation: Orientation | None
     image: Tensor | None
     planes: np.ndarray
@@ -295,7 +295,7 @@ class Predictor:
         """
         return self.opened.picture.pixels
 
-    def open(self, image: Path | str | np.ndarray | Picture, view: str | None = None) -> Opened:
+    def open(self, image: Path | str | np.ndarray | LoadedImage, view: str | None = None) -> Opened:
         """Decode, turn and resize a picture once, for any number of sentences and threads.
 
         Args:
@@ -335,7 +335,7 @@ class Predictor:
         return Opened(self, picture, orientation, network_image, planes, size, features)
 
     def set_image(
-        self, image: Path | str | np.ndarray | Picture, view: str | None = None
+        self, image: Path | str | np.ndarray | LoadedImage, view: str | None = None
     ) -> Predictor:
         """As `open`, and remember the picture for `segment`.
 
@@ -372,17 +372,17 @@ class Predictor:
         return found
 
 
-def as_picture(image: Path | str | np.ndarray | Picture) -> Picture:
+def as_picture(image: Path | str | np.ndarray | LoadedImage) -> LoadedImage:
     """A picture of whatever names it; pixels know nothing of a patient.
 
     Raises:
         DataError: the file cannot be read.
     """
-    if isinstance(image, Picture):
+    if isinstance(image, LoadedImage):
         return image
     if isinstance(image, np.ndarray):
-        return Picture(image)
-    return read_picture(image)
+        return LoadedImage(image)
+    return load_image(image)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

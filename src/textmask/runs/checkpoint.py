@@ -16,7 +16,7 @@ from torch import Tensor
 from textmask.config import Recipe
 from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError
-from textmask.io.files import read_json
+from textmask.io.files import read_json, replacing
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, load_recipe
 from textmask.runs.session import Session, find_device
@@ -71,21 +71,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         CheckpointError: the disk is full or not writable; the previous file survives.
     """
-    part = path.with_name(path.name + ".part")
     text = json.dumps(dict(metadata), sort_keys=True)
     try:
-        save_file(
-            {key: value.detach().contiguous() for key, value in tensors.items()},
-            part,
-            metadata={METADATA: text},
-        )
-        part.replace(path)
+        with replacing(path) as part:
+            save_file(
+                {key: value.detach().contiguous() for key, value in tensors.items()},
+                part,
+                metadata={METADATA: text},
+            )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot write {path}: {error}. The previous file is untouched; free some space and --resume."
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
