@@ -138,7 +138,7 @@ def predict_command(
             engine=where,
             backend=backend,
             export=exported,
-            progress=lambda done, total: step("pictures", done, total),
+            progress=step,
         )
     for note in notes:
         say(note)
