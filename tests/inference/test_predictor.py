@@ -387,7 +387,7 @@ def test_another_models_result_is_not_passed_off_as_this_ones(half, film, tmp_pa
     assert same.message == ""
     (other,) = predict_folder(make_run(tmp_path / "other", b"model two"), [job], out)
     assert other.status == "skipped"
-    assert "another model's result" in other.message
+    assert "made by another model" in other.message
 
 
 def test_a_full_disk_fails_the_job_and_leaves_no_result(half, film, tmp_path, monkeypatch):
@@ -395,9 +395,9 @@ def test_a_full_disk_fails_the_job_and_leaves_no_result(half, film, tmp_path, mo
     predict_folder(half, [job], out)
 
     def full(path, value):
-        raise OSError(28, "No space left on device")
+        raise DataError("No space left on device")
 
-    monkeypatch.setattr(jobs_module, "write_json", full)
+    monkeypatch.setattr("textmask.inference.results.write_json", full)
     (result,) = predict_folder(half, [job], out, overwrite=True)
     assert result.status == "failed"
     assert "No space left" in result.message
@@ -658,11 +658,12 @@ def test_a_report_gives_a_job_for_each_finding(film):
 
 def test_jobs_that_are_shared_among_processes_come_back_in_order(half, film, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs_module, "PART", 2)
-    monkeypatch.setattr(jobs_module, "_loaded", lambda path, backend, export: Predictor(half))
+    monkeypatch.setattr(jobs_module, "_loaded", lambda path, *how: Predictor(half))
     handed = []
 
-    def backwards(engine, function, tasks):
+    def backwards(engine, function, tasks, device):
         handed.extend(tasks)
+        assert device == "auto"
         for i in reversed(range(len(tasks))):
             yield (i, None, "the machine went away") if i == 1 else (i, function(*tasks[i]), "")
 

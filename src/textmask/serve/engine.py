@@ -15,11 +15,11 @@ from textmask import __version__
 from textmask.errors import DataError
 from textmask.inference.dicom_request import request_of
 from textmask.inference.jobs import BatchItem
-from textmask.inference.predictor import Opened, Predictor
+from textmask.inference.predictor import Opened, Predictor, Segmentation
+from textmask.inference.results import write_segmentation
 from textmask.inference.screening import CODES
 from textmask.io.dicom.facts import ModelFacts, RequestFacts, ResultUids
-from textmask.io.files import write_json
-from textmask.io.images import png_bytes, stored_size, write_png
+from textmask.io.images import png_bytes, stored_size
 from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
 from textmask.io.read import kind_of, read_bytes
@@ -169,9 +169,7 @@ class Segmenter:
             DataError: the question cannot be answered as it is.
         """
         view = question.view
-        opened = upload.opened.get(view) or self._predictor.open(upload.picture, view)
-        upload.opened[view] = opened
-        found = opened.segment(question.sentence, question.laterality, question.assume)
+        opened, found = self._segmented(upload, question)
         shown = parse(question.sentence, laterality=found.asked.said)
         cells, free = _zones_in_image(shown, opened.orientation)
         denied = shown.absent or bool(shown.negated and not shown.zones)
@@ -189,6 +187,14 @@ class Segmenter:
             request_of(question.sentence, [found], opened.orientation, view),
             opened.orientation,
         )
+
+    def _segmented(self, upload: Upload, question: PromptRequest) -> tuple[Opened, Segmentation]:
+        opened = upload.opened.get(question.view)
+        if opened is None:
+            opened = self._predictor.open(upload.picture, question.view)
+            upload.opened[question.view] = opened
+        found = opened.segment(question.sentence, question.laterality, question.assume)
+        return opened, found
 
     def dicom(
         self,
@@ -241,31 +247,11 @@ class Segmenter:
         except OSError as error:
             raise DataError(f"{job.image.name} cannot be read ({error.strerror}).") from error
         upload = self.read(data, job.index or 0, max_pixels)
-        answer = self.segment(upload, question)
-        start = out / job.stem
-        write_png(start.with_name(f"{job.stem}.mask.png"), answer.mask * np.uint8(255))
-        write_png(
-            start.with_name(f"{job.stem}.overlay.png"), overlay(upload.picture.pixels, answer.mask)
-        )
-        record = {
-            "image": job.image.name,
-            "image_sha256": upload.sha256,
-            "text": job.text,
-            "asked": dict(answer.asked),
-            "abstained": answer.abstained,
-            "foreground_px": int(answer.mask.sum()),
-            "warnings": list(answer.warnings),
-            "method": self.method,
-            "weights_sha256": self.sha256,
-            "threshold": self.threshold,
-        }
-        try:
-            write_json(start.with_name(f"{job.stem}.json"), record)
-        except OSError as error:
-            raise DataError(
-                f"cannot write {job.stem}.json ({error.strerror}). Free some space."
-            ) from error
-        return answer.warnings
+        opened, found = self._segmented(upload, question)
+        # clients do not see the folders of this machine
+        facts = {"image": job.image.name, "image_sha256": upload.sha256}
+        write_segmentation(out, job, found, opened, facts=facts)
+        return found.warnings
 
 
 def _too_many(got: str, max_pixels: int) -> Problem:
