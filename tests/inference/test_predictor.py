@@ -250,12 +250,12 @@ def test_arrays_that_are_no_picture_are_refused(half, shape):
 
 def test_a_picture_that_fails_does_not_leave_the_one_before_in_its_place(half, film, tmp_path):
     predictor = Predictor(half)
-    with pytest.raises(DataError, match="no picture is set"):
+    with pytest.raises(DataError, match="no image is set"):
         predictor.segment("left lung")
     predictor.set_image(film)
     with pytest.raises(DataError, match="no such file"):
         predictor.set_image(tmp_path / "gone.png")
-    with pytest.raises(DataError, match="no picture is set"):
+    with pytest.raises(DataError, match="no image is set"):
         predictor.segment("left lung")
 
 
@@ -563,7 +563,7 @@ def test_a_picture_that_was_opened_does_not_change(half, film):
     predictor.set_image(np.zeros((9, 9), np.uint8)).segment("lower left lung")
     assert first.segment("lower left lung").mask.shape == (50, 70)
     with pytest.raises(FrozenInstanceError):
-        first.picture = None
+        first.loaded = None
 
 
 def test_the_result_records_what_the_contract_and_the_check_did(half, tmp_path, film):

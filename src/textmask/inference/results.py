@@ -75,13 +75,13 @@ def write_segmentation(
     Raises:
         DataError: a file cannot be written.
     """
-    pixels = opened.picture.pixels
+    pixels = opened.loaded.pixels
     # an old JSON file must not describe files that are being replaced
     (out / f"{job.stem}.json").unlink(missing_ok=True)
 
-    if opened.picture.format == "nifti":
-        masks = {opened.picture.index or 0: found.mask}
-        write_nifti_mask(out / f"{job.stem}.mask.nii.gz", masks, opened.picture.header)
+    if opened.loaded.format == "nifti":
+        masks = {opened.loaded.index or 0: found.mask}
+        write_nifti_mask(out / f"{job.stem}.mask.nii.gz", masks, opened.loaded.header)
     write_png(out / f"{job.stem}.mask.png", found.mask * np.uint8(255))
     write_png(out / f"{job.stem}.overlay.png", overlay(pixels, found.mask))
     if ".probability.png" in extra:
@@ -115,8 +115,8 @@ def write_volume(
         DataError: a file cannot be written.
     """
     (out / f"{job.stem}.json").unlink(missing_ok=True)
-    write_nifti_mask(out / f"{job.stem}.mask.nii.gz", masks, opened.picture.header)
-    write_png(out / f"{job.stem}.overlay.png", overlay(opened.picture.pixels, largest.mask))
+    write_nifti_mask(out / f"{job.stem}.mask.nii.gz", masks, opened.loaded.header)
+    write_png(out / f"{job.stem}.overlay.png", overlay(opened.loaded.pixels, largest.mask))
 
     areas = [int(mask.sum()) for mask in masks.values()]
     record = result_record(job, largest, opened.predictor)
