@@ -73,7 +73,7 @@ def test_nothing_is_written_into_the_package(tmp_path):
     assert output_folder(tmp_path, None, "evaluation", "test") == tmp_path / "evaluation" / "test"
     assert output_folder(DEFAULT_RUN, tmp_path) == tmp_path
     for run, out in ((DEFAULT_RUN, None), (tmp_path, DEFAULT_RUN / "x"), (tmp_path, PACKAGE)):
-        with pytest.raises(ConfigError, match="inside the installed package.*--out"):
+        with pytest.raises(ConfigError, match=r"inside the installed package.*--out"):
             output_folder(run, out, "studies")
 
 

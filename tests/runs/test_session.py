@@ -37,7 +37,7 @@ def test_a_device_that_the_machine_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert find_device("cuda:0") == torch.device("cuda:0")
-    with pytest.raises(ConfigError, match="device cuda:1 is not available.* 1 CUDA devices"):
+    with pytest.raises(ConfigError, match=r"device cuda:1 is not available.* 1 CUDA devices"):
         find_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

@@ -128,7 +128,7 @@ def watch(
     asks: Callable[[], Iterable[WorklistItem]]
     if worklist is None:
         reports = ReportReader(pacs)
-        asks = lambda: reports.asks(since)  # noqa: E731
+        asks = lambda: reports.items(since)  # noqa: E731
     else:
         asks = WorklistRows(worklist, lambda message: complain(message, "yellow"))
     answerer = _answerer(run, laterality, assume)
