@@ -170,10 +170,10 @@ def test_names_of_odd_prompts_are_short_safe_and_do_not_collide(tmp_path):
 def test_nothing_to_do_says_so(tmp_path, film):
     with pytest.raises(DataError, match="does not exist"):
         read_jobs(tmp_path / "nope.png", "left")
-    with pytest.raises(DataError, match="needs a sentence"):
+    with pytest.raises(DataError, match="needs a prompt"):
         read_jobs(film, None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="contains no image"):
         read_jobs(tmp_path / "empty", "left")
     for name, text in (
         ("a.csv", "picture,sentence\nx,y\n"),
@@ -458,7 +458,7 @@ def test_jobs_keep_the_sentence_as_it_is(film):
     ("name", "content", "message"),
     [
         ("a.csv", "picture,sentence\nfilm.png,x\n", "expected columns image and text"),
-        ("a.csv", "image,text\n", "holds no job"),
+        ("a.csv", "image,text\n", "contains no items"),
         ("a.csv", "", "is empty"),
         ("a.csv", "image,text\n,left lung\n", "row 2: image is ''"),
         ("a.csv", "image,text\nfilm.png,left, lung\n", "row 2: 3 cells"),
@@ -471,7 +471,7 @@ def test_jobs_keep_the_sentence_as_it_is(film):
         ("a.json", '[{"image": 3, "text": "x"}]', "item 1: image is 3"),
         ("a.json", '[{"image": "a\\u0000b", "text": "x"}]', "expected the path of a picture"),
         ("a.json", '[{"image": "film.png", "text": "x", "name": [1]}]', "expected texts"),
-        ("a.json", "[]", "holds no job"),
+        ("a.json", "[]", "contains no items"),
     ],
 )
 def test_jobs_files_that_are_wrong_say_where(tmp_path, name, content, message):
