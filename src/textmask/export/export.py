@@ -24,10 +24,8 @@ from textmask.export.cards import describe_graphs, gate_lines, hub_card, run_car
 from textmask.export.graphs import write_graphs
 from textmask.export.monai import write_bundle
 from textmask.export.parity import BOUNDS, Parity, compare_backends
-from textmask.inference import screening as prompt_check
 from textmask.inference.backends.graphs import (
     DECODER,
-    EXPORT,
     IMAGE,
     TEXT,
     TEXT_INPUTS,
@@ -40,6 +38,8 @@ from textmask.inference.backends.onnxruntime import OnnxGraph, quantise
 from textmask.io.files import file_sha256, write_json, write_whole
 from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import CALIBRATION, EXPORT, HUB_CONFIG, HUB_WEIGHTS, RECIPE
+from textmask.runs.session import find_device
 
 TARGETS = ("onnx", "monai", "hf")
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -87,6 +87,7 @@ def export(
     kept: Sequence[str] = (),
     notes: Sequence[str] = (),
     cache_dir: Path | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Exported:
     """Export a run for other programs; if the gate refuses the export, nothing is left behind.
@@ -103,6 +104,7 @@ def export(
         kept: name prefixes of graph nodes that stay in fp32 in an int8 export.
         notes: sentences for the card of `hf`, such as the license of the data.
         cache_dir: folder of the decoded images; None means the cache folder of the user.
+        device: where eager fp32 runs for the gate: auto, cpu, cuda, cuda:N or mps.
         progress: called with (step, done, total).
 
     Raises:
@@ -111,6 +113,7 @@ def export(
     """
     choose("target", target, TARGETS)
     choose("precision", precision, PRECISIONS)
+    find_device(device)
     if out.exists():
         raise ConfigError(f"{out} exists. Give a folder that does not exist, or remove this one.")
 
@@ -134,7 +137,7 @@ def export(
         # the gate: runtimes within the bound, the fastest first
         found: dict[str, Parity] = {}
         if gate and rows is not None:
-            found = _gate(loaded, files, rows, precision, progress)
+            found = _gate(loaded, files, rows, precision, device, progress)
         passed = [name for name, parity in found.items() if parity.measured(precision) <= bound]
         passed.sort(key=lambda name: found[name].ms_exported)
         if found and not passed:
@@ -148,7 +151,7 @@ def export(
         if target == "monai":
             write_bundle(loaded, folder, description)
         else:
-            write_whole(folder / "recipe.json", loaded.recipe.to_json().encode())
+            write_whole(folder / RECIPE, loaded.recipe.to_json().encode())
             write_whole(folder / "README.md", run_card(loaded, description).encode())
     return result
 
@@ -163,12 +166,12 @@ def write_hub_folder(run: Run, folder: Path, notes: Sequence[str] = ()) -> None:
         folder: existing folder.
         notes: sentences for the card.
     """
-    shutil.copyfile(run.weights, folder / "model.safetensors")
-    shutil.copymode(Path(__file__), folder / "model.safetensors")
+    shutil.copyfile(run.weights, folder / HUB_WEIGHTS)
+    shutil.copymode(Path(__file__), folder / HUB_WEIGHTS)
     _save_tokenizer(run, folder)
-    write_json(folder / "config.json", describe_graphs(run))
-    if (run.path / prompt_check.CALIBRATION).exists():
-        shutil.copyfile(run.path / prompt_check.CALIBRATION, folder / prompt_check.CALIBRATION)
+    write_json(folder / HUB_CONFIG, describe_graphs(run))
+    if (run.path / CALIBRATION).exists():
+        shutil.copyfile(run.path / CALIBRATION, folder / CALIBRATION)
     write_whole(folder / "README.md", hub_card(run, notes).encode())
 
 
@@ -277,6 +280,7 @@ def _gate(
     files: Mapping[str, Path],
     rows: ExportRows,
     precision: str,
+    device: str,
     progress: Progress | None,
 ) -> dict[str, Parity]:
     backends = {
@@ -288,7 +292,7 @@ def _gate(
         if progress:
             progress("comparing", done, total)
 
-    return compare_backends(run, backends, rows.gate, progress=step)
+    return compare_backends(run, backends, rows.gate, device=device, progress=step)
 
 
 def _refusal(found: Mapping[str, Parity], precision: str, bound: float) -> str:

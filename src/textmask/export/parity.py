@@ -16,6 +16,7 @@ from textmask.inference.backends.graphs import Backend
 from textmask.inference.tiles import predict_tiles
 from textmask.metrics.overlap import counts, dice_per_image
 from textmask.runs.checkpoint import Run
+from textmask.runs.session import Session
 
 BOUNDS = {"fp32": 1e-4, "bf16": 0.005, "int8": 0.005}  # share of flipped pixels; loss of mean Dice
 
@@ -69,15 +70,17 @@ def compare_backends(
     data: SplitData,
     *,
     batch_size: int = 8,
+    device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Parity]:
-    """Run eager fp32 and every backend over a split.
+    """Run eager fp32 and every backend over a split; eager runs on `device` (None: where it is), backends on the CPU.
 
     Args:
         run: the trained run.
         backends: the exported graphs, by runtime.
         data: the split.
         batch_size: images per call; 1 with tiles.
+        device: where eager torch runs; None means where the model is. Exported graphs run on the CPU.
         progress: called with (done, total).
 
     Returns:
@@ -94,13 +97,15 @@ def compare_backends(
     size = batch_size if recipe.tiles is None else 1
 
     # all models take turns on each batch, so that their times are comparable
-    with torch.inference_mode():
+    session = Session(run.method, recipe, device, precision="fp32")
+    places = {name: session.device if name == "eager" else torch.device("cpu") for name in models}
+    with session.running():
         for begin in range(0, len(data), size):
             part = slice(begin, min(begin + size, len(data)))
             found = {}
             for name, model in models.items():
                 started = time.perf_counter()
-                found[name] = _probability(run, model, data, part)
+                found[name] = _probability(run, model, data, part, places[name])
                 seconds[name] += time.perf_counter() - started
                 masks[name].append(found[name] > recipe.threshold)
                 worst[name] = max(worst[name], float(np.abs(found[name] - found["eager"]).max()))
@@ -127,16 +132,19 @@ def compare_backends(
     return results
 
 
-def _probability(run: Run, model: Backend, data: SplitData, part: slice) -> np.ndarray:
+def _probability(
+    run: Run, model: Backend, data: SplitData, part: slice, device: torch.device
+) -> np.ndarray:
     """Probabilities of some rows, float32 B H W."""
     if run.recipe.tiles is not None:
         prompt, statement = data.prompts[part.start], data.statements[part.start]
-        found = predict_tiles(model, data.images[part][0], prompt, statement, run.recipe.tiles)
+        image, tiles = data.images[part][0], run.recipe.tiles
+        found = predict_tiles(model, image, prompt, statement, tiles, device=device)
         return found["probability"][None]
 
-    text = build_text(data.prompts[part], data.statements[part])
-    output = model(to_image(data.images[part]), text)
-    return output.probability[:, 0].numpy()
+    text = build_text(data.prompts[part], data.statements[part]).to(device)
+    output = model(to_image(data.images[part]).to(device), text)
+    return output.probability[:, 0].cpu().numpy()
 
 
 def _dice(masks: np.ndarray, data: SplitData) -> float | None:

@@ -44,7 +44,9 @@ PLACE = re.compile(
     re.IGNORECASE,
 )
 LONG_WORD = re.compile(r"[A-Za-z]{4,}")
-LATERAL = re.compile(r"\b(?:(?:bilateral|unilateral)(?:ly)?\b|(?:bilat|unilat)\b\.?)\s*", re.IGNORECASE)
+LATERAL = re.compile(
+    r"\b(?:(?:bilateral|unilateral)(?:ly)?\b|(?:bilat|unilat)\b\.?)\s*", re.IGNORECASE
+)
 # the key beside each: to the right, at the end of a row to the left
 KEYBOARD = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuioposdfghjklkxcvbnmn", strict=True))
 MISSPELLINGS = ("double", "drop", "keyboard", "swap")
@@ -77,7 +79,9 @@ def invert(prompt: str) -> str | None:
     return _swapped(prompt, INVERT, Statement.inverted)
 
 
-def _swapped(prompt: str, pairs: dict[str, str], change: Callable[[Statement], Statement]) -> str | None:
+def _swapped(
+    prompt: str, pairs: dict[str, str], change: Callable[[Statement], Statement]
+) -> str | None:
     out = _swap_words(prompt, pairs)
     before, after = change(parse(prompt)), parse(out)
     same = (after.zones, after.negated) == (before.zones, before.negated)
@@ -86,7 +90,11 @@ def _swapped(prompt: str, pairs: dict[str, str], change: Callable[[Statement], S
 
 
 def _swap_words(prompt: str, pairs: dict[str, str]) -> str:
-    both = {**pairs, **{b: a for a, b in pairs.items()}, **({"l": "r", "r": "l"} if pairs is MIRROR else {})}
+    both = {
+        **pairs,
+        **{b: a for a, b in pairs.items()},
+        **({"l": "r", "r": "l"} if pairs is MIRROR else {}),
+    }
 
     def swap(match: re.Match[str]) -> str:
         word, new = match.group(), both[match.group().lower()]
@@ -143,7 +151,11 @@ def absent(prompt: str) -> str | None:
 def drop_position(prompt: str, replacement: str = "") -> str:
     """The sentence without its places and without uni- or bilateral; each place becomes `replacement`."""
     text = PLACE.sub(lambda _: replacement, LATERAL.sub("", legible(prompt)))
-    text = re.sub(r"\s+(?:located\s+)?(?:on|in|at)(?:\s+the)?(?=\s*[,.;]|\s*$|\s+is\b)", "", re.sub(r"\s+", " ", text))
+    text = re.sub(
+        r"\s+(?:located\s+)?(?:on|in|at)(?:\s+the)?(?=\s*[,.;]|\s*$|\s+is\b)",
+        "",
+        re.sub(r"\s+", " ", text),
+    )
     text = re.sub(r"\s+([,.;])", r"\1", text)
     text = re.sub(r"(?:,\s*|\s+and\s*)+(?=[,.;]|$)", "", re.sub(r"^\s*and\b", "", text)).strip()
     # a letter can become a side where the words behind it are gone: "R left lung"
@@ -156,7 +168,9 @@ def blur_position(prompt: str) -> str:
     """The sentence with every place replaced by "a region of the lung" (chest) or "a region of the image"."""
     chest = parse(prompt).grammar in ("qata", "mosmed", "report")
     text = LATERAL.sub("", legible(prompt))
-    text = re.sub(rf"(?:{PLACE.pattern})(?:\s+and\s+(?:{PLACE.pattern}))*", "\0", text, flags=re.IGNORECASE)
+    text = re.sub(
+        rf"(?:{PLACE.pattern})(?:\s+and\s+(?:{PLACE.pattern}))*", "\0", text, flags=re.IGNORECASE
+    )
     text = text.replace("\0", "a region of the lung" if chest else "a region of the image").strip()
     return blur_position(text) if text != prompt and parse(text).zones else text
 
@@ -266,4 +280,6 @@ def drop_count(prompt: str) -> str:
 
 def meaning_kept(prompt: str, rng: np.random.Generator) -> str:
     """A second view of a sentence: clauses reordered, other words, or no number; sides and levels always stay."""
-    return (reorder_clauses, paraphrase, lambda text, _: drop_count(text))[int(rng.integers(3))](prompt, rng)
+    return (reorder_clauses, paraphrase, lambda text, _: drop_count(text))[int(rng.integers(3))](
+        prompt, rng
+    )

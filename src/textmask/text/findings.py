@@ -21,13 +21,24 @@ NAMED = FINDINGS | frozenset(
     "polyp polyps reticulation scar scarring shadow stranding thickening tumor tumors tumour tumours".split()
 )
 # sections that tell what was asked or compared, not what is seen
-NOT_SEEN = ("indication", "history", "clinical", "technique", "comparison", "reason", "exam", "procedure", "recommend")
+NOT_SEEN = (
+    "indication",
+    "history",
+    "clinical",
+    "technique",
+    "comparison",
+    "reason",
+    "exam",
+    "procedure",
+    "recommend",
+)
 _HEADING = re.compile(r"(?:^|(?<=[\s.]))(?P<name>[A-Z][A-Za-z]+(?: [A-Za-z]+){0,3})\s*:")
 _LISTED = re.compile(r"^\s*(?:\(?\d{1,2}[.)]|[-*•])\s+")
 _BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:\(?\d{1,2}[.)]|[-*•])\s)")
 _END = re.compile(r"[.;?!]+(?=\s|$)")
 _TURN = re.compile(
-    r"\s*[,:]\s*(?:(?:but|and|while|with)\s+)?|\s+(?:but|however|while|whereas|although|and|with)\s+", re.I
+    r"\s*[,:]\s*(?:(?:but|and|while|with)\s+)?|\s+(?:but|however|while|whereas|although|and|with)\s+",
+    re.I,
 )
 
 
@@ -59,7 +70,9 @@ def read_findings(report: str) -> Findings:
     """
     named: list[str] = []
     denied: list[str] = []
-    for clause in (part for sentence in _sentences(_seen(report[:MAX_REPORT])) for part in _clauses(sentence)):
+    for clause in (
+        part for sentence in _sentences(_seen(report[:MAX_REPORT])) for part in _clauses(sentence)
+    ):
         statement = parse(clause)
         if statement.zones and NAMED & set(split_words(clause)):
             named.append(clause)
@@ -104,7 +117,10 @@ def _clauses(sentence: str) -> list[str]:
     for match in islice(_TURN.finditer(sentence), MAX_CUTS):
         first, second = sentence[: match.start()].strip(), sentence[match.end() :].strip()
         a, b = parse(first), parse(second)
-        if _denies(a) != _denies(b) and (a.zones | b.zones, a.negated | b.negated) == (whole.zones, whole.negated):
+        if _denies(a) != _denies(b) and (a.zones | b.zones, a.negated | b.negated) == (
+            whole.zones,
+            whole.negated,
+        ):
             return [*_clauses(first), *_clauses(second)]
     return [sentence]
 

@@ -46,7 +46,13 @@ WARNINGS = {
     "missing_level": "a lung is named without upper, middle or lower; all of it was assumed",
 }
 ALL = frozenset(Level)
-SHORT = {"lt": "left", "rt": "right", "bilat": "bilateral", "unilat": "unilateral", "bilaterally": "bilateral"}
+SHORT = {
+    "lt": "left",
+    "rt": "right",
+    "bilat": "bilateral",
+    "unilat": "unilateral",
+    "bilaterally": "bilateral",
+}
 SHORT |= {"pulm": "pulmonary"}
 DOTTED = frozenset("lt rt l r bilat unilat inf pulm".split())
 # words that are told apart again when the space between two of them is missing
@@ -56,13 +62,19 @@ JOINED = frozenset(
 )
 # place words that are repaired in free text, and the real words that are one letter away from them
 FREE = frozenset("right upper middle lower bottom center bilateral".split())
-REAL = NOT_TYPOS | frozenset("fright rights enter blower lowers lowed mower muddle meddle upped centers".split())
+REAL = NOT_TYPOS | frozenset(
+    "fright rights enter blower lowers lowed mower muddle meddle upped centers".split()
+)
 # a caption has none of these words, so a sentence that has one is read as a report
-PROSE = frozenset("the is are in of with without clear normal free lobe lobes base bases apex".split())
+PROSE = frozenset(
+    "the is are in of with without clear normal free lobe lobes base bases apex".split()
+)
 
 
 @lru_cache(maxsize=65536)
-def parse(sentence: str, grammar: str = "auto", laterality: Laterality = Laterality.UNKNOWN) -> Statement:
+def parse(
+    sentence: str, grammar: str = "auto", laterality: Laterality = Laterality.UNKNOWN
+) -> Statement:
     """What a sentence claims. Never fails: what is not understood is left out and named in `warnings`.
 
     Args:
@@ -97,7 +109,12 @@ def parse(sentence: str, grammar: str = "auto", laterality: Laterality = Lateral
     elif name in ("qata", "mosmed"):
         _read_captions(mended, reading, mosmed=name == "mosmed")
     else:
-        readers = {"polyp": _read_polyps, "lesion": _read_polyps, "nuclei": _read_nuclei, "report": read_report}
+        readers = {
+            "polyp": _read_polyps,
+            "lesion": _read_polyps,
+            "nuclei": _read_nuclei,
+            "report": read_report,
+        }
         readers[name](mended, reading)
     return _state(reading, name, laterality)
 
@@ -114,9 +131,13 @@ def _spelled_out(words: list[str]) -> list[str]:
         following = next((w for w in words[i + 1 : i + 3] if w != "."), "")
         if word == "." and i and words[i - 1] in DOTTED:
             continue
-        if word in ("l", "r") and (following in NOUNS or following in LEVELS or following == "sided"):
+        if word in ("l", "r") and (
+            following in NOUNS or following in LEVELS or following == "sided"
+        ):
             out.append("left" if word == "l" else "right")
-        elif word == "inf":  # inferior before a place, infected before its areas, infection elsewhere
+        elif (
+            word == "inf"
+        ):  # inferior before a place, infected before its areas, infection elsewhere
             areas = following in ("area", "areas")
             out.append("lower" if following in NOUNS else "infected" if areas else "infection")
         else:
@@ -130,14 +151,26 @@ def mend(words: list[str], chest: bool) -> list[str]:
     for i, word in enumerate(words):
         following = next(iter(words[i + 1 : i + 2]), "")
         fixed = repair(word)
-        number = fixed in NUMBERS and following not in ("infected", "area", "areas")  # "there" is not "three"
+        number = fixed in NUMBERS and following not in (
+            "infected",
+            "area",
+            "areas",
+        )  # "there" is not "three"
         if glued := _unglued(word):
             out += glued
-        elif word in TYPOS or (chest and not number) or (fixed == "left" and sorted(word) == sorted(fixed)):
+        elif (
+            word in TYPOS
+            or (chest and not number)
+            or (fixed == "left" and sorted(word) == sorted(fixed))
+        ):
             out += fixed.split()
         else:
             near = [known for known in FREE if one_edit_apart(word, known)] if len(word) > 4 else []
-            out.append(near[0] if len(near) == 1 and word not in REAL and word not in SIDES and not chest else word)
+            out.append(
+                near[0]
+                if len(near) == 1 and word not in REAL and word not in SIDES and not chest
+                else word
+            )
     return out
 
 
@@ -156,7 +189,9 @@ def _recognise(words: list[str]) -> str:
         return "polyp"
     if present & {"nuclei", "nucleus"}:
         return "nuclei"
-    if present & {"lesion", "lesions"} and "image" in present and not present & NOUNS:  # "... in top left of the image"
+    if (
+        present & {"lesion", "lesions"} and "image" in present and not present & NOUNS
+    ):  # "... in top left of the image"
         return "lesion"
     caption = "infected" in present or {"pulmonary", "infection"} <= present
     # "lower left lung"
@@ -172,7 +207,8 @@ def _caption_apart(words: list[str]) -> tuple[list[str], list[str]] | None:
     if not other or not any(_recognise(s) == "qata" for s in sentences):
         return None
     caption, rest = (
-        [word for i, s in enumerate(sentences) if (i in other) is told for word in (*s, ".")] for told in (False, True)
+        [word for i, s in enumerate(sentences) if (i in other) is told for word in (*s, ".")]
+        for told in (False, True)
     )
     return caption, rest
 
@@ -191,7 +227,9 @@ def _state(reading: Reading, name: str, laterality: Laterality) -> Statement:
         reading.warn("contradiction_lateral")
     if zones & reading.negated:
         reading.warn("contradiction_negation")
-    understood = bool(zones or reading.negated or absent or reading.count is not None or reading.lateral)
+    understood = bool(
+        zones or reading.negated or absent or reading.count is not None or reading.lateral
+    )
     if not (understood or reading.found):
         reading.warn("nothing_parsed")
     return Statement(
@@ -220,7 +258,9 @@ def _read_captions(words: list[str], reading: Reading, mosmed: bool) -> None:
         sides = frozenset({side}) if side else BOTH
         if side is None:
             reading.warn("missing_side")
-            others = frozenset(other for j, (other, _) in enumerate(named) if j != i and other is not None)
+            others = frozenset(
+                other for j, (other, _) in enumerate(named) if j != i and other is not None
+            )
             unknown = BOTH if reading.lateral is None else frozenset[Side]()
             sides = BOTH - others if reading.lateral == "bilateral" else others or unknown
         reading.zones |= {(s, level) for s in sides for level in levels}
@@ -231,7 +271,11 @@ def _caption_places(
 ) -> list[tuple[Side | None, frozenset[Level]]]:
     """The sides (None where missing) and levels of "upper left lung and right lung"."""
     named: list[tuple[Side | None, frozenset[Level]]] = []
-    places = [part for part in parts if SIDES.keys() & part or (LUNGS & set(part) and _caption_levels(part))]
+    places = [
+        part
+        for part in parts
+        if SIDES.keys() & part or (LUNGS & set(part) and _caption_levels(part))
+    ]
     levels_of = [_caption_levels(part) for part in places]
     one_noun = any(not LUNGS & set(part) for part in places)  # "lower left and right lung"
     for part, levels in zip(places, levels_of, strict=True):
@@ -260,7 +304,9 @@ def _read_polyps(words: list[str], reading: Reading) -> None:
     """
     read_common(words, reading)
     one, some = {"polyp", "lesion"}, {"polyps", "lesions"}
-    if any(word in BEFORE and (one | some) & set(words[i + 1 : i + 4]) for i, word in enumerate(words)):
+    if any(
+        word in BEFORE and (one | some) & set(words[i + 1 : i + 4]) for i, word in enumerate(words)
+    ):
         reading.denied = True
         return
     reading.found = True
@@ -291,4 +337,6 @@ def _read_nuclei(words: list[str], reading: Reading) -> None:
         sides = [SIDES[w] for w in part if w in SIDES]
         levels = [LEVELS[w] for w in part if w in LEVELS]
         if sides or levels:
-            reading.zones |= {(side, level) for side in sides or list(Side) for level in levels or list(Level)}
+            reading.zones |= {
+                (side, level) for side in sides or list(Side) for level in levels or list(Level)
+            }

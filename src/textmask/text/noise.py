@@ -54,7 +54,12 @@ EXTRA = {
         "Some residue was washed away.",
         "The folds are regular.",
     ),
-    "nuclei": ("The stain is even.", "The slide is in focus.", "Taken at high magnification.", "The tissue is intact."),
+    "nuclei": (
+        "The stain is even.",
+        "The slide is in focus.",
+        "Taken at high magnification.",
+        "The tissue is intact.",
+    ),
 }
 # denials of something else
 DENIALS = {
@@ -138,8 +143,15 @@ def _abbreviated(prompt: str, _: np.random.Generator, severity: int) -> str | No
 def _place_letters(match: re.Match[str]) -> str:
     """LLL for "lower left lung"; a whole lung, and what names no side, stay."""
     zones = parse(match.group()).zones
-    per_side = [[zone for zone in LUNG_ZONES if zone in zones and zone[0] is side] for side in (Side.LEFT, Side.RIGHT)]
-    if not zones or any(len(listed) == len(Level) for listed in per_side) or not zones <= set(LUNG_ZONES):
+    per_side = [
+        [zone for zone in LUNG_ZONES if zone in zones and zone[0] is side]
+        for side in (Side.LEFT, Side.RIGHT)
+    ]
+    if (
+        not zones
+        or any(len(listed) == len(Level) for listed in per_side)
+        or not zones <= set(LUNG_ZONES)
+    ):
         return match.group()
     return " and ".join(letters(zone) for listed in per_side for zone in listed)
 
@@ -235,9 +247,15 @@ TEXT_NOISE: dict[str, TextNoise] = {
     "real_typos": TextNoise(_real_typos, (1, 2, 3), "words misspelt as in the released QaTa table"),
     "abbreviation": TextNoise(_abbreviated, (1, 2), "1 bilat., unilat., inf.; 2 also RLL, LUL"),
     "paraphrase": TextNoise(_reworded, (1, 2), "1 another published style; 2 free report words"),
-    "word_order": TextNoise(_reordered, (1, 2, 3), "1 clauses; 2 two neighbouring words; 3 all words"),
-    "missing": TextNoise(_shortened, (1, 2, 3), "1 one clause without place; 2 all of them; 3 the places"),
+    "word_order": TextNoise(
+        _reordered, (1, 2, 3), "1 clauses; 2 two neighbouring words; 3 all words"
+    ),
+    "missing": TextNoise(
+        _shortened, (1, 2, 3), "1 one clause without place; 2 all of them; 3 the places"
+    ),
     "extra": TextNoise(_longer, (1, 2, 3), "further sentences about something else"),
     "negation": TextNoise(_denying, (1, 2, 3), "further denials of something else"),
-    "denied": TextNoise(lambda prompt, _, __: deny(prompt), (1,), "the finding is said not to be there", keeps=False),
+    "denied": TextNoise(
+        lambda prompt, _, __: deny(prompt), (1,), "the finding is said not to be there", keeps=False
+    ),
 }

@@ -27,7 +27,9 @@ def render(statement: Statement, style: str = "qata") -> str:
     if style == "nuclei":
         return _nuclei(statement)
     if any(side is Side.CENTER for side, _ in statement.zones):
-        raise ConfigError(f"style {style!r} speaks of lungs and has no words for the centre; use style 'polyp'.")
+        raise ConfigError(
+            f"style {style!r} speaks of lungs and has no words for the centre; use style 'polyp'."
+        )
     if style == "report":
         return _report(statement)
     return _caption(statement, style)
@@ -45,7 +47,9 @@ def places(statement: Statement) -> list[str]:
 
 def _lungs(statement: Statement) -> list[str]:
     return [
-        f"the {' and '.join(levels)} {side.value} lung" if len(levels) < 3 else f"the {side.value} lung"
+        f"the {' and '.join(levels)} {side.value} lung"
+        if len(levels) < 3
+        else f"the {side.value} lung"
         for side in (Side.LEFT, Side.RIGHT)
         if (levels := _levels(statement.zones, side))
     ]
@@ -72,12 +76,16 @@ def _caption(statement: Statement, style: str) -> str:
             levels = ["all"]
         if style == "mosmed" and levels and levels != ["all"] and len(levels) > 1:
             raise ConfigError(f"style 'mosmed' names one level a lung or all, not {levels}.")
-        bare = style == "mosmed" and side is Side.LEFT and not levels  # MosMed names the healthy left lung bare
+        bare = (
+            style == "mosmed" and side is Side.LEFT and not levels
+        )  # MosMed names the healthy left lung bare
         if levels or bare:
             lungs.append(" ".join([*levels, side.value, "lung"]))
     lateral = "bilateral" if len(statement.sides) == 2 else "unilateral"
     areas = "area" if count == 1 else "areas"
-    text = f"{lateral} pulmonary infection, {_number(count)} infected {areas}, {' and '.join(lungs)}."
+    text = (
+        f"{lateral} pulmonary infection, {_number(count)} infected {areas}, {' and '.join(lungs)}."
+    )
     return text if style == "qata" else text.capitalize()
 
 
@@ -121,7 +129,13 @@ def _nuclei(statement: Statement) -> str:
         return "The nuclei are evenly distributed."
     sides, levels = statement.sides, statement.levels
     if zones != {(side, level) for side in sides for level in levels}:
-        raise ConfigError("style 'nuclei' names one half or quadrant; these zones are no such block.")
+        raise ConfigError(
+            "style 'nuclei' names one half or quadrant; these zones are no such block."
+        )
     words = [level.value for level in Level if level in levels] if len(levels) < 3 else []
     words += [side.value for side in Side if side in sides] if len(sides) < 3 else []
-    return f"The nuclei density in the {' '.join(words)} is high." if words else "The nuclei are evenly distributed."
+    return (
+        f"The nuclei density in the {' '.join(words)} is high."
+        if words
+        else "The nuclei are evenly distributed."
+    )

@@ -15,7 +15,9 @@ PLURALS = frozenset("lobes zones fields bases apices hila lungs midzones".split(
 NOUNS = (
     LUNGS
     | PLURALS
-    | frozenset("lobe zone field region base apex perihilar hilum basal basilar apical midlung midzone".split())
+    | frozenset(
+        "lobe zone field region base apex perihilar hilum basal basilar apical midlung midzone".split()
+    )
 )
 REPORT_LEVELS = {
     **LEVELS,
@@ -27,7 +29,9 @@ ABBREVIATIONS = {
     **{f"r{v.value[0]}{k}": ((Side.RIGHT, v),) for v in Level for k in "lz"},
     **{f"l{v.value[0]}{k}": ((Side.LEFT, v),) for v in Level for k in "lz"},
     **dict.fromkeys(("lingula", "lingular"), ((Side.LEFT, Level.MIDDLE),)),
-    **dict.fromkeys(("bibasilar", "bibasal"), ((Side.LEFT, Level.LOWER), (Side.RIGHT, Level.LOWER))),
+    **dict.fromkeys(
+        ("bibasilar", "bibasal"), ((Side.LEFT, Level.LOWER), (Side.RIGHT, Level.LOWER))
+    ),
     "biapical": ((Side.LEFT, Level.UPPER), (Side.RIGHT, Level.UPPER)),
 }
 FINDINGS = frozenset(
@@ -76,7 +80,11 @@ def read_common(words: list[str], reading: Reading) -> None:
         if word in ("unilateral", "bilateral") and reading.lateral is None:
             reading.lateral = word
         # "polyp which is a small lump ..." defines a polyp and does not measure this one
-        if word in ("small", "medium", "large") and reading.size is None and "which" not in words[:i]:
+        if (
+            word in ("small", "medium", "large")
+            and reading.size is None
+            and "which" not in words[:i]
+        ):
             reading.size = word
 
 
@@ -96,9 +104,13 @@ def read_report(words: list[str], reading: Reading) -> None:
     read_common(words, reading)
     for sentence in cut_at(words, (".", ";", "but", "however", "while", "whereas", "although")):
         clauses: list[list[str]] = []
-        for piece in cut_at(sentence, (",",)):  # a comma only ends a clause when what follows speaks for itself
+        for piece in cut_at(
+            sentence, (",",)
+        ):  # a comma only ends a clause when what follows speaks for itself
             speaks = set(piece) & (BEFORE | AFTER | FINDINGS | EXCEPT)
-            if clauses and (not speaks or set(piece) <= AFTER | EXCEPT | {"is", "are"} or piece[0] in EXCEPT):
+            if clauses and (
+                not speaks or set(piece) <= AFTER | EXCEPT | {"is", "are"} or piece[0] in EXCEPT
+            ):
                 clauses[-1] += piece if speaks else ["and", *piece]
             else:
                 clauses.append(list(piece))
@@ -121,7 +133,9 @@ def _by_polarity(words: list[str]) -> list[list[str]]:
 
 def _read_clause(words: list[str], reading: Reading) -> None:
     # "no change in" and "not only" deny nothing
-    words = [w for i, w in enumerate(words) if not (w in BEFORE and CHANGE & set(words[i + 1 : i + 4]))]
+    words = [
+        w for i, w in enumerate(words) if not (w in BEFORE and CHANGE & set(words[i + 1 : i + 4]))
+    ]
     end = next((i for i, w in enumerate(words) if w in EXCEPT), len(words))
     cut = next((i for i, w in enumerate(words[:end]) if w in BEFORE), end)
     subject, denied = set(words[:cut]), set(words[cut:end])
@@ -157,7 +171,9 @@ def _report_zones(words: list[str], reading: Reading, known: Collection[Side] = 
         known: sides that are understood when none is named.
     """
     zones = {zone for word in words for zone in ABBREVIATIONS.get(word, ())}
-    parts = [part for part in cut_at(words, ("and", "or")) if NOUNS & set(part) or not OTHER & set(part)]
+    parts = [
+        part for part in cut_at(words, ("and", "or")) if NOUNS & set(part) or not OTHER & set(part)
+    ]
     found = [(part, *_sides_and_levels(part)) for part in parts]
     found = [entry for entry in found if entry[1] or entry[2]]
     for i, (part, sides, levels) in enumerate(found):

@@ -29,7 +29,15 @@ FUNCTION = frozenset(
 # what neither tells a medical sentence from another ("She left the room at nine"), nor is ever wrong in one
 NEUTRAL = FUNCTION | frozenset(SIDES) | frozenset(REPORT_LEVELS) | frozenset(NUMBERS)
 MEDICAL = (
-    (CHEST | NOUNS | FINDINGS | PLEURAL | OTHER | (AFTER - {"free", "cleared", "spared"}) | frozenset(ABBREVIATIONS))
+    (
+        CHEST
+        | NOUNS
+        | FINDINGS
+        | PLEURAL
+        | OTHER
+        | (AFTER - {"free", "cleared", "spared"})
+        | frozenset(ABBREVIATIONS)
+    )
     | frozenset(
         "abdomen abdominal abscess acute adenoma alveolar aneurysm anterior appendix artery atelectatic "
         "attenuation axilla biopsy bladder blood bone bowel brain breast bronchi bronchial bronchus calcification "
@@ -49,14 +57,18 @@ MEDICAL = (
         "vertebra vertebral vessel vessels xray benign round oval irregular".split()
     )
 ) - NEUTRAL
-_SUFFIX = re.compile(r"\w{3,}(?:itis|oma|omas|omata|osis|oses|pathy|ectasis|ectasia|aemia|emia|megaly)$")
+_SUFFIX = re.compile(
+    r"\w{3,}(?:itis|oma|omas|omata|osis|oses|pathy|ectasis|ectasia|aemia|emia|megaly)$"
+)
 
 
 @lru_cache(maxsize=4096)
 def content_words(sentence: str) -> tuple[str, ...]:
     """The distinct words that say what is meant: not those every sentence has, and no sides, levels and numbers."""
     words = (word for word in split_words(clean(sentence)[0]) if word.isalpha())
-    return tuple(dict.fromkeys(word for word in words if word not in NEUTRAL and repair(word) not in NEUTRAL))
+    return tuple(
+        dict.fromkeys(word for word in words if word not in NEUTRAL and repair(word) not in NEUTRAL)
+    )
 
 
 def is_medical(word: str) -> bool:
@@ -68,9 +80,17 @@ def is_medical(word: str) -> bool:
 def known_share(sentence: str, vocabulary: Collection[str] = ()) -> float | None:
     """Share of the content words that medicine or `vocabulary` knows; None where the sentence has none."""
     words = content_words(sentence)
-    return sum(word in vocabulary or is_medical(word) for word in words) / len(words) if words else None
+    return (
+        sum(word in vocabulary or is_medical(word) for word in words) / len(words)
+        if words
+        else None
+    )
 
 
 def unknown_words(sentence: str, vocabulary: Collection[str]) -> tuple[str, ...]:
     """The content words that are not in `vocabulary`, also not as they were meant."""
-    return tuple(word for word in content_words(sentence) if word not in vocabulary and repair(word) not in vocabulary)
+    return tuple(
+        word
+        for word in content_words(sentence)
+        if word not in vocabulary and repair(word) not in vocabulary
+    )

@@ -25,7 +25,9 @@ SIDES = {
 LEVELS = {
     **dict.fromkeys(("upper", "top", "apex", "apical", "apices", "superior"), Level.UPPER),
     **dict.fromkeys(("middle", "mid", "perihilar", "hilar"), Level.MIDDLE),
-    **dict.fromkeys(("lower", "bottom", "base", "bases", "basal", "basilar", "inferior"), Level.LOWER),
+    **dict.fromkeys(
+        ("lower", "bottom", "base", "bases", "basal", "basilar", "inferior"), Level.LOWER
+    ),
 }
 # misspellings seen in the released QaTa table
 TYPOS = {
@@ -68,7 +70,9 @@ def clean(sentence: str) -> tuple[str, bool]:
     Only the first 2000 characters are read.
     """
     text = unicodedata.normalize("NFKC", sentence[:MAX_LENGTH])
-    kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+    kept = "".join(
+        " " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C"
+    )
     hidden = any(not c.isspace() and unicodedata.category(c)[0] == "C" for c in text)
     return " ".join(kept.split()), hidden
 
@@ -92,7 +96,9 @@ def one_edit_apart(a: str, b: str) -> bool:
     """Whether b is a with one letter added, dropped, changed, or two neighbours swapped."""
     if abs(len(a) - len(b)) > 1 or a == b:
         return False
-    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
     rest_a, rest_b = a[start:], b[start:]
     if len(a) != len(b):
         return rest_a[1:] == rest_b if len(a) > len(b) else rest_a == rest_b[1:]

@@ -53,7 +53,11 @@ def _bands(*rows: tuple[float, float, float, float]) -> tuple[Band, ...]:
 
 _THIRDS = _bands((1 / 6, 0.13, 0, 1 / 3), (0.5, 0.13, 1 / 3, 2 / 3), (5 / 6, 0.13, 2 / 3, 1))
 _HALVES = _bands((0.25, 0.18, 0, 0.5), (0.5, 0.18, 0.25, 0.75), (0.75, 0.18, 0.5, 1))
-_CHEST_SIDES = dict(zip(Side, _bands((0.28, 0.18, 0, 0.5), (0.5, 0.18, 0.3, 0.7), (0.79, 0.18, 0.5, 1)), strict=True))
+_CHEST_SIDES = dict(
+    zip(
+        Side, _bands((0.28, 0.18, 0, 0.5), (0.5, 0.18, 0.3, 0.7), (0.79, 0.18, 0.5, 1)), strict=True
+    )
+)
 ZONE_MAPS: dict[str, ZoneMap] = {
     # medians and bands measured on the one-sided, one-level captions of QaTa-COV19 v2; thirds of the film are a poor
     # map there: 69 % of the area of "lower" lesions lies in the middle third. Cuts and shares: those with the best
@@ -62,7 +66,13 @@ ZONE_MAPS: dict[str, ZoneMap] = {
     "chest": ZoneMap(
         "chest",
         _CHEST_SIDES,
-        dict(zip(Level, _bands((0.27, 0.13, 0, 0.45), (0.51, 0.13, 0.35, 0.68), (0.6, 0.13, 0.42, 0.8)), strict=True)),
+        dict(
+            zip(
+                Level,
+                _bands((0.27, 0.13, 0, 0.45), (0.51, 0.13, 0.35, 0.68), (0.6, 0.13, 0.42, 0.8)),
+                strict=True,
+            )
+        ),
         side_cuts=(0.5, 0.5),
         level_cuts=(0.34, 0.46),
     ),
@@ -70,7 +80,13 @@ ZONE_MAPS: dict[str, ZoneMap] = {
     "phantom": ZoneMap(
         "phantom",
         _CHEST_SIDES,
-        dict(zip(Level, _bands((0.26, 0.1, 0, 0.36), (0.47, 0.1, 0.36, 0.58), (0.68, 0.1, 0.58, 0.8)), strict=True)),
+        dict(
+            zip(
+                Level,
+                _bands((0.26, 0.1, 0, 0.36), (0.47, 0.1, 0.36, 0.58), (0.68, 0.1, 0.58, 0.8)),
+                strict=True,
+            )
+        ),
         side_cuts=(0.5, 0.5),
         level_cuts=(0.36, 0.58),
         level_share=0.02,

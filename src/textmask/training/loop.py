@@ -17,6 +17,7 @@ from torch import Tensor
 from textmask.config import Recipe, Stage
 from textmask.data.loaders import Loader, for_tiles
 from textmask.data.manifest import Manifest
+from textmask.data.options import DataOptions
 from textmask.errors import DataError
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method
@@ -40,18 +41,22 @@ class TrainOptions:
         trackers: "tensorboard", "mlflow".
         time_limit_s: stop after the epoch that reaches this many seconds of training and validation; every stage
             trains for at least one epoch.
-        devices: processes per node, as in Lightning Fabric; batch sizes are global.
+        devices: processes per node or a list of GPU numbers, as in Lightning Fabric; batch sizes are global.
         num_nodes: as in Lightning Fabric.
         strategy: as in Lightning Fabric.
         accelerator: as in Lightning Fabric.
+        data_options: how the data were read; kept in the run, see `Run.options`.
+        source: path of the data; kept in the run, see `Run.source`.
     """
 
     trackers: tuple[str, ...] = ()
     time_limit_s: float | None = None
-    devices: int = 1
+    devices: int | list[int] = 1
     num_nodes: int = 1
     strategy: str = "auto"
     accelerator: str = "auto"
+    data_options: DataOptions | None = None
+    source: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def train(
     fabric = _launch(recipe, options)
 
     # the run folder and its data
-    folder = RunFolder(Path(out), recipe, manifest)
+    folder = RunFolder(Path(out), recipe, manifest, options.data_options, options.source)
     resumed = folder.open(resume)
     splits = open_train_splits(fabric, recipe, manifest, cache_dir, labelled_list)
     if resumed:

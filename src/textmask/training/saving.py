@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from textmask.methods.base import Method
-from textmask.runs import checkpoint
+from textmask.runs import checkpoint, layout
 from textmask.runs.folder import RunFolder
 
 NO_SCORE = -1.0  # below every score; JSON has no minus infinity
@@ -90,7 +90,7 @@ def restore(folder: RunFolder, method: Method) -> SavedRun:
     Raises:
         CheckpointError: the file is damaged.
     """
-    tensors, metadata = checkpoint.read_tensors(folder.path / checkpoint.LAST)
+    tensors, metadata = checkpoint.read_tensors(folder.path / layout.LAST)
     method.load_state_dict(with_prefix(tensors, METHOD))
     state = TrainState(**metadata["state"])
 
