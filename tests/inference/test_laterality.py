@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from textmask.errors import ConfigError, LateralityError
 from textmask.inference.laterality import mirrored, names_side, translate
 from textmask.inference.predictor import Predictor
+from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
-from textmask.io.pictures import Picture
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
 from textmask.runs.checkpoint import WEIGHTS, Run
@@ -63,7 +63,7 @@ def models(tmp_path_factory):
 
 
 def dicom(pixels, columns, rows):
-    return Picture(pixels, "dicom", Orientation(columns, rows, "PatientOrientation"))
+    return LoadedImage(pixels, "dicom", Orientation(columns, rows, "PatientOrientation"))
 
 
 def film(seed=0):
@@ -172,7 +172,7 @@ def test_what_nobody_knows_is_refused_with_what_to_do(models):
         plain.segment("left lung", laterality="unknown")
     with pytest.raises(LateralityError, match="whose left the model has learnt"):
         models[UNKNOWN].open(film()).segment("left lung")
-    no_tag = models[IMAGE].open(Picture(film(), "dicom"))
+    no_tag = models[IMAGE].open(LoadedImage(film(), "dicom"))
     with pytest.raises(LateralityError, match="nothing says where the patient's left lies"):
         no_tag.segment("left lung")
     with pytest.raises(LateralityError, match="nothing says"):  # an assumed convention is no view
@@ -203,7 +203,7 @@ def test_without_a_side_nothing_is_refused_or_changed(models):
             film(),
             dicom(film(), "R", "F"),
             dicom(film(), "A", "F"),
-            Picture(film(), "nifti"),
+            LoadedImage(film(), "nifti"),
         ):
             for sentence in (
                 "opacity in both lungs",

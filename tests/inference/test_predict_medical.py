@@ -13,7 +13,7 @@ from textmask.errors import LateralityError
 from textmask.inference.batch import predict_folder
 from textmask.inference.jobs import BatchItem, read_jobs
 from textmask.inference.predictor import Predictor
-from textmask.io.read import read_picture
+from textmask.io.read import load_image
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
 from textmask.runs.checkpoint import load_run
@@ -104,7 +104,7 @@ def test_a_volume_is_segmented_slice_by_slice_and_its_geometry_comes_back(run, t
     assert mask.shape == volume.shape
     np.testing.assert_allclose(mask.affine, affine)
     for i in range(3):
-        alone = Predictor(run).set_image(read_picture(path, i)).segment(job.text).mask
+        alone = Predictor(run).set_image(load_image(path, i)).segment(job.text).mask
         np.testing.assert_array_equal(np.asarray(mask.dataobj)[..., i], alone.T)
     record = json.loads((tmp_path / "out" / f"{job.stem}.json").read_text())
     assert (

@@ -9,11 +9,11 @@ from PIL import Image
 
 from textmask.errors import DataError
 from textmask.io.images import (
-    picture_size,
     read_image,
     read_mask,
     resize_image,
     resize_mask,
+    stored_size,
     write_png,
 )
 
@@ -96,7 +96,7 @@ def test_float_with_nan_is_an_error(tmp_path: Path) -> None:
         read_image(save(tmp_path / "a.tif", values))
 
 
-@pytest.mark.parametrize("read", [read_image, read_mask, picture_size])
+@pytest.mark.parametrize("read", [read_image, read_mask, stored_size])
 def test_missing_empty_and_no_picture(tmp_path: Path, read: object) -> None:
     with pytest.raises(DataError, match=r"gone\.png: no such file"):
         read(tmp_path / "gone.png")
@@ -138,7 +138,7 @@ def test_truncated_16_bit_colour_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [10_001, 40_000])
-@pytest.mark.parametrize("read", [read_image, picture_size])
+@pytest.mark.parametrize("read", [read_image, stored_size])
 def test_a_bomb_is_refused_from_its_header(tmp_path: Path, side: int, read: object) -> None:
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -188,7 +188,7 @@ def test_empty_masks_stay_empty(tmp_path: Path) -> None:
 
 
 def test_size_without_decoding(tmp_path: Path) -> None:
-    assert picture_size(save(tmp_path / "a.png", COLOUR)) == (37, 51)
+    assert stored_size(save(tmp_path / "a.png", COLOUR)) == (37, 51)
 
 
 def test_resize_image_shape_and_mean() -> None:
@@ -230,7 +230,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("textmask.io.images.os.replace", full)
+    monkeypatch.setattr("textmask.io.files.os.replace", full)
     with pytest.raises(DataError, match="No space left"):
         write_png(tmp_path / "a.png", COLOUR)
     assert (tmp_path / "a.png").read_bytes() == before

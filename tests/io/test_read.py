@@ -11,7 +11,7 @@ from test_nifti import to_bytes as nifti_bytes
 from textmask.errors import DataError, DataWarning
 from textmask.io import read
 from textmask.io.images import read_image
-from textmask.io.read import is_medical_file, read_bytes, read_picture, read_pictures, read_series
+from textmask.io.read import is_medical_file, load_image, load_images, read_bytes, read_series
 
 GREY = np.random.default_rng(0).integers(0, 256, (37, 51), dtype=np.uint8)
 
@@ -41,7 +41,7 @@ FILES = {
 def test_a_file_and_its_bytes_are_the_same_pictures(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(FILES[name])
-    from_file, from_bytes = read_pictures(path), read_bytes(FILES[name], name)
+    from_file, from_bytes = load_images(path), read_bytes(FILES[name], name)
     assert len(from_file) == len(from_bytes)
     for a, b in zip(from_file, from_bytes, strict=True):
         assert np.array_equal(a.pixels, b.pixels)
@@ -85,20 +85,20 @@ def test_one_picture_or_an_index(tmp_path):
     with pytest.raises(
         DataError, match=r"frames\.dcm: holds 3 pictures, expected one. Give the index .*0 to 2"
     ):
-        read_picture(path)
-    assert read_picture(path, 1).index == 1
-    assert np.array_equal(read_picture(path, 1).pixels, read_pictures(path)[1].pixels)
+        load_image(path)
+    assert load_image(path, 1).index == 1
+    assert np.array_equal(load_image(path, 1).pixels, load_images(path)[1].pixels)
     (tmp_path / "a.png").write_bytes(FILES["a.png"])
-    assert read_picture(tmp_path / "a.png", 0).index is None
+    assert load_image(tmp_path / "a.png", 0).index is None
     with pytest.raises(DataError, match="single picture"):
-        read_picture(tmp_path / "a.png", 1)
+        load_image(tmp_path / "a.png", 1)
 
 
 @pytest.mark.parametrize("name", ["text.dcm", "text.nii", "text.nii.gz", "text.png", "text"])
 def test_text_by_any_name(tmp_path, name):
     path = tmp_path / name
     path.write_text("dear colleague")
-    for call in (lambda: read_pictures(path), lambda: read_bytes(path.read_bytes(), name)):
+    for call in (lambda: load_images(path), lambda: read_bytes(path.read_bytes(), name)):
         with pytest.raises(DataError, match=name.replace(".", r"\.")) as caught:
             call()
         assert " at 0x" not in str(caught.value)

@@ -13,8 +13,8 @@ from orthanc import Orthanc
 from textmask.errors import ConfigError, DataError, LateralityError, PacsDownError, PacsError
 from textmask.inference.dicom_request import patient_side
 from textmask.io.dicom.facts import ModelFacts, RequestFacts
+from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
-from textmask.io.pictures import Picture
 from textmask.pacs.answers import DicomSegmentation, PredictorSegmenter, answer
 from textmask.pacs.client import Instance, Pacs
 from textmask.pacs.results import short_hash
@@ -573,7 +573,9 @@ class TestAnswer:
         letters = source.get("PatientOrientation") or None
         orientation = None if letters is None else Orientation(*letters, "PatientOrientation")
         return [
-            Picture((source.pixel_array >> 4).astype(np.uint8), "dicom", orientation, header=source)
+            LoadedImage(
+                (source.pixel_array >> 4).astype(np.uint8), "dicom", orientation, header=source
+            )
         ]
 
     def test_it_hands_over_masks_and_what_is_written_beside_them(self):
@@ -610,7 +612,10 @@ class TestAnswer:
             answer(self.Fake(), [b""], "x", lambda data, name: self.read(encoded(film()), name) * 2)
         with pytest.raises(DataError, match="no DICOM image"):
             answer(
-                self.Fake(), [b""], "x", lambda data, name: [Picture(np.zeros((3, 3), np.uint8))]
+                self.Fake(),
+                [b""],
+                "x",
+                lambda data, name: [LoadedImage(np.zeros((3, 3), np.uint8))],
             )
         with pytest.raises(DataError, match="differ in size"):
             answer(self.Fake(), [encoded(film()), encoded(film(rows=70))], "x", self.read)

@@ -19,8 +19,8 @@ from serving import LOWER_LEFT, Gated, refused, upload
 
 from textmask.inference.predictor import Predictor
 from textmask.io.images import read_image
+from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
-from textmask.io.pictures import Picture
 from textmask.serve.app import create_app
 from textmask.serve.engine import PromptRequest, Upload
 from textmask.serve.limits import Limits
@@ -204,7 +204,7 @@ def test_the_patients_left_is_the_pictures_right_in_a_usual_film(client, film):
 
 def test_a_picture_that_says_where_the_patient_is_needs_no_view(engine, film):
     place = Orientation.of_view("pa")
-    known = Upload(Picture(read_image(film), "dicom", place), 1, "")
+    known = Upload(LoadedImage(read_image(film), "dicom", place), 1, "")
     answer = engine.segment(known, PromptRequest(LOWER_LEFT["sentence"]))
     assert answer.asked["said"] == "patient"
     assert answer.cells == {("right", "lower")}

@@ -20,7 +20,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving import listening
 
-from textmask.io.pictures import Picture
+from textmask.io.loaded import LoadedImage
 from textmask.serve.app import create_app
 from textmask.serve.engine import Upload
 from textmask.serve.service import ServiceOptions
@@ -36,7 +36,7 @@ def described(engine, tmp_path_factory):
     """The description, the id of a picture that is kept, and a session."""
     root = tmp_path_factory.mktemp("jobs")
     app = create_app(engine, ServiceOptions(token=TOKEN, jobs_root=root))
-    upload = Upload(Picture(np.zeros((20, 30), np.uint8)), 1, "")
+    upload = Upload(LoadedImage(np.zeros((20, 30), np.uint8)), 1, "")
     with listening(app) as address, requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {TOKEN}"
         yield (

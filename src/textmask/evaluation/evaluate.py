@@ -44,6 +44,7 @@ def evaluate(
     seed: int = 0,
     zones: str | None = None,
     cache_dir: Path | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run on a split and write per_image.csv, table.md, cases/ and, last, summary.json.
@@ -64,6 +65,7 @@ def evaluate(
         zones: key of `textmask.text.zones.ZONE_MAPS` by which masks are read for the agreement; None chooses by the
             grammar of each sentence.
         cache_dir: of the decoded pictures.
+        device: auto, cpu, cuda, cuda:N or mps.
         progress: called with (row name, done, total).
 
     Returns:
@@ -73,7 +75,7 @@ def evaluate(
         DataError: rows of the split were trained on, or have no mask.
         CheckpointError: not a run folder, or `out` cannot be written.
     """
-    loaded = load_run(run)
+    loaded = load_run(run, device)
     refuse_leaks(loaded.path, manifest.rows_of(split), split)
     name, size = loaded.recipe.method, loaded.recipe.image_size
     data = open_split(manifest, split, size, cache_dir)
@@ -92,7 +94,7 @@ def evaluate(
             )
     for label, path in neighbours.items():
         refuse_leaks(path, scorer.data.rows, split)
-        rows.append(scorer.neighbour(label, load_run(path)))
+        rows.append(scorer.neighbour(label, load_run(path, device)))
     groups = [row.group for row in scorer.data.rows]
     policy = loaded.recipe.empty_policy
     summary = {

@@ -39,6 +39,7 @@ from textmask.inference.backends.graphs import (
 from textmask.inference.backends.onnxruntime import OnnxGraph, quantise
 from textmask.io.files import file_sha256, write_json
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.session import find_device
 
 TARGETS = ("onnx", "monai", "hf")
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -87,6 +88,7 @@ def export(
     kept: Sequence[str] = (),
     notes: Sequence[str] = (),
     cache_dir: Path | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Exported:
     """Write a run for other programs; where the gate refuses it nothing is left behind.
@@ -103,6 +105,7 @@ def export(
         kept: starts of the names of graph nodes that stay in fp32 in an int8 export.
         notes: sentences for the card of `hf`, such as the licence of the data.
         cache_dir: where decoded pictures are kept.
+        device: where eager fp32 runs for the gate: auto, cpu, cuda, cuda:N or mps.
         progress: called with (task, done, total).
 
     Raises:
@@ -111,6 +114,7 @@ def export(
     """
     choose("target", target, TARGETS)
     choose("precision", precision, PRECISIONS)
+    find_device(device)
     if out.exists():
         raise ConfigError(f"{out} exists. Name a folder that does not, or remove this one.")
     loaded = run if isinstance(run, Run) else load_run(run)
@@ -129,7 +133,7 @@ def export(
         graphs.mkdir(exist_ok=True)
         files = _write_graphs(loaded, graphs, target == "onnx", precision, rows, kept)
         found = (
-            _gate(loaded, files, rows, precision, bound, progress)
+            _gate(loaded, files, rows, precision, device, progress)
             if gate and rows is not None
             else {}
         )
@@ -271,7 +275,7 @@ def _gate(
     files: Mapping[str, Path],
     rows: ExportRows,
     precision: str,
-    bound: float,
+    device: str,
     progress: Progress | None,
 ) -> dict[str, Parity]:
     backends = {
@@ -283,7 +287,7 @@ def _gate(
         if progress:
             progress("comparing", done, total)
 
-    return compare_backends(run, backends, rows.gate, progress=step)
+    return compare_backends(run, backends, rows.gate, device=device, progress=step)
 
 
 def _refusal(found: Mapping[str, Parity], precision: str, bound: float) -> str:

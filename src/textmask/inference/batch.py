@@ -22,9 +22,9 @@ from textmask.inference.results import (
     write_segmentation,
 )
 from textmask.io.images import write_png
+from textmask.io.loaded import LoadedImage
 from textmask.io.nifti import write_nifti_mask
-from textmask.io.pictures import Picture
-from textmask.io.read import read_pictures
+from textmask.io.read import load_images
 from textmask.plots.overlays import overlay
 from textmask.runs.checkpoint import Run
 
@@ -47,6 +47,7 @@ def predict_folder(
     engine: Launcher | None = None,
     backend: str = "torch",
     export: Path | None = None,
+    device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[BatchResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each job, and skip what exists.
@@ -67,6 +68,7 @@ def predict_folder(
         engine: where; None is here, one after another.
         backend: see `Predictor`.
         export: see `Predictor`.
+        device: see `Predictor`.
         progress: called with (done, total).
 
     Raises:
@@ -78,7 +80,7 @@ def predict_folder(
         raise ConfigError(
             f"--explain needs --backend torch: an export for {backend} publishes no maps."
         )
-    predictor = Predictor(run, backend, export)
+    predictor = Predictor(run, backend, export, device=device)
     if explain:
         blank = np.zeros(predictor.run.recipe.image_size, np.uint8)
         explanation(blank, predictor.open(blank).segment("opacity in both lungs"))
@@ -128,7 +130,7 @@ def _segment_all(
     report: Callable[[int], None],
 ) -> list[BatchResult]:
     results: list[BatchResult] = []
-    pictures: list[Picture] = []
+    pictures: list[LoadedImage] = []
     opened: Opened | None = None
     shown: object = None
     for i, job in enumerate(jobs):
@@ -138,7 +140,7 @@ def _segment_all(
                 continue
             if job.shown != shown:
                 pictures, opened, shown = [], None, None
-                pictures = read_pictures(job.image, job.index)
+                pictures = load_images(job.image, job.index)
                 shown = job.shown
             if len(pictures) > 1:
                 results.append(_segment_volume(predictor, job, pictures, out, wanted))
@@ -156,7 +158,7 @@ def _segment_all(
 
 
 def _segment_volume(
-    predictor: Predictor, job: BatchItem, pictures: Sequence[Picture], out: Path, wanted: Wanted
+    predictor: Predictor, job: BatchItem, pictures: Sequence[LoadedImage], out: Path, wanted: Wanted
 ) -> BatchResult:
     """Slice by slice: one volume of masks in the geometry of the file, and an overlay of the slice that has most."""
     if pictures[0].format != "nifti":

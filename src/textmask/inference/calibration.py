@@ -34,6 +34,7 @@ def calibrate_run(
     *,
     level: float = 0.01,
     cache_dir: Path | None = None,
+    device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write calibration.json into a run folder and return it; `Predictor` abstains by it from then on.
@@ -50,6 +51,7 @@ def calibrate_run(
         split: what its masks are taken from; never the one that is reported.
         level: share of the split's masks that may fall below the limit.
         cache_dir: of the decoded pictures.
+        device: auto, cpu, cuda, cuda:N or mps.
         progress: called with (done, total).
 
     Raises:
@@ -61,7 +63,7 @@ def calibrate_run(
         raise ConfigError(
             f"level is {level}, expected a number above 0 and below 0.5, such as 0.01."
         )
-    loaded = load_run(run)
+    loaded = load_run(run, device)
     recipe = loaded.recipe
     data = open_split(manifest, split, recipe.image_size, cache_dir)
     total = 2 * len(data)

@@ -37,7 +37,7 @@ COLUMNS = (
 class BatchItem:
     """One picture and one sentence; `name` is the start of its output files, "" derives it.
 
-    `laterality`, `view` and `index` are as `Opened.segment`, `Predictor.open` and `read_picture` take them.
+    `laterality`, `view` and `index` are as `Opened.segment`, `Predictor.open` and `load_image` take them.
     """
 
     image: Path

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 import cv2
 import numpy as np
-import torch
 
 from textmask.config import Recipe
 from textmask.data.loaders import Damage, SplitData, build_text, scaled, to_image
@@ -15,6 +13,7 @@ from textmask.data.shuffled_text import read_prompts
 from textmask.errors import DataError
 from textmask.inference.tiles import predict_tiles
 from textmask.methods.base import Method
+from textmask.runs.session import Session
 
 
 def predict_split(
@@ -24,6 +23,7 @@ def predict_split(
     *,
     prompts: Sequence[str] | None = None,
     damage: Damage | None = None,
+    device: str | None = None,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -36,6 +36,7 @@ def predict_split(
         prompts: N sentences that replace the split's own; they are parsed again, so that the zones follow them.
         damage: changes the pictures (B C H W in [0, 1]; C is 1 when all are grey) of the given keys before they are
             shown to the model.
+        device: see `find_device`; None means where the method is.
         batch_size: pictures at a time, where they are not cut up.
         progress: called with (done, total).
 
@@ -51,35 +52,32 @@ def predict_split(
     if prompts is not None:
         statements = read_prompts(sentences, data.rows)
     out = np.empty((len(data), *data.masks.shape[1:]), np.float16)
-    device = next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
-    was_training = method.training
-    method.eval()
-    try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"),
-        ):
-            size = (
-                1 if recipe.tiles is not None else batch_size
-            )  # one picture fills a batch with its tiles
-            for begin in range(0, len(data), size):
-                part = slice(begin, min(begin + size, len(data)))
-                pixels, keys = data.images[part], data.keys[part]
-                if recipe.tiles is not None:
-                    if damage is not None:
-                        pixels = damage(scaled(pixels), keys).numpy()
-                    told = sentences[begin], statements[begin]
-                    out[part] = predict_tiles(
-                        method, pixels[0], *told, recipe.tiles, device=device
-                    )["probability"]
-                else:
-                    image = to_image(pixels, damage, keys).to(device)
-                    text = build_text(sentences[part], statements[part]).to(device)
-                    out[part] = method(image, text).probability[:, 0].cpu().numpy()
-                if progress:
-                    progress(part.stop, len(data))
-    finally:
-        method.train(was_training)
+    session = Session(method, recipe, device)
+    size = 1 if recipe.tiles is not None else batch_size  # the tiles of one image fill a batch
+    with session.running() as model:
+        for begin in range(0, len(data), size):
+            part = slice(begin, min(begin + size, len(data)))
+            pixels, keys = data.images[part], data.keys[part]
+
+            if recipe.tiles is not None:
+                if damage is not None:
+                    pixels = damage(scaled(pixels), keys).numpy()
+                found = predict_tiles(
+                    model,
+                    pixels[0],
+                    sentences[begin],
+                    statements[begin],
+                    recipe.tiles,
+                    device=session.device,
+                )
+                out[part] = found["probability"]
+            else:
+                image = to_image(pixels, damage, keys).to(session.device)
+                text = build_text(sentences[part], statements[part]).to(session.device)
+                out[part] = model(image, text).probability[:, 0].cpu().numpy()
+
+            if progress:
+                progress(part.stop, len(data))
     return out
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from textmask.data.loaders import build_text, to_image
@@ -35,9 +34,9 @@ from textmask.inference.screening import CALIBRATION, CODES, CUT, Calibration, s
 from textmask.inference.tiles import predict_tiles
 from textmask.io.files import file_sha256, read_json
 from textmask.io.images import resize_image
+from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
-from textmask.io.pictures import Picture
-from textmask.io.read import read_picture
+from textmask.io.read import load_image
 from textmask.plots.overlays import heat, overlay, side_by_side
 from textmask.runs.checkpoint import Run, load_run
 from textmask.statement import Laterality, Statement
@@ -96,7 +95,7 @@ class Opened:
     """
 
     predictor: Predictor
-    picture: Picture
+    picture: LoadedImage
     orientation: Orientation | None
     image: Tensor | None
     planes: np.ndarray
@@ -170,20 +169,25 @@ class Opened:
     def _answer(self, sentence: str, statement: Statement) -> dict[str, np.ndarray]:
         """Probability and maps, float32 h w each, of the whole picture at once or of its tiles."""
         recipe, model = self.predictor.run.recipe, self.predictor.model
-        with (
-            torch.inference_mode(),
-            torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"),
-        ):
+        device = self.predictor.session.device
+        with self.predictor.session.running():
             if recipe.tiles is not None:
                 return predict_tiles(
-                    model, self.planes, sentence, statement, recipe.tiles, maps=MAPS
+                    model,
+                    self.planes,
+                    sentence,
+                    statement,
+                    recipe.tiles,
+                    maps=MAPS,
+                    device=device,
                 )
             image = to_image(self.planes[None]) if self.image is None else self.image
-            output = model.decode(self.features, image, build_text([sentence], [statement]))
+            text = build_text([sentence], [statement])
+            output = model.decode(self.features, image.to(device), text.to(device))
         found = {"probability": output.probability} | {
             name: output.aux[name] for name in MAPS if name in output.aux
         }
-        return {name: value[0, 0].float().numpy() for name, value in found.items()}
+        return {name: value[0, 0].float().cpu().numpy() for name, value in found.items()}
 
     def _as_stored(self, values: np.ndarray) -> np.ndarray:
         """Values h w of the picture as the model was shown it, in the size and the geometry of the file."""
@@ -211,7 +215,8 @@ class Predictor:
         run: run folder, or a run that was loaded.
         backend: `torch`, `onnxruntime` or `openvino`; the last two need an export, see `open_backend`, and publish no
             maps.
-        export: where it lies; None means `onnx` within the run.
+        export: folder of the export; None means `onnx` within the run.
+        device: where it runs: auto, cpu, cuda, cuda:N or mps; backends other than torch run on the CPU.
 
     Example:
         >>> predictor = Predictor("runs/biclip")  # doctest: +SKIP
@@ -219,12 +224,25 @@ class Predictor:
 
     Raises:
         CheckpointError: not a run folder.
+        ConfigError: this machine does not have the device.
     """
 
     def __init__(
-        self, run: Run | Path | str, backend: str = "torch", export: Path | None = None
+        self,
+        run: Run | Path | str,
+        backend: str = "torch",
+        export: Path | None = None,
+        *,
+        device: str = "auto",
     ) -> None:
-        self.run = run if isinstance(run, Run) else load_run(run)
+        if backend != "torch":
+            if device not in ("auto", "cpu"):
+                raise ConfigError(
+                    f"backend {backend} runs on the CPU, got device {device}. Use backend torch, or device cpu."
+                )
+            device = "cpu"
+        self.run = run if isinstance(run, Run) else load_run(run, device)
+        self.session = self.run.session(device)
         self.backend = backend
         self.model: Backend = open_backend(self.run, backend, export)
         self._opened: Opened | None = None
@@ -277,7 +295,7 @@ class Predictor:
         """
         return self.opened.picture.pixels
 
-    def open(self, image: Path | str | np.ndarray | Picture, view: str | None = None) -> Opened:
+    def open(self, image: Path | str | np.ndarray | LoadedImage, view: str | None = None) -> Opened:
         """Decode, turn and resize a picture once, for any number of sentences and threads.
 
         Args:
@@ -311,16 +329,13 @@ class Predictor:
         size = (shown.shape[0], shown.shape[1])
         if recipe.tiles is not None:
             return Opened(self, picture, orientation, None, planes, size, None)
-        network_image = to_image(planes[None])
-        with (
-            torch.inference_mode(),
-            torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"),
-        ):
+        network_image = to_image(planes[None]).to(self.session.device)
+        with self.session.running():
             features = self.model.image_features(network_image)
         return Opened(self, picture, orientation, network_image, planes, size, features)
 
     def set_image(
-        self, image: Path | str | np.ndarray | Picture, view: str | None = None
+        self, image: Path | str | np.ndarray | LoadedImage, view: str | None = None
     ) -> Predictor:
         """As `open`, and remember the picture for `segment`.
 
@@ -357,17 +372,17 @@ class Predictor:
         return found
 
 
-def as_picture(image: Path | str | np.ndarray | Picture) -> Picture:
+def as_picture(image: Path | str | np.ndarray | LoadedImage) -> LoadedImage:
     """A picture of whatever names it; pixels know nothing of a patient.
 
     Raises:
         DataError: the file cannot be read.
     """
-    if isinstance(image, Picture):
+    if isinstance(image, LoadedImage):
         return image
     if isinstance(image, np.ndarray):
-        return Picture(image)
-    return read_picture(image)
+        return LoadedImage(image)
+    return load_image(image)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

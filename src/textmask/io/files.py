@@ -1,54 +1,64 @@
-"""Files written whole or not at all, their hashes, and limits on what is read."""
+"""Atomic writes, hashes, and size limits on what is read."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import secrets
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from textmask.errors import CheckpointError, DataError
 
-MAX_FILE_BYTES = 1 << 30  # also of what a compressed file inflates to
+MAX_FILE_BYTES = 1 << 30  # also the limit for the inflated content of a compressed file
 STEP = 1 << 20
 GZIP = b"\x1f\x8b"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old or the new file, never half of one.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new path in the same folder, renamed to `path` when the block ends; readers see the old or the new file.
 
-    Raises:
-        OSError: e.g. a full disk; the previous file is left as it was.
+    If the block raises, the file at `path` is left unchanged and the new one is removed.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may write the same file
+    # random, because processes on several hosts may write the same file and their numbers may be equal
+    temporary = path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.part")
     try:
-        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: into a neighbour first, then renamed over `path`.
+    """Write a file atomically.
 
     Raises:
-        DataError: the folder is missing or read-only, or the disk is full; an older file at `path` stays as it was.
+        DataError: the folder is missing or read-only, or the disk is full. An existing file is left unchanged.
     """
-    temporary = path.with_name(f".{path.name[:32]}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise DataError(
-            f"{path}: cannot be written ({error.strerror}). Check that the folder exists, is yours, and has space left."
+            f"{path}: cannot be written ({error.strerror}). Check that the folder exists and is writable, and that "
+            "the disk has space left."
         ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with two spaces of indentation, atomically.
+
+    Raises:
+        DataError: as `write_whole`.
+        ValueError: the value contains NaN or an infinite number.
+    """
+    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def file_sha256(path: Path) -> str:
@@ -58,10 +68,10 @@ def file_sha256(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a run folder.
+    """Read a JSON object from a file of a run folder.
 
     Raises:
-        CheckpointError: missing or no JSON object.
+        CheckpointError: the file is missing, unreadable, or does not contain a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -72,27 +82,31 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object.")
+        raise CheckpointError(f"{path} contains a {type(value).__name__}, expected a JSON object.")
     return value
 
 
 def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
-    """The bytes of a file.
+    """Read the bytes of a file.
+
+    Args:
+        path: the file.
+        limit: largest accepted size in bytes.
 
     Raises:
-        DataError: missing, no file, not readable, empty, or larger than `limit`.
+        DataError: the file is missing, not a regular file, unreadable, empty, or larger than `limit`.
     """
     name = path.name
     if not path.exists():
-        raise DataError(f"{name}: no such file. Check the path, and the letter case of its name.")
+        raise DataError(f"{name}: no such file. Check the path and the case of the letters.")
     if not path.is_file():
-        raise DataError(f"{name}: is a folder or device, expected a file.")
+        raise DataError(f"{name}: is a directory or a device, expected a file.")
     try:
         check_size(path.stat().st_size, name, limit)
         return path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{name}: may not be read ({error.strerror}). Check its permissions."
+            f"{name}: cannot be read ({error.strerror}). Check its permissions."
         ) from error
 
 
@@ -106,50 +120,60 @@ def check_size(size: int, name: str, limit: int = MAX_FILE_BYTES) -> None:
         raise DataError(f"{name}: is empty (0 bytes). Copy or download it again.")
     if size > limit:
         raise DataError(
-            f"{name}: has {size:,} bytes, at most {limit:,} are read. Split or crop it first."
+            f"{name}: has {size:,} bytes; the limit is {limit:,}. Split or crop it first."
         )
 
 
 def inflate(
     data: bytes | memoryview, name: str, limit: int = MAX_FILE_BYTES, gzip: bool = False
 ) -> bytes:
-    """Inflate raw deflate (DICOM) or gzip (NIfTI, also of several members), never beyond `limit`.
+    """Inflate raw deflate (DICOM) or gzip (NIfTI), in steps, so that never more than `limit` bytes are held.
+
+    Args:
+        data: the compressed bytes.
+        name: what error messages call the file.
+        limit: largest accepted size of the result in bytes.
+        gzip: `data` is gzip, possibly of several members, instead of raw deflate.
 
     Raises:
-        DataError: damaged, truncated, or larger than `limit` when inflated; then at most `limit` bytes were made.
+        DataError: the data are damaged or truncated, or inflate to more than `limit` bytes.
     """
     view, at, size = memoryview(data), 0, 0
     out: list[bytes] = []
     try:
         while True:
-            engine = zlib.decompressobj(31 if gzip else -15)
-            while not engine.eof:
-                fresh = b"" if engine.unconsumed_tail else view[at : at + STEP]
+            member = zlib.decompressobj(31 if gzip else -15)
+            while not member.eof:
+                fresh = b"" if member.unconsumed_tail else view[at : at + STEP]
                 at += len(fresh)
-                part = engine.decompress(
-                    engine.unconsumed_tail or fresh, min(STEP, limit + 1 - size)
+                part = member.decompress(
+                    member.unconsumed_tail or fresh, min(STEP, limit + 1 - size)
                 )
+
+                # one byte more than the limit is enough to refuse the rest unread
                 size += len(part)
                 if size > limit:
                     raise DataError(
-                        f"{name}: inflates to more than {limit:,} bytes, at most these are read."
+                        f"{name}: inflates to more than {limit:,} bytes, which is the limit. Split or crop it first."
                     )
-                if not (part or fresh or engine.unconsumed_tail or engine.eof):
+                if not (part or fresh or member.unconsumed_tail or member.eof):
                     raise DataError(
-                        f"{name}: its compressed part ends too early. Copy or download it again."
+                        f"{name}: the compressed data end too early. Copy or download it again."
                     )
                 out.append(part)
-            at -= len(engine.unused_data)
-            if not gzip or bytes(view[at : at + 2]) != GZIP:  # no further member: padding
+
+            # what follows the last member is padding
+            at -= len(member.unused_data)
+            if not gzip or bytes(view[at : at + 2]) != GZIP:
                 return b"".join(out)
     except zlib.error as error:
         raise DataError(
-            f"{name}: its compressed part is damaged ({error}). Copy or download it again."
+            f"{name}: the compressed data are damaged ({error}). Copy or download it again."
         ) from error
 
 
 def first_bytes(data: bytes, count: int) -> bytes:
-    """The first bytes of a file, inflated where it is gzip; fewer where it is shorter or damaged."""
+    """The first `count` bytes of a file, inflated if it is gzip; fewer if the file is shorter or damaged."""
     if not data.startswith(GZIP):
         return data[:count]
     try:

@@ -90,7 +90,7 @@ def read_mask(path: str | Path) -> Bytes:
     return np.ascontiguousarray(pixels > threshold, dtype=np.uint8)
 
 
-def picture_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
+def stored_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
     """(rows, columns) from the header, without decoding.
 
     Args:

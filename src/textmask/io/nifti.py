@@ -26,8 +26,8 @@ from textmask.io.files import (
 )
 from textmask.io.images import MAX_PIXELS
 from textmask.io.intensity import Bytes, Pixels, stretch, value_range
+from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation, orientation_of_cosines
-from textmask.io.pictures import Picture
 
 MAX_SLICES = 4096
 SINGLE = (b"n+1\0", b"n+2\0")  # header and voxels in one file
@@ -38,7 +38,7 @@ SAME = 1.01  # spacings that differ by less are the same
 
 @dataclass(frozen=True)
 class NiftiGeometry:
-    """`Picture.header` of a NIfTI slice: what `write_nifti_mask` gives back.
+    """`LoadedImage.header` of a NIfTI slice: what `write_nifti_mask` gives back.
 
     Attributes:
         header: nibabel's, of the file; its free texts are not passed on.
@@ -75,7 +75,7 @@ def is_nifti(data: bytes) -> bool:
 
 def read_nifti(
     source: Path | bytes, index: int | None = None, name: str = "", axis: int | None = None
-) -> list[Picture]:
+) -> list[LoadedImage]:
     """The slices of a volume as pictures, or only slice `index` (from 0, in the order of the file).
 
     Slices lie along `axis`; where that is None, along the axis of length 1 if there is one, else the axis with the
@@ -115,7 +115,7 @@ def read_nifti(
     )
     chosen = range(shape[axis]) if index is None else [index]
     return [
-        Picture(
+        LoadedImage(
             stretch(np.take(voxels, i, axis).T, low, high, inverted),
             "nifti",
             towards,
@@ -136,7 +136,7 @@ def write_nifti_mask(
     Args:
         path: ends in .nii or .nii.gz.
         masks: H W of 0 and 1, one of each slice in order, or by index; slices without one are empty.
-        header: `Picture.header` of any slice.
+        header: `LoadedImage.header` of any slice.
 
     Raises:
         DataError: another ending, another number or size of masks, or the file cannot be written.

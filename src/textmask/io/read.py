@@ -12,8 +12,8 @@ from textmask.io.dicom.file import MAX_FRAMES, MAX_PIXEL_BYTES
 from textmask.io.dicom.reader import MAGIC, read_dicom
 from textmask.io.files import MAX_FILE_BYTES, check_size
 from textmask.io.images import image_of_bytes, read_image
+from textmask.io.loaded import LoadedImage
 from textmask.io.nifti import is_nifti, read_nifti
-from textmask.io.pictures import Picture
 
 # kind of a file: where its mark stands, and the mark
 MARKS = (
@@ -37,7 +37,7 @@ def is_medical_file(path: str | Path) -> bool:
     return _format(_head(path), path.name) != "picture"
 
 
-def read_pictures(path: str | Path, index: int | None = None) -> list[Picture]:
+def load_images(path: str | Path, index: int | None = None) -> list[LoadedImage]:
     """All pictures of a file: one of a flat picture, each frame of DICOM, each slice of NIfTI.
 
     Args:
@@ -55,16 +55,16 @@ def read_pictures(path: str | Path, index: int | None = None) -> list[Picture]:
     if form == "nifti":
         return read_nifti(path, index)
     _only_first(index, path.name)
-    return [Picture(read_image(path), source=path)]
+    return [LoadedImage(read_image(path), source=path)]
 
 
-def read_picture(path: str | Path, index: int | None = None) -> Picture:
+def load_image(path: str | Path, index: int | None = None) -> LoadedImage:
     """The one picture of a file, or the frame or slice `index` of it.
 
     Raises:
-        DataError: as `read_pictures`, or the file holds several and no index is given.
+        DataError: as `load_images`, or the file holds several and no index is given.
     """
-    found = read_pictures(path, index)
+    found = load_images(path, index)
     if len(found) > 1:
         raise DataError(
             f"{Path(path).name}: holds {len(found)} pictures, expected one. Give the index of the one you mean, "
@@ -75,8 +75,8 @@ def read_picture(path: str | Path, index: int | None = None) -> Picture:
 
 def read_bytes(
     data: bytes, name: str, index: int | None = None, limit: int = MAX_FILE_BYTES
-) -> list[Picture]:
-    """`read_pictures` of bytes, such as an upload; nothing is written to disk.
+) -> list[LoadedImage]:
+    """`load_images` of bytes, such as an upload; nothing is written to disk.
 
     Args:
         data: a whole file.
@@ -85,7 +85,7 @@ def read_bytes(
         limit: more bytes are refused.
 
     Raises:
-        DataError: as `read_pictures`, or more bytes than `limit`.
+        DataError: as `load_images`, or more bytes than `limit`.
     """
     name = Path(name.replace("\\", "/").replace("\0", "")).name or "the upload"
     check_size(len(data), name, limit)
@@ -95,10 +95,10 @@ def read_bytes(
     if form == "nifti":
         return read_nifti(data, index, name)
     _only_first(index, name)
-    return [Picture(image_of_bytes(data, name))]
+    return [LoadedImage(image_of_bytes(data, name))]
 
 
-def read_series(folder: str | Path) -> list[Picture]:
+def read_series(folder: str | Path) -> list[LoadedImage]:
     """The slices of one DICOM series in a folder, sorted along the normal of their planes: of an axial series from
     feet to head.
 
@@ -126,11 +126,11 @@ def read_series(folder: str | Path) -> list[Picture]:
         raise DataError(
             f"{folder.name}: holds {len(files)} DICOM files, at most {MAX_FRAMES} are read as a series."
         )
-    slices: list[tuple[float, Picture]] = []
+    slices: list[tuple[float, LoadedImage]] = []
     kinds: set[tuple[object, ...]] = set()
     pixels = 0
     for path in files:
-        picture = read_picture(path)
+        picture = load_image(path)
         place = dicom_values.along_normal(picture.header)
         if place is None:
             raise DataError(

@@ -13,10 +13,10 @@ from textmask.errors import DataError
 from textmask.inference.dicom_request import request_of
 from textmask.inference.predictor import Predictor
 from textmask.io.dicom.facts import ModelFacts, RequestFacts, is_uid
+from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
-from textmask.io.pictures import Picture
 
-Read = Callable[[bytes, str], Sequence[Picture]]
+Read = Callable[[bytes, str], Sequence[LoadedImage]]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class PredictorSegmenter:
         return answer(self.predictor, files, sentence, self.read, *self.how)
 
 
-def _only_picture(pictures: Sequence[Picture]) -> Picture:
+def _only_picture(pictures: Sequence[LoadedImage]) -> LoadedImage:
     if len(pictures) != 1:
         raise DataError(
             f"the instance holds {len(pictures)} frames; results are written for single-frame images only."

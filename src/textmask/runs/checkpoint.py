@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from textmask.config import Recipe
+from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError
-from textmask.io.files import read_json
+from textmask.io.files import read_json, replacing
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, load_recipe
+from textmask.runs.session import Session, find_device
 
 WEIGHTS = "weights.safetensors"
 LAST = "last.safetensors"
@@ -43,6 +45,25 @@ class Run:
         """The weights file."""
         return _weights(self.path)
 
+    @property
+    def options(self) -> DataOptions:
+        """How its data were read; the defaults for a run that did not store it.
+
+        Raises:
+            DataError: a stored option is not valid.
+        """
+        return DataOptions.from_json(self.data.get("options", {}))
+
+    @property
+    def source(self) -> Path | None:
+        """Where its data were, as given to the training; None for a run that did not store it."""
+        source = self.data.get("source")
+        return None if source is None else Path(source)
+
+    def session(self, device: str | None = None) -> Session:
+        """The method on a device, ready to run; see `Session`."""
+        return Session(self.method, self.recipe, device)
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a safetensors file; a reader sees the old or the new file, never half of one.
@@ -50,21 +71,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         CheckpointError: the disk is full or not writable; the previous file survives.
     """
-    part = path.with_name(path.name + ".part")
     text = json.dumps(dict(metadata), sort_keys=True)
     try:
-        save_file(
-            {key: value.detach().contiguous() for key, value in tensors.items()},
-            part,
-            metadata={METADATA: text},
-        )
-        part.replace(path)
+        with replacing(path) as part:
+            save_file(
+                {key: value.detach().contiguous() for key, value in tensors.items()},
+                part,
+                metadata={METADATA: text},
+            )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot write {path}: {error}. The previous file is untouched; free some space and --resume."
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -133,12 +151,18 @@ def text_fingerprint(method: Method) -> str:
     return str(getattr(getattr(method, "text_encoder", None), "fingerprint", ""))
 
 
-def load_run(path: Path | str) -> Run:
+def load_run(path: Path | str, device: str = "cpu") -> Run:
     """Read a run folder, or one made by `textmask export --target hf`, back with its chosen weights.
 
+    Args:
+        path: the folder.
+        device: where the method is put; see `find_device`.
+
     Raises:
+        ConfigError: this machine does not have the device.
         CheckpointError: not a run folder, no weights yet, or weights that do not fit.
     """
+    find_device(device)  # a wrong name is answered before any weights are read
     path = Path(path)
     told = _described(path)
     recipe = load_recipe(json.dumps(told["recipe"]))
@@ -146,7 +170,9 @@ def load_run(path: Path | str) -> Run:
     method = build_method(recipe)
     load_weights(method, tensors, metadata, recipe)
     method.eval().requires_grad_(False)
-    return Run(path, recipe, method, told["data"], told["result"])
+    run = Run(path, recipe, method, told["data"], told["result"])
+    run.session(device)
+    return run
 
 
 def is_run(path: Path) -> bool:

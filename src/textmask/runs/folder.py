@@ -15,6 +15,7 @@ from torch import Tensor
 from textmask.config import Recipe
 from textmask.data.loaders import SplitData
 from textmask.data.manifest import Manifest
+from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError, ConfigError
 from textmask.io.files import file_sha256, write_json
 from textmask.methods.base import Method
@@ -25,11 +26,16 @@ from textmask.runs.environment import environment
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Writes recipe.json, data.json, environment.json, splits/, log.jsonl, log.csv, weights, result.json, card.md."""
+    """Writes recipe.json, data.json, environment.json, splits/, log.jsonl, log.csv, weights, result.json, card.md.
+
+    `options` (how the data were read) and `source` (where they are) are kept in data.json if they are given.
+    """
 
     path: Path
     recipe: Recipe
     manifest: Manifest
+    options: DataOptions | None = None
+    source: Path | None = None
 
     def open(self, resume: bool) -> bool:
         """Check that the folder may be written; returns whether there is something to resume.
@@ -151,7 +157,13 @@ class RunFolder:
         (self.path / "splits" / f"{name}.txt").write_text("\n".join(keys) + "\n", encoding="utf-8")
 
     def _data(self, train_rows: int, labelled: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        if self.options is not None:
+            kept["options"] = self.options.as_json()
+        if self.source is not None:
+            kept["source"] = str(self.source.absolute())
         return {
+            **kept,
             "name": self.manifest.name,
             "hash": self.manifest.hash(),
             "counts": dict(self.manifest.splits),

@@ -19,9 +19,9 @@ from textmask.inference.predictor import Opened, Predictor
 from textmask.inference.screening import CODES
 from textmask.io.dicom.facts import ModelFacts, RequestFacts, ResultUids
 from textmask.io.files import write_json
-from textmask.io.images import picture_size, png_bytes, write_png
+from textmask.io.images import png_bytes, stored_size, write_png
+from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
-from textmask.io.pictures import Picture
 from textmask.io.read import kind_of, read_bytes
 from textmask.plots.overlays import overlay
 from textmask.serve.problems import Problem
@@ -48,7 +48,7 @@ class Upload:
         opened: what the model has computed of it already, by the view that was named.
     """
 
-    picture: Picture
+    picture: LoadedImage
     count: int
     sha256: str
     opened: dict[str | None, Opened] = field(default_factory=dict, compare=False, repr=False)
@@ -121,8 +121,8 @@ class Segmenter:
         CheckpointError: not a run folder.
     """
 
-    def __init__(self, run: Path | str | Predictor) -> None:
-        self._predictor = run if isinstance(run, Predictor) else Predictor(run)
+    def __init__(self, run: Path | str | Predictor, device: str = "auto") -> None:
+        self._predictor = run if isinstance(run, Predictor) else Predictor(run, device=device)
         self.method = self._predictor.run.recipe.method
         self.threshold = float(self._predictor.run.recipe.threshold)
         self.laterality = str(self._predictor.laterality)
@@ -131,7 +131,9 @@ class Segmenter:
     def warm_up(self) -> None:
         """Segment an empty picture, so that the first client does not wait for caches."""
         blank = np.zeros(self._predictor.run.recipe.image_size, np.uint8)
-        self.segment(Upload(Picture(blank), 1, ""), PromptRequest("opacity in both upper lungs"))
+        self.segment(
+            Upload(LoadedImage(blank), 1, ""), PromptRequest("opacity in both upper lungs")
+        )
 
     def read(self, data: bytes, index: int, max_pixels: int) -> Upload:
         """Decode an uploaded file; the pixels of a plain picture are counted before they are decoded.
@@ -148,7 +150,7 @@ class Segmenter:
             raise Problem(422, "no_such_index", f"the file holds one picture, got index {index}.")
         try:
             if kind in PICTURES:
-                _check_pixels(picture_size("the file", data), max_pixels)
+                _check_pixels(stored_size("the file", data), max_pixels)
             # the ending counts only where the first bytes say nothing, as in gzip
             name = "the file.nii.gz" if kind == "gzip" else "the file"
             picture = read_bytes(data, name, index)[0]
@@ -279,7 +281,7 @@ def _check_pixels(shape: tuple[int, ...], most: int) -> None:
         raise _too_many(f"{shape[0]:,} x {shape[1]:,}", most)
 
 
-def _count(picture: Picture) -> int:
+def _count(picture: LoadedImage) -> int:
     """Frames or slices in the file of a picture."""
     if picture.format == "nifti":
         return int((*picture.header.shape, 1, 1)[picture.header.axis])

@@ -34,6 +34,7 @@ from textmask.data.loaders import (
     open_split,
 )
 from textmask.data.manifest import Manifest
+from textmask.data.options import DataOptions
 from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.inference.predict_split import predict_split
 from textmask.methods.base import Method
@@ -99,12 +100,14 @@ def train(
     resume: bool = False,
     cache_dir: Path | None = None,
     labelled_list: Path | None = None,
-    devices: int = 1,
+    devices: int | list[int] = 1,
     num_nodes: int = 1,
     strategy: str = "auto",
     accelerator: str = "auto",
     trackers: Sequence[str] = (),
     progress: bool = True,
+    options: DataOptions | None = None,
+    source: Path | None = None,
 ) -> TrainResult:
     """Train a recipe on a manifest's `train` split, choose on `valid`, and leave a run folder.
 
@@ -118,12 +121,14 @@ def train(
         resume: continue the run in `out`.
         cache_dir: where decoded pictures are kept; None is the user's cache folder.
         labelled_list: a text file of image names: only these train rows are labelled (a published few-label list).
-        devices: processes a node, as in Lightning Fabric; batch sizes are global.
+        devices: processes a node or a list of GPU numbers, as in Lightning Fabric; batch sizes are global.
         num_nodes: as in Lightning Fabric.
         strategy: as in Lightning Fabric.
         accelerator: as in Lightning Fabric.
         trackers: "tensorboard", "mlflow".
         progress: draw a progress bar.
+        options: how the data were read; kept in the run, see `Run.options`.
+        source: path of the data; kept in the run, see `Run.source`.
 
     Returns:
         The chosen epoch and its validation score.
@@ -143,7 +148,7 @@ def train(
         precision=precision,
     )
     fabric.launch()
-    folder = RunFolder(Path(out), recipe, manifest)
+    folder = RunFolder(Path(out), recipe, manifest, options, source)
     run = _Run(fabric, folder, resume, cache_dir, labelled_list, tuple(trackers), progress)
     return run.go()
 

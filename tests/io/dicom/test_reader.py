@@ -17,12 +17,12 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from textmask.errors import ConfigError, DataError, DataWarning
 from textmask.io.dicom import reader as dicom
 from textmask.io.dicom.reader import read_dicom
-from textmask.io.pictures import Picture
+from textmask.io.loaded import LoadedImage
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
-def one(ds: Dataset | bytes, index: int | None = None) -> Picture:
+def one(ds: Dataset | bytes, index: int | None = None) -> LoadedImage:
     found = read_dicom(ds if isinstance(ds, bytes) else to_bytes(ds), index, "x.dcm")
     assert len(found) == 1
     return found[0]

@@ -23,7 +23,7 @@ from textmask.io.dicom.frames import RLE, coded_size, rle_length
 from textmask.io.files import MAX_FILE_BYTES, check_size, inflate, read_file
 from textmask.io.images import without_equal_channels
 from textmask.io.intensity import Bytes, Pixels, apply_window, stretch, value_range
-from textmask.io.pictures import Picture
+from textmask.io.loaded import LoadedImage
 
 MAX_DEPTH = 16  # of sequences within sequences
 MAGIC = b"DICM"
@@ -70,13 +70,13 @@ def _pydicom() -> Any:
     )
 
 
-def read_dicom(source: Path | bytes, index: int | None = None, name: str = "") -> list[Picture]:
+def read_dicom(source: Path | bytes, index: int | None = None, name: str = "") -> list[LoadedImage]:
     """The frames of a DICOM file as pictures, or only frame `index` (from 0).
 
     Grey frames are rescaled and windowed (the first window; a VOI lookup table where there is no window; without both
     the range of the frame's pixels, except that 8-bit pixels stay as they are); MONOCHROME1 is inverted, so that bone
-    is bright. Padding is black. Colours become RGB. `Picture.header` is the data set without pixels, with the elements
-    of `KEPT` only.
+    is bright. Padding is black. Colours become RGB. `LoadedImage.header` is the data set without pixels, with the
+    elements of `KEPT` only.
 
     Args:
         source: a file, or the bytes of one.
@@ -273,8 +273,8 @@ def _check_coded(file: DicomFile, source: bytes) -> None:
 
 def _as_picture(
     file: DicomFile, frame: int, pixels: Pixels, path: Path | None, multi: bool
-) -> Picture:
-    return Picture(
+) -> LoadedImage:
+    return LoadedImage(
         _in_colour(file, pixels) if file.photometric not in GREY else _in_grey(file, frame, pixels),
         "dicom",
         values.orientation(file.header, frame),

@@ -24,6 +24,7 @@ from textmask.methods.registry import Arm, build_method, load_recipe
 from textmask.metrics.overlap import Counts
 from textmask.runs.checkpoint import WEIGHTS, load_run
 from textmask.runs.folder import labelled_names
+from textmask.runs.session import fabric_device
 from textmask.studies.grid.summary import Finished
 from textmask.training.loop import train
 
@@ -88,6 +89,7 @@ class TrialSet:
     """Cells, and what they share: the data, the split, and the masks (of size `size`) all of them are scored against.
 
     `labelled_list` names the labelled pictures of every cell; None leaves them to each recipe's fraction and seed.
+    `device` is where each cell trains and predicts; see `runs.session.find_device`.
 
     Cells know nothing of each other, so that they may run in any order and anywhere; the order here is that of the
     list.
@@ -99,6 +101,7 @@ class TrialSet:
     base: Recipe
     cache_dir: Path | None
     labelled_list: LabelledList | None = None
+    device: str = "auto"
 
     def check(self) -> None:
         """Find out before hours of training what would stop it.
@@ -167,13 +170,14 @@ class TrialSet:
             resume = (cell.path / "recipe.json").exists()
             options: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": bar}
             options["labelled_list"] = None if listed is None else listed.path
+            options["accelerator"], options["devices"] = fabric_device(self.device)
             train(cell.recipe, self.manifest, cell.path, resume=resume, **options)
         return self._score(cell)
 
     def _score(self, cell: Trial) -> Finished:
         """Predict the split and leave the row of a trained cell."""
         refuse_leaks(cell.path, self.manifest.rows_of(self.split), self.split)
-        run = load_run(cell.path)
+        run = load_run(cell.path, self.device)
         masks = open_split(self.manifest, self.split, self.base.image_size, self.cache_dir)
         sized = open_split(self.manifest, self.split, run.recipe.image_size, self.cache_dir)
         scorer = Scorer(self.manifest, self.split, masks, True, False, self.cache_dir, None)

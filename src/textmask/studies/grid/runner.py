@@ -73,6 +73,7 @@ def run_study(
     split: str = "test",
     n_bootstrap: int = 2000,
     cache_dir: Path | None = None,
+    device: str = "auto",
     engine: Launcher | None = None,
     progress: Say | None = None,
 ) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def run_study(
         split: what is predicted and scored.
         n_bootstrap: resamples of an interval.
         cache_dir: of the decoded pictures.
+        device: auto, cpu, cuda, cuda:N or mps.
         engine: where the cells run; None is here, one after another.
         progress: called with a line of text per cell; None is silence.
 
@@ -119,7 +121,9 @@ def run_study(
     listed = (
         None if labelled_list is None else LabelledList.read(labelled_list.absolute(), manifest)
     )
-    grid = TrialSet(cells, manifest, split, base, cache_dir and cache_dir.absolute(), listed)
+    grid = TrialSet(
+        cells, manifest, split, base, cache_dir and cache_dir.absolute(), listed, device
+    )
     grid.check()
     groups = [row.group for row in manifest.rows_of(split)]
     shared: dict[str, Any] = {

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from textmask.data.loaders import SplitData, open_split, to_image
 from textmask.data.manifest import Manifest
@@ -52,6 +50,7 @@ def draw_features(
     top: int = 5,
     stage: str | None = None,
     cache_dir: Path | None = None,
+    device: str = "auto",
 ) -> list[Separation]:
     """Draw the images of the most frequent sentences by their vectors, a panel a run, and write the figures beside.
 
@@ -66,6 +65,7 @@ def draw_features(
         top: how many of its most frequent sentences.
         stage: use the weights chosen in this earlier stage, e.g. "pretrain"; None is the finished run.
         cache_dir: of the decoded pictures.
+        device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
         ConfigError: `top` below 2 or more than there are colours; a method without an image vector; no run.
@@ -79,7 +79,7 @@ def draw_features(
     sentences = frequent([row.text for row in manifest.rows_of(split)], top)
     panels, found = [], []
     for path in runs:
-        run = load_run(path)
+        run = load_run(path, device)
         if stage is not None:
             load_weights(
                 run.method, *read_tensors(path / f"weights-{stage}.safetensors"), run.recipe
@@ -133,17 +133,13 @@ def embed(run: Run, data: SplitData, rows: np.ndarray, batch_size: int = 32) -> 
         ConfigError: the method of the run publishes none.
         DataError: a vector is not finite.
     """
-    method = run.method
-    device = next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
+    session = run.session()
     parts = []
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16"),
-    ):
+    with session.running() as method:
         for begin in range(0, len(rows), batch_size):
-            image = to_image(data.images[rows[begin : begin + batch_size]]).to(device)
+            image = to_image(data.images[rows[begin : begin + batch_size]]).to(session.device)
             try:
-                parts.append(method.embed_image(image).double().cpu().numpy())
+                parts.append(method.embed_image(image).cpu().double().numpy())
             except ConfigError as error:
                 raise ConfigError(f"{run.path}: {error}") from error
     vectors: Floats = np.concatenate(parts)

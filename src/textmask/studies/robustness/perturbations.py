@@ -129,6 +129,7 @@ class RobustnessOptions:
         n_bootstrap: resamples of an interval.
         cache_dir: of the decoded pictures.
         progress: called with (name of a variant, done, total).
+        device: auto, cpu, cuda, cuda:N or mps.
     """
 
     out: Path | None = None
@@ -138,6 +139,7 @@ class RobustnessOptions:
     n_bootstrap: int = 2000
     cache_dir: Path | None = None
     progress: Progress | None = None
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,7 @@ def open_bench(
     """
     if options.zones is not None:
         choose("zone map", options.zones, list(ZONE_MAPS))
-    loaded, limit = load_run(run), options.limit
+    loaded, limit = load_run(run, options.device), options.limit
     rows = manifest.rows_of(split)
     chosen = limited(rows, limit, options.seed)
     refuse_leaks(loaded.path, [rows[i] for i in chosen], split)

@@ -13,7 +13,7 @@ from textmask.io.orientation import Orientation
 
 
 @dataclass(frozen=True)
-class Picture:
+class LoadedImage:
     """A picture to segment, as it is stored: not turned, not resized.
 
     Attributes:
