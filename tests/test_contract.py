@@ -186,7 +186,7 @@ def test_the_picture_and_the_sentence_apart_give_what_they_give_together(name):
     observed(recipe, method).eval()
     batch = make_batch(recipe, recipe.stages[0].name)
     with torch.inference_mode():
-        for variant in method.variants or ("",):
+        for variant in method.weights_to_use or ("",):
             if variant:
                 method.use(variant)
             features = method.image_features(batch.image)

@@ -69,7 +69,7 @@ def load(path: str | Path | None = None, device: str = "auto") -> Predictor:
     cuda, cuda:N or mps.
     """
     from textmask.inference.predictor import Predictor
-    from textmask.runs.checkpoint import DEFAULT_RUN
+    from textmask.runs.layout import DEFAULT_RUN
 
     return Predictor(DEFAULT_RUN if path is None else path, device=device)
 

@@ -18,7 +18,7 @@ from textmask.io.images import write_png
 from textmask.methods.registry import get_method
 from textmask.plots.overlays import overlay, side_by_side
 from textmask.reports.page import Section, write_report
-from textmask.runs.checkpoint import DEFAULT_RUN
+from textmask.runs.layout import DEFAULT_RUN
 from textmask.statement import Side
 from textmask.text.edit import mirror
 from textmask.training.loop import train

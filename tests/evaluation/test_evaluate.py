@@ -24,7 +24,8 @@ from textmask.inference.predict_split import predict_split, resize_probability
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
 from textmask.metrics.surface import surface_distances
-from textmask.runs.checkpoint import WEIGHTS, load_run, read_tensors, write_tensors
+from textmask.runs.checkpoint import load_run, read_tensors, write_tensors
+from textmask.runs.layout import WEIGHTS
 from textmask.text.grammar import parse
 from textmask.training.loop import train
 from textmask.types import Output

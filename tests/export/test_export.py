@@ -79,7 +79,7 @@ def test_the_graphs_of_every_method_equal_it_for_any_batch_and_number_of_tokens(
     assert ("image" in files) == (
         method.image_features(torch.zeros(1, 3, *recipe.image_size)) is not None
     )
-    encoder = getattr(method, "text_encoder", None)
+    encoder = method.text_encoder
     backend = GraphBackend(
         load_graphs(files, "onnxruntime", threads=1), encoder and encoder.tokenize
     )

@@ -16,7 +16,8 @@ from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
-from textmask.runs.checkpoint import WEIGHTS, Run
+from textmask.runs.checkpoint import Run
+from textmask.runs.layout import WEIGHTS
 from textmask.statement import LUNG_ZONES, Laterality, Level, Side, Statement
 from textmask.text.edit import mirror
 from textmask.text.grammar import parse

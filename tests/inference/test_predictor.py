@@ -20,7 +20,8 @@ from textmask.inference.predictor import Predictor
 from textmask.io.images import read_image
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
-from textmask.runs.checkpoint import WEIGHTS, Run, load_run
+from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import WEIGHTS
 from textmask.training.loop import train
 from textmask.types import Output
 

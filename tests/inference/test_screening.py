@@ -15,7 +15,8 @@ from textmask.inference.predictor import Predictor
 from textmask.inference.screening import CALIBRATION, CODES, Calibration, confidence, screen
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
-from textmask.runs.checkpoint import WEIGHTS, Run, load_run
+from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import WEIGHTS
 from textmask.text.edit import UNRELATED
 from textmask.text.grammar import WARNINGS, parse
 from textmask.training.loop import train

@@ -17,7 +17,7 @@ from textmask.data.layouts.read import merge_split
 from textmask.data.manifest import write_manifest
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.methods.registry import get_method
-from textmask.runs import checkpoint
+from textmask.runs import checkpoint, layout
 from textmask.training import loop as train_module
 from textmask.training.loop import train
 
@@ -69,7 +69,7 @@ def test_a_run_folder_explains_itself(phantom_manifest, tmp_path):
 def test_the_frozen_text_tower_is_not_stored(phantom_manifest, tmp_path):
     run = tmp_path / "run"
     train(smoke("biclip"), phantom_manifest, run, cache_dir=tmp_path, progress=False)
-    for name in (checkpoint.WEIGHTS, checkpoint.LAST):
+    for name in (layout.WEIGHTS, layout.LAST):
         tensors, _ = checkpoint.read_tensors(run / name)
         assert not [key for key in tensors if "tower" in key or "embeddings" in key]
     assert checkpoint.load_run(run).recipe.method == "biclip"
@@ -184,8 +184,8 @@ def test_kill_9_loses_at_most_one_epoch_and_resume_is_bit_for_bit(
         output, _ = process.communicate(timeout=180)
         assert process.returncode == 0, output
     assert same_numbers(log_of(tmp_path / "killed"), log_of(tmp_path / "whole"))
-    a, _ = checkpoint.read_tensors(tmp_path / "killed" / checkpoint.WEIGHTS)
-    b, _ = checkpoint.read_tensors(tmp_path / "whole" / checkpoint.WEIGHTS)
+    a, _ = checkpoint.read_tensors(tmp_path / "killed" / layout.WEIGHTS)
+    b, _ = checkpoint.read_tensors(tmp_path / "whole" / layout.WEIGHTS)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -323,7 +323,7 @@ def test_no_labelled_row_is_an_error_and_rows_without_masks_are_the_unlabelled_o
 def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
     recipe = smoke()
     train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
-    before = (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes()
+    before = (tmp_path / "run" / layout.WEIGHTS).read_bytes()
     with pytest.raises(ConfigError, match="already holds a run"):
         train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
     other = recipe.model_copy(update={"seed": 9})
@@ -339,7 +339,7 @@ def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
     train(
         recipe, phantom_manifest, tmp_path / "run", resume=True, cache_dir=tmp_path, progress=False
     )
-    assert (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes() == before
+    assert (tmp_path / "run" / layout.WEIGHTS).read_bytes() == before
 
 
 def test_resuming_with_other_labelled_pictures_is_refused(phantom_manifest, tmp_path):
@@ -443,7 +443,7 @@ def test_damaged_foreign_and_pickled_weights_are_refused(phantom_manifest, tmp_p
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     train(smoke(), phantom_manifest, run, cache_dir=tmp_path, progress=False)
-    weights = run / checkpoint.WEIGHTS
+    weights = run / layout.WEIGHTS
     good = weights.read_bytes()
     weights.write_bytes(good[: len(good) // 2])
     with pytest.raises(CheckpointError, match="damaged or truncated"):

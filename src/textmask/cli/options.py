@@ -29,11 +29,9 @@ DataPath = Annotated[
 
 def known_run(path: Path) -> Path:
     """The folder itself; `default`, where there is no such folder, is the model that comes with the package."""
-    if str(path) != "default" or path.exists():
-        return path
-    from textmask.runs.checkpoint import DEFAULT_RUN  # brings torch
+    from textmask.runs.layout import run_path
 
-    return DEFAULT_RUN
+    return run_path(path)
 
 
 RunPath = Annotated[

@@ -29,6 +29,7 @@ from textmask.metrics.statistics import (
     paired_permutation_pooled,
 )
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import EVALUATION, output_folder, run_path
 
 
 def evaluate(
@@ -53,7 +54,7 @@ def evaluate(
     `unet` and `statement_unet` trained on the same data. All rows are scored against the same masks.
 
     Args:
-        run: run folder.
+        run: run folder, or `default` for the bundled model, which needs `out`.
         manifest: the table that holds the split.
         split: its name.
         beside: further run folders; the baselines are looked for among the run's neighbours as well.
@@ -75,12 +76,12 @@ def evaluate(
         DataError: rows of the split were trained on, or have no mask.
         CheckpointError: not a run folder, or `out` cannot be written.
     """
+    out = output_folder(run_path(run), out, EVALUATION, split)
     loaded = load_run(run, device)
     refuse_leaks(loaded.path, manifest.rows_of(split), split)
     name, size = loaded.recipe.method, loaded.recipe.image_size
     data = open_split(manifest, split, size, cache_dir)
     scorer = Scorer(manifest, split, data, surface, native, cache_dir, progress, zones)
-    out = out or loaded.path / "evaluation" / split
     probabilities = scorer.predict(name, loaded, scorer.data)
     rows = [scorer.score(name, loaded, probabilities, scorer.data.prompts)]
     changed, same_claim, notes = _other_sentences(scorer, loaded, seed)

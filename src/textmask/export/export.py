@@ -24,10 +24,8 @@ from textmask.export.cards import describe_graphs, gate_lines, hub_card, run_car
 from textmask.export.graphs import write_graphs
 from textmask.export.monai import write_bundle
 from textmask.export.parity import BOUNDS, Parity, compare_backends
-from textmask.inference import screening as prompt_check
 from textmask.inference.backends.graphs import (
     DECODER,
-    EXPORT,
     IMAGE,
     TEXT,
     TEXT_INPUTS,
@@ -39,6 +37,7 @@ from textmask.inference.backends.graphs import (
 from textmask.inference.backends.onnxruntime import OnnxGraph, quantise
 from textmask.io.files import file_sha256, write_json
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import CALIBRATION, EXPORT, HUB_CONFIG, HUB_WEIGHTS, RECIPE
 from textmask.runs.session import find_device
 
 TARGETS = ("onnx", "monai", "hf")
@@ -153,7 +152,7 @@ def export(
         if target == "monai":
             write_bundle(loaded, folder, told)
         else:
-            (folder / "recipe.json").write_text(loaded.recipe.to_json(), encoding="utf-8")
+            (folder / RECIPE).write_text(loaded.recipe.to_json(), encoding="utf-8")
             (folder / "README.md").write_text(run_card(loaded, told), encoding="utf-8")
     return result
 
@@ -163,12 +162,12 @@ def write_hub_folder(run: Run, folder: Path, notes: Sequence[str] = ()) -> None:
 
     The frozen text tower is not in it: config.json names it, with the sha256 of its weights.
     """
-    shutil.copyfile(run.weights, folder / "model.safetensors")
-    shutil.copymode(Path(__file__), folder / "model.safetensors")
+    shutil.copyfile(run.weights, folder / HUB_WEIGHTS)
+    shutil.copymode(Path(__file__), folder / HUB_WEIGHTS)
     _save_tokenizer(run, folder)
-    write_json(folder / "config.json", describe_graphs(run))
-    if (run.path / prompt_check.CALIBRATION).exists():
-        shutil.copyfile(run.path / prompt_check.CALIBRATION, folder / prompt_check.CALIBRATION)
+    write_json(folder / HUB_CONFIG, describe_graphs(run))
+    if (run.path / CALIBRATION).exists():
+        shutil.copyfile(run.path / CALIBRATION, folder / CALIBRATION)
     (folder / "README.md").write_text(hub_card(run, notes), encoding="utf-8")
 
 
@@ -342,7 +341,7 @@ def gate_report(result: Exported) -> list[str]:
 
 def _save_tokenizer(run: Run, folder: Path) -> None:
     """Files of the tokenizer where it has any; the tiny encoder of the tests hashes words and has none."""
-    encoder = getattr(run.method, "text_encoder", None)
+    encoder = run.method.text_encoder
     tokenizer = getattr(getattr(encoder, "encoder", encoder), "tokenizer", None)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder / TOKENIZER))

@@ -19,7 +19,8 @@ from textmask.export.monai import DESCRIPTION
 from textmask.io.archives import check_archive, safe_extract
 from textmask.io.files import read_json, write_json
 from textmask.methods.registry import build_method, load_recipe
-from textmask.runs.checkpoint import WEIGHTS, load_weights, text_fingerprint, write_tensors
+from textmask.runs.checkpoint import load_weights, text_fingerprint, write_tensors
+from textmask.runs.layout import DATA, RECIPE, RESULT, WEIGHTS
 
 SECONDS = 600
 
@@ -73,12 +74,12 @@ def import_weights(
         tensors,
         metadata | {"laterality": told["data"].get("laterality", laterality)},
     )
-    if not (out / "recipe.json").exists():
-        (out / "recipe.json").write_text(chosen.to_json(), encoding="utf-8")
-    if not (out / "data.json").exists():
-        write_json(out / "data.json", told["data"])
-    if told["result"] and not (out / "result.json").exists():
-        write_json(out / "result.json", told["result"])
+    if not (out / RECIPE).exists():
+        (out / RECIPE).write_text(chosen.to_json(), encoding="utf-8")
+    if not (out / DATA).exists():
+        write_json(out / DATA, told["data"])
+    if told["result"] and not (out / RESULT).exists():
+        write_json(out / RESULT, told["result"])
     return out / WEIGHTS
 
 
@@ -109,12 +110,12 @@ def _told(
 ) -> dict[str, Any]:
     """`recipe`, `data`, `result` and `text` of the weights."""
     if told is None:
-        path = recipe if recipe is not None else out / "recipe.json"
+        path = recipe if recipe is not None else out / RECIPE
         if not path.is_file():
             raise ConfigError(
                 f"which method are these weights of? {path} does not exist; name a recipe.json (--recipe)."
             )
-        data = out / "data.json"
+        data = out / DATA
         told = {
             "recipe": read_json(path),
             "data": read_json(data) if data.exists() else {"laterality": laterality},

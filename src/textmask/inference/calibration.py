@@ -15,9 +15,10 @@ from textmask.data.manifest import Manifest
 from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import ConfigError, DataError
 from textmask.inference.predict_split import predict_split
-from textmask.inference.screening import CALIBRATION, Calibration, confidence
+from textmask.inference.screening import Calibration, confidence
 from textmask.io.files import file_sha256, write_json
 from textmask.runs.checkpoint import load_run
+from textmask.runs.layout import CALIBRATION
 from textmask.text.edit import UNRELATED
 from textmask.text.vocabulary import known_share
 from textmask.text.words import clean, split_words

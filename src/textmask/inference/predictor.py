@@ -30,7 +30,7 @@ from textmask.inference.laterality import (
     convention,
     translate,
 )
-from textmask.inference.screening import CALIBRATION, CODES, CUT, Calibration, screen
+from textmask.inference.screening import CODES, CUT, Calibration, screen
 from textmask.inference.tiles import predict_tiles
 from textmask.io.files import file_sha256, read_json
 from textmask.io.images import resize_image
@@ -39,6 +39,7 @@ from textmask.io.orientation import Orientation
 from textmask.io.read import load_image
 from textmask.plots.overlays import heat, overlay, side_by_side
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import CALIBRATION
 from textmask.statement import Laterality, Statement
 from textmask.text.grammar import parse
 

@@ -14,7 +14,6 @@ from textmask.statement import Statement
 from textmask.text.grammar import WARNINGS
 from textmask.text.vocabulary import known_share, unknown_words
 
-CALIBRATION = "calibration.json"  # in a run folder
 CUT = "longer_than_window"
 HALF = 1e-3  # the masks of the split were predicted in half precision, and values may repeat
 CODES: Mapping[str, str] = {

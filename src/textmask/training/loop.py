@@ -40,7 +40,7 @@ from textmask.inference.predict_split import predict_split
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method
 from textmask.metrics.overlap import counts, overlap
-from textmask.runs import checkpoint
+from textmask.runs import checkpoint, layout
 from textmask.runs.environment import prepare_cpu
 from textmask.runs.folder import RunFolder, labelled_names
 from textmask.training.optim import (
@@ -384,15 +384,15 @@ class _Run:
         self.state = Progressed(**state)
 
     def _validated(self, chosen: Method) -> tuple[str, dict[str, float]]:
-        """Scores of the best of a method's variants, which from then on answers, and those of each by its name."""
+        """Scores of the best of a method's weights, which are used from then on, and those of each by its name."""
         if self.valid_data is None:
             raise DataError("there is no valid split to choose by.")
-        if not chosen.variants:
+        if not chosen.weights_to_use:
             return "", validate(chosen, self.valid_data, self.recipe)
         found: dict[str, dict[str, float]] = {}
-        for variant in chosen.variants:
-            chosen.use(variant)
-            found[variant] = validate(chosen, self.valid_data, self.recipe)
+        for weights in chosen.weights_to_use:
+            chosen.use(weights)
+            found[weights] = validate(chosen, self.valid_data, self.recipe)
         best = max(found, key=lambda variant: found[variant][self.recipe.select_on])
         chosen.use(best)
         each = {
@@ -478,7 +478,7 @@ class _Run:
 
     def _restore(self) -> dict[str, Tensor]:
         """Load `last.safetensors`; returns its tensors for the optimiser when its stage is not finished."""
-        tensors, metadata = checkpoint.read_tensors(self.folder.path / checkpoint.LAST)
+        tensors, metadata = checkpoint.read_tensors(self.folder.path / layout.LAST)
         self.state = Progressed(**metadata["state"])
         self.log = metadata["log"]
         prefix = "method/"

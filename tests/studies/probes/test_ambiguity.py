@@ -14,7 +14,8 @@ from textmask.data.manifest import write_manifest
 from textmask.errors import ConfigError, DataError
 from textmask.io.images import read_image
 from textmask.methods.registry import build_method, get_method
-from textmask.runs.checkpoint import WEIGHTS, text_fingerprint, write_tensors
+from textmask.runs.checkpoint import text_fingerprint, write_tensors
+from textmask.runs.layout import WEIGHTS
 from textmask.studies.probes import ambiguity as module
 from textmask.studies.probes.ambiguity import (
     FIGURES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,14 +16,13 @@ from textmask.inference.backends.onnxruntime import OnnxGraph
 from textmask.inference.backends.openvino import OpenVinoGraph
 from textmask.io.files import file_sha256, read_json
 from textmask.runs.checkpoint import Run
+from textmask.runs.layout import EXPORT, EXPORT_FOLDER
 from textmask.types import Image, Output, Text
 
 TEXT_INPUTS = ("text_tokens", "text_embedding", "token_mask")
 WHOLE, IMAGE, TEXT, DECODER = "model", "image", "text", "decoder"
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
-EXPORT = "export.json"
-FOLDER = "onnx"  # where an export is looked for within the run
 MAX_SENTENCES = 20_000  # then the table starts again
 
 
@@ -159,7 +158,7 @@ def load_graphs(
 
 def graph_backend(run: Run, graphs: Mapping[str, Graph]) -> GraphBackend:
     """Graphs in the place of a run's method."""
-    encoder: Any = getattr(run.method, "text_encoder", None)
+    encoder = run.method.text_encoder
     return GraphBackend(graphs, None if encoder is None else encoder.tokenize)
 
 
@@ -178,7 +177,7 @@ def open_backend(run: Run, name: str, folder: Path | None = None) -> Backend:
     choose("backend", name, BACKENDS)
     if name == "torch":
         return run.method
-    folder = run.path / FOLDER if folder is None else folder
+    folder = run.path / EXPORT_FOLDER if folder is None else folder
     if not (folder / EXPORT).is_file():
         raise CheckpointError(
             f"{folder} holds no export for --backend {name}. Make one: "

@@ -28,9 +28,8 @@ from textmask.nn.pretrained_text import build_text_encoder
 from textmask.types import Batch, Embedding, Image, Mask, Output, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from textmask.methods.biclip import BiCLIPRecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class Painting(NamedTuple):
@@ -43,6 +42,8 @@ class Painting(NamedTuple):
 
 class BiCLIP(Method):
     """Bidirectional and consistent language-image processing."""
+
+    text_encoder: TextEncoder | TextCache
 
     def __init__(self, recipe: BiCLIPRecipe) -> None:
         super().__init__()
@@ -58,10 +59,6 @@ class BiCLIP(Method):
         self.image_to_text = PooledBranch(recipe.head_widths, recipe.branch_pool, width)
         self.unet = UNet(recipe.widths, recipe.stem_stride, in_channels=6, norm=recipe.norm)
         self.projection = ProjectionHead(self.unet.decoder.out_channels, recipe.iac_width)
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def paint(self, image: Image, text: Text) -> Painting:
         """Text refined by the image (Eq. 1) and the pseudo image made from it."""

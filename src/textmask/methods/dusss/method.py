@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +37,7 @@ from textmask.types import Batch, Embedding, Image, Logits, Mask, Output, Text, 
 
 if TYPE_CHECKING:
     from textmask.methods.dusss import DuSSSRecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class VisionLanguage(nn.Module):
@@ -111,6 +111,9 @@ def merged_label(teacher: Logits, text: Logits, merge: str) -> Mask:
 class DuSSS(Method):
     """Uncertainty-supervised vision-language model and a teacher-student U-Net."""
 
+    text_encoder: TextEncoder | TextCache
+    teacher: Teacher
+
     def __init__(self, recipe: DuSSSRecipe) -> None:
         super().__init__()
         self.recipe = recipe
@@ -121,10 +124,6 @@ class DuSSS(Method):
         self.net = UNet(recipe.widths, recipe.stem_stride, norm=recipe.norm)
         self.teacher = Teacher(self.net, recipe.ema)
         self._monitors: dict[str, Tensor] = {}
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def after_step(self, stage: str, step: int) -> None:
         """The teacher follows the student (Eq. 12)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,10 +27,14 @@ from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.semi_medref import SemiMedRefRecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class SemiMedRef(Method):
     """Teacher and student over GuideDecoder or MMI-UNet; `net` is the student."""
+
+    text_encoder: TextEncoder | TextCache
+    teacher: Teacher
 
     def __init__(self, recipe: SemiMedRefRecipe) -> None:
         super().__init__()
@@ -49,10 +52,6 @@ class SemiMedRef(Method):
         )
         self.teacher = Teacher(self.net, recipe.ema)
         self._monitors: dict[str, Tensor] = {}
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def after_step(self, stage: str, step: int) -> None:
         """The teacher follows, from the first step of the burn-in on."""

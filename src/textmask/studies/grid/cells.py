@@ -22,8 +22,10 @@ from textmask.evaluation.scoring import Scorer, overlap_of
 from textmask.io.files import file_sha256, read_json, write_json
 from textmask.methods.registry import Arm, build_method, load_recipe
 from textmask.metrics.overlap import Counts
-from textmask.runs.checkpoint import WEIGHTS, load_run
+from textmask.runs.checkpoint import load_run
 from textmask.runs.folder import labelled_names
+from textmask.runs.layout import RECIPE, RESULT, WEIGHTS
+from textmask.runs.record import read_record
 from textmask.runs.session import fabric_device
 from textmask.studies.grid.summary import Finished
 from textmask.training.loop import train
@@ -117,7 +119,7 @@ class TrialSet:
             refuse_leaks(cell.path, rows, self.split)
             self._refuse_two_answers(cell)
             _refuse_other(cell, self.manifest, self.labelled_list)
-            if cell.arm.name not in built and not (cell.path / "result.json").exists():
+            if cell.arm.name not in built and not (cell.path / RESULT).exists():
                 built.add(cell.arm.name)
                 build_method(cell.recipe)
 
@@ -131,7 +133,7 @@ class TrialSet:
     def read(self, cell: Trial) -> Finished | None:
         """The result of a finished cell, None where it still has to be made."""
         paths = self._paths(cell)
-        result = cell.path / "result.json"
+        result = cell.path / RESULT
         if not (paths[0].exists() and result.exists()):
             return None
         row = read_json(paths[0])
@@ -166,8 +168,8 @@ class TrialSet:
             raise DataError(
                 f"{listed.path} changed while the study ran. Restore it, or give another --out."
             )
-        if not (cell.path / "result.json").exists():
-            resume = (cell.path / "recipe.json").exists()
+        if not (cell.path / RESULT).exists():
+            resume = (cell.path / RECIPE).exists()
             options: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": bar}
             options["labelled_list"] = None if listed is None else listed.path
             options["accelerator"], options["devices"] = fabric_device(self.device)
@@ -207,7 +209,7 @@ class TrialSet:
             "assd_px": float(scored.surface.assd.mean()),
             "epoch": run.result.get("epoch"),
             "seconds": run.result.get("seconds"),
-            "commit": read_json(cell.path / "environment.json").get("git_commit", ""),
+            "commit": read_record(cell.path).environment.get("git_commit", ""),
             "method": cell.recipe.method,
             "settings": " ".join(cell.settings),
             "weights_sha256": file_sha256(cell.path / WEIGHTS),
@@ -251,7 +253,7 @@ def _held(path: Path) -> Iterator[None]:
 
 def _refuse_other(cell: Trial, manifest: Manifest, listed: LabelledList | None) -> None:
     """Raise where the folder of a cell holds something else; a field that is newer than the run has its default."""
-    path = cell.path / "recipe.json"
+    path = cell.path / RECIPE
     if not path.exists():
         return
     try:
@@ -270,7 +272,7 @@ def _refuse_other(cell: Trial, manifest: Manifest, listed: LabelledList | None) 
             f"{cell.path} holds a run of other settings (it differs in {', '.join(fields)}). A study never mixes them: "
             "ask for the same settings again, or give another --out."
         )
-    data_hash, found = manifest.hash(), read_json(cell.path / "data.json").get("hash")
+    data_hash, found = manifest.hash(), read_record(cell.path).data.get("hash")
     if found != data_hash:
         raise DataError(
             f"{cell.path} was trained on another table (sha256 {str(found)[:12]}, this one is {data_hash[:12]}). "

@@ -17,6 +17,7 @@ from textmask.metrics.overlap import Floats, Ints
 from textmask.plots.charts import scatter_panels_png
 from textmask.plots.overlays import PALETTE
 from textmask.runs.checkpoint import Run, load_run, load_weights, read_tensors
+from textmask.runs.layout import output_folder, stage_weights
 
 LETTERS = 90  # of a sentence in the legend
 SHUFFLES = 20  # relabellings that the floor is the mean of
@@ -76,14 +77,13 @@ def draw_features(
         raise ConfigError(
             f"got {len(runs)} runs and top {top}, expected at least one run and top 2 to {len(PALETTE)}."
         )
+    output_folder(out.parent, out.parent)
     sentences = frequent([row.text for row in manifest.rows_of(split)], top)
     panels, found = [], []
     for path in runs:
         run = load_run(path, device)
         if stage is not None:
-            load_weights(
-                run.method, *read_tensors(path / f"weights-{stage}.safetensors"), run.recipe
-            )
+            load_weights(run.method, *read_tensors(stage_weights(run.path, stage)), run.recipe)
         data = open_split(manifest, split, run.recipe.image_size, cache_dir)
         rows = np.array([i for i, prompt in enumerate(data.prompts) if prompt in sentences])
         labels = np.array([sentences.index(data.prompts[i]) for i in rows], np.int64)

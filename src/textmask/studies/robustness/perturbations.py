@@ -30,6 +30,7 @@ from textmask.methods.registry import get_method
 from textmask.metrics.overlap import Bools
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.environment import git_commit
+from textmask.runs.layout import STUDIES, output_folder
 from textmask.statement import Statement
 from textmask.text.zones import ZONE_MAPS
 
@@ -309,7 +310,7 @@ def open_bench(
     if len(chosen) < len(data):
         data = data.take(chosen)
     folder = f"{study}-{split}" if limit is None else f"{study}-{split}-{limit}"
-    out = options.out or loaded.path / "studies" / folder
+    out = output_folder(loaded.path, options.out, STUDIES, folder)
     try:
         (out / "predictions").mkdir(parents=True, exist_ok=True)
     except OSError as error:
