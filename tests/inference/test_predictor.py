@@ -684,7 +684,7 @@ def test_jobs_that_are_shared_among_processes_come_back_in_order(half, film, tmp
     assert [r.job.text for r in results] == [job.text for job in jobs] + ["left lung"]
     assert results[2].message == "the machine went away"
     assert len(handed) == 3
-    assert seen[-1] == (5, 5)
+    assert seen[-1] == ("images", 5, 5)
     assert [r.status for r in predict_folder(half, jobs, tmp_path / "out")] == [
         "skipped",
         "skipped",

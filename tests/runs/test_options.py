@@ -4,7 +4,7 @@ from textmask.data.options import DataOptions
 from textmask.errors import DataError
 from textmask.methods.registry import preset_recipe
 from textmask.runs.checkpoint import load_run
-from textmask.training.loop import train
+from textmask.training.loop import TrainOptions, train
 
 OPTIONS = DataOptions("qata", "text_long", "fold", "image", 0.1, True)
 
@@ -32,7 +32,8 @@ def test_a_run_remembers_how_and_where_its_data_were_read(phantom_manifest, tmp_
     recipe = preset_recipe("text_prior", "smoke")
     common = {"cache_dir": tmp_path / "cache", "progress": False}
     source = phantom_manifest.root.relative_to(phantom_manifest.root.parent)
-    train(recipe, phantom_manifest, tmp_path / "new", options=OPTIONS, source=source, **common)
+    options = TrainOptions(data=OPTIONS, source=source)
+    train(recipe, phantom_manifest, tmp_path / "new", options=options, **common)
     assert load_run(tmp_path / "new").options == OPTIONS
     assert load_run(tmp_path / "new").source == tmp_path / source  # absolute
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from textmask.data.layouts.read import merge_split
 from textmask.data.manifest import write_manifest
+from textmask.data.splits import merge_split
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.methods.registry import get_method
 from textmask.runs import checkpoint, layout
 from textmask.training import loop as train_module
-from textmask.training.loop import train
+from textmask.training.loop import TrainOptions, train
 
 
 def smoke(name="unet", **changes):
@@ -108,6 +108,23 @@ def test_validation_every_few_epochs_and_at_the_last(phantom_manifest, tmp_path)
     scores = {row["epoch"]: row.get("valid/dice_per_image") for row in log_of(tmp_path / "run")}
     assert [epoch for epoch, score in scores.items() if score is not None] == [2, 4, 5]
     assert scores[result.best_epoch] == result.best
+
+
+def test_a_time_limit_stops_each_stage_after_an_epoch_and_validates_it(phantom_manifest, tmp_path):
+    recipe = smoke(epochs=50, validate_every=7)
+    options = TrainOptions(time_limit_s=1e-6)
+    run = tmp_path / "run"
+    result = train(
+        recipe, phantom_manifest, run, cache_dir=tmp_path, progress=False, options=options
+    )
+    (row,) = log_of(run)
+    assert (result.best_epoch, result.best) == (1, row["valid/dice_per_image"])
+    assert (run / "result.json").exists()
+
+    two_stages = get_method("c2seg").recipe().smoke().override("stages.*.epochs=3")
+    both = tmp_path / "both"
+    train(two_stages, phantom_manifest, both, cache_dir=tmp_path, progress=False, options=options)
+    assert [row["stage"] for row in log_of(both)] == ["pretrain", "segment"]
 
 
 def test_text_prior_is_the_mean_mask_of_the_statement(phantom_manifest, tmp_path):
@@ -349,7 +366,7 @@ def test_resuming_with_other_labelled_pictures_is_refused(phantom_manifest, tmp_
     train(smoke(), phantom_manifest, tmp_path / "run", labelled_list=names, **options)
     with pytest.raises(
         DataError,
-        match=r"other labelled pictures \(5 in stage 'segment', now 24\).*--labelled-list",
+        match=r"other labelled images \(5 in stage 'segment', now 24\).*--labelled-list",
     ):
         train(smoke(), phantom_manifest, tmp_path / "run", resume=True, **options)
     train(smoke(), phantom_manifest, tmp_path / "run", labelled_list=names, resume=True, **options)
@@ -475,7 +492,7 @@ def test_tensorboard_tracker_writes_events(phantom_manifest, tmp_path):
         tmp_path / "run",
         cache_dir=tmp_path,
         progress=False,
-        trackers=("tensorboard",),
+        options=TrainOptions(trackers=("tensorboard",)),
     )
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
     with pytest.raises(ConfigError, match="unknown tracker"):
@@ -485,7 +502,7 @@ def test_tensorboard_tracker_writes_events(phantom_manifest, tmp_path):
             tmp_path / "r2",
             cache_dir=tmp_path,
             progress=False,
-            trackers=("wandb",),
+            options=TrainOptions(trackers=("wandb",)),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from textmask.errors import CheckpointError, ConfigError, DataError, choose
+from textmask.progress import Progress
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
@@ -28,13 +29,6 @@ DEFAULT_PRESET = "lite"
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
-<<<<<<< Updated upstream
-def known_run(path: Path) -> Path:
-    """The folder itself; `default`, where there is no such folder, is the model that comes with the package."""
-    from textmask.runs.layout import run_path
-
-    return run_path(path)
-=======
 def check_device(name: str) -> str:
     """Refuse a device name that no machine has, before torch is loaded.
 
@@ -44,7 +38,6 @@ def check_device(name: str) -> str:
     if not DEVICE.fullmatch(name):
         raise ConfigError(f"unknown device {name!r}, expected auto, cpu, cuda, cuda:N or mps.")
     return name
->>>>>>> Stashed changes
 
 
 RunPath = Annotated[
@@ -211,7 +204,8 @@ def option_words(options: DataOptions) -> str:
 
 def read_data(path: Path, options: DataOptions) -> Manifest:
     """The manifest of a data set, read with these options."""
-    from textmask.data.layouts.read import hold_out, merge_split, read_layout
+    from textmask.data.layouts.read import read_layout
+    from textmask.data.splits import hold_out, merge_split
     from textmask.statement import Laterality as Convention
 
     manifest = read_layout(
@@ -258,12 +252,12 @@ def print_table(head: list[str], lines: list[list[str]]) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars() -> Iterator[Progress]:
     """A progress bar per named task."""
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
 
     tasks: dict[str, Any] = {}
-    with Progress(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
+    with Bars(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
 
         def step(name: str, done: int, total: int) -> None:
             if name not in tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,10 +113,7 @@ def train_command(
         plan = _resumed(method, data, out, labelled_list)
     else:
         plan = _new(method, data, out, labelled_list, preset, recipe, changes)
-    if not resume and (plan.out / "recipe.json").exists():
-        raise ConfigError(
-            f"{plan.out} already contains a run. Use --resume to continue it, or another --out."
-        )
+    _check_folder(plan.out, resume)
     _check_trackers(tracker or ())
     check_file(plan.labelled_list, "the list of labelled images, one name per line")
     options = data_options(
@@ -124,6 +122,7 @@ def train_command(
     manifest = read_data(plan.data, options)
 
     from textmask.runs.session import fabric_device, find_device
+    from textmask.training.loop import TrainOptions
     from textmask.training.loop import train as run_training
 
     find_device(device)
@@ -139,12 +138,14 @@ def train_command(
         resume=resume,
         cache_dir=cache_dir,
         labelled_list=plan.labelled_list,
-        accelerator=accelerator,
-        devices=devices if devices > 1 else chosen,
-        trackers=tuple(tracker or ()),
         progress=not quiet,
-        options=options,
-        source=plan.data,
+        options=TrainOptions(
+            trackers=tuple(tracker or ()),
+            devices=devices if devices > 1 else chosen,
+            accelerator=accelerator,
+            data=options,
+            source=plan.data,
+        ),
     )
 
     score = f"validation score {result.best:.4f}, " if result.best >= 0 else ""
@@ -198,9 +199,7 @@ def _resumed(
     if method is not None and data is None and out is None:
         method, out = None, Path(method)
     out = out or DEFAULT_OUT
-    if not (out / "recipe.json").is_file():
-        raise CheckpointError(f"{out} contains no run to resume. Start it without --resume.")
-
+    _check_folder(out, resume=True)
     record = find_run(out)
     recipe = read_recipe(out / "recipe.json")
     if method is not None and method != recipe.method:
@@ -224,6 +223,17 @@ def _resumed(
     return TrainingPlan(recipe, source, record.options, out, labels)
 
 
+def _check_folder(out: Path, resume: bool) -> None:
+    """Refuse a folder with a run unless it is resumed, and one without a run if it is."""
+    exists = (out / "recipe.json").is_file()
+    if resume and not exists:
+        raise CheckpointError(f"{out} contains no run to resume. Start it without --resume.")
+    if exists and not resume:
+        raise ConfigError(
+            f"{out} already contains a run. Use --resume to continue it, or another --out."
+        )
+
+
 def _stored_labels(run: Path, recipe: Recipe) -> Path | None:
     """The list of labelled images of a run; None if all are labelled, or if the stages differ by their fractions."""
     from textmask.runs.layout import labelled_list
@@ -240,3 +250,23 @@ def _check_trackers(names: list[str] | tuple[str, ...]) -> None:
 
     for name in names:
         choose("tracker", name, TRACKERS)
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(help="Time budget in minutes.")] = 3.0,
+    preset: Annotated[
+        str, typer.Option(help="Training preset: lite, or smoke (seconds, for tests).")
+    ] = "lite",
+) -> None:
+    """Show the package on synthetic radiographs: predict, train, evaluate, report.
+
+    Example: textmask demo --out demo --minutes 3
+    """
+    started = time.perf_counter()
+    choose("preset", preset, ("lite", "smoke"))
+    say("Loading PyTorch and the bundled model.")
+    from textmask.demo import run_demo
+
+    report = run_demo(out, smoke=preset == "smoke", minutes=minutes, started=started, say=say)
+    say(f"report: {report}")

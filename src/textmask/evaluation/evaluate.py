@@ -14,7 +14,7 @@ from textmask.evaluation.agreement import add_agreement
 from textmask.evaluation.baselines import BASELINES, find_beside
 from textmask.evaluation.files import write_evaluation
 from textmask.evaluation.protocol import labelled_rows, protocol_of, refuse_leaks
-from textmask.evaluation.scoring import SURFACE, Progress, Scored, Scorer, overlap_of
+from textmask.evaluation.scoring import SURFACE, Scored, Scorer, overlap_of
 from textmask.evaluation.tables import as_value
 from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
@@ -28,6 +28,7 @@ from textmask.metrics.statistics import (
     paired_permutation,
     paired_permutation_pooled,
 )
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import EVALUATION, output_folder, run_path
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,13 +23,13 @@ from textmask.io.images import read_mask
 from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, EmptyPolicy, Overlap, counts, overlap
 from textmask.metrics.surface import SurfaceResult, surface_distances
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run
 from textmask.runs.environment import git_commit
 from textmask.runs.layout import EVALUATION, SCORES, is_bundled
 
 SURFACE = ("hd95_pooled", "hd95_max_directed", "assd")
 SHOWN = ("zones", "pieces", "empty")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

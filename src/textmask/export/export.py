@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from textmask.inference.backends.graphs import (
 )
 from textmask.inference.backends.onnxruntime import OnnxGraph, quantise
 from textmask.io.files import file_sha256, write_json
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION, EXPORT, HUB_CONFIG, HUB_WEIGHTS, RECIPE
 from textmask.runs.session import find_device
@@ -49,7 +50,6 @@ RUNTIMES = {
 }
 CALIBRATION_IMAGES = 64  # train pictures that int8 takes its ranges from
 TOKENIZER = "tokenizer"
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -205,11 +205,7 @@ def _export_rows(
         return None
 
     def opened(name: str) -> SplitData:
-        def step(done: int, total: int) -> None:
-            if progress:
-                progress("decoding", done, total)
-
-        return open_split(data, name, run.recipe.image_size, cache_dir, step)
+        return open_split(data, name, run.recipe.image_size, cache_dir, progress)
 
     train = None
     if precision == "int8":

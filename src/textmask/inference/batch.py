@@ -26,6 +26,7 @@ from textmask.io.loaded import LoadedImage
 from textmask.io.nifti import write_nifti_mask
 from textmask.io.read import load_images
 from textmask.plots.overlays import overlay
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def predict_folder(
     backend: str = "torch",
     export: Path | None = None,
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[BatchResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each job, and skip what exists.
 
@@ -69,7 +70,7 @@ def predict_folder(
         backend: see `Predictor`.
         export: see `Predictor`.
         device: see `Predictor`.
-        progress: called with (done, total).
+        progress: called with (task, done, total).
 
     Raises:
         ConfigError: `explain` with a method that publishes no attention map; nothing is written then. An engine that
@@ -93,7 +94,7 @@ def predict_folder(
 
     def report(done: int) -> None:
         if progress:
-            progress(done, len(jobs))
+            progress("images", done, len(jobs))
 
     if engine is None or engine.name == "local":
         return _segment_all(predictor, jobs, out, wanted, report)

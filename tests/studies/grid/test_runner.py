@@ -350,7 +350,7 @@ def test_other_labelled_pictures_in_an_old_folder_are_refused(
 ):
     path, names = listed
     with pytest.raises(
-        DataError, match=r"other labelled pictures \(24 in stage 'segment', this study has 6\)"
+        DataError, match=r"other labelled images \(24 in stage 'segment', now 6\)"
     ):
         go(whole[0], labelled_list=path)
     everyone = tmp_path / "everyone.txt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from textmask.config import Recipe
-from textmask.data.loaders import indices_from_list, labelled_indices, open_split
+from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.evaluation.protocol import refuse_leaks
@@ -23,12 +23,12 @@ from textmask.io.files import file_sha256, read_json, write_json
 from textmask.methods.registry import Arm, build_method, load_recipe
 from textmask.metrics.overlap import Counts
 from textmask.runs.checkpoint import load_run
-from textmask.runs.folder import labelled_names
 from textmask.runs.layout import RECIPE, RESULT, WEIGHTS
 from textmask.runs.record import read_record
 from textmask.runs.session import fabric_device
 from textmask.studies.grid.summary import Finished
-from textmask.training.loop import train
+from textmask.training.labels import indices_from_list, labelled_indices, refuse_other_labels
+from textmask.training.loop import TrainOptions, train
 
 
 class BusyError(TextMaskError):
@@ -172,7 +172,8 @@ class TrialSet:
             resume = (cell.path / RECIPE).exists()
             options: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": bar}
             options["labelled_list"] = None if listed is None else listed.path
-            options["accelerator"], options["devices"] = fabric_device(self.device)
+            accelerator, devices = fabric_device(self.device)
+            options["options"] = TrainOptions(accelerator=accelerator, devices=devices)
             train(cell.recipe, self.manifest, cell.path, resume=resume, **options)
         return self._score(cell)
 
@@ -279,15 +280,11 @@ def _refuse_other(cell: Trial, manifest: Manifest, listed: LabelledList | None) 
             "Give the same data and options, or another --out."
         )
     keys = [row.image for row in manifest.rows_of("train")]
+    labelled: dict[str, Sequence[int] | np.ndarray] = {}
     for stage in cell.recipe.stages:
-        wanted = (
+        labelled[stage.name] = (
             listed.indices
             if listed
             else labelled_indices(keys, stage.labelled_fraction, cell.recipe.seed)
         )
-        labelled = labelled_names(cell.path, stage.name, keys)
-        if {keys[i] for i in wanted} != set(labelled):
-            raise DataError(
-                f"{cell.path} was trained with other labelled pictures ({len(labelled)} in stage {stage.name!r}, this "
-                f"study has {len(wanted)}). Give the same --labelled-list, or another --out."
-            )
+    refuse_other_labels(cell.path, keys, labelled)

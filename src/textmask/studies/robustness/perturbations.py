@@ -24,10 +24,11 @@ from textmask.data.manifest import Manifest, Row
 from textmask.data.shuffled_text import read_prompts
 from textmask.errors import CheckpointError, ConfigError, choose
 from textmask.evaluation.protocol import protocol_of, refuse_leaks
-from textmask.evaluation.scoring import Progress, Scored, Scorer
+from textmask.evaluation.scoring import Scored, Scorer
 from textmask.io.files import write_whole
 from textmask.methods.registry import get_method
 from textmask.metrics.overlap import Bools
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.environment import git_commit
 from textmask.runs.layout import STUDIES, output_folder
