@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from textmask.errors import CheckpointError, ConfigError, DataError, choose
 from textmask.progress import Progress
@@ -27,6 +28,20 @@ out_console, err_console = Console(), Console(stderr=True)
 
 DEFAULT_PRESET = "lite"
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+
+
+class FullHelpGroup(TyperGroup):
+    """A group whose help shows the whole first line of each command."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands in their order."""
+        self.write_section(formatter, "Commands", self.list_commands(ctx))
+
+    def write_section(self, formatter: Any, title: str, names: Iterable[str]) -> None:
+        """Write some of the commands under a heading."""
+        rows = [(name, self.commands[name].get_short_help_str(limit=200)) for name in names]
+        with formatter.section(title):
+            formatter.write_dl(rows)
 
 
 def check_device(name: str) -> str:
@@ -65,7 +80,11 @@ Preset = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Recipe setting, e.g. seed=1; repeatable (default: none)."),
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Recipe setting, e.g. seed=1; repeatable (default: none).",
+    ),
 ]
 LabelledFraction = Annotated[
     float | None,
@@ -308,3 +327,15 @@ def check_file(path: Path | None, what: str) -> None:
     """
     if path is not None and not path.is_file():
         raise DataError(f"{path} does not exist. Expected {what}.")
+
+
+def check_zone_map(name: str | None) -> None:
+    """Refuse an unknown zone map.
+
+    Raises:
+        ConfigError: listing the zone maps.
+    """
+    from textmask.text.zones import ZONE_MAPS
+
+    if name is not None:
+        choose("zone map", name, list(ZONE_MAPS))

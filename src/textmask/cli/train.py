@@ -93,7 +93,9 @@ def train_command(
     ] = 1,
     tracker: Annotated[
         list[str] | None,
-        typer.Option(help="Tracker: tensorboard or mlflow; repeatable (default: none)."),
+        typer.Option(
+            metavar="NAME", help="Tracker: tensorboard or mlflow; repeatable (default: none)."
+        ),
     ] = None,
     cache_dir: CacheDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Hide the progress bar.")] = False,
@@ -197,7 +199,7 @@ def _resumed(
     """A run that is resumed with its own recipe, data and labelled images."""
     # `--resume RUN`: the only argument is the run
     if method is not None and data is None and out is None:
-        method, out = None, Path(method)
+        out, method = Path(method), None
     out = out or DEFAULT_OUT
     _check_folder(out, resume=True)
     record = find_run(out)

@@ -18,7 +18,7 @@ from textmask.inference.predict_split import predict_split
 from textmask.inference.screening import Calibration, confidence
 from textmask.io.files import file_sha256, write_json
 from textmask.runs.checkpoint import load_run
-from textmask.runs.layout import CALIBRATION
+from textmask.runs.layout import CALIBRATION, output_folder, run_path
 from textmask.text.edit import UNRELATED
 from textmask.text.vocabulary import known_share
 from textmask.text.words import clean, split_words
@@ -33,6 +33,7 @@ def calibrate_run(
     manifest: Manifest,
     split: str = "valid",
     *,
+    out: Path | None = None,
     level: float = 0.01,
     cache_dir: Path | None = None,
     device: str = "auto",
@@ -50,6 +51,7 @@ def calibrate_run(
         run: folder of a finished run.
         manifest: the table it was trained on.
         split: what its masks are taken from; never the one that is reported.
+        out: folder for calibration.json; None is the run folder.
         level: share of the split's masks that may fall below the limit.
         cache_dir: of the decoded pictures.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -64,6 +66,7 @@ def calibrate_run(
         raise ConfigError(
             f"level is {level}, expected a number above 0 and below 0.5, such as 0.01."
         )
+    folder = output_folder(run_path(run), out)
     loaded = load_run(run, device)
     recipe = loaded.recipe
     data = open_split(manifest, split, recipe.image_size, cache_dir)
@@ -113,7 +116,8 @@ def calibrate_run(
         "weights_sha256": found.weights_sha256,
         "vocabulary": words,
     }
-    write_json(run / CALIBRATION, value)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CALIBRATION, value)
     return value
 
 
