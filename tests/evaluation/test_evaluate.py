@@ -76,7 +76,7 @@ def bright(bench, monkeypatch):
     """`evaluate` of `Bright` in the clothes of text_prior (which reads the sentence)."""
     method = Bright()
 
-    def load(path):
+    def load(path, device):
         run = load_run(path)
         return replace(run, method=method) if run.recipe.method == "text_prior" else run
 

@@ -32,8 +32,13 @@ def test_a_run_remembers_how_and_where_its_data_were_read(phantom_manifest, tmp_
     recipe = preset_recipe("text_prior", "smoke")
     common = {"cache_dir": tmp_path / "cache", "progress": False}
     source = phantom_manifest.root.relative_to(phantom_manifest.root.parent)
-    options = TrainOptions(data=OPTIONS, source=source)
-    train(recipe, phantom_manifest, tmp_path / "new", options=options, **common)
+    train(
+        recipe,
+        phantom_manifest,
+        tmp_path / "new",
+        options=TrainOptions(data_options=OPTIONS, source=source),
+        **common,
+    )
     assert load_run(tmp_path / "new").options == OPTIONS
     assert load_run(tmp_path / "new").source == tmp_path / source  # absolute
 

@@ -145,7 +145,7 @@ def train_command(
             trackers=tuple(tracker or ()),
             devices=devices if devices > 1 else chosen,
             accelerator=accelerator,
-            data=options,
+            data_options=options,
             source=plan.data,
         ),
     )

@@ -104,7 +104,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"cannot write {path}: {error}. The previous file is unchanged; free some space and --resume."
+            f"cannot write {path}: {error}. The previous file is untouched; free some space and --resume."
         ) from error
 
 

@@ -45,7 +45,7 @@ class TrainOptions:
         num_nodes: as in Lightning Fabric.
         strategy: as in Lightning Fabric.
         accelerator: as in Lightning Fabric.
-        data: how the data were read; kept in the run, see `Run.options`.
+        data_options: how the data were read; kept in the run, see `Run.options`.
         source: path of the data; kept in the run, see `Run.source`.
     """
 
@@ -55,7 +55,7 @@ class TrainOptions:
     num_nodes: int = 1
     strategy: str = "auto"
     accelerator: str = "auto"
-    data: DataOptions | None = None
+    data_options: DataOptions | None = None
     source: Path | None = None
 
 
@@ -93,7 +93,7 @@ def train(
         cache_dir: folder of the decoded images; None means the user's cache folder.
         labelled_list: a text file of image names: only these train rows are labelled (a published few-label list).
         progress: draw a progress bar.
-        options: trackers, time limit, devices, and where the data come from.
+        options: trackers, time limit, devices.
 
     Returns:
         The chosen epoch and its validation score.
@@ -107,7 +107,7 @@ def train(
     options = options or TrainOptions()
     fabric = _launch(recipe, options)
 
-    folder = RunFolder(Path(out), recipe, manifest, options.data, options.source)
+    folder = RunFolder(Path(out), recipe, manifest, options.data_options, options.source)
     resumed = folder.open(resume)
     splits = open_train_splits(fabric, recipe, manifest, cache_dir, labelled_list)
     if resumed:

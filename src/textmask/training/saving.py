@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from textmask.methods.base import Method
-from textmask.runs import checkpoint
+from textmask.runs import checkpoint, layout
 from textmask.runs.folder import RunFolder
-from textmask.runs.layout import LAST
 
 NO_SCORE = -1.0  # below every score; JSON has no minus infinity
 METHOD, AVERAGE = "method/", "average/"
@@ -91,7 +90,7 @@ def restore(folder: RunFolder, method: Method) -> SavedRun:
     Raises:
         CheckpointError: the file is damaged.
     """
-    tensors, metadata = checkpoint.read_tensors(folder.path / LAST)
+    tensors, metadata = checkpoint.read_tensors(folder.path / layout.LAST)
     method.load_state_dict(with_prefix(tensors, METHOD))
     state = TrainState(**metadata["state"])
 

@@ -170,11 +170,17 @@ class TrialSet:
             )
         if not (cell.path / RESULT).exists():
             resume = (cell.path / RECIPE).exists()
-            options: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": bar}
-            options["labelled_list"] = None if listed is None else listed.path
             accelerator, devices = fabric_device(self.device)
-            options["options"] = TrainOptions(accelerator=accelerator, devices=devices)
-            train(cell.recipe, self.manifest, cell.path, resume=resume, **options)
+            train(
+                cell.recipe,
+                self.manifest,
+                cell.path,
+                resume=resume,
+                cache_dir=self.cache_dir,
+                labelled_list=None if listed is None else listed.path,
+                progress=bar,
+                options=TrainOptions(accelerator=accelerator, devices=devices),
+            )
         return self._score(cell)
 
     def _score(self, cell: Trial) -> Finished:
