@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -77,7 +78,7 @@ def table(phantom_manifest):
         (["evaluate", "OUT/none", "TABLE"], ["does not exist", "run folder"]),
         (
             ["predict", "OUT/none", "nofilm.png", "left lung"],
-            ["none is no run folder", "[RUN] SOURCE [SENTENCE]"],
+            ["none is not a run folder", "[RUN] SOURCE [PROMPT]"],
         ),
         (["predict", "nofilm.png", "left lung"], ["nofilm.png", "does not exist"]),
         (["methods", "show", "unett"], ["unknown method 'unett'", "statement_unet"]),
@@ -264,17 +265,17 @@ WRONG = {
     "report": (["report", "gone"], ["gone", "run folder"]),
     "demo preset": (["demo", "--preset", "paper"], ["lite, smoke"]),
     "option": (["train", "--nope"], ["--nope"]),
-    "study list": (
-        ["study", "ablation", "c2seg", "TABLE", "--list", "table5"],
+    "study table": (
+        ["study", "ablation", "c2seg", "TABLE", "--table", "table5"],
         ["'table5'", "table3", "table4-kan"],
     ),
     "study arm": (
-        ["study", "ablation", "c2seg", "TABLE", "--list", "table3", "--arms", "a,z"],
+        ["study", "ablation", "c2seg", "TABLE", "--table", "table3", "--arms", "a,z"],
         ["'z'", "a, b, c"],
     ),
-    "study without data": (["study", "ablation", "c2seg", "--list", "table3"], ["METHOD and DATA"]),
+    "study without data": (["study", "ablation", "c2seg", "--table", "table3"], ["METHOD and DATA"]),
     "study seeds": (
-        ["study", "ablation", "c2seg", "TABLE", "--list", "table3", "--seeds", "0-2"],
+        ["study", "ablation", "c2seg", "TABLE", "--table", "table3", "--seeds", "0-2"],
         ["'0-2'", "0,1,2"],
     ),
     "study list of labels": (
@@ -284,12 +285,12 @@ WRONG = {
             "c2seg",
             "TABLE",
             *SMOKE,
-            "--list",
+            "--table",
             "table3",
             "--labelled-list",
             "gone.txt",
         ],
-        ["gone.txt", "list of labelled pictures"],
+        ["gone.txt", "list of labelled images"],
     ),
     "study fractions": (
         ["study", "labels", "unet", "TABLE", "--fractions", "5%"],
@@ -304,7 +305,7 @@ WRONG = {
         ["'slrum'", "'slurm'", "ray"],
     ),
     "no studies": (
-        ["study", "ablation", "unet", "TABLE", "--list", "table3"],
+        ["study", "ablation", "unet", "TABLE", "--table", "table3"],
         ["'unet' has no ablation tables"],
     ),
     "study severity": (
@@ -312,11 +313,35 @@ WRONG = {
         ["'gamma'", "low_dose=500,140"],
     ),
     "study run": (["study", "prompts", "gone", "TABLE"], ["gone", "run folder"]),
+    "study zones": (
+        ["study", "prompts", "run", "TABLE", "--zones", "lungs"],
+        ["unknown zone map 'lungs'", "phantom"],
+    ),
+    "evaluate split": (["evaluate", "run", "TABLE", "--split", "tset"], ["'tset'", "train, valid"]),
+    "device name": (["evaluate", "run", "TABLE", "--device", "gpu"], ["unknown device 'gpu'", "cuda:N"]),
+    "run that is a folder": (["calibrate", "folder", "TABLE"], ["folder contains no recipe.json"]),
+    "resume what is no run": (["train", "--resume", "folder"], ["no run to resume"]),
+    "resume a run without data": (
+        ["train", "--resume", "run"],
+        ["does not record where its data are", "textmask train unet DATA --resume --out run"],
+    ),
+    "resume another method": (
+        ["train", "biclip", "TABLE", "--resume", "--out", "run"],
+        ["'biclip'", "run of 'unet'"],
+    ),
+    "two folders": (["export", "run", "a", "--out", "b"], ["two output folders", "--out"]),
+    "no folder": (["import-weights", "model.pt"], ["needs one output folder", "--out"]),
+    "threads": (["predict", "TABLE", "--threads", "2"], ["--threads requires --engine ray"]),
+    "device count": (
+        ["train", "unet", "TABLE", *SMOKE, "--device", "cuda:999"],
+        ["device cuda:999 is not available"],
+    ),
     "study kinds": (
         ["study", "text-noise", "gone", "TABLE", "--kinds", "typos"],
         ["'typos'", "real_typos"],
     ),
-    "features": (["study", "features", "gone", "TABLE"], ["occur more than once"]),
+    "features": (["study", "features", "run", "TABLE"], ["occur more than once"]),
+    "features run": (["study", "features", "gone", "TABLE"], ["gone", "run folder"]),
 }
 
 
@@ -324,6 +349,10 @@ WRONG = {
 def test_further_mistakes_are_one_message(case, call, table, tmp_path):
     (tmp_path / "recipe.json").write_text(get_method("unet").recipe().smoke().to_json())
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for name in ("folder", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "data.json").write_text("{}")
+    shutil.copy(tmp_path / "recipe.json", tmp_path / "run")
     arguments, expected = WRONG[case]
     code, _, err = call(*[table if word == "TABLE" else word for word in arguments])
     assert code == 2
@@ -375,7 +404,7 @@ def test_a_study_is_shown_trained_and_drawn(call, table, tmp_path):
         "c2seg",
         table,
         *SMOKE,
-        "--list",
+        "--table",
         "table4-rho",
         "--arms",
         "rho-1.0, rho-0.6",
@@ -470,7 +499,8 @@ def test_jobs_are_told_apart_and_brackets_in_names_stay(call, table, tmp_path):
     train = ("train", "statement_unet", table, *SMOKE, "--out", "runs/[a]", "--quiet")
     code, out, err = call(*train)
     assert code == 0, err
-    assert "textmask evaluate runs/[a]" in out
+    assert "textmask evaluate 'runs/[a]'" in out
+    assert "preset: smoke" in out
     code, _, err = call(*train)
     assert code == 2
     assert "already holds a run" in err
