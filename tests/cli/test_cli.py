@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -273,7 +274,10 @@ WRONG = {
         ["study", "ablation", "c2seg", "TABLE", "--table", "table3", "--arms", "a,z"],
         ["'z'", "a, b, c"],
     ),
-    "study without data": (["study", "ablation", "c2seg", "--table", "table3"], ["METHOD and DATA"]),
+    "study without data": (
+        ["study", "ablation", "c2seg", "--table", "table3"],
+        ["METHOD and DATA"],
+    ),
     "study seeds": (
         ["study", "ablation", "c2seg", "TABLE", "--table", "table3", "--seeds", "0-2"],
         ["'0-2'", "0,1,2"],
@@ -318,7 +322,10 @@ WRONG = {
         ["unknown zone map 'lungs'", "phantom"],
     ),
     "evaluate split": (["evaluate", "run", "TABLE", "--split", "tset"], ["'tset'", "train, valid"]),
-    "device name": (["evaluate", "run", "TABLE", "--device", "gpu"], ["unknown device 'gpu'", "cuda:N"]),
+    "device name": (
+        ["evaluate", "run", "TABLE", "--device", "gpu"],
+        ["unknown device 'gpu'", "cuda:N"],
+    ),
     "run that is a folder": (["calibrate", "folder", "TABLE"], ["folder contains no recipe.json"]),
     "resume what is no run": (["train", "--resume", "folder"], ["no run to resume"]),
     "resume a run without data": (
@@ -610,3 +617,134 @@ def test_the_demo_deletes_only_what_a_demo_made(call, tmp_path):
     for _ in range(2):  # the second replaces the first
         code, _, err = call("demo", *SMOKE, "--out", "again")
         assert code == 0, err
+
+
+@pytest.fixture
+def two_texts(phantom_manifest):
+    """The phantoms as a CSV with two prompt columns; the short one is read by default."""
+    path = phantom_manifest.root / "two-texts.csv"
+    lines = ["image,mask,text_short,text_long,split_short"]
+    for row in phantom_manifest.rows:
+        lines.append(f'{row.image},{row.mask},lesion,"{row.text}",{row.split}')
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_next_line_is_a_command_that_reads_the_data_as_the_training_did(
+    call, two_texts, tmp_path
+):
+    train = ("train", "text_prior", two_texts, *SMOKE, "--out", "my runs/a", "--quiet")
+    columns = ("--layout", "csv", "--text-column", "text_long")
+    code, out, err = call(*train, *columns)
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("Next: ")]
+    words = shlex.split(line.removeprefix("Next: "))
+    assert words[0] == "textmask"
+
+    code, out, err = call(*words[1:], "--no-surface")
+    assert code == 0, err
+    assert "--layout csv --text-column text_long" in out
+    summary = json.loads((tmp_path / "my runs/a/evaluation/test/summary.json").read_text())
+    trained = json.loads((tmp_path / "my runs/a/data.json").read_text())
+    assert summary["protocol"]["data_hash"] == trained["hash"]
+    assert trained["source"] == str(two_texts.absolute())
+
+    # the command line wins over the run
+    code, out, err = call(*words[1:], "--no-surface", "--text-column", "text_short", "--out", "o")
+    assert code == 0, err
+    other = json.loads((tmp_path / "o" / "summary.json").read_text())
+    assert other["protocol"]["data_hash"] != trained["hash"]
+
+    # options that do not fit other data name where they come from
+    code, _, err = call("evaluate", "my runs/a", two_texts.parent / "cli.csv", "--layout", "auto")
+    assert code == 2
+    assert "was trained with --layout csv --text-column text_long" in err
+
+
+def test_a_run_is_resumed_by_its_name_alone(call, table, tmp_path):
+    few = tmp_path / "few.txt"
+    rows = read_manifest(table).rows_of("train")
+    few.write_text("\n".join(row.image for row in rows[:8]))
+    (tmp_path / "data").symlink_to(table.parent)
+    data = tmp_path / "data" / table.name
+    more = (
+        "--set",
+        "stages.*.epochs=2",
+        "--labelled-list",
+        few,
+        "--merge-valid",
+        "--hold-out",
+        0.2,
+    )
+    code, _, err = call("train", "unet", data, *SMOKE, *more, "--out", "run", "--quiet")
+    assert code == 0, err
+    trained = (tmp_path / "run" / "weights.safetensors").read_bytes()
+
+    few.unlink()
+    code, out, err = call("train", "--resume", "run", "--quiet")
+    assert code == 0, err
+    assert "resuming run: unet" in out
+    assert call("train", "--resume", "--out", "run", "--quiet")[0] == 0
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == trained
+
+    (tmp_path / "data").unlink()
+    code, _, err = call("train", "--resume", "run")
+    assert code == 2
+    assert "does not exist any more" in err
+    assert call("train", "unet", table, "--resume", "--out", "run", "--quiet")[0] == 0
+
+
+def test_the_default_preset_is_the_same_and_is_said(call, table, monkeypatch):
+    asked = {}
+    result = SimpleNamespace(path="run", best=0.5, best_epoch=1, seconds=1.0)
+
+    def trained(recipe, *arguments, **options):
+        asked["train"] = recipe
+        return result
+
+    def studied(plan, *arguments, preset, **options):
+        asked["study"] = preset
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("textmask.training.loop.train", trained)
+    monkeypatch.setattr("textmask.studies.grid.runner.run_study", studied)
+    _, out, _ = call("train", "unet", table)
+    assert asked["train"] == get_method("unet").recipe().lite()
+    assert "preset: lite, the default" in out
+    _, out, _ = call("study", "labels", "unet", table)
+    assert asked["study"] == "lite"
+    assert "preset: lite, the default" in out
+
+
+def test_the_old_name_of_the_table_option_still_works(call):
+    old = call("study", "ablation", "c2seg", "--list", "table3", "--show")
+    assert old == call("study", "ablation", "c2seg", "--table", "table3", "--show")
+    assert old[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(*leaf, id=" ".join(leaf[0])) for leaf in leaves()]
+)
+def test_help_is_short_lines_that_give_the_defaults(path, command):
+    output = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).output
+    assert max(map(len, output.splitlines())) <= 80
+    assert command.help.rstrip().splitlines()[-1].strip() in output  # the example is one line
+    for parameter in command.params:
+        text = parameter.help or ""
+        if getattr(parameter, "hidden", False) or parameter.name in ("help", "run", "data", "path"):
+            continue
+        assert text[:1].isupper(), parameter.name
+        assert text.endswith("."), parameter.name
+        if parameter.param_type_name == "option" and not parameter.required:
+            says = "(default" in text or "(required)" in text
+            assert says or parameter.default is not None, parameter.name
+
+
+def test_the_panels_name_every_command():
+    output = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
+    assert max(map(len, output.splitlines())) <= 80
+    titles = ("Train and evaluate:", "Predict:", "Data:", "Clinical:", "Export:")
+    places = [output.index(title) for title in titles]
+    assert places == sorted(places)
+    group = typer.main.get_command(app)
+    assert sorted(group.list_commands(None)) == sorted(group.commands)

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from textmask.cli.study_robustness import CORRUPTION_KINDS
+from textmask.data.corruptions import CORRUPTIONS
 from textmask.data.manifest import write_manifest
 from textmask.methods.registry import get_method
 
+RESULTS = Path(__file__).parents[2] / "results"
 # runs `textmask` in this process for each list of arguments, and names the first one that loads torch
 PROBE = """
 import json, sys
@@ -59,7 +63,6 @@ def probe(calls, folder):
 
 def test_help_and_what_only_reads_do_without_torch(folder, phantom_manifest):
     table = str(phantom_manifest.root / "start.csv")
-    summary = "results/qata-biclip.json"
     calls = [[[*words, "--help"], 0] for words in ([], *HELP)]
     calls += [
         [["--version"], 0],
@@ -69,10 +72,10 @@ def test_help_and_what_only_reads_do_without_torch(folder, phantom_manifest):
         [["data", "convert", table, "--out", str(phantom_manifest.root / "copy.csv")], 0],
         [["data", "phantom", "--out", "p", "--train", "1", "--valid", "1", "--test", "1"], 0],
         [["verify-table", "91.65", "84.60"], 0],
+        [["table", str(RESULTS / "qata-biclip.json"), str(RESULTS / "qata-c2seg.json")], 0],
         [["study", "ablation", "c2seg", "--table", "table3", "--show"], 0],
     ]
     probe(calls, folder)
-    del summary
 
 
 def test_wrong_paths_and_names_are_answered_without_torch(folder, phantom_manifest):
@@ -117,3 +120,7 @@ def test_wrong_paths_and_names_are_answered_without_torch(folder, phantom_manife
         [["data", "describe", table, "--out", "o.csv", "--zones", "lungs"], 2],
     ]
     probe(calls, folder)
+
+
+def test_the_kinds_of_corruption_are_listed_without_torch():
+    assert tuple(CORRUPTIONS) == CORRUPTION_KINDS

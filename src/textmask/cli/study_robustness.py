@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from textmask.studies.robustness.perturbations import RobustnessOptions
     from textmask.studies.robustness.summary import RobustnessStudy
 
+# the keys of `textmask.data.corruptions.CORRUPTIONS`, which imports torch
+CORRUPTION_KINDS = ("low_dose", "motion_blur", "contrast", "gamma", "downsample", "burned_text")
+
 Limit = Annotated[
     int | None,
     typer.Option(
@@ -171,12 +174,10 @@ def corruption(
 
     Example: textmask study corruption runs/biclip data/table.csv --kinds low_dose
     """
-    from textmask.data.corruptions import CORRUPTIONS
-
     severities = dict(_severity(text) for text in severity or [])
     names = split_names(kinds)
     for name in [*names, *severities]:
-        choose("corruption", name, list(CORRUPTIONS))
+        choose("corruption", name, CORRUPTION_KINDS)
     record = find_run(run)
     options = data_options(
         record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
