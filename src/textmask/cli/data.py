@@ -53,7 +53,7 @@ def inspect(
 ) -> None:
     """Show what a data set contains, how it compares with the published one, and its errors.
 
-    Example: textmask data inspect downloads/QaTa-COV19
+    Example: textmask data inspect data/QaTa-COV19
     """
     from textmask.data.check_report import summary_rows
     from textmask.data.checks import check
@@ -105,7 +105,7 @@ def convert(
 ) -> None:
     """Write the manifest of a data set.
 
-    Example: textmask data convert downloads/Kvasir --out downloads/Kvasir/table.csv
+    Example: textmask data convert data/Kvasir --out data/Kvasir/table.csv
     """
     from textmask.data.manifest import write_manifest
     from textmask.data.options import DataOptions
@@ -140,7 +140,7 @@ def describe_command(
 ) -> None:
     """Generate prompts from the masks, for data without prompts. They leak the true position.
 
-    Example: textmask data describe downloads/BM-Seg --out downloads/BM-Seg/table.csv
+    Example: textmask data describe data/BM-Seg --out data/BM-Seg/table.csv
     """
     from textmask.data.options import DataOptions
     from textmask.statement import Laterality as Convention

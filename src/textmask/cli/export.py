@@ -151,7 +151,7 @@ def import_command(
 ) -> None:
     """Convert pickled weights to a run folder. A separate process reads the pickle, tensors only.
 
-    Example: textmask import-weights model.pt --out runs/imported --recipe recipe.json
+    Example: textmask import-weights model.pt --recipe recipe.json --out runs/a
     """
     from textmask.statement import Laterality as Convention
 

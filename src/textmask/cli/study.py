@@ -126,7 +126,7 @@ def ambiguity_command(
 
     The data options are those of the run, unless you give others.
 
-    Example: textmask study ambiguity runs/dusss data/table.csv --out ambiguity.png
+    Example: textmask study ambiguity runs/dusss data/table.csv
     """
     record = find_run(run)
     options = data_options(

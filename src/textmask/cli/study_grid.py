@@ -136,7 +136,7 @@ def ablation_command(
 
     Rerun the same command to resume.
 
-    Example: textmask study ablation c2seg data/table.csv --table table3 --seeds 0,1
+    Example: textmask study ablation c2seg data/table.csv --table table3
     """
     from textmask.studies.grid.design import plan_ablation
 
