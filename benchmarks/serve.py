@@ -32,7 +32,7 @@ from textmask.config import Recipe
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.methods.registry import get_method
-from textmask.serve.engine import PromptRequest, Segmenter
+from textmask.serve.segmenter import PromptRequest, Segmenter
 from textmask.training.loop import train
 
 REQUESTS, WARM_UP, QUEUE = 300, 50, 16

@@ -341,8 +341,8 @@ WRONG = {
     "no folder": (["import-weights", "model.pt"], ["needs one output folder", "--out"]),
     "threads": (["predict", "TABLE", "--threads", "2"], ["--threads requires --engine ray"]),
     "device count": (
-        ["train", "unet", "TABLE", *SMOKE, "--device", "cuda:999"],
-        ["device cuda:999 is not available"],
+        ["train", "unet", "TABLE", *SMOKE, "--device", "cuda:99"],
+        ["device cuda:99 is not available"],
     ),
     "study kinds": (
         ["study", "text-noise", "gone", "TABLE", "--kinds", "typos"],

@@ -339,7 +339,7 @@ def test_a_hub_folder_is_loaded_back(runs, tmp_path):
     with pytest.raises(ConfigError, match="precision int8 is for"):
         export(runs / "guide_decoder", tmp_path / "h2", "hf", precision="int8")
     (out / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="not one of textmask"):
+    with pytest.raises(CheckpointError, match="not written by textmask"):
         load_run(out)
 
 

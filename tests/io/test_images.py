@@ -107,9 +107,9 @@ def test_missing_empty_and_no_picture(tmp_path: Path, read: object) -> None:
     with pytest.raises(DataError, match=r"text\.png: cannot be decoded"):
         read(tmp_path / "text.png")
     (tmp_path / "film.dcm").write_bytes(b"\0" * 128 + b"DICM")
-    with pytest.raises(DataError, match=r"film\.dcm: is not a picture"):
+    with pytest.raises(DataError, match=r"film\.dcm: is not an image"):
         read(tmp_path / "film.dcm")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="is a directory"):
         read(tmp_path)
 
 
@@ -245,12 +245,12 @@ def test_write_png_refuses_what_is_no_picture(tmp_path: Path) -> None:
         write_png(tmp_path / "no" / "a.png", GREY)
 
 
-def test_a_drawing_with_few_colours_looks_the_same_and_is_smaller():
-    from textmask.io.images import few_colours
+def test_a_drawing_with_few_colors_looks_the_same_and_is_smaller():
+    from textmask.io.images import few_colors
     from textmask.plots.charts import bar_intervals_png
 
     png = bar_intervals_png([("a", 0.5, 0.4, 0.6), ("b", 0.2, 0.1, 0.3)], "share")
-    small = few_colours(png)
+    small = few_colors(png)
     assert len(small) < len(png) / 2
     before, after = (
         cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(int)
@@ -258,4 +258,4 @@ def test_a_drawing_with_few_colours_looks_the_same_and_is_smaller():
     )
     assert before.shape == after.shape
     assert np.abs(before - after).mean() < 2
-    assert few_colours(png) == small
+    assert few_colors(png) == small

@@ -228,10 +228,11 @@ def test_a_gzip_bomb_is_refused_while_it_inflates():
     bomb = gzip.compress(bytes(to_bytes()) + b"\0" * 40_000_000, 1)
     assert len(bomb) < 2_000_000
     refused(bomb, "inflates to more than")
-    refused(gzip.compress(bytes(to_bytes()))[:-30], "ends too early|is truncated")
-    refused(gzip.compress(to_bytes())[:-8] + b"\0" * 8, "compressed part is damaged")
+    refused(gzip.compress(bytes(to_bytes()))[:-30], "end too early|is truncated")
+    refused(gzip.compress(to_bytes())[:-8] + b"\0" * 8, "compressed data are damaged")
     refused(
-        gzip.compress(bytes(header_of((20000, 20000, 20000)))), "at most 100,000,000 pixels a slice"
+        gzip.compress(bytes(header_of((20000, 20000, 20000)))),
+        "at most 100,000,000 pixels per slice",
     )
 
 
@@ -243,8 +244,8 @@ def test_gzip_of_several_members_and_padding():
 @pytest.mark.parametrize(
     ("shape", "match"),
     [
-        ((32767, 32767, 32767), "pixels a slice"),
-        ((9000, 9000, 9), "more than 1,073,741,824 bytes"),
+        ((32767, 32767, 32767), "pixels per slice"),
+        ((9000, 9000, 9), "more than the limit of 1,073,741,824 bytes"),
         ((700, 900, 5), "is truncated"),
         ((7, 9, 5, 2), r"4 dimensions.*volume\[\.\.\., index\]"),
         ((7,), "two or three dimensions"),
@@ -259,9 +260,9 @@ def test_sizes(shape, match):
 def test_sizes_of_nifti_2_that_overflow_64_bits():
     data = bytearray(to_bytes(two=True))
     data[16:48] = struct.pack("<4q", 3, 2**40, 2**40, 2**40)
-    refused(bytes(data), "pixels a slice")
+    refused(bytes(data), "pixels per slice")
     data[16:48] = struct.pack("<4q", 3, 2**62, 2, 1)  # the product of sizes and bytes wraps to 0
-    refused(bytes(data), "pixels a slice|more than")
+    refused(bytes(data), "pixels per slice|more than")
 
 
 def test_four_dimensions_of_which_one_is_1_are_a_volume():
@@ -276,7 +277,7 @@ def test_values_that_are_no_picture(value):
 
 
 def test_colours_pairs_and_other_files():
-    refused(to_bytes(VOLUME.astype(np.complex64)), "holds complex64 voxels")
+    refused(to_bytes(VOLUME.astype(np.complex64)), "contains complex64 voxels")
     refused(to_bytes().replace(b"n+1\0", b"ni1\0"), r"pair of files")
     refused(b"\0" * 400, "is not NIfTI")
     refused(b"", "is empty")
@@ -303,5 +304,5 @@ def test_index_and_too_many_slices(monkeypatch):
     with pytest.raises(DataError, match="has no slice 5; it has 5"):
         read_nifti(to_bytes(), 5)
     monkeypatch.setattr(nifti, "MAX_SLICES", 4)
-    refused(to_bytes(), "has 5 slices, at most 4")
+    refused(to_bytes(), "has 5 slices; the limit is 4")
     assert len(read_nifti(to_bytes(), 4)) == 1

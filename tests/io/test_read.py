@@ -83,14 +83,14 @@ def test_one_picture_or_an_index(tmp_path):
     path = tmp_path / "frames.dcm"
     path.write_bytes(FILES["frames.dcm"])
     with pytest.raises(
-        DataError, match=r"frames\.dcm: holds 3 pictures, expected one. Give the index .*0 to 2"
+        DataError, match=r"frames\.dcm: contains 3 images, expected one. Give the index .*0 to 2"
     ):
         load_image(path)
     assert load_image(path, 1).index == 1
     assert np.array_equal(load_image(path, 1).pixels, load_images(path)[1].pixels)
     (tmp_path / "a.png").write_bytes(FILES["a.png"])
     assert load_image(tmp_path / "a.png", 0).index is None
-    with pytest.raises(DataError, match="single picture"):
+    with pytest.raises(DataError, match="single image"):
         load_image(tmp_path / "a.png", 1)
 
 
@@ -105,7 +105,7 @@ def test_text_by_any_name(tmp_path, name):
 
 
 def test_bytes_beyond_the_limit_and_odd_names():
-    with pytest.raises(DataError, match=r"a\.png: has [\d,]+ bytes, at most 100"):
+    with pytest.raises(DataError, match=r"a\.png: has [\d,]+ bytes; the limit is 100"):
         read_bytes(FILES["a.png"], "a.png", limit=100)
     with pytest.raises(DataError, match="is empty"):
         read_bytes(b"", "a.png")
@@ -147,9 +147,9 @@ def test_a_series_is_sorted_along_its_normal(tmp_path):
 
 
 def test_what_is_no_series(tmp_path):
-    with pytest.warns(DataWarning, match="2 to 4 mm apart; one may be missing"):
+    with pytest.warns(DataWarning, match="2 to 4 mm; a slice may be missing"):
         assert len(read_series(series(tmp_path / "gap", [0, 2, 6]))) == 3
-    with pytest.raises(DataError, match="two slices lie at one place"):
+    with pytest.raises(DataError, match="two slices have the same position"):
         read_series(series(tmp_path / "twice", [0, 2, 2]))
     mixed = series(tmp_path / "mixed", [0, 2])
     (mixed / "z.dcm").write_bytes(to_bytes(ct(4, SeriesInstanceUID="1.2.3.99")))
@@ -158,7 +158,7 @@ def test_what_is_no_series(tmp_path):
     with pytest.raises(DataError, match="has no ImagePositionPatient"):
         read_series(series(tmp_path / "nowhere", [0], ImagePositionPatient=None))
     (mixed / "z.dcm").write_bytes(FILES["frames.dcm"])
-    with pytest.raises(DataError, match=r"z\.dcm: holds 3 pictures"):
+    with pytest.raises(DataError, match=r"z\.dcm: contains 3 images"):
         read_series(mixed)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: holds no DICOM file"):
@@ -173,5 +173,5 @@ def test_a_series_beyond_the_caps(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="more than 2,000 pixels"):
         read_series(folder)
     monkeypatch.setattr(read, "MAX_FRAMES", 2)
-    with pytest.raises(DataError, match="3 DICOM files, at most 2"):
+    with pytest.raises(DataError, match="3 DICOM files; the limit is 2"):
         read_series(folder)

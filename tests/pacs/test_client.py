@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from textmask.errors import ConfigError, PacsDownError, PacsError
 from textmask.pacs import client as dicomweb
+from textmask.pacs import session
 from textmask.pacs.client import Instance, Pacs, Series, _only_part
 from textmask.pacs.reports import MAX_ITEMS, report_of
 
@@ -95,7 +96,7 @@ def of_parts(*parts):
     [
         ("http://pacs.example/dicom-web", "expected https"),
         ("http://127.0.0.1.example/dicom-web", "expected https"),
-        ("https://user:secret@pacs.example/dicom-web", "holds credentials"),
+        ("https://user:secret@pacs.example/dicom-web", "contains credentials"),
         ("ftp://127.0.0.1/x", "root of a DICOMweb service"),
         ("https://", "root of a DICOMweb service"),
         ("https://h/x?token=1", "root of a DICOMweb service"),
@@ -125,7 +126,7 @@ def test_credentials_are_sent_to_the_server_and_not_taken_from_netrc(server, tmp
         Pacs(server.url, **how).ping()
     signed = [headers.get("Authorization") for _, headers in server.seen]
     assert signed == [None, "Bearer abc", "Basic w7w6cA=="]
-    with pytest.raises(ConfigError, match="one kind of credentials"):
+    with pytest.raises(ConfigError, match="a token and a user"):
         Pacs(server.url, token="a", user="b")
 
 
@@ -133,7 +134,7 @@ def test_redirects_are_not_followed(server):
     other = Server()
     try:
         server.answer = lambda path: (302, {"Location": other.url}, b"")
-        with pytest.raises(PacsError, match="answers 302"):
+        with pytest.raises(PacsError, match="returned status 302"):
             Pacs(server.url, token="abc").fetch(HERE)
         assert other.seen == []
     finally:
@@ -154,15 +155,15 @@ def test_more_bytes_than_are_taken_are_refused(server, monkeypatch):
 def test_compressed_answers_are_refused(server):
     packed = gzip.compress(bytes(1 << 20))
     server.answer = lambda path: (200, {"Content-Encoding": "gzip"}, packed)
-    with pytest.raises(PacsError, match="compresses"):
+    with pytest.raises(PacsError, match="compressed response"):
         Pacs(server.url).fetch(HERE)
     assert server.seen[0][1]["Accept-Encoding"] == "identity"
 
 
 def test_an_answer_that_never_ends_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(dicomweb, "MAX_ANSWER_S", -1.0)
+    monkeypatch.setattr(session, "MAX_RESPONSE_S", -1.0)
     server.answer = of_parts(b"x")
-    with pytest.raises(PacsDownError, match="for one answer"):
+    with pytest.raises(PacsDownError, match="for one response"):
         Pacs(server.url).fetch(HERE)
 
 
@@ -285,7 +286,7 @@ def test_one_part_is_one_file(server):
     ],
 )
 def test_another_form_is_refused(content, kind):
-    with pytest.raises(PacsError, match="the PACS sends"):
+    with pytest.raises(PacsError, match="the PACS returned"):
         _only_part(content, kind)
 
 
@@ -314,7 +315,7 @@ def test_a_refused_result_is_an_error_and_an_unreadable_receipt_too(server):
         {"Content-Type": "application/dicom+json"},
         json.dumps(refused).encode(),
     )
-    with pytest.raises(PacsError, match="refuses to store 1 of 1"):
+    with pytest.raises(PacsError, match="refused to store 1 of 1"):
         Pacs(server.url).store("1.2.3", [film()])
     server.answer = lambda path: (200, {"Content-Type": "application/dicom+json"}, b"[[[")
     with pytest.raises(PacsError, match="not DICOMweb"):
@@ -360,12 +361,12 @@ def test_findings_are_taken_and_other_words_left():
             item("TEXT", "\u202e\0", "121073"),
         )
     )
-    assert found.sentence == "Opacity in the left lung. Clear."
+    assert found.prompt == "Opacity in the left lung. Clear."
     assert found.images == {"1.2.3"}
 
 
 def test_without_findings_all_words_are_taken_and_without_words_nothing_is():
-    assert report_of(document(item("TEXT", "a", "1"), item("TEXT", "b", "2"))).sentence == "a. b."
+    assert report_of(document(item("TEXT", "a", "1"), item("TEXT", "b", "2"))).prompt == "a. b."
     assert report_of(document(item("CODE"))) is None
     assert report_of({}) is None
 
@@ -381,7 +382,7 @@ def test_deep_and_endless_trees_are_cut():
         tree = item("CONTAINER", inner=[tree])
     assert report_of(document(tree)) is None
     many = report_of(document(*[item("TEXT", "x")] * (MAX_ITEMS + 100)))
-    assert many.sentence.count("x") == MAX_ITEMS
+    assert many.prompt.count("x") == MAX_ITEMS
 
 
 json_values = st.recursive(
@@ -402,4 +403,4 @@ json_values = st.recursive(
 @settings(max_examples=200, deadline=None)
 def test_any_json_is_a_report_or_none(header):
     found = report_of(header)
-    assert found is None or found.sentence
+    assert found is None or found.prompt

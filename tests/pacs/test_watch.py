@@ -15,7 +15,7 @@ from textmask.inference.dicom_request import patient_side
 from textmask.io.dicom.facts import ModelFacts, RequestFacts
 from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
-from textmask.pacs.answers import DicomSegmentation, PredictorSegmenter, answer
+from textmask.pacs.answers import DicomSegmentation, PredictorSegmenter, segment_files
 from textmask.pacs.client import Instance, Pacs
 from textmask.pacs.results import short_hash
 from textmask.pacs.state import State, TaskKey, open_state
@@ -46,7 +46,7 @@ def state(tmp_path):
         yield opened
 
 
-class BrightAnswerer:
+class BrightSegmenter:
     """Marks what is bright, read by pydicom alone."""
 
     model, settings = MODEL, "laterality=patient"
@@ -91,11 +91,11 @@ def stored(pacs, study):
 def watcher(pacs, state, asks, **more):
     events = []
     values = {
-        "answerer": BrightAnswerer(),
-        "tell": events.append,
+        "segmenter": BrightSegmenter(),
+        "report": events.append,
         "wait": lambda seconds: None,
     } | more
-    made = Watcher(pacs=pacs, state=state, asks=lambda: asks, **values)
+    made = Watcher(pacs=pacs, state=state, worklist=lambda: asks, **values)
     return made, events
 
 
@@ -110,7 +110,7 @@ def test_films_and_series_are_answered_once(pacs, state):
     assert stored(pacs, image.StudyInstanceUID) == {"SEG": 2, "SR": 2, "OT": 0}
     again, _ = watcher(pacs, state, [WorklistItem("study", study["StudyInstanceUID"], SENTENCE)])
     assert again.run(once=True) == {"known": 2}
-    assert again.answerer.asked == []
+    assert again.segmenter.asked == []
     assert stored(pacs, image.StudyInstanceUID) == {"SEG": 2, "SR": 2, "OT": 0}
     found = [
         pydicom.dcmread(io.BytesIO(pacs.fetch(one)))
@@ -154,7 +154,7 @@ def test_a_crash_between_storing_and_noting_it_stores_nothing_twice(pacs, tmp_pa
         made, events = watcher(pacs, state, [WorklistItem("study", study, SENTENCE)])
         assert made.run(once=True) == {"stored": 1}
         assert [event.what for event in events] == ["was there"]
-        assert made.answerer.asked == []
+        assert made.segmenter.asked == []
     path.unlink()  # a lost state is no loss either: the server knows
     with open_state(path) as state:
         assert watcher(pacs, state, [WorklistItem("study", study, SENTENCE)])[0].run(once=True) == {
@@ -181,7 +181,7 @@ def test_a_server_that_restarts_is_waited_for(orthanc, pacs, state):
     store(pacs, *films)
     waits = []
 
-    class Stops(BrightAnswerer):
+    class Stops(BrightSegmenter):
         def __call__(self, files, sentence):
             if len(self.asked) == 1:
                 orthanc.stop()
@@ -196,7 +196,7 @@ def test_a_server_that_restarts_is_waited_for(orthanc, pacs, state):
         pacs,
         state,
         [WorklistItem("study", study["StudyInstanceUID"], SENTENCE)],
-        answerer=Stops(),
+        segmenter=Stops(),
         wait=wait,
     )
     made.run(once=True)
@@ -248,17 +248,17 @@ def test_bad_images_and_sentences_fail_alone(pacs, state):
 def test_a_job_that_ends_the_process_each_time_is_given_up(pacs, tmp_path):
     study = store(pacs, film())
 
-    class Kills(BrightAnswerer):
+    class Kills(BrightSegmenter):
         def __call__(self, files, sentence):
             raise KeyboardInterrupt
 
     with open_state(tmp_path / "s") as state:
         for _ in range(MAX_ATTEMPTS):
             with pytest.raises(KeyboardInterrupt):
-                watcher(pacs, state, [WorklistItem("study", study, SENTENCE)], answerer=Kills())[
+                watcher(pacs, state, [WorklistItem("study", study, SENTENCE)], segmenter=Kills())[
                     0
                 ].run(once=True)
-        made, _ = watcher(pacs, state, [WorklistItem("study", study, SENTENCE)], answerer=Kills())
+        made, _ = watcher(pacs, state, [WorklistItem("study", study, SENTENCE)], segmenter=Kills())
         assert made.run(once=True) == {"failed": 1}
 
 
@@ -295,8 +295,8 @@ def test_sentences_of_reports_are_asked_of_the_images_they_refer_to(pacs, state)
     films = [film(study), film(study)]
     store(pacs, *films, report(study, ["Opacity in the left lung", "No effusion."], [films[1]]))
     reader = ReportReader(pacs)
-    asks = list(reader.asks(since="20300101"))
-    assert [ask.sentence for ask in asks] == ["Opacity in the left lung. No effusion."]
+    asks = list(reader.items(since="20300101"))
+    assert [item.prompt for item in asks] == ["Opacity in the left lung. No effusion."]
     made, _ = watcher(pacs, state, asks, settings=WatchSettings(with_capture=True))
     assert made.run(once=True) == {"stored": 1}
     assert stored(pacs, study["StudyInstanceUID"]) == {"SEG": 1, "SR": 2, "OT": 1}
@@ -306,8 +306,8 @@ def test_sentences_of_reports_are_asked_of_the_images_they_refer_to(pacs, state)
     assert segment.SourceImageSequence[0].ReferencedSOPInstanceUID == films[1].SOPInstanceUID
     # our own report is not the next request
     assert (
-        list(ReportReader(pacs).asks(since="20300101"))
-        == list(reader.asks(since="20300101"))
+        list(ReportReader(pacs).items(since="20300101"))
+        == list(reader.items(since="20300101"))
         == asks
     )
 
@@ -415,7 +415,7 @@ def test_wrong_credentials_are_said_at_once(orthanc, state):
 def test_what_is_not_there_or_refused_is_an_error_of_the_pacs(pacs):
     with pytest.raises(PacsError, match="404"):
         pacs.fetch(Instance("1.2.3", "1.2.4", "1.2.5"))
-    with pytest.raises(PacsError, match=r"refuses|answers 4"):
+    with pytest.raises(PacsError, match=r"refused|returned status 4"):
         pacs.store("1.2.3.4", [film()])  # of another study
     assert pacs.instance("1.2.3.4.5") is None
 
@@ -471,7 +471,7 @@ class TestWorklist:
             tmp_path,
             "studyinstanceuid,Text\n1.2.3,left lung\n1.2.3,left lung\n1.2.4, right  lung\n",
         )
-        assert found.asks == (
+        assert found.items == (
             WorklistItem("study", "1.2.3", "left lung"),
             WorklistItem("study", "1.2.4", "right lung"),
         )
@@ -495,19 +495,19 @@ class TestWorklist:
     )
     def test_hostile_rows_are_left_out_and_the_others_asked(self, tmp_path, row, said):
         found = self.write(tmp_path, f"SOPInstanceUID,text\n{row}\n1.2.9,good\n")
-        assert found.asks == (WorklistItem("instance", "1.2.9", "good"),)
+        assert found.items == (WorklistItem("instance", "1.2.9", "good"),)
         ((number, reason),) = found.problems
         assert number == 2
         assert said in reason
 
     def test_a_formula_is_a_sentence_like_any_other(self, tmp_path):
         found = self.write(tmp_path, 'SOPInstanceUID,text\n1.2.9,"=HYPERLINK(""http://x"")"\n')
-        assert found.asks[0].sentence == '=HYPERLINK("http://x")'
+        assert found.items[0].prompt == '=HYPERLINK("http://x")'
 
     @pytest.mark.parametrize("value", ["*", "A?", "A\\B", "", "A" * 17, "A\x07"])
     def test_accession_numbers_hold_no_wildcards(self, tmp_path, value):
         found = self.write(tmp_path, f"AccessionNumber,text\n{value},x\n")
-        assert found.asks == ()
+        assert found.items == ()
         assert "AccessionNumber" in found.problems[0][1]
 
     @pytest.mark.parametrize(
@@ -524,7 +524,7 @@ class TestWorklist:
         with pytest.raises(DataError, match="3 rows"):
             self.write(tmp_path, "SOPInstanceUID,text\n" + "1.2.3,x\n" * 3)
         monkeypatch.setattr("textmask.pacs.worklist.MAX_WORKLIST_BYTES", 10)
-        with pytest.raises(DataError, match="at most 10"):
+        with pytest.raises(DataError, match="limit for a worklist is 10"):
             self.write(tmp_path, "SOPInstanceUID,text\n1.2.3,x\n")
 
 
@@ -580,8 +580,8 @@ class TestAnswer:
 
     def test_it_hands_over_masks_and_what_is_written_beside_them(self):
         image = film()
-        answerer = PredictorSegmenter(self.Fake(), self.read, "1.0", assume="patient")
-        found = answerer([encoded(image)], "Opacity in the left lower lobe.")
+        segmenter = PredictorSegmenter(self.Fake(), self.read, "1.0", assume="patient")
+        found = segmenter([encoded(image)], "Opacity in the left lower lobe.")
         assert found.mask.shape == found.probability.shape == found.pixels.shape == (1, 60, 50)
         assert found.sources[0].SOPInstanceUID == image.SOPInstanceUID
         assert (found.request.side, found.request.site) == ("left", "lung")
@@ -589,36 +589,38 @@ class TestAnswer:
         assert re.search(
             "patient's left.*none needed.*assumed by the operator.*odd.*abstained", notes
         )
-        assert answerer.model == ModelFacts("fake", "1.0", "ef" * 32, 0.5)
-        assert answerer.settings != PredictorSegmenter(self.Fake(), self.read, "1.0").settings
+        assert segmenter.model == ModelFacts("fake", "1.0", "ef" * 32, 0.5)
+        assert segmenter.settings != PredictorSegmenter(self.Fake(), self.read, "1.0").settings
 
     def test_a_view_that_somebody_names_is_the_orientation_and_is_noted(self):
-        answerer = PredictorSegmenter(
+        segmenter = PredictorSegmenter(
             self.Fake(), self.read, "1.0", laterality="image", view="mirrored"
         )
-        found = answerer([encoded(film(orientation=None))], "left lung")
+        found = segmenter([encoded(film(orientation=None))], "left lung")
         assert (found.orientation.columns, found.request.side) == ("R", "left")
         assert "The operator named the view: mirrored." in found.request.notes
 
     def test_through_the_watcher_to_the_pacs(self, pacs, state):
         study = store(pacs, film())
-        answerer = PredictorSegmenter(self.Fake(), self.read, "1.0")
-        assert watcher(pacs, state, [WorklistItem("study", study, "left lung")], answerer=answerer)[
-            0
-        ].run(once=True) == {"stored": 1}
+        segmenter = PredictorSegmenter(self.Fake(), self.read, "1.0")
+        assert watcher(
+            pacs, state, [WorklistItem("study", study, "left lung")], segmenter=segmenter
+        )[0].run(once=True) == {"stored": 1}
 
     def test_what_is_no_single_image_is_refused(self):
         with pytest.raises(DataError, match="2 frames"):
-            answer(self.Fake(), [b""], "x", lambda data, name: self.read(encoded(film()), name) * 2)
-        with pytest.raises(DataError, match="no DICOM image"):
-            answer(
+            segment_files(
+                self.Fake(), [b""], "x", lambda data, name: self.read(encoded(film()), name) * 2
+            )
+        with pytest.raises(DataError, match="not a DICOM image"):
+            segment_files(
                 self.Fake(),
                 [b""],
                 "x",
                 lambda data, name: [LoadedImage(np.zeros((3, 3), np.uint8))],
             )
         with pytest.raises(DataError, match="differ in size"):
-            answer(self.Fake(), [encoded(film()), encoded(film(rows=70))], "x", self.read)
+            segment_files(self.Fake(), [encoded(film()), encoded(film(rows=70))], "x", self.read)
 
     @pytest.mark.parametrize(
         ("sentence", "said", "columns", "side"),

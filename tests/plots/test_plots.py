@@ -8,6 +8,7 @@ from PIL import Image
 
 from textmask.errors import DataError
 from textmask.plots import charts as figures
+from textmask.plots import overlays
 from textmask.plots.charts import (
     CurvePoint,
     bar_intervals_png,
@@ -127,16 +128,16 @@ def test_side_by_side_places_panels_of_any_size(film):
     assert (plain[:20, 54:] == 0).all()
     assert (plain[20:, 54:] == 255).all()
     captioned = side_by_side([film, colour], ["film", "prediction"])
-    assert captioned.shape == (40 + figures.CAPTION_HEIGHT_PX, 84, 3)
-    np.testing.assert_array_equal(captioned[figures.CAPTION_HEIGHT_PX :], plain)
-    assert (captioned[: figures.CAPTION_HEIGHT_PX] < 128).any()
+    assert captioned.shape == (40 + overlays.CAPTION_HEIGHT_PX, 84, 3)
+    np.testing.assert_array_equal(captioned[overlays.CAPTION_HEIGHT_PX :], plain)
+    assert (captioned[: overlays.CAPTION_HEIGHT_PX] < 128).any()
 
 
 def test_long_caption_stays_in_its_panel(film):
     out = side_by_side(
         [film, film], ["Bilateral pulmonary infection, two infected areas " * 50, ""]
     )
-    assert (out[: figures.CAPTION_HEIGHT_PX, 52:] == 255).all()
+    assert (out[: overlays.CAPTION_HEIGHT_PX, 52:] == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_matplotlib_is_imported_here_only_and_pyplot_nowhere():
             if any(name.split(".")[0] == "matplotlib" for name in names):
                 users.add(path.relative_to(package).as_posix())
                 assert not any("pyplot" in name for name in names)
-    assert users == {"io/figures.py"}
+    assert users == {"plots/charts.py"}
 
 
 def test_forest_draws_both_and_refuses_what_is_no_interval():

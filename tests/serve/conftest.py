@@ -22,8 +22,8 @@ def run(phantom_manifest, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def engine(run):
-    from textmask.serve.engine import Segmenter
+def segmenter(run):
+    from textmask.serve.segmenter import Segmenter
 
     return Segmenter(run)
 
@@ -42,7 +42,7 @@ def png():
 
 
 @pytest.fixture
-def client_of(engine):
+def client_of(segmenter):
     """Opens a client of a service with options; all are closed afterwards."""
     from contextlib import ExitStack
 
@@ -54,7 +54,7 @@ def client_of(engine):
     with ExitStack() as stack:
 
         def client(**options):
-            app = create_app(options.pop("engine", engine), ServiceOptions(**options))
+            app = create_app(options.pop("segmenter", segmenter), ServiceOptions(**options))
             return stack.enter_context(TestClient(app, base_url="http://127.0.0.1:8000"))
 
         yield client

@@ -4,7 +4,7 @@ import threading
 import time
 from contextlib import contextmanager
 
-from textmask.serve.engine import Segmenter
+from textmask.serve.segmenter import Segmenter
 
 LOWER_LEFT = {"sentence": "opacity in the lower left lung"}
 
@@ -20,17 +20,17 @@ def refused(answer, status, code):
 
 
 class Gated(Segmenter):
-    """An engine that waits until it is told."""
+    """A segmenter that waits until it is told."""
 
-    def __init__(self, engine):
-        self.__dict__.update(engine.__dict__)
+    def __init__(self, segmenter):
+        self.__dict__.update(segmenter.__dict__)
         self.gate, self.begun = threading.Event(), threading.Event()
 
-    def segment(self, upload, question):
-        if question.sentence == "wait":
+    def segment_opened(self, upload, request):
+        if request.prompt == "wait":
             self.begun.set()
             assert self.gate.wait(20)
-        return super().segment(upload, question)
+        return super().segment_opened(upload, request)
 
 
 def upload(client, data, name="film.png", **how):

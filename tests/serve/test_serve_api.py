@@ -22,8 +22,8 @@ from textmask.io.images import read_image
 from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
 from textmask.serve.app import create_app
-from textmask.serve.engine import PromptRequest, Upload
 from textmask.serve.limits import Limits
+from textmask.serve.segmenter import PromptRequest, Upload
 from textmask.serve.service import ServiceOptions
 
 TOKEN = "a-token-of-more-than-16"
@@ -202,11 +202,11 @@ def test_the_patients_left_is_the_pictures_right_in_a_usual_film(client, film):
     assert turned["statement"]["cells"] == [["left", "lower"]]
 
 
-def test_a_picture_that_says_where_the_patient_is_needs_no_view(engine, film):
+def test_a_picture_that_says_where_the_patient_is_needs_no_view(segmenter, film):
     place = Orientation.of_view("pa")
     known = Upload(LoadedImage(read_image(film), "dicom", place), 1, "")
-    answer = engine.segment(known, PromptRequest(LOWER_LEFT["sentence"]))
-    assert answer.asked["said"] == "patient"
+    answer = segmenter.segment(known, PromptRequest(LOWER_LEFT["sentence"]))
+    assert answer.conversion["said"] == "patient"
     assert answer.cells == {("right", "lower")}
 
 
@@ -308,9 +308,9 @@ MULTIPART = (b"content-type", b"multipart/form-data; boundary=xx")
 HEAD = b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
 
 
-def test_reading_stops_at_the_cap_and_nothing_more_is_taken(engine):
+def test_reading_stops_at_the_cap_and_nothing_more_is_taken(segmenter):
     """A body without a length, far beyond the cap: the service takes no more than the cap and one chunk."""
-    app, taken = create_app(engine, ServiceOptions(limits=Limits(max_bytes=1_000_000))), 0
+    app, taken = create_app(segmenter, ServiceOptions(limits=Limits(max_bytes=1_000_000))), 0
 
     async def receive():
         nonlocal taken
@@ -327,18 +327,18 @@ def test_reading_stops_at_the_cap_and_nothing_more_is_taken(engine):
     assert taken < 1_000_000 + 2 * 65536
 
 
-def test_a_length_over_the_cap_is_refused_without_reading(engine):
+def test_a_length_over_the_cap_is_refused_without_reading(segmenter):
     async def receive():
         raise AssertionError("nothing is to be read")
 
-    app = create_app(engine)
+    app = create_app(segmenter)
     for length in (b"999999999999", b"9" * 100):
         status, headers, _ = call(app, scope_of([MULTIPART, (b"content-length", length)]), receive)
         assert (status, headers[b"connection"]) == (413, b"close")
 
 
-def test_a_body_that_does_not_arrive_ends_the_request(engine):
-    app, first = create_app(engine, ServiceOptions(limits=Limits(body_seconds=0.1))), True
+def test_a_body_that_does_not_arrive_ends_the_request(segmenter):
+    app, first = create_app(segmenter, ServiceOptions(limits=Limits(body_seconds=0.1))), True
 
     async def receive():
         nonlocal first
@@ -352,8 +352,8 @@ def test_a_body_that_does_not_arrive_ends_the_request(engine):
     assert headers[b"connection"] == b"close"
 
 
-def test_dripping_bytes_do_not_extend_the_time(engine):
-    app = create_app(engine, ServiceOptions(limits=Limits(body_seconds=0.1)))
+def test_dripping_bytes_do_not_extend_the_time(segmenter):
+    app = create_app(segmenter, ServiceOptions(limits=Limits(body_seconds=0.1)))
 
     async def receive():
         await asyncio.sleep(0.02)
@@ -493,9 +493,9 @@ def test_a_nifti_slice_is_chosen_by_its_index(client):
     refused(client.post("/v1/images", files=files, params={"index": 3}), 422, "damaged")
 
 
-def test_a_full_queue_answers_429_and_recovers(client_of, engine, png):
-    gated = Gated(engine)
-    client = client_of(engine=gated, limits=Limits(queue=1))
+def test_a_full_queue_answers_429_and_recovers(client_of, segmenter, png):
+    gated = Gated(segmenter)
+    client = client_of(segmenter=gated, limits=Limits(queue=1))
     name = upload(client, png)
     ask, answers = f"/v1/images/{name}/masks", []
     threads = [
@@ -522,17 +522,17 @@ def test_a_full_queue_answers_429_and_recovers(client_of, engine, png):
     assert client.post(ask, json=LOWER_LEFT).status_code == 200
 
 
-def test_an_unexpected_error_tells_no_more_than_its_kind(engine, png):
+def test_an_unexpected_error_tells_no_more_than_its_kind(segmenter, png):
     from fastapi.testclient import TestClient
 
     class Broken(Gated):
-        def segment(self, upload, question):
-            if question.sentence == "break":
+        def segment(self, upload, request):
+            if request.prompt == "break":
                 raise RuntimeError("secret")
-            return super().segment(upload, question)
+            return super().segment(upload, request)
 
     with TestClient(
-        create_app(Broken(engine)), base_url="http://localhost", raise_server_exceptions=False
+        create_app(Broken(segmenter)), base_url="http://localhost", raise_server_exceptions=False
     ) as client:
         name = upload(client, png)
         message = refused(
@@ -545,11 +545,11 @@ def test_an_unexpected_error_tells_no_more_than_its_kind(engine, png):
 # operation
 
 
-def test_health_readiness_capabilities_and_metrics(client, engine, png):
+def test_health_readiness_capabilities_and_metrics(client, segmenter, png):
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
     body = client.get("/v1/capabilities").json()
-    assert (body["method"], body["model_sha256"]) == ("text_prior", engine.sha256)
+    assert (body["method"], body["model_sha256"]) == ("text_prior", segmenter.sha256)
     assert (body["laterality"], body["jobs"], body["max_sentence"]) == ("image", False, 2000)
     name = upload(client, png)
     client.post(f"/v1/images/{name}/masks", json={"sentence": "<b>odd</b> sentence of Jane Doe"})
@@ -568,8 +568,8 @@ def test_health_readiness_capabilities_and_metrics(client, engine, png):
     assert "Jane" not in answer.text
 
 
-def test_it_is_not_ready_before_it_started_and_while_it_stops(engine):
-    app = create_app(engine)
+def test_it_is_not_ready_before_it_started_and_while_it_stops(segmenter):
+    app = create_app(segmenter)
     from fastapi.testclient import TestClient
 
     client = TestClient(app, base_url="http://localhost")
@@ -579,7 +579,7 @@ def test_it_is_not_ready_before_it_started_and_while_it_stops(engine):
     refused(client.get("/readyz"), 503, "not_ready")
 
 
-def test_the_audit_log_says_who_asked_what_of_which_model(client_of, engine, png, tmp_path):
+def test_the_audit_log_says_who_asked_what_of_which_model(client_of, segmenter, png, tmp_path):
     log = tmp_path / "audit.jsonl"
     client = client_of(audit=log)
     name = upload(client, png)
@@ -592,7 +592,9 @@ def test_the_audit_log_says_who_asked_what_of_which_model(client_of, engine, png
     assert [record["action"] for record in records] == ["upload", "ask", "ask", "forget"]
     assert "lower left" not in text
     assert name not in text  # an id opens the picture
-    assert {record.get("model_sha256", engine.sha256) for record in records} == {engine.sha256}
+    assert {record.get("model_sha256", segmenter.sha256) for record in records} == {
+        segmenter.sha256
+    }
     assert len(records[1]["sentence_sha256"]) == 64
     assert records[1]["who"] == "testclient"
     assert records[2]["refused"] == "laterality"

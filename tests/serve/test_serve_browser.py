@@ -16,8 +16,8 @@ TOKEN = "a-token-of-more-than-16"
 
 
 @pytest.fixture(scope="module")
-def address(browser, engine):
-    with listening(create_app(engine)) as address:
+def address(browser, segmenter):
+    with listening(create_app(segmenter)) as address:
         yield address
 
 
@@ -38,7 +38,7 @@ class Page:
         self.address = address
 
     def open(self, film):
-        self.page.get_by_label("Choose a picture").first.set_input_files(film)
+        self.page.get_by_label("Choose an image").first.set_input_files(film)
         self.page.locator("#stage").wait_for()
         return self
 
@@ -52,8 +52,8 @@ class Page:
 
     def ask(self, sentence):
         self.page.evaluate("byId('status').textContent = ''")
-        self.page.get_by_label("Sentence").fill(sentence)
-        self.page.get_by_label("Sentence").press("Enter")
+        self.page.get_by_label("Prompt").fill(sentence)
+        self.page.get_by_label("Prompt").press("Enter")
         self.wait(
             "!byId('busy').textContent && (byId('status').textContent !== '' || !byId('error').hidden)"
         )
@@ -99,22 +99,22 @@ def test_drop_ask_edit_compare_and_download(opened, film, tmp_path):
     assert "ms" in page.locator("#status").inner_text()
     first = opened.pixels()
     assert (first != bare).any()
-    assert page.get_by_role("radio", name="the one before").is_disabled()
+    assert page.get_by_role("radio", name="previous result").is_disabled()
     opened.ask("opacity in the upper right lung")
     assert cells(page) == ["upper right: named"]
     second = opened.pixels()
     assert (second != first).any()
     assert "opacity in the lower left lung" in page.locator("#change").inner_text()
-    page.get_by_role("radio", name="the one before").check()
+    page.get_by_role("radio", name="previous result").check()
     before = opened.pixels()
     assert (
         (before != bare).any(axis=2) == (first != bare).any(axis=2)
     ).all()  # the same place, the other colour
     page.get_by_role("radio", name="both").check()
     assert ((opened.pixels() != bare).any(axis=2) >= (first != bare).any(axis=2)).all()
-    page.get_by_role("radio", name="the picture alone").check()
+    page.get_by_role("radio", name="image only").check()
     assert (opened.pixels() == bare).all()
-    page.get_by_role("radio", name="this answer").check()
+    page.get_by_role("radio", name="this result").check()
     page.get_by_role("slider", name="Opacity").fill("0")
     page.get_by_label("outline").uncheck()
     assert (opened.pixels() == bare).all()
@@ -192,7 +192,7 @@ def test_warnings_and_refusals_are_plain_words(opened, film):
     page = opened.page
     opened.open(film).ask("what a day")
     assert "no place or finding was understood" in page.locator("#warnings").inner_text()
-    page.get_by_role("radio", name="not known").check()
+    page.get_by_role("radio", name="unknown").check()
     opened.ask("opacity in the lower left lung")
     assert "whose left" in page.get_by_role("alert").inner_text()
     opened.said.clear()  # the browser notes the refusal, 422
@@ -217,7 +217,7 @@ def test_the_letters_on_the_edges_follow_whose_left_is_meant(opened, film):
     opened.wait(
         "document.querySelector('#zones td.named').getAttribute('aria-label').includes('left')"
     )
-    page.get_by_role("radio", name="not known").check()
+    page.get_by_role("radio", name="unknown").check()
     assert marks() == ["?", "?"]
     opened.wait("!byId('error').hidden")
     opened.said.clear()  # the browser notes the refusal, 422
@@ -242,7 +242,7 @@ def test_what_is_typed_and_what_a_file_is_called_never_runs(opened, film, tmp_pa
 
 def test_a_file_that_is_no_picture_is_said_to_be_none(opened, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    opened.page.get_by_label("Choose a picture").first.set_input_files(tmp_path / "a.png")
+    opened.page.get_by_label("Choose an image").first.set_input_files(tmp_path / "a.png")
     opened.wait("!byId('error').hidden")
     assert "expected a PNG" in opened.page.get_by_role("alert").inner_text()
     opened.said.clear()  # the browser notes the refusal, 415
@@ -260,8 +260,8 @@ def test_it_fits_a_phone_and_both_schemes(opened, film):
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-def test_a_token_is_asked_for_and_kept_in_the_page(browser, engine, film):
-    with listening(create_app(engine, ServiceOptions(Limits(), token=TOKEN))) as address:
+def test_a_token_is_asked_for_and_kept_in_the_page(browser, segmenter, film):
+    with listening(create_app(segmenter, ServiceOptions(Limits(), token=TOKEN))) as address:
         opened = Page(browser, address)
         opened.page.locator("#token-form").wait_for()
         opened.page.get_by_label("Token").fill(TOKEN)

@@ -129,12 +129,12 @@ def test_a_special_file_does_not_block_the_job(client_of, root):
     (root / "jobs.csv").write_text("image,text\npipe.png,left lung\n")
     client = client_of(jobs_root=root)
     body = ended(client, client.post("/v1/jobs", json={"source": "jobs.csv"}).json()["id"])
-    assert (body["status"], body["failures"][0]["message"]) == ("failed", "pipe.png is no file.")
+    assert (body["status"], body["failures"][0]["message"]) == ("failed", "pipe.png is not a file.")
 
 
-def test_a_job_can_be_cancelled_while_others_are_answered(client_of, engine, root, png):
-    gated = Gated(engine)
-    client = client_of(engine=gated, jobs_root=root, limits=Limits(workers=2))
+def test_a_job_can_be_cancelled_while_others_are_answered(client_of, segmenter, root, png):
+    gated = Gated(segmenter)
+    client = client_of(segmenter=gated, jobs_root=root, limits=Limits(workers=2))
     name = client.post("/v1/jobs", json={"source": "films", "sentence": "wait"}).json()["id"]
     assert gated.begun.wait(10)
     assert client.get(f"/v1/jobs/{name}").json()["status"] == "running"

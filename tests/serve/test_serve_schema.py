@@ -22,7 +22,7 @@ from serving import listening
 
 from textmask.io.loaded import LoadedImage
 from textmask.serve.app import create_app
-from textmask.serve.engine import Upload
+from textmask.serve.segmenter import Upload
 from textmask.serve.service import ServiceOptions
 
 EXAMPLES = int(os.environ.get("TEXTMASK_SCHEMA_EXAMPLES", "6"))
@@ -32,10 +32,10 @@ MEANING = re.compile(r"^(POST|GET) /v1/(images$|jobs$|images/\{id\}/(masks|mask\
 
 
 @pytest.fixture(scope="module")
-def described(engine, tmp_path_factory):
+def described(segmenter, tmp_path_factory):
     """The description, the id of a picture that is kept, and a session."""
     root = tmp_path_factory.mktemp("jobs")
-    app = create_app(engine, ServiceOptions(token=TOKEN, jobs_root=root))
+    app = create_app(segmenter, ServiceOptions(token=TOKEN, jobs_root=root))
     upload = Upload(LoadedImage(np.zeros((20, 30), np.uint8)), 1, "")
     with listening(app) as address, requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {TOKEN}"

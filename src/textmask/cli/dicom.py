@@ -79,7 +79,7 @@ def segment(
 ) -> None:
     """Segment a DICOM image or series; write SEG, report and secondary capture. Research use only.
 
-    Example: textmask dicom segment default image.dcm "left lung opacity" --out results
+    Example: textmask dicom segment default image.dcm "left lung" --out results
     """
     files = _files(source)
     segmenter = _segmenter(run, laterality, assume, view, device)
@@ -169,7 +169,7 @@ def watch(
     read_items: Callable[[], Iterable[WorklistItem]]
     if worklist is None:
         reports = ReportReader(pacs)
-        read_items = lambda: reports.asks(since)  # noqa: E731
+        read_items = lambda: reports.items(since)  # noqa: E731
     else:
         read_items = WorklistRows(worklist, lambda message: complain(message, "yellow"))
     segmenter = _segmenter(run, laterality, assume, None, device)

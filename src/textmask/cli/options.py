@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 out_console, err_console = Console(), Console(stderr=True)
 
 DEFAULT_PRESET = "lite"
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 
 
 class FullHelpGroup(TyperGroup):

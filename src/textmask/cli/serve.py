@@ -88,8 +88,8 @@ def serve(
     try:
         from textmask.serve.access import is_loopback
         from textmask.serve.app import create_app
-        from textmask.serve.engine import Segmenter
         from textmask.serve.limits import Limits
+        from textmask.serve.segmenter import Segmenter
         from textmask.serve.server import listen, server_of
         from textmask.serve.service import ServiceOptions
     except ModuleNotFoundError as error:

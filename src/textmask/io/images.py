@@ -1,7 +1,7 @@
-"""Pictures and masks on disk to arrays and back: every odd file is one array shape, or an error that names it.
+"""Read and write image and mask files: every variant becomes one array shape, or an error that names the file.
 
-Decoding is Pillow's, because it refuses a truncated file where OpenCV returns a half-grey picture; OpenCV decodes what
-Pillow would cut to 8 bits (16-bit colour) and resizes.
+Pillow decodes, because it refuses a truncated file, of which OpenCV returns a half-gray image. OpenCV decodes what
+Pillow would cut to 8 bits (16-bit color), and resizes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from textmask.io.files import write_whole
 from textmask.io.intensity import stretch, value_range
 
 MAX_PIXELS = 100_000_000
-GREY_MODES = ("L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
-# what Pillow raises on damaged bytes, depending on the format and on where the damage is
+GRAY_MODES = ("L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+# what Pillow raises on damaged bytes, depending on the format and on the place of the damage
 DAMAGED = (
     OSError,
     SyntaxError,
@@ -36,36 +36,40 @@ DAMAGED = (
 )
 
 Bytes = npt.NDArray[np.uint8]
-# uint8, uint16, int32 or float32, as the file has it
+# uint8, uint16, int32 or float32, as in the file
 Pixels = npt.NDArray[Any]
 
 
 def read_image(path: str | Path) -> Bytes:
-    """Read a picture as uint8: H W when it is grey (also when it was stored as three equal channels), else H W 3 RGB.
+    """Read an image file as uint8: H W if it is gray (also if stored as three equal channels), else H W 3 RGB.
 
     Deeper pixels (16 or 32 bits, float) are stretched by their own range: the 0.1th percentile becomes 0 and the
-    99.9th 255 (lowest and highest value where these two are equal). Transparency is dropped, a palette is looked up,
-    the orientation tag of a photograph is applied.
+    99.9th 255 (or the lowest and the highest value, if these two are equal). Transparency is dropped, palette colors
+    are looked up, and the orientation tag of a photograph is applied.
 
     Raises:
-        DataError: the file is missing, empty, truncated, no picture, a stack of pages, or has more than 100 Mpx.
+        DataError: the file is missing, empty, truncated, not an image, a stack of pages, or has more than 100 Mpx.
     """
-    return _greys(_decode_image(Path(path), Path(path)), str(path))
+    return _as_uint8(_decode_image(Path(path), Path(path)), str(path))
 
 
 def image_of_bytes(data: bytes, name: str) -> Bytes:
-    """`read_image` of the bytes of a file; `name` is what messages call it.
+    """As `read_image`, from the bytes of a file.
+
+    Args:
+        data: a whole file.
+        name: what error messages call the file.
 
     Raises:
         DataError: as `read_image`.
     """
     if not data:
         raise DataError(f"{name}: is empty (0 bytes). Copy or download it again.")
-    return _greys(_decode_image(io.BytesIO(data), Path(name)), name)
+    return _as_uint8(_decode_image(io.BytesIO(data), Path(name)), name)
 
 
 def without_equal_channels(pixels: Pixels) -> Pixels:
-    """H W where three channels are the same, else as it is."""
+    """H W if all three channels are equal, else the same array."""
     if (
         pixels.ndim == 3
         and (pixels[..., 0] == pixels[..., 1]).all()
@@ -76,9 +80,9 @@ def without_equal_channels(pixels: Pixels) -> Pixels:
 
 
 def read_mask(path: str | Path) -> Bytes:
-    """Read a mask as uint8 H W of 0 and 1, whatever it was saved as: 0/1, 0/255, three channels, noised by JPEG.
+    """Read a mask as uint8 H W of 0 and 1, stored as 0/1, 0/255, three channels, or with JPEG noise.
 
-    Foreground is > 127 where the highest value is above 1, else > 0; of several channels the brightest counts.
+    Foreground is > 127 if the highest value is above 1, else > 0. If there are several channels, the brightest counts.
 
     Raises:
         DataError: as `read_image`.
@@ -91,21 +95,21 @@ def read_mask(path: str | Path) -> Bytes:
 
 
 def stored_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
-    """(rows, columns) from the header, without decoding.
+    """Rows and columns of an image, read from its header without decoding.
 
     Args:
-        path: the file, or what messages call it where `data` is given.
-        data: its bytes, where it is no file.
+        path: the file, or what error messages call it if `data` is given.
+        data: the bytes of the file; None reads them from `path`.
 
     Raises:
-        DataError: the file is missing, empty, no picture, or too large.
+        DataError: the file is missing, empty, not an image, or too large.
     """
     path = Path(path)
     if data is None:
         _check_file(path)
     try:
-        with Image.open(path if data is None else io.BytesIO(data)) as picture:
-            return picture.height, picture.width
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
+            return image.height, image.width
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(path, str(error)) from error
     except DAMAGED as error:
@@ -113,7 +117,7 @@ def stored_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
 
 
 def resize_image(image: Bytes, size: tuple[int, int]) -> Bytes:
-    """Resize H W or H W 3 to `size` (rows, columns): area average where pixels get fewer, else bilinear."""
+    """Resize H W or H W 3 to `size` (rows, columns): area average if the image gets smaller, else bilinear."""
     rows, columns = size
     if image.shape[:2] == (rows, columns):
         return image
@@ -129,8 +133,8 @@ def resize_image(image: Bytes, size: tuple[int, int]) -> Bytes:
 def resize_mask(mask: Bytes, size: tuple[int, int]) -> Bytes:
     """Resize a 0/1 mask to `size` (rows, columns); the result is 0/1 again.
 
-    Where pixels get fewer a pixel is foreground when at least half of the area it covers is, which keeps the size of
-    a lesion without dilating it; where they get more it takes the nearest pixel (`INTER_NEAREST_EXACT`, not shifted).
+    If the mask gets smaller, a pixel is foreground when at least half of the area it covers is, which keeps the size of
+    a lesion without dilating it. If it gets larger, each pixel takes the nearest one (`INTER_NEAREST_EXACT`, no shift).
     """
     rows, columns = size
     if mask.shape == (rows, columns):
@@ -150,22 +154,22 @@ def resize_mask(mask: Bytes, size: tuple[int, int]) -> Bytes:
 def write_png(
     path: str | Path, array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.bool_]
 ) -> None:
-    """Write H W or H W 3 (RGB) as PNG, whole or not at all; True becomes 255, numbers stay as they are.
+    """Write H W or H W 3 (RGB) as PNG, atomically. True becomes 255; numbers are written unchanged.
 
     Raises:
-        DataError: another shape or dtype, or the file cannot be written.
+        DataError: the shape or dtype is not supported, or the file cannot be written.
     """
     write_whole(Path(path), png_bytes(array, str(path)))
 
 
 def png_bytes(
     array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.bool_],
-    name: str = "picture",
+    name: str = "image",
 ) -> bytes:
-    """Encode H W or H W 3 (RGB) as PNG; True becomes 255, numbers stay as they are.
+    """Encode H W or H W 3 (RGB) as PNG. True becomes 255; numbers are written unchanged.
 
     Raises:
-        DataError: another shape or dtype; the message begins with `name`.
+        DataError: the shape or dtype is not supported; the message begins with `name`.
     """
     if array.dtype == np.bool_:
         array = np.where(array, 255, 0).astype(np.uint8)
@@ -177,6 +181,8 @@ def png_bytes(
         raise DataError(
             f"{name}: cannot write {array.dtype} {array.shape} as PNG; expected H W or H W 3 of uint8, uint16 or bool."
         )
+
+    # OpenCV expects BGR
     pixels = array if array.ndim == 2 else array[..., ::-1]
     done, data = cv2.imencode(".png", np.ascontiguousarray(pixels))
     if not done:
@@ -185,50 +191,59 @@ def png_bytes(
 
 
 def jpeg_bytes(image: Bytes, most_columns: int, quality: int = 88) -> tuple[bytes, int, int]:
-    """Encode H W or H W 3 (RGB) as JPEG, scaled down where it is wider; returns the bytes, rows and columns.
+    """Encode H W or H W 3 (RGB) as JPEG.
+
+    Args:
+        image: uint8 H W or H W 3.
+        most_columns: wider images are scaled down to this width.
+        quality: of the JPEG, 0 to 100.
+
+    Returns:
+        The bytes, and the rows and columns of the encoded image.
 
     Raises:
-        DataError: the encoder refuses the picture.
+        DataError: the encoder refuses the image.
     """
     rows, columns = image.shape[:2]
     if columns > most_columns:
         image = resize_image(image, (max(1, round(rows * most_columns / columns)), most_columns))
+
+    # full color resolution, because outlines are one pixel wide
     pixels = image if image.ndim == 2 else image[..., ::-1]
-    # full colour resolution: outlines are one pixel wide
-    how = [
+    options = [
         cv2.IMWRITE_JPEG_QUALITY,
         quality,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
     ]
-    done, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels), how)
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels), options)
     if not done:
-        raise DataError(f"the JPEG encoder refused a picture of shape {image.shape}.")
+        raise DataError(f"the JPEG encoder refused an image of shape {image.shape}.")
     return data.tobytes(), image.shape[0], image.shape[1]
 
 
-def few_colours(png: bytes, colours: int = 32) -> bytes:
-    """A drawing with a palette of few colours, a quarter of the bytes; not for pictures that are measured."""
+def few_colors(png: bytes, colors: int = 32) -> bytes:
+    """Reduce a PNG drawing to a palette, which takes a quarter of the bytes; not for images that are measured."""
     buffer = io.BytesIO()
-    drawing = Image.open(io.BytesIO(png)).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    drawing = Image.open(io.BytesIO(png)).convert("RGB").quantize(colors, dither=Image.Dither.NONE)
     drawing.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def _check_file(path: Path) -> None:
     if not path.exists():
-        raise DataError(f"{path}: no such file. Check the path, and the letter case of its name.")
+        raise DataError(f"{path}: no such file. Check the path and the case of the letters.")
     if not path.is_file():
-        raise DataError(f"{path}: is a folder or device, expected a picture file.")
+        raise DataError(f"{path}: is a directory or a device, expected an image file.")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty (0 bytes). Copy or download it again.")
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, PermissionError):
-        return DataError(f"{path}: may not be read ({error.strerror}). Check its permissions.")
+        return DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions.")
     if path.suffix.lower() in (".dcm", ".nii", ".gz", ".npy", ".npz"):
-        return DataError(f"{path}: is not a picture; expected PNG, JPEG, TIFF or BMP.")
+        return DataError(f"{path}: is not an image; expected PNG, JPEG, TIFF or BMP.")
     return DataError(
         f"{path}: cannot be decoded ({error}). Expected a complete PNG, JPEG, TIFF or BMP: copy or download it again, "
         "or remove its row."
@@ -236,75 +251,75 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 
 def _too_many_pixels(path: Path, got: str) -> DataError:
-    return DataError(
-        f"{path}: {got}; at most {MAX_PIXELS:,} pixels are decoded. Scale or crop it first."
-    )
+    return DataError(f"{path}: {got}; the limit is {MAX_PIXELS:,} pixels. Scale or crop it first.")
 
 
 def _decode_image(source: Path | io.BytesIO, path: Path) -> Pixels:
-    """H W or H W 3 pixels at the depth they were stored in; `path` is what messages call the file."""
+    """Pixels H W or H W 3 in their stored depth; `path` is what error messages call the file."""
     if isinstance(source, Path):
         _check_file(source)
     try:
-        with Image.open(source) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise _too_many_pixels(path, f"{picture.height} x {picture.width} pixels")
-            pages = getattr(picture, "n_frames", 1) if picture.format in ("TIFF", "GIF") else 1
+        with Image.open(source) as image:
+            # the header is enough to refuse what is too large or ambiguous
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_many_pixels(path, f"{image.height} x {image.width} pixels")
+            pages = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF") else 1
             if pages > 1:
                 raise DataError(
-                    f"{path}: holds {pages} pages, expected one picture. Export the page you mean."
+                    f"{path}: contains {pages} pages, expected one image. Export the page you want to use."
                 )
-            if _is_deep_colour(picture, source):
+
+            if _is_deep_color(image, source):
                 return _decode_deep(source, path)
-            return _pillow_pixels(picture)
+            return _pillow_pixels(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(path, str(error)) from error
     except UnidentifiedImageError as error:
-        # of bytes in memory Pillow's message gives an address
+        # for bytes in memory Pillow's message gives an address
         raise _unreadable(
-            path, error if isinstance(source, Path) else OSError("of no known format")
+            path, error if isinstance(source, Path) else OSError("unknown format")
         ) from error
     except DAMAGED as error:
         raise _unreadable(path, error) from error
 
 
-def _pillow_pixels(picture: Image.Image) -> Pixels:
-    picture.load()
-    upright = ImageOps.exif_transpose(picture) if picture.format in ("JPEG", "MPO") else picture
-    if upright.mode in GREY_MODES:
+def _pillow_pixels(image: Image.Image) -> Pixels:
+    image.load()
+    upright = ImageOps.exif_transpose(image) if image.format in ("JPEG", "MPO") else image
+    if upright.mode in GRAY_MODES:
         return np.asarray(upright)
     if upright.mode in ("1", "LA", "La"):
         return np.asarray(upright.convert("L"))
     return np.asarray(upright.convert("RGB"))
 
 
-def _is_deep_colour(picture: Image.Image, source: Path | io.BytesIO) -> bool:
-    """Whether the file has 16-bit colour, which Pillow would silently cut to its high bytes."""
-    if picture.mode not in ("RGB", "RGBA"):
+def _is_deep_color(image: Image.Image, source: Path | io.BytesIO) -> bool:
+    """Whether the file has 16-bit color, which Pillow would silently cut to its high bytes."""
+    if image.mode not in ("RGB", "RGBA"):
         return False
-    if picture.format == "PNG":
+    if image.format == "PNG":
         with (
             source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as file
         ):
             return file.read(25)[24:25] == b"\x10"  # bit depth in the IHDR chunk
-    tags = getattr(picture, "tag_v2", None)
+    tags = getattr(image, "tag_v2", None)
     return tags is not None and max(tags.get(258, (8,))) > 8  # BitsPerSample
 
 
 def _decode_deep(source: Path | io.BytesIO, path: Path) -> Pixels:
-    with Image.open(source) as picture:
-        picture.load()  # refuses truncated data; OpenCV does not
+    with Image.open(source) as image:
+        image.load()  # refuses truncated data; OpenCV does not
     data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise DataError(
-            f"{path}: the 16-bit colour picture cannot be decoded. Save it with 8 bits per channel."
+            f"{path}: the 16-bit color image cannot be decoded. Save it with 8 bits per channel."
         )
     return np.ascontiguousarray(pixels[..., 2::-1])  # BGR or BGRA -> RGB
 
 
-def _greys(pixels: Pixels, where: str) -> Bytes:
-    """As uint8, H W where it is grey; deep pixels stretched by their own range."""
+def _as_uint8(pixels: Pixels, where: str) -> Bytes:
+    """Convert to uint8, H W if gray; deep pixels are stretched by their own range."""
     pixels = without_equal_channels(pixels)
     if pixels.dtype != np.uint8:
         return stretch(pixels, *value_range(pixels, where))

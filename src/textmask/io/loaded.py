@@ -1,4 +1,4 @@
-"""One picture of any format, with what is known of the patient in it."""
+"""An image of any file format, with what the file says about the patient."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from textmask.io.orientation import Orientation
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A picture to segment, as it is stored: not turned, not resized.
+    """An image to segment, as it is stored: not rotated, not resized.
 
     Attributes:
         pixels: uint8 H W or H W 3.
-        format: `picture` (PNG, JPEG, TIFF, BMP), `nifti` or `dicom`; the latter two speak of a patient.
-        orientation: of the patient in it; None where the file does not say.
-        spacing_mm: of rows and of columns; None where the file does not say.
-        source: its file.
-        index: slice of a volume or frame of a DICOM file; None of a flat picture.
-        header: what results are written with: a pydicom data set without pixels, or a NIfTI header and affine.
+        format: `picture` (PNG, JPEG, TIFF, BMP), `nifti` or `dicom`; the last two know the patient's directions.
+        orientation: directions of the patient in the image; None if the file does not say.
+        spacing_mm: distance of rows and of columns; None if the file does not say.
+        source: the file; None if the image was read from bytes.
+        index: slice of a volume or frame of a DICOM file; None for a single image.
+        header: needed to write results: a pydicom data set without pixels, or a NIfTI header and affine.
     """
 
     pixels: npt.NDArray[np.uint8]

@@ -1,8 +1,8 @@
-"""Where the patient's left, head and front lie in a picture, and the same picture in its usual view.
+"""Directions of the patient (left, head, front) in an image, and conversion to the usual view.
 
-The usual view is the radiological one: of a film, or of a coronal slice, the patient's left is on the right of the
-picture and the head on top; of an axial slice the left is on the right and the front on top. Networks see that view, so
-that a film stored mirrored or upside down is answered as the one that was not.
+The usual view is the radiological one. In a radiograph or a coronal slice the patient's left is on the right side of
+the image and the head is at the top; in an axial slice the left is on the right and the front at the top. Networks see
+that view, so an image that is stored mirrored or upside down gives the same mask as one that is not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from textmask.errors import DataError, choose
 
 OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "H": "F", "F": "H"}
-# towards these a usual view runs: columns to the patient's left (sagittal: to the back), rows to the feet or the back
+# directions of the usual views: columns run to the patient's left (sagittal: to the back), rows to the feet or the back
 USUAL = (("L", "F"), ("L", "P"), ("P", "F"))
 VIEWS = {
     "pa": ("L", "F"),
@@ -30,15 +30,15 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Orientation:
-    """Directions of a picture in terms of the patient.
+    """Directions of an image in terms of the patient.
 
     Attributes:
-        columns: towards what the pixels of a row run: L, R, A, P, H (head) or F (feet).
-        rows: towards what the pixels of a column run.
-        source: how this is known, e.g. "PatientOrientation", "affine" or "--view pa".
+        columns: direction in which the pixels of a row run: L, R, A, P, H (head) or F (feet).
+        rows: direction in which the pixels of a column run.
+        source: how this is known, e.g. "PatientOrientation", "affine" or "view pa".
 
     Raises:
-        DataError: a letter that is none of these, or two letters of one axis.
+        DataError: a letter is not one of these, or both letters belong to one axis.
     """
 
     columns: str
@@ -49,28 +49,28 @@ class Orientation:
         pair = (self.columns, self.rows)
         if not set(pair) <= OPPOSITE.keys() or pair[0] in (pair[1], OPPOSITE[pair[1]]):
             raise DataError(
-                f"orientation {self.columns}\\{self.rows} is none: expected two of L R A P H F of different axes, such "
-                "as L\\F (columns run to the patient's left, rows to the feet)."
+                f"{self.columns}\\{self.rows} is not an orientation; expected two of L R A P H F of different axes, "
+                "such as L\\F (columns run to the patient's left, rows to the feet)."
             )
 
     @classmethod
     def of_view(cls, view: str) -> Orientation:
-        """What somebody says a picture shows: `pa`, `ap`, `mirrored`, `lateral` or `axial`.
+        """The orientation of a named view: `pa`, `ap`, `mirrored`, `lateral` or `axial`.
 
-        AP and PA films are both shown with the patient's left on the right.
+        AP and PA radiographs are both shown with the patient's left on the right.
 
         Raises:
-            ConfigError: another word.
+            ConfigError: the view is not one of these.
         """
         columns, rows = VIEWS[choose("view", view, list(VIEWS))]
         return cls(columns, rows, f"view {view}")
 
     @classmethod
     def of_cosines(cls, cosines: Sequence[float], source: str) -> Orientation:
-        """From DICOM's six direction cosines (ImageOrientationPatient: of a row, then of a column), in LPS.
+        """The orientation given by six DICOM direction cosines (ImageOrientationPatient: row, then column), in LPS.
 
         Raises:
-            DataError: no six finite numbers.
+            DataError: these are not six finite numbers, or a direction is zero.
         """
         values = np.asarray(cosines, np.float64)
         if (
@@ -84,7 +84,7 @@ class Orientation:
 
     @property
     def patient_left(self) -> Literal["right", "left", "top", "bottom"] | None:
-        """Side of the picture where the patient's left is; None in a sagittal plane."""
+        """Side of the image that shows the patient's left; None in a sagittal plane."""
         places: dict[tuple[str, str], Literal["right", "left", "top", "bottom"]] = {
             ("columns", "L"): "right",
             ("columns", "R"): "left",
@@ -95,13 +95,13 @@ class Orientation:
 
     @property
     def usual(self) -> Orientation:
-        """Of the same plane in its usual view."""
+        """The orientation of the same plane in its usual view."""
         axes = {frozenset((a, OPPOSITE[a])) for a in (self.columns, self.rows)}
         pair = next(p for p in USUAL if {frozenset((a, OPPOSITE[a])) for a in p} == axes)
         return Orientation(pair[0], pair[1], self.source)
 
     def to_usual(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """H W or H W 3 in the usual view: transposed and flipped as needed, never resampled."""
+        """Convert H W or H W 3 to the usual view: transposed and flipped as needed, never resampled."""
         columns, rows, usual = self.columns, self.rows, self.usual
         if columns not in (usual.columns, OPPOSITE[usual.columns]):
             pixels, columns, rows = pixels.swapaxes(0, 1), rows, columns
@@ -112,7 +112,7 @@ class Orientation:
         return np.ascontiguousarray(pixels)
 
     def from_usual(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The way back: H W or H W 3 of the usual view in this picture's own."""
+        """Convert H W or H W 3 from the usual view back to this orientation."""
         usual = self.usual
         turned = self.columns not in (usual.columns, OPPOSITE[usual.columns])
         columns, rows = (self.rows, self.columns) if turned else (self.columns, self.rows)
@@ -124,7 +124,7 @@ class Orientation:
 
 
 def orientation_of_cosines(cosines: Sequence[float], source: str) -> Orientation | None:
-    """`Orientation.of_cosines`, None where they name no two axes: zeros, or both directions nearest to one axis."""
+    """As `Orientation.of_cosines`; None if the cosines are zeros or both directions are nearest to the same axis."""
     try:
         return Orientation.of_cosines(cosines, source)
     except DataError:

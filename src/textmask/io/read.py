@@ -1,4 +1,4 @@
-"""Pictures of every format through one door: PNG, JPEG, TIFF, BMP, DICOM and NIfTI, from files or from bytes."""
+"""Read images of every supported format (PNG, JPEG, TIFF, BMP, DICOM, NIfTI) from files or from bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from textmask.io.images import image_of_bytes, read_image
 from textmask.io.loaded import LoadedImage
 from textmask.io.nifti import is_nifti, read_nifti
 
-# kind of a file: where its mark stands, and the mark
+# kind of a file, position of its magic bytes, and these bytes
 MARKS = (
     ("png", 0, b"\x89PNG\r\n\x1a\n"),
     ("jpeg", 0, b"\xff\xd8\xff"),
@@ -27,26 +27,26 @@ MARKS = (
     ("nifti", 344, b"n+1\0"),
 )
 
-SUFFIXES = (".dcm", ".dicom", ".nii", ".nii.gz")  # taken for medical whatever they hold
-HEAD_BYTES = 4096  # enough to tell formats apart, also of gzip
+SUFFIXES = (".dcm", ".dicom", ".nii", ".nii.gz")  # medical, whatever the content
+HEAD_BYTES = 4096  # enough to recognize a format, also inside gzip
 
 
 def is_medical_file(path: str | Path) -> bool:
-    """Whether a file is DICOM or NIfTI, by its first bytes, or by its name where these say nothing."""
+    """Whether a file is DICOM or NIfTI, by its first bytes, or by its name if these are not conclusive."""
     path = Path(path)
     return _format(_head(path), path.name) != "picture"
 
 
 def load_images(path: str | Path, index: int | None = None) -> list[LoadedImage]:
-    """All pictures of a file: one of a flat picture, each frame of DICOM, each slice of NIfTI.
+    """Read all images of a file: one from PNG, JPEG, TIFF or BMP, each frame of DICOM, each slice of NIfTI.
 
     Args:
         path: the file.
-        index: only this frame or slice, counted from 0.
+        index: read only this frame or slice, counted from 0.
 
     Raises:
-        DataError: the file is missing, damaged, of another format, beyond a cap, or has no such frame.
-        ConfigError: the package for its format is not installed.
+        DataError: the file is missing, damaged, of another format, beyond a limit, or has no such frame.
+        ConfigError: the package for the format is not installed.
     """
     path = Path(path)
     form = _format(_head(path), path.name)
@@ -59,16 +59,16 @@ def load_images(path: str | Path, index: int | None = None) -> list[LoadedImage]
 
 
 def load_image(path: str | Path, index: int | None = None) -> LoadedImage:
-    """The one picture of a file, or the frame or slice `index` of it.
+    """Read the only image of a file, or frame or slice `index` of it.
 
     Raises:
-        DataError: as `load_images`, or the file holds several and no index is given.
+        DataError: as `load_images`, or the file contains several images and no index is given.
     """
     found = load_images(path, index)
     if len(found) > 1:
         raise DataError(
-            f"{Path(path).name}: holds {len(found)} pictures, expected one. Give the index of the one you mean, "
-            f"0 to {len(found) - 1}."
+            f"{Path(path).name}: contains {len(found)} images, expected one. Give the index of the one to read, 0 to "
+            f"{len(found) - 1}."
         )
     return found[0]
 
@@ -76,13 +76,13 @@ def load_image(path: str | Path, index: int | None = None) -> LoadedImage:
 def read_bytes(
     data: bytes, name: str, index: int | None = None, limit: int = MAX_FILE_BYTES
 ) -> list[LoadedImage]:
-    """`load_images` of bytes, such as an upload; nothing is written to disk.
+    """As `load_images`, from bytes such as an upload; nothing is written to disk.
 
     Args:
         data: a whole file.
-        name: what messages call it; its ending counts only where the bytes say nothing.
-        index: only this frame or slice.
-        limit: more bytes are refused.
+        name: what error messages call it; its ending counts only if the bytes are not conclusive.
+        index: read only this frame or slice, counted from 0.
+        limit: largest accepted size in bytes.
 
     Raises:
         DataError: as `load_images`, or more bytes than `limit`.
@@ -99,83 +99,85 @@ def read_bytes(
 
 
 def read_series(folder: str | Path) -> list[LoadedImage]:
-    """The slices of one DICOM series in a folder, sorted along the normal of their planes: of an axial series from
-    feet to head.
+    """Read the slices of one DICOM series, sorted along the normal of their planes (axial: from feet to head).
 
-    Other files, hidden ones and DICOMDIR are left out; folders within are not looked into.
+    Other files, hidden files and DICOMDIR are ignored, and so are subfolders.
 
     Raises:
-        DataError: no DICOM file, several series, several frames in a file, slices of different size or direction, two
-            at one place, a slice without position, or more than the caps of one file.
+        DataError: the folder contains no DICOM file or several series; a file has several frames; slices differ in
+            size or direction; two slices have the same position; a slice has no position; or a limit is exceeded.
 
     Warns:
-        DataWarning: a gap between slices is half as wide again as the smallest: one may be missing.
+        DataWarning: the widest gap between slices is more than 1.5 times the smallest: a slice may be missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
-            f"{folder.name}: is no folder, expected one with the files of a DICOM series."
+            f"{folder.name}: is not a directory; expected one with the files of a DICOM series."
         )
+
     files = sorted(
         path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
     )
     files = [path for path in files if path.name != "DICOMDIR" and _head(path)[128:132] == MAGIC]
     if not files:
-        raise DataError(f"{folder.name}: holds no DICOM file.")
+        raise DataError(f"{folder.name}: contains no DICOM file.")
     if len(files) > MAX_FRAMES:
         raise DataError(
-            f"{folder.name}: holds {len(files)} DICOM files, at most {MAX_FRAMES} are read as a series."
+            f"{folder.name}: contains {len(files)} DICOM files; the limit is {MAX_FRAMES} per series."
         )
+
     slices: list[tuple[float, LoadedImage]] = []
     kinds: set[tuple[object, ...]] = set()
     pixels = 0
     for path in files:
-        picture = load_image(path)
-        place = dicom_values.along_normal(picture.header)
-        if place is None:
+        image = load_image(path)
+        found = dicom_values.along_normal(image.header)
+        if found is None:
             raise DataError(
-                f"{path.name}: has no ImagePositionPatient or ImageOrientationPatient, so it has no place."
+                f"{path.name}: has no ImagePositionPatient or ImageOrientationPatient, so its position is unknown."
             )
-        direction = tuple(round(cosine, 3) + 0.0 for cosine in place[1])
-        kinds.add(
-            (
-                dicom_values.word(picture.header, "SeriesInstanceUID"),
-                picture.pixels.shape,
-                direction,
-            )
-        )
+        position, cosines = found
+
+        # all slices must be alike; scanners round cosines differently
+        series = dicom_values.word(image.header, "SeriesInstanceUID")
+        direction = tuple(round(cosine, 3) + 0.0 for cosine in cosines)
+        kinds.add((series, image.pixels.shape, direction))
         if len(kinds) > 1:
             raise DataError(
-                f"{folder.name}: {path.name} is of another series, size or direction than {files[0].name}. Put each "
-                "series into a folder of its own."
+                f"{folder.name}: {path.name} differs from {files[0].name} in series, size or direction. Put each "
+                "series into a separate folder."
             )
-        pixels += picture.pixels.size
+
+        pixels += image.pixels.size
         if pixels > MAX_PIXEL_BYTES:
             raise DataError(
-                f"{folder.name}: holds more than {MAX_PIXEL_BYTES:,} pixels, at most these are read."
+                f"{folder.name}: contains more than {MAX_PIXEL_BYTES:,} pixels, which is the limit."
             )
-        slices.append((place[0], picture))
-    slices.sort(key=lambda found: found[0])
-    _check_gaps([place for place, _ in slices], folder.name)
-    return [picture for _, picture in slices]
+        slices.append((position, image))
+
+    slices.sort(key=lambda pair: pair[0])
+    _check_gaps([position for position, _ in slices], folder.name)
+    return [image for _, image in slices]
 
 
-def _check_gaps(places: list[float], name: str) -> None:
-    gaps = [after - before for before, after in itertools.pairwise(places)]
+def _check_gaps(positions: list[float], name: str) -> None:
+    gaps = [after - before for before, after in itertools.pairwise(positions)]
     if gaps and min(gaps) < 1e-3:
         raise DataError(
-            f"{name}: two slices lie at one place. Leave one of them out, or split the phases of the scan."
+            f"{name}: two slices have the same position. Remove one of them, or split the phases of the scan."
         )
+
     if gaps and max(gaps) > 1.5 * min(gaps):
         warnings.warn(
-            f"{name}: slices lie {min(gaps):.3g} to {max(gaps):.3g} mm apart; one may be missing.",
+            f"{name}: gaps between slices are {min(gaps):.3g} to {max(gaps):.3g} mm; a slice may be missing.",
             DataWarning,
             stacklevel=3,
         )
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a file, b"" where it cannot be read."""
+    """The first bytes of a file; b"" if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(HEAD_BYTES)
@@ -184,7 +186,7 @@ def _head(path: Path) -> bytes:
 
 
 def _format(head: bytes, name: str) -> str:
-    """`dicom`, `nifti` or `picture`."""
+    """The format as in `LoadedImage.format`."""
     if head[128:132] == MAGIC:
         return "dicom"
     if is_nifti(head[:HEAD_BYTES]):
@@ -197,9 +199,9 @@ def _format(head: bytes, name: str) -> str:
 
 def _only_first(index: int | None, name: str) -> None:
     if index not in (None, 0):
-        raise DataError(f"{name}: is a single picture, so it has no number {index}.")
+        raise DataError(f"{name}: is a single image and has no index {index}.")
 
 
 def kind_of(head: bytes) -> str | None:
-    """png, jpeg, tiff, bmp, dicom, nifti or gzip by the first 512 bytes of a file; None when it is none of them."""
+    """png, jpeg, tiff, bmp, dicom, nifti or gzip, by the first 512 bytes of a file; None if it is none of these."""
     return next((kind for kind, at, mark in MARKS if head[at : at + len(mark)] == mark), None)

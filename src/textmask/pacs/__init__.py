@@ -1,1 +1,1 @@
-"""Hospital systems: a PACS client, worklists, and the watcher that segments what arrives."""
+"""Hospital systems: a PACS client, worklists, and the watcher that segments new images."""

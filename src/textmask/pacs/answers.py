@@ -1,4 +1,4 @@
-"""Files and a sentence in, masks and what is written beside them out: a predictor as the watcher calls it."""
+"""Segment DICOM files with a prompt: the masks, and the data that results record with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textmask.io.dicom.facts import ModelFacts, RequestFacts, is_uid
 from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
 
-Read = Callable[[bytes, str], Sequence[LoadedImage]]
+ImageReader = Callable[[bytes, str], Sequence[LoadedImage]]
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class DicomSegmentation:
     """Masks of the slices of one request.
 
     Attributes:
-        sources: N pydicom data sets, pixels not needed, in the order of the mask.
-        pixels: uint8 N H W or N H W 3, grey levels as they are shown.
+        sources: N pydicom data sets in the order of the mask; pixels are not needed.
+        pixels: uint8 N H W or N H W 3, gray levels as they are shown.
         mask: uint8 N H W, as the images are stored.
         probability: float32 N H W.
-        request: the sentence with its side, site and notes.
-        orientation: of the images; None where it is not known.
+        request: the prompt with its side, site and notes.
+        orientation: of the images; None if unknown.
     """
 
     sources: tuple[Any, ...]
@@ -41,102 +41,102 @@ class DicomSegmentation:
 
 
 class DicomSegmenter(Protocol):
-    """Answers a sentence about the files of one film or series.
+    """Segments the files of one image or series.
 
     Attributes:
-        model: what answers.
-        settings: what else changes the answer, e.g. whose left is meant; results of other settings are other results.
+        model: the model.
+        settings: what else changes the result, e.g. the laterality convention; other settings make other results.
     """
 
     model: ModelFacts
     settings: str
 
-    def __call__(self, files: Sequence[bytes], sentence: str) -> DicomSegmentation:
-        """The masks.
+    def __call__(self, files: Sequence[bytes], prompt: str) -> DicomSegmentation:
+        """Segment the files.
 
         Raises:
-            DataError: the files or the sentence cannot be used.
+            DataError: the files or the prompt cannot be used.
         """
         ...
 
 
-def answer(
+def segment_files(
     predictor: Predictor,
     files: Sequence[bytes],
-    sentence: str,
-    read: Read,
+    prompt: str,
+    read: ImageReader,
     laterality: str | None = None,
     assume: str | None = None,
     view: str | None = None,
 ) -> DicomSegmentation:
-    """Ask a predictor about every file, one slice each.
+    """Segment every file, one slice each.
 
     Args:
-        predictor: `textmask.inference.predictor.Predictor`.
+        predictor: the model.
         files: whole DICOM files of one series.
-        sentence: what to segment.
-        read: bytes and what messages call them to pictures (`textmask.io.read.read_bytes`).
-        laterality: whose left the sentence means; None is the patient's.
-        assume: whose left is assumed where that is not known.
-        view: what the images show, e.g. pa; it overrules the files.
+        prompt: what to segment.
+        read: reads the images of a file from its bytes and its name (`textmask.io.read.read_bytes`).
+        laterality: laterality convention of the prompt; None means `patient`.
+        assume: convention to use if it is unknown.
+        view: view of the images, e.g. pa; it replaces the orientation in the files.
 
     Raises:
-        DataError: a file is no DICOM image of one frame, or the slices differ in size.
-        LateralityError: a side is named, and it cannot be known which side of the picture that is.
+        DataError: a file is not a DICOM image of one frame, or the slices differ in size.
+        LateralityError: the prompt names a side, and it is unknown which side of the image that is.
     """
-    pictures = [_only_picture(read(data, "the instance")) for data in files]
-    if len({(picture.pixels.shape, _letters(picture.orientation)) for picture in pictures}) != 1:
+    images = [_only_image(read(data, "the instance")) for data in files]
+    kinds = {(image.pixels.shape, _letters(image.orientation)) for image in images}
+    if len(kinds) != 1:
         raise DataError(
-            f"the {len(pictures)} images differ in size or orientation; expected slices of one series."
+            f"the {len(images)} images differ in size or orientation; expected slices of one series."
         )
-    found = [
-        predictor.open(picture, view).segment(sentence, laterality, assume) for picture in pictures
-    ]
-    orientation = pictures[0].orientation if view is None else Orientation.of_view(view)
+
+    found = [predictor.open(image, view).segment(prompt, laterality, assume) for image in images]
+    orientation = images[0].orientation if view is None else Orientation.of_view(view)
     return DicomSegmentation(
-        tuple(picture.header for picture in pictures),
-        np.stack([picture.pixels for picture in pictures]),
+        tuple(image.header for image in images),
+        np.stack([image.pixels for image in images]),
         np.stack([one.mask for one in found]).astype(np.uint8),
         np.stack([one.probability for one in found]).astype(np.float32),
-        request_of(sentence, found, orientation, view),
+        request_of(prompt, found, orientation, view),
         orientation,
     )
 
 
 class PredictorSegmenter:
-    """`answer` with a predictor and settings that stay."""
+    """`segment_files` with a fixed predictor and fixed settings."""
 
     def __init__(
         self,
         predictor: Predictor,
-        read: Read,
+        read: ImageReader,
         version: str,
         laterality: str | None = None,
         assume: str | None = None,
         view: str | None = None,
     ) -> None:
         recipe = predictor.run.recipe
-        self.predictor, self.read, self.how = predictor, read, (laterality, assume, view)
+        self.predictor, self.read = predictor, read
+        self.convention = (laterality, assume, view)
         self.model = ModelFacts(recipe.method, version, predictor.weights_sha256, recipe.threshold)
         self.settings = (
             f"laterality={laterality or 'patient'} assume={assume or 'no'} view={view or 'file'}"
         )
 
-    def __call__(self, files: Sequence[bytes], sentence: str) -> DicomSegmentation:
-        """The masks of the files of one film or series."""
-        return answer(self.predictor, files, sentence, self.read, *self.how)
+    def __call__(self, files: Sequence[bytes], prompt: str) -> DicomSegmentation:
+        """Segment the files of one image or series."""
+        return segment_files(self.predictor, files, prompt, self.read, *self.convention)
 
 
-def _only_picture(pictures: Sequence[LoadedImage]) -> LoadedImage:
-    if len(pictures) != 1:
+def _only_image(images: Sequence[LoadedImage]) -> LoadedImage:
+    if len(images) != 1:
         raise DataError(
-            f"the instance holds {len(pictures)} frames; results are written for single-frame images only."
+            f"the instance has {len(images)} frames; results are written for single-frame images only."
         )
-    if pictures[0].format != "dicom" or not is_uid(
-        str(pictures[0].header.get("SOPInstanceUID", ""))
-    ):
-        raise DataError("the instance is no DICOM image.")
-    return pictures[0]
+    image = images[0]
+    if image.format != "dicom" or not is_uid(str(image.header.get("SOPInstanceUID", ""))):
+        raise DataError("the instance is not a DICOM image.")
+    return image
 
 
 def _letters(orientation: Orientation | None) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""What a structured report says in words, read from its DICOM JSON: no pixels, no parser of DICOM."""
+"""Read the findings of a structured report from its DICOM JSON; no DICOM parser is needed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from textmask.io.dicom.facts import SOFTWARE, is_uid, one_line
 MAX_ITEMS, MAX_DEPTH = 5_000, 32
 CONTENT, KIND, TEXT, NAME, CODE = "0040A730", "0040A040", "0040A160", "0040A043", "00080100"
 MAKER, REFERENCES, REFERRED = "00080070", "00081199", "00081155"
-# findings, finding, impressions, impression, conclusions, conclusion, as sections and as items (DCM)
+# codes (DCM) of findings, finding, impressions, impression, conclusions, conclusion, as sections and as items
 FINDINGS = {"121070", "121071", "121072", "121073", "121076", "121077"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The findings in words, and the images they are about (none named: all of the study)."""
+    """The findings in words, and the images that they refer to (empty: all of the study)."""
 
-    sentence: str
+    prompt: str
     images: frozenset[str]
 
 
 def report_of(header: Mapping[str, Any]) -> Report | None:
-    """The words of a report; None where it has none, or where we wrote it.
+    """Read a report; None if it has no text, or if textmask wrote it.
 
-    Taken are the TEXT items named finding, impression or conclusion, or in sections of these names, in their order; in
-    a report without any, all TEXT items. Our own reports are left out, or each would become the next request.
+    The TEXT items named finding, impression or conclusion, or in sections with these names, are joined in their order;
+    if there are none, all TEXT items are. Reports of textmask are left out, or each would become the next request.
+
+    Args:
+        header: the report as DICOM JSON.
     """
     if str(_first(header, MAKER)).strip().lower() == SOFTWARE:
         return None
+
     found: list[str] = []
     other: list[str] = []
     images: set[str] = set()
@@ -39,45 +43,40 @@ def report_of(header: Mapping[str, Any]) -> Report | None:
         if kind == "TEXT" and isinstance(text := _first(item, TEXT), str) and one_line(text):
             (found if in_findings else other).append(one_line(text))
         elif kind == "IMAGE":
-            images |= {
-                uid
-                for one in _sequence_items(item, REFERENCES)
-                if is_uid(uid := _first(one, REFERRED))
-            }
-    sentence = " ".join(
-        text if text.endswith((".", "!", "?")) else f"{text}." for text in found or other
-    )
-    return Report(sentence, frozenset(images)) if sentence else None
+            for reference in _sequence_items(item, REFERENCES):
+                if is_uid(uid := _first(reference, REFERRED)):
+                    images.add(uid)
+
+    ended = [text if text.endswith((".", "!", "?")) else f"{text}." for text in found or other]
+    return Report(" ".join(ended), frozenset(images)) if ended else None
 
 
 def _content_items(header: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], bool]]:
-    """Items of the tree in order, each with whether it speaks of findings; deep or endless trees are cut."""
+    """Items of the tree in order, each with whether it belongs to the findings; deep or endless trees are cut."""
     stack = [(item, False, 0) for item in reversed(_sequence_items(header, CONTENT))]
     for _ in range(MAX_ITEMS):
         if not stack:
             return
         item, inside, depth = stack.pop()
-        named = inside or any(
-            _first(name, CODE) in FINDINGS for name in _sequence_items(item, NAME)
-        )
+        names = _sequence_items(item, NAME)
+        named = inside or any(_first(name, CODE) in FINDINGS for name in names)
         yield item, named
+
+        # reversed, because the last one is taken first
         if depth < MAX_DEPTH:
-            stack += [
-                (inner, named, depth + 1) for inner in reversed(_sequence_items(item, CONTENT))
-            ]
+            for inner in reversed(_sequence_items(item, CONTENT)):
+                stack.append((inner, named, depth + 1))
 
 
 def _sequence_items(item: Mapping[str, Any], tag: str) -> list[Mapping[str, Any]]:
-    element = item.get(tag)
-    values = element.get("Value") if isinstance(element, Mapping) else None
-    return (
-        [value for value in values if isinstance(value, Mapping)]
-        if isinstance(values, list)
-        else []
-    )
+    return [value for value in _values(item, tag) if isinstance(value, Mapping)]
 
 
 def _first(item: Mapping[str, Any], tag: str) -> Any:
+    return next(iter(_values(item, tag)), None)
+
+
+def _values(item: Mapping[str, Any], tag: str) -> list[Any]:
     element = item.get(tag)
     values = element.get("Value") if isinstance(element, Mapping) else None
-    return values[0] if isinstance(values, list) and values else None
+    return values if isinstance(values, list) else []

@@ -1,4 +1,4 @@
-"""DICOM objects of an answer."""
+"""Make the DICOM results of a segmentation."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from textmask.pacs.answers import DicomSegmentation, DicomSegmenter
 
 def results(
     found: DicomSegmentation,
-    answerer: DicomSegmenter,
+    segmenter: DicomSegmenter,
     uids: ResultUids,
     *,
     with_capture: bool = False,
     fractional: bool = False,
 ) -> list[Any]:
-    """SEG, SR and, if requested, the secondary capture of an answer, as pydicom data sets.
+    """Make SEG, SR and, if requested, the secondary capture of a segmentation, as pydicom data sets.
 
     Args:
-        found: the answer of a model.
-        answerer: names the model.
+        found: the segmentation.
+        segmenter: names the model.
         uids: UIDs of the results, derived from image, prompt and model.
         with_capture: also make a secondary capture.
         fractional: the SEG holds probabilities instead of a binary mask.
 
     Raises:
-        DataError: the source cannot be referred to.
+        DataError: the source cannot be referenced.
     """
-    model, request = answerer.model, found.request
-    segment = segmentation(
-        found.sources, found.probability if fractional else found.mask, request, model, uids
-    )
+    model, request = segmenter.model, found.request
+    stored = found.probability if fractional else found.mask
+    segment = segmentation(found.sources, stored, request, model, uids)
     made = [segment, measurement_report(found.sources, found.mask, request, model, uids, segment)]
     if with_capture:
         made.append(
@@ -41,11 +40,13 @@ def results(
                 found.sources, found.pixels, found.mask, request, model, uids, found.orientation
             )
         )
+
+    # an error in the middle of storing would leave only some of the results
     for dataset in made:
-        encode(dataset)  # refuses here what could not be written
+        encode(dataset)
     return made
 
 
 def short_hash(text: str) -> str:
-    """What a log calls an image or a sentence: the first twelve letters of its SHA-256."""
+    """Name of an image or a prompt in logs: the first twelve letters of its SHA-256."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]

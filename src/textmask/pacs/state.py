@@ -1,4 +1,4 @@
-"""What the watcher has done, in an SQLite file: it survives a crash at any point, and one watcher uses it at a time."""
+"""State of the watcher in an SQLite file, which survives a crash at any point and is used by one watcher at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS job (
 
 @dataclass(frozen=True)
 class TaskKey:
-    """What makes a job that one: the UID of the film or series, what was asked, and the model."""
+    """What identifies a task: the UID of the image or series, the hash of the request, and the model."""
 
     subject: str
     asked_sha256: str
@@ -41,13 +41,13 @@ class TaskKey:
 
     @property
     def parts(self) -> tuple[str, str, str]:
-        """In the order of the table."""
+        """The values in the order of the columns."""
         return self.subject, self.asked_sha256, self.model_sha256
 
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """What is known of a job: `started`, `stored` or `failed`."""
+    """The state of a task; `status` is `started`, `stored` or `failed`."""
 
     status: str
     attempts: int
@@ -56,10 +56,10 @@ class TaskEntry:
 
 
 class State:
-    """The file of a watcher. Only its owner may read it: it holds UIDs, though no names and no sentences.
+    """The state file of a watcher. Only its owner may read it: it contains UIDs, but no names and no prompts.
 
     Raises:
-        DataError: it is damaged, of another version, cannot be written, or another watcher uses it.
+        DataError: the file is damaged, has another version, cannot be written, or is used by another watcher.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,15 +70,15 @@ class State:
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version not in (0, VERSION):
                 raise DataError(
-                    f"{path}: is a state of version {version}, expected {VERSION}. Name another --state."
+                    f"{path}: is a state file of version {version}, expected {VERSION}. Give another --state."
                 )
             self._db.execute(TABLE)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
         except sqlite3.Error as error:
             self._lock.close()
             raise DataError(
-                f"{path}: is no state of the watcher, or damaged ({error}). Move it away: results that are in the PACS "
-                "are recognised there and not stored again."
+                f"{path}: is not a state file of the watcher, or it is damaged ({error}). Move it away: results that "
+                "are in the PACS are recognized there and not stored again."
             ) from error
         except DataError:
             self._lock.close()
@@ -90,26 +90,26 @@ class State:
             lock = self.path.with_name(f"{self.path.name}.lock").open("wb")
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot be written ({error.strerror}). Name another --state."
+                f"{self.path}: cannot be written ({error.strerror}). Give another --state."
             ) from error
+
+        # the system releases the lock when the process ends, however it ends
         try:
-            fcntl.flock(
-                lock, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # gone with the process, however it ends
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.close()
             raise DataError(
-                f"{self.path}: another watcher uses it. Stop that one, or name another --state."
+                f"{self.path}: is used by another watcher. Stop it, or give another --state."
             ) from error
         return lock
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file and release its lock."""
         self._db.close()
         self._lock.close()
 
     def get(self, key: TaskKey) -> TaskEntry | None:
-        """What is known of a job."""
+        """The state of a task; None if it is unknown."""
         row = self._run(
             "SELECT status, attempts, images, reason FROM job "
             "WHERE subject = ? AND asked_sha256 = ? AND model_sha256 = ?",
@@ -118,7 +118,7 @@ class State:
         return None if row is None else TaskEntry(*row)
 
     def start(self, key: TaskKey, images: int) -> int:
-        """Note that a job begins, before anything of it is done; the number of this attempt."""
+        """Record that a task begins, before anything is done; returns the number of this attempt."""
         self._run(
             "INSERT INTO job (subject, asked_sha256, model_sha256, status, attempts, images) "
             "VALUES (?, ?, ?, 'started', 1, ?) ON CONFLICT DO UPDATE SET status = 'started', attempts = attempts + 1, "
@@ -130,7 +130,7 @@ class State:
         return 0 if entry is None else entry.attempts
 
     def release(self, key: TaskKey) -> None:
-        """Take the last attempt back: it was not the job's fault."""
+        """Do not count the last attempt, because it did not fail by its own fault."""
         self._run(
             "UPDATE job SET attempts = max(attempts - 1, 0) "
             "WHERE subject = ? AND asked_sha256 = ? AND model_sha256 = ?",
@@ -138,7 +138,7 @@ class State:
         )
 
     def finish(self, key: TaskKey, status: str, reason: str = "", seg: str = "") -> None:
-        """Note how a job ended."""
+        """Record how a task ended."""
         self._run(
             "UPDATE job SET status = ?, reason = ?, seg = ?, changed = CURRENT_TIMESTAMP "
             "WHERE subject = ? AND asked_sha256 = ? AND model_sha256 = ?",
@@ -149,23 +149,22 @@ class State:
         )
 
     def counts(self) -> Counter[str]:
-        """Jobs by status."""
-        return Counter(
-            dict(self._run("SELECT status, count(*) FROM job GROUP BY status").fetchall())
-        )
+        """Number of tasks by status."""
+        rows = self._run("SELECT status, count(*) FROM job GROUP BY status").fetchall()
+        return Counter(dict(rows))
 
     def _run(self, statement: str, *values: object) -> sqlite3.Cursor:
         try:
             return self._db.execute(statement, values)
         except sqlite3.Error as error:
             raise DataError(
-                f"{self.path}: cannot be used ({error}). Free some space, or name another --state."
+                f"{self.path}: cannot be used ({error}). Free some space, or give another --state."
             ) from error
 
 
 @contextmanager
 def open_state(path: Path) -> Iterator[State]:
-    """The state, closed at the end.
+    """Open a state file, and close it at the end of the block.
 
     Raises:
         DataError: as `State`.

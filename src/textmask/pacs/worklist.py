@@ -1,4 +1,4 @@
-"""Which sentence belongs to which study: from a table, or from the reports in the PACS."""
+"""Read prompts and the studies they belong to, from a worklist or from the reports in the PACS."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from textmask.pacs.reports import report_of
 
 MAX_WORKLIST_BYTES = 10_000_000
 MAX_ROWS = 10_000
-MAX_SENTENCE = 2000  # characters
-MAX_ACCESSION = 16  # of a DICOM short string
-MAX_REPORTS = 50_000  # remembered
+MAX_PROMPT = 2000  # characters
+MAX_ACCESSION = 16  # characters of a DICOM short string
+MAX_REPORTS = 50_000  # kept in memory
 KEYS = {"studyinstanceuid": "study", "accessionnumber": "accession", "sopinstanceuid": "instance"}
 
 
 @dataclass(frozen=True)
 class WorklistItem:
-    """A sentence about a study, an accession number or an instance.
+    """A prompt for a study, an accession number or an instance.
 
     Attributes:
         kind: `study`, `accession` or `instance`.
-        value: its UID or number.
-        sentence: what to segment.
-        images: only these instances; all where empty.
+        value: the UID or the number.
+        prompt: what to segment.
+        images: only these instances; empty means all.
     """
 
     kind: str
     value: str
-    sentence: str
+    prompt: str
     images: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Worklist:
-    """The rows that can be asked, and what is wrong with the others (row number, reason)."""
+    """The usable rows, and what is wrong with the others (row number, reason)."""
 
-    asks: tuple[WorklistItem, ...]
+    items: tuple[WorklistItem, ...]
     problems: tuple[tuple[int, str], ...]
 
 
 def read_worklist(path: Path) -> Worklist:
-    """Rows of a CSV with a column `text` and one of StudyInstanceUID, AccessionNumber and SOPInstanceUID.
+    """Read a CSV with a column `text` and one of StudyInstanceUID, AccessionNumber and SOPInstanceUID.
 
-    A row that cannot be used does not stop the others; one that is there twice is asked once.
+    Unusable rows do not stop the others, and duplicate rows become one item.
 
     Raises:
-        DataError: no such table, other columns, or more than it may hold.
+        DataError: the file is missing, has other columns, or is too large.
     """
     try:
         size = path.stat().st_size
@@ -61,13 +61,15 @@ def read_worklist(path: Path) -> Worklist:
             f"{path}: cannot be read ({error.strerror}); expected a worklist (CSV)."
         ) from error
     if size > MAX_WORKLIST_BYTES:
-        raise DataError(f"{path}: has {size:,} bytes, a worklist at most {MAX_WORKLIST_BYTES:,}.")
+        raise DataError(
+            f"{path}: has {size:,} bytes; the limit for a worklist is {MAX_WORKLIST_BYTES:,}. Split it."
+        )
+
     header, records = read_csv(path)
-    keys = {
-        kind: column
-        for name, kind in KEYS.items()
-        if (column := column_of(header, [name])) is not None
-    }
+    keys: dict[str, str] = {}
+    for name, kind in KEYS.items():
+        if (key := column_of(header, [name])) is not None:
+            keys[kind] = key
     text = column_of(header, ["text"])
     if text is None or len(keys) != 1:
         raise DataError(
@@ -75,56 +77,58 @@ def read_worklist(path: Path) -> Worklist:
         )
     if len(records) > MAX_ROWS:
         raise DataError(
-            f"{path}: has {len(records):,} rows, a worklist at most {MAX_ROWS:,}. Split it."
+            f"{path}: has {len(records):,} rows; the limit for a worklist is {MAX_ROWS:,}. Split it."
         )
+
     ((kind, column),) = keys.items()
-    asks: dict[WorklistItem, None] = {}
+    items: dict[WorklistItem, None] = {}  # each once, in order
     problems = []
     for number, cells in records:
         row = dict(zip(header, cells, strict=False))
-        ask = WorklistItem(kind, row.get(column, "").strip(), one_line(row.get(text, "")))
+        item = WorklistItem(kind, row.get(column, "").strip(), one_line(row.get(text, "")))
         if len(cells) > len(header):
             problems.append((number, "has more cells than the header; quote commas"))
-        elif reason := _problem(ask):
+        elif reason := _problem(item):
             problems.append((number, reason))
         else:
-            asks[ask] = None
-    return Worklist(tuple(asks), tuple(problems))
+            items[item] = None
+    return Worklist(tuple(items), tuple(problems))
 
 
-def _problem(ask: WorklistItem) -> str:
-    """What is wrong with it, without quoting it; "" where nothing is."""
-    if ask.kind == "accession":
-        value = ask.value
+def _problem(item: WorklistItem) -> str:
+    """What is wrong with an item, without quoting it; "" if it is usable."""
+    if item.kind == "accession":
+        value = item.value
         if not value or len(value) > MAX_ACCESSION:
             return f"the AccessionNumber has {len(value)} characters, expected 1 to {MAX_ACCESSION}"
         if set(value) & set("*?\\") or any(unicodedata.category(c).startswith("C") for c in value):
-            return "the AccessionNumber holds a wildcard, a backslash or a control character"
-    elif not is_uid(ask.value):
+            return "the AccessionNumber contains a wildcard, a backslash or a control character"
+    elif not is_uid(item.value):
         return "the UID is not well-formed"
-    return sentence_problem(ask.sentence)
+    return prompt_problem(item.prompt)
 
 
-def sentence_problem(sentence: str) -> str:
-    """Why a sentence is not asked, "" where it is."""
-    if not sentence:
+def prompt_problem(prompt: str) -> str:
+    """Why a prompt cannot be used; "" if it can."""
+    if not prompt:
         return "the text is empty"
-    if len(sentence) > MAX_SENTENCE:
-        return f"the text has {len(sentence):,} characters, at most {MAX_SENTENCE:,} are asked"
+    if len(prompt) > MAX_PROMPT:
+        return f"the text has {len(prompt):,} characters; the limit is {MAX_PROMPT:,}"
     return ""
 
 
 class ReportReader:
-    """The findings of the structured reports in a PACS; each is read once."""
+    """Reads the findings of the structured reports in a PACS, each report once."""
 
     def __init__(self, pacs: Pacs) -> None:
         self.pacs = pacs
         self._known: dict[str, WorklistItem | None] = {}
 
-    def asks(self, since: str | None = None) -> Iterator[WorklistItem]:
-        """The sentences of all reports of studies since a date (YYYYMMDD).
+    def items(self, since: str | None = None) -> Iterator[WorklistItem]:
+        """The findings of all reports, as prompts. A report that cannot be read is tried again next time.
 
-        A report that cannot be read is left for the next time.
+        Args:
+            since: search only studies since this date (YYYYMMDD).
 
         Raises:
             PacsDownError: the server does not answer.
@@ -140,6 +144,7 @@ class ReportReader:
             raise
         except PacsError:
             return
+
         for instance in instances:
             if instance.uid not in self._known:
                 try:
@@ -150,18 +155,17 @@ class ReportReader:
                     continue
                 if len(self._known) >= MAX_REPORTS:
                     self._known.clear()
-                ask = (
-                    None
-                    if report is None
-                    else WorklistItem("study", series.study, report.sentence, report.images)
-                )
-                self._known[instance.uid] = ask
+                item = None
+                if report is not None:
+                    item = WorklistItem("study", series.study, report.prompt, report.images)
+                self._known[instance.uid] = item
+
             if (found := self._known[instance.uid]) is not None:
                 yield found
 
 
 class WorklistRows:
-    """The rows of a worklist, read again each round. While the file cannot be read, the rows of the last round stay.
+    """The rows of a worklist, read again each round; if that fails, the rows of the last round are used.
 
     Args:
         path: the worklist (CSV).
@@ -174,7 +178,7 @@ class WorklistRows:
         self.reported: set[str] = set()
 
     def __call__(self) -> tuple[WorklistItem, ...]:
-        """The rows that can be asked."""
+        """Read the usable rows."""
         try:
             found = read_worklist(self.path)
         except DataError as error:
@@ -184,8 +188,8 @@ class WorklistRows:
             return self.rows
         for number, problem in found.problems:
             self._complain(f"warning: {self.path} row {number}: {problem}")
-        self.rows = found.asks
-        return found.asks
+        self.rows = found.items
+        return found.items
 
     def _complain(self, text: str) -> None:
         if text not in self.reported:

@@ -1,4 +1,4 @@
-"""Masks and probabilities drawn over images (OpenCV)."""
+"""Draw masks and probabilities over images (OpenCV)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy.typing as npt
 from textmask.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
-GREEN: Colour = (0, 158, 115)
-VERMILION: Colour = (213, 94, 0)
-BLUE: Colour = (86, 180, 233)
-PALETTE: tuple[Colour, ...] = (
+Color = tuple[int, int, int]
+GREEN: Color = (0, 158, 115)
+VERMILION: Color = (213, 94, 0)
+BLUE: Color = (86, 180, 233)
+PALETTE: tuple[Color, ...] = (
     (0, 114, 178),
     (230, 159, 0),
     GREEN,
@@ -24,8 +24,8 @@ PALETTE: tuple[Colour, ...] = (
     BLUE,
     (90, 90, 90),
 )
-# what the colours of `error_overlay` mean
-LEGEND: dict[str, Colour] = {
+# meaning of the colors of `error_overlay`
+LEGEND: dict[str, Color] = {
     "found (TP)": GREEN,
     "missed (FN)": VERMILION,
     "false alarm (FP)": BLUE,
@@ -34,107 +34,138 @@ CAPTION_HEIGHT_PX = 18
 GAP_PX = 4
 
 
-def overlay(image: Bytes, mask: npt.ArrayLike, colour: Colour = GREEN, alpha: float = 0.4) -> Bytes:
-    """H W 3 picture with the mask tinted.
+def overlay(image: Bytes, mask: npt.ArrayLike, color: Color = GREEN, alpha: float = 0.4) -> Bytes:
+    """Tint the mask on an image.
 
     Args:
         image: H W or H W 3.
         mask: H W, not 0 is foreground.
-        colour: RGB.
+        color: RGB.
         alpha: 0 (invisible) to 1 (opaque).
 
+    Returns:
+        uint8 H W 3.
+
     Raises:
-        DataError: shapes that do not fit, or not uint8.
+        DataError: the shapes differ, or the image is not uint8.
     """
-    picture = _colour(image)
-    return _tint(picture, _hard(mask, picture, "mask"), colour, alpha)
+    canvas = _rgb_copy(image)
+    return _tint(canvas, _hard(mask, canvas, "mask"), color, alpha)
 
 
 def contour(
-    image: Bytes, mask: npt.ArrayLike, colour: Colour = GREEN, thickness_px: int = 1
+    image: Bytes, mask: npt.ArrayLike, color: Color = GREEN, thickness_px: int = 1
 ) -> Bytes:
-    """H W 3 picture with the outline of the mask.
+    """Draw the outline of the mask on an image.
+
+    Args:
+        image: H W or H W 3.
+        mask: H W, not 0 is foreground.
+        color: RGB.
+        thickness_px: width of the line.
+
+    Returns:
+        uint8 H W 3.
 
     Raises:
-        DataError: shapes that do not fit, or not uint8.
+        DataError: the shapes differ, or the image is not uint8.
     """
-    picture = _colour(image)
-    outlines, _ = cv2.findContours(
-        _hard(mask, picture, "mask"), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-    )
-    return np.asarray(cv2.drawContours(picture, outlines, -1, colour, thickness_px), np.uint8)
+    canvas = _rgb_copy(image)
+    region = _hard(mask, canvas, "mask")
+    outlines, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(canvas, outlines, -1, color, thickness_px), np.uint8)
 
 
 def error_overlay(
     image: Bytes, prediction: npt.ArrayLike, truth: npt.ArrayLike, alpha: float = 0.35
 ) -> Bytes:
-    """H W 3 picture with hits, misses and false alarms in the colours of `LEGEND`, each outlined.
+    """Draw hits, misses and false alarms in the colors of `LEGEND`, each with an outline.
+
+    Args:
+        image: H W or H W 3.
+        prediction: H W, not 0 is foreground.
+        truth: H W, not 0 is foreground.
+        alpha: 0 (invisible) to 1 (opaque).
+
+    Returns:
+        uint8 H W 3.
 
     Raises:
-        DataError: shapes that do not fit, or not uint8.
+        DataError: the shapes differ, or the image is not uint8.
     """
-    picture = _colour(image)
-    predicted, true = (
-        _hard(m, picture, n) for m, n in ((prediction, "prediction"), (truth, "truth"))
-    )
+    canvas = _rgb_copy(image)
+    predicted = _hard(prediction, canvas, "prediction")
+    true = _hard(truth, canvas, "truth")
     regions = (predicted & true, true & (1 - predicted), predicted & (1 - true))
-    for region, colour in zip(regions, LEGEND.values(), strict=True):
-        picture = _tint(picture, region, colour, alpha)
-    for region, colour in zip(regions, LEGEND.values(), strict=True):
+    for region, color in zip(regions, LEGEND.values(), strict=True):
+        canvas = _tint(canvas, region, color, alpha)
+
+    # outlines come last, so that no tint covers them
+    for region, color in zip(regions, LEGEND.values(), strict=True):
         inside = np.asarray(cv2.erode(region, np.ones((3, 3), np.uint8), borderValue=0), np.uint8)
-        picture = _tint(picture, region - inside, colour, 1.0)
-    return picture
+        canvas = _tint(canvas, region - inside, color, 1.0)
+    return canvas
 
 
 def heat(image: Bytes, values: npt.ArrayLike, alpha: float = 0.55) -> Bytes:
-    """H W 3 picture under a map: dark blue is 0, yellow is 1 (viridis, readable with any colour blindness and in grey).
+    """Draw a map over an image: dark blue is 0, yellow is 1 (viridis, readable with color blindness and in gray).
 
     Args:
         image: H W or H W 3.
         values: H W in [0, 1].
-        alpha: 0 (the picture alone) to 1 (the map alone).
+        alpha: 0 (only the image) to 1 (only the map).
+
+    Returns:
+        uint8 H W 3.
 
     Raises:
-        DataError: shapes that do not fit.
+        DataError: the shapes differ.
     """
-    picture, scores = _colour(image), np.asarray(values, np.float32)
-    if scores.shape != picture.shape[:2]:
+    canvas, scores = _rgb_copy(image), np.asarray(values, np.float32)
+    if scores.shape != canvas.shape[:2]:
         raise DataError(
-            f"heat: got a map of shape {scores.shape} for a picture of {picture.shape[:2]}; resize it."
+            f"heat: got a map of shape {scores.shape} for an image of {canvas.shape[:2]}. Resize it first."
         )
+
     scores = np.nan_to_num(scores).clip(0, 1)
-    coloured = cv2.applyColorMap((scores * 255 + 0.5).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[
-        :, :, ::-1
-    ]
-    return np.asarray(picture * (1 - alpha) + coloured * alpha + 0.5, np.uint8)
+    levels = (scores * 255 + 0.5).astype(np.uint8)
+    colored = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+    return np.asarray(canvas * (1 - alpha) + colored * alpha + 0.5, np.uint8)
 
 
 def side_by_side(panels: Sequence[Bytes], captions: Sequence[str] = ()) -> Bytes:
-    """One H W 3 picture of several, as high as the highest, each with its caption above.
+    """Join images to one row, as high as the highest, each with its caption above.
 
-    Letters outside ASCII appear as "?": OpenCV has no others.
+    Args:
+        panels: uint8 H W or H W 3, of any sizes.
+        captions: one per panel, or none. Letters outside ASCII appear as "?", because OpenCV has no others.
+
+    Returns:
+        uint8 H W 3.
 
     Raises:
-        DataError: no panel, another number of captions than panels, or a panel that is no picture.
+        DataError: there are no panels, the number of captions differs, or a panel is not an image.
     """
     if not panels or (captions and len(captions) != len(panels)):
         raise DataError(
-            f"side_by_side: got {len(panels)} panels and {len(captions)} captions, expected one or none each."
+            f"side_by_side: got {len(panels)} panels and {len(captions)} captions, expected one per panel or none."
         )
+
     head = CAPTION_HEIGHT_PX if captions else 0
     height = max(panel.shape[0] for panel in panels)
     columns = []
     for i, panel in enumerate(panels):
-        column = np.full((head + height, panel.shape[1] + (GAP_PX if i else 0), 3), 255, np.uint8)
-        column[head : head + panel.shape[0], GAP_PX if i else 0 :] = _colour(panel)
+        gap = GAP_PX if i else 0
+        column = np.full((head + height, panel.shape[1] + gap, 3), 255, np.uint8)
+        column[head : head + panel.shape[0], gap:] = _rgb_copy(panel)
         if captions:
-            _write_caption(column, captions[i], (GAP_PX if i else 0) + 2)
+            _write_caption(column, captions[i], gap + 2)
         columns.append(column)
     return np.hstack(columns)
 
 
-def _colour(image: Bytes) -> Bytes:
-    """A fresh H W 3 copy."""
+def _rgb_copy(image: Bytes) -> Bytes:
+    """A copy of shape H W 3."""
     if (
         image.dtype != np.uint8
         or image.ndim not in (2, 3)
@@ -147,35 +178,38 @@ def _colour(image: Bytes) -> Bytes:
     return np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image.copy()
 
 
-def _hard(mask: npt.ArrayLike, picture: Bytes, name: str) -> Bytes:
+def _hard(mask: npt.ArrayLike, image: Bytes, name: str) -> Bytes:
     array = np.asarray(mask)
-    if array.shape != picture.shape[:2]:
+    if array.shape != image.shape[:2]:
         raise DataError(
-            f"figure: got a {name} of shape {array.shape} for a picture of {picture.shape[:2]}."
+            f"figure: got a {name} of shape {array.shape}, expected {image.shape[:2]} as the image."
         )
     return np.asarray(array != 0, np.uint8)
 
 
-def _tint(picture: Bytes, region: Bytes, colour: Colour, alpha: float) -> Bytes:
+def _tint(image: Bytes, region: Bytes, color: Color, alpha: float) -> Bytes:
+    """Mix a color into a region, in place."""
     if not 0 <= alpha <= 1:
         raise DataError(f"figure: got alpha {alpha}, expected 0 to 1.")
     where = region != 0
-    mixed = picture[where] * (1 - alpha) + np.array(colour) * alpha
-    picture[where] = mixed.round().astype(np.uint8)
-    return picture
+    mixed = image[where] * (1 - alpha) + np.array(color) * alpha
+    image[where] = mixed.round().astype(np.uint8)
+    return image
 
 
 def _write_caption(column: Bytes, caption: str, left: int) -> None:
-    """Write a caption into the head of a panel, smaller and then cut where it would not fit."""
+    """Write a caption above a panel; a long one is made smaller and then cut."""
     room = column.shape[1] - left - 2
     text = caption.encode("ascii", "replace").decode()
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+
+    # first smaller letters, down to a legible size, then fewer
     wide = cv2.getTextSize(text, font, scale, 1)[0][0]
     scale = max(0.3, min(scale, scale * room / max(wide, 1)))
     while len(text) > 2 and cv2.getTextSize(text, font, scale, 1)[0][0] > room:
         text = text.removesuffix("..")[:-1] + ".."
         if text == "..":
             break
-    cv2.putText(
-        column, text, (left, CAPTION_HEIGHT_PX - 5), font, scale, (30, 30, 30), 1, cv2.LINE_AA
-    )
+
+    place = (left, CAPTION_HEIGHT_PX - 5)
+    cv2.putText(column, text, place, font, scale, (30, 30, 30), 1, cv2.LINE_AA)

@@ -78,7 +78,7 @@ def forest(summary: dict[str, Any], group: Comparable) -> str:
     rows = dict(list(summary["rows"].items())[:MOST_ROWS])
     bars = [bar(name, row["dice_per_image"]) for name, row in rows.items()]
     title = f"dice_per_image of every row on {group.split}, with its 95 % interval"
-    return intervals_svg(bars, "dice_per_image", title, colours=_colours(rows, group))
+    return intervals_svg(bars, "dice_per_image", title, colors=_colours(rows, group))
 
 
 def _colours(rows: Iterable[str], group: Comparable) -> list[int]:
@@ -126,7 +126,7 @@ def histograms(group: Comparable) -> list[tuple[str, str]]:
         dice, title = member.evaluated.per_image.dice, f"{member.label}: images by dice_per_image"
         if np.isfinite(dice).any():
             plots.append(
-                (member.label, histogram_svg(dice, "dice_per_image", title, colour=i % GREY))
+                (member.label, histogram_svg(dice, "dice_per_image", title, color=i % GREY))
             )
     return plots
 

@@ -81,7 +81,7 @@ def study_plots(name: str, studies: Sequence[ReportedStudy]) -> list[tuple[str, 
     for label, rows in bars.items():
         colours = [next(i for i, study in enumerate(studies) if study.label == label)] * len(rows)
         title = f"{name}, {label}: {metric} of every kind"
-        plots.append((label, intervals_svg(rows, metric, title, colours=colours, span=span)))
+        plots.append((label, intervals_svg(rows, metric, title, colors=colours, span=span)))
     return plots
 
 

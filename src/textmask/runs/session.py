@@ -30,7 +30,7 @@ def find_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,2})?", name):
         raise ConfigError(f"unknown device {name!r}, expected {DEVICES}.")
 
     device = torch.device(name)

@@ -1,4 +1,4 @@
-"""Who may use the service: host names, tokens, loopback addresses."""
+"""Access control of the service: host names, tokens, loopback addresses, and paths below the jobs folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textmask.serve.problems import Problem
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine only."""
+    """Whether a listening address can be reached only from this machine."""
     if host == "localhost":
         return True
     try:
@@ -21,7 +21,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(header: str) -> str:
-    """The name in a Host header or an origin, without port, lower case: "[::1]:8000" -> "::1"."""
+    """The name in a Host header or an origin, without port, in lower case: "[::1]:8000" -> "::1"."""
     try:
         return urlsplit(header if "//" in header else f"//{header}").hostname or ""
     except ValueError:
@@ -29,15 +29,15 @@ def host_name(header: str) -> str:
 
 
 def same_token(got: str, expected: str) -> bool:
-    """Compare in a time that does not tell how much of it was right."""
+    """Constant-time comparison."""
     return hmac.compare_digest(got.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
 
 
 def below(root: Path, text: str) -> Path:
-    """The path `text` names below `root`, symbolic links followed.
+    """Resolve a relative path below `root`, following symbolic links.
 
     Raises:
-        Problem: 403, when it is absolute, leads out, or is no path.
+        Problem: 403 if the path is absolute, leaves `root`, or is not a valid path.
     """
     outside = Problem(
         403, "outside_jobs_root", "the path must be relative and stay inside the jobs folder."

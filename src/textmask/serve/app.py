@@ -1,6 +1,7 @@
-"""The HTTP application: routes over the service (the only user of FastAPI).
+"""The HTTP application: routes over the service. This is the only file that uses FastAPI.
 
-Upload once, ask many sentences: masks as PNG, run lengths, overlay or DICOM; folders as jobs with progress.
+Upload an image once and segment any number of prompts: masks as PNG, run lengths, overlay or DICOM. Folders are
+segmented by background jobs. The names of the route functions are part of the OpenAPI description.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from textmask import __version__
-from textmask.serve import engine as made
-from textmask.serve.engine import Segmenter
+from textmask.serve import segmenter as made
+from textmask.serve.bodies import job_body
 from textmask.serve.guard import OPEN_PATHS, Guard
 from textmask.serve.problems import PROBLEM_TYPE, STATUSES, Problem, problem_body
 from textmask.serve.schemas import (
@@ -35,21 +36,20 @@ from textmask.serve.schemas import (
     MaskRequest,
     ProblemBody,
 )
-from textmask.serve.service import USE, Service, ServiceOptions, job_body
+from textmask.serve.segmenter import Segmenter
+from textmask.serve.service import USE, Service, ServiceOptions
 from textmask.serve.store import ID_PATTERN
 from textmask.serve.telemetry import TEXT
 
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-Id = Annotated[
-    str, PathParameter(pattern=ID_PATTERN, description="As the upload or the job got it.")
-]
+Id = Annotated[str, PathParameter(pattern=ID_PATTERN, description="Id of the image or the job.")]
 Index = Annotated[
-    int, Query(ge=0, le=100_000, description="Slice or frame of a file that holds several.")
+    int, Query(ge=0, le=100_000, description="Slice or frame of a file that contains several.")
 ]
-Asked = Annotated[MaskQuery, Query()]
+Parameters = Annotated[MaskQuery, Query()]
 BINARY = {"type": "string", "format": "binary"}
-ALWAYS = (400, 401, 403, 422)  # every route may answer so
+ALWAYS = (400, 401, 403, 422)  # statuses of every route
 
 
 class Served(Guard):
@@ -58,14 +58,18 @@ class Served(Guard):
     service: Service
 
 
-def create_app(engine: Segmenter, options: ServiceOptions | None = None) -> Served:
-    """The ASGI application over a trained run.
+def create_app(segmenter: Segmenter, options: ServiceOptions | None = None) -> Served:
+    """Create the ASGI application for a trained run.
+
+    Args:
+        segmenter: the run.
+        options: of the service; None means the defaults.
 
     Raises:
         ConfigError: the audit log cannot be opened.
     """
     options = options or ServiceOptions()
-    service = Service(engine, options)
+    service = Service(segmenter, options)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -78,12 +82,13 @@ def create_app(engine: Segmenter, options: ServiceOptions | None = None) -> Serv
     app = FastAPI(
         title="textmask",
         version=__version__,
-        description=f"Text-guided medical image segmentation: an image and a sentence in, a mask out. {USE}",
+        description=f"Text-guided medical image segmentation: a mask from an image and a prompt. {USE}",
         lifespan=lifespan,
-        docs_url=None,  # its page loads scripts of another host
+        docs_url=None,  # the page would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,
     )
+
     _handle_errors(app)
     _add_images(app, service)
     _add_masks(app, service)
@@ -91,6 +96,7 @@ def create_app(engine: Segmenter, options: ServiceOptions | None = None) -> Serv
     _add_operation(app, service)
     _add_page(app)
     app.openapi = lambda: _openapi(app, options.token is not None)  # type: ignore[method-assign]
+
     served = Served(
         app, options.limits, (*LOOPBACK, *options.hosts), options.token, service.metrics.request
     )
@@ -104,15 +110,15 @@ def _add_images(app: FastAPI, service: Service) -> None:
     )
     async def upload_image(
         request: Request,
-        file: Annotated[UploadFile, File(description="The picture.")],
+        file: Annotated[UploadFile, File(description="The image file.")],
         index: Index = 0,
     ) -> ImageBody:
-        """Upload a picture once, for any number of sentences."""
+        """Upload an image once, for any number of prompts."""
         return await service.open_image(file.file, index, _who(request))
 
     @app.delete("/v1/images/{id}", status_code=204, tags=["images"], responses=_may(404, 503))
     async def forget_image(request: Request, id: Id) -> Response:
-        """Forget a picture now."""
+        """Remove an image."""
         service.forget(id, _who(request))
         return Response(status_code=204)
 
@@ -123,11 +129,10 @@ def _add_images(app: FastAPI, service: Service) -> None:
         responses=_file("image/png", 404, 429, 503),
     )
     async def picture(id: Id) -> Response:
-        """The picture as 8-bit PNG, as the network is given it before resizing."""
+        """The image as 8-bit PNG, before it is resized for the network."""
         upload = service.image(id)
-        return Response(
-            await service.workers.run(lambda: made.picture_png(upload)), media_type="image/png"
-        )
+        data = await service.workers.run(lambda: made.image_png(upload))
+        return Response(data, media_type="image/png")
 
 
 def _add_masks(app: FastAPI, service: Service) -> None:
@@ -137,18 +142,18 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         response_model_exclude_unset=True,
         responses=_may(404, 408, 413, 415, 429, 503),
     )
-    async def ask(request: Request, id: Id, asked: MaskRequest) -> MaskBody:
-        """Ask a sentence: the mask, what was understood, and what is odd about it."""
-        service.image(id)  # before waiting in line
-        return await service.workers.run(lambda: service.mask_body(id, asked, _who(request)))
+    async def ask(request: Request, id: Id, wanted: MaskRequest) -> MaskBody:
+        """Segment a prompt: the mask, what the parser understood, and warnings."""
+        service.image(id)  # an unknown id is refused before it waits for a worker
+        return await service.workers.run(lambda: service.mask_body(id, wanted, _who(request)))
 
     async def one_part(
-        request: Request, id: str, asked: MaskQuery, part: str, media_type: str
+        request: Request, id: str, wanted: MaskQuery, part: str, media_type: str
     ) -> Response:
         upload = service.image(id)
 
         def work() -> bytes:
-            return service.part(part, service.answer(upload, asked, _who(request)))
+            return service.part(part, service.segment(upload, wanted, _who(request)))
 
         return Response(await service.workers.run(work), media_type=media_type)
 
@@ -158,9 +163,9 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses=_file("image/png", 404, 429, 503),
     )
-    async def mask_png(request: Request, id: Id, asked: Asked) -> Response:
-        """The mask as PNG of 0 and 255, in the size of the picture."""
-        return await one_part(request, id, asked, "png", "image/png")
+    async def mask_png(request: Request, id: Id, wanted: Parameters) -> Response:
+        """The mask as PNG of 0 and 255, in the size of the image."""
+        return await one_part(request, id, wanted, "png", "image/png")
 
     @app.get(
         "/v1/images/{id}/overlay.png",
@@ -168,9 +173,9 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses=_file("image/png", 404, 429, 503),
     )
-    async def overlay_png(request: Request, id: Id, asked: Asked) -> Response:
-        """The picture with the mask tinted."""
-        return await one_part(request, id, asked, "overlay", "image/png")
+    async def overlay_png(request: Request, id: Id, wanted: Parameters) -> Response:
+        """The image with the mask tinted."""
+        return await one_part(request, id, wanted, "overlay", "image/png")
 
     @app.get(
         "/v1/images/{id}/mask.dcm",
@@ -178,25 +183,25 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses=_file("application/dicom", 404, 415, 429, 503),
     )
-    async def mask_dicom(request: Request, id: Id, asked: Asked) -> Response:
-        """The mask as DICOM SEG; of an uploaded DICOM picture only."""
-        return await one_part(request, id, asked, "seg", "application/dicom")
+    async def mask_dicom(request: Request, id: Id, wanted: Parameters) -> Response:
+        """The mask as DICOM SEG, only for uploaded DICOM images."""
+        return await one_part(request, id, wanted, "seg", "application/dicom")
 
 
 def _add_jobs(app: FastAPI, service: Service) -> None:
     @app.post("/v1/jobs", status_code=202, tags=["jobs"], responses=_may(404, 408, 413, 429, 503))
-    async def add_job(request: Request, asked: JobRequest) -> JobBody:
+    async def add_job(request: Request, wanted: JobRequest) -> JobBody:
         """Segment a folder below the jobs folder in the background."""
-        return job_body(await asyncio.to_thread(service.add_job, asked, _who(request)))
+        return job_body(await asyncio.to_thread(service.add_job, wanted, _who(request)))
 
     @app.get("/v1/jobs/{id}", tags=["jobs"], responses=_may(404))
     async def job(id: Id) -> JobBody:
-        """How far a job is."""
+        """Progress of a job."""
         return job_body(service.job(id))
 
     @app.delete("/v1/jobs/{id}", status_code=204, tags=["jobs"], responses=_may(404))
     async def cancel_job(id: Id) -> Response:
-        """Cancel and forget a job; results that are written stay."""
+        """Cancel and remove a job; results that are already written stay."""
         service.job(id)
         service.jobs.remove(id)
         return Response(status_code=204)
@@ -205,17 +210,17 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
 def _add_operation(app: FastAPI, service: Service) -> None:
     @app.get("/v1/capabilities", tags=["operation"], responses=_may())
     async def capabilities() -> CapabilitiesBody:
-        """Which model answers, and what is accepted."""
+        """The model of this service and what it accepts."""
         return service.capabilities()
 
     @app.get("/healthz", tags=["operation"], responses=_may())
     async def health() -> HealthBody:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return HealthBody(status="ok")
 
     @app.get("/readyz", tags=["operation"], responses=_may(503))
     async def ready() -> HealthBody:
-        """Whether sentences are answered now."""
+        """Whether the service accepts prompts."""
         if not service.ready:
             raise Problem(
                 503, "not_ready", "the model is still warming up, or the service is stopping."
@@ -224,7 +229,7 @@ def _add_operation(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", tags=["operation"], response_class=Response, responses=_file("text/plain"))
     async def metrics() -> Response:
-        """Counters for Prometheus."""
+        """Metrics for Prometheus."""
         return Response(service.metrics.text(), headers={"Content-Type": TEXT})
 
 
@@ -241,44 +246,41 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    def answer(status: int, code: str, message: str, headers: Any = None) -> JSONResponse:
+    def response(status: int, code: str, message: str, headers: Any = None) -> JSONResponse:
         return JSONResponse(problem_body(status, code, message), status, headers, PROBLEM_TYPE)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, Problem):
-            return answer(error.status_code, error.code, error.message, error.headers)
-        code = {400: "malformed", 404: "no_such_route", 405: "method_not_allowed"}.get(
-            error.status_code, "refused"
-        )
+            return response(error.status_code, error.code, error.message, error.headers)
+        codes = {400: "malformed", 404: "no_such_route", 405: "method_not_allowed"}
+        code = codes.get(error.status_code, "refused")
         headers = {"Allow": _allowed(app, request)} if error.status_code == 405 else error.headers
-        return answer(error.status_code, code, str(error.detail), headers)
+        return response(error.status_code, code, str(error.detail), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # what was sent is not repeated: it may name a patient
-        found = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:10])
-        return answer(422, "invalid", "; ".join(found))
+        # the values are not repeated, because they may identify a patient
+        found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:10]]
+        return response(422, "invalid", "; ".join(found))
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> JSONResponse:
-        return answer(
-            500, "internal", f"unexpected {type(error).__name__}; the log of the service says more."
-        )
+        kind = type(error).__name__
+        return response(500, "internal", f"unexpected {kind}; see the log of the service.")
 
 
 def _allowed(app: FastAPI, request: Request) -> str:
-    """Methods of a path; its routes know only their own."""
-    fitting = (
-        route
-        for route in app.routes
-        if isinstance(route, Route) and route.path_regex.match(request.url.path)
-    )
-    return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
+    """Methods of all routes of a path."""
+    methods: set[str] = set()
+    for route in app.routes:
+        if isinstance(route, Route) and route.path_regex.match(request.url.path):
+            methods.update(route.methods or ())
+    return ", ".join(sorted(methods))
 
 
 def _may(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documented refusals of a route."""
+    """The documented error responses of a route."""
     schema = {"$ref": "#/components/schemas/ProblemBody"}
     found: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*ALWAYS, *statuses}):
@@ -294,7 +296,7 @@ def _may(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _file(media_type: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """A route that answers with a file, and its refusals."""
+    """The documented responses of a route that returns a file."""
     schema = {"type": "string"} if media_type == "text/plain" else BINARY
     return {
         200: {"description": "The file.", "content": {media_type: {"schema": schema}}},
@@ -303,13 +305,14 @@ def _file(media_type: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _openapi(app: FastAPI, token: bool) -> dict[str, Any]:
-    """The OpenAPI description, with the shape of refusals and the token where one is asked for."""
+    """The OpenAPI description, with the schema of error responses and, if needed, the token."""
     if app.openapi_schema is None:
         schema = FastAPI.openapi(app)
         parts = schema.setdefault("components", {}).setdefault("schemas", {})
         parts["ProblemBody"] = ProblemBody.model_json_schema()
         for name in ("HTTPValidationError", "ValidationError"):
             parts.pop(name, None)
+
         if token:
             schema["components"]["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer"}
@@ -321,7 +324,7 @@ def _openapi(app: FastAPI, token: bool) -> dict[str, Any]:
 
 
 async def _expire(service: Service) -> None:
-    """Forget unused pictures also when nobody asks for anything."""
+    """Evict unused images even if there are no requests."""
     while True:
         await asyncio.sleep(30)
         service.images.expire()

@@ -1,4 +1,4 @@
-"""Who asked what of which model, and when: one JSON object a line, appended."""
+"""Audit log (JSON Lines): client, model, request, timestamp."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from textmask.serve.problems import Problem
 
 
 class Audit:
-    """Appends lines to a file that only its owner may read; does nothing without one.
+    """Appends records to a file that only its owner may read. Without a file it does nothing.
 
-    A sentence is recorded as its SHA-256 unless `sentences` is set. Everything outside printable ASCII is escaped, so
-    no client can begin a line of its own.
+    A prompt is recorded as its SHA-256 unless `sentences` is set. Everything outside printable ASCII is escaped, so
+    clients cannot forge a record.
+
+    Args:
+        path: the log; None disables it.
+        sentences: also record the text of prompts.
 
     Raises:
         ConfigError: the file cannot be opened.
@@ -28,10 +32,9 @@ class Audit:
         self._sentences, self._lock, self._path = sentences, threading.Lock(), path
         self._file: int | None = None
         if path is not None:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             try:
-                self._file = os.open(
-                    path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-                )
+                self._file = os.open(path, flags, 0o600)
             except OSError as error:
                 raise ConfigError(
                     f"the audit log {path} cannot be opened ({error.strerror})."
@@ -40,32 +43,37 @@ class Audit:
     def write(self, action: str, who: str, *, sentence: str | None = None, **fields: Any) -> None:
         """Append one record.
 
+        Args:
+            action: what was requested.
+            who: address of the client.
+            sentence: the prompt, if the action has one.
+            fields: further values of the record.
+
         Raises:
-            Problem: 503, it cannot be written; what is not on record is not done.
+            Problem: 503 if the record cannot be written; an action without a record is not done.
         """
         if self._file is None:
             return
-        record: dict[str, Any] = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "who": who[:100],
-        }
-        record |= {"action": action, **fields}
+
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        record: dict[str, Any] = {"time": time, "who": who[:100], "action": action, **fields}
         if sentence is not None:
-            record["sentence_sha256"] = hashlib.sha256(
-                sentence.encode("utf-8", "surrogatepass")
-            ).hexdigest()
-            record |= {"sentence": sentence} if self._sentences else {}
+            text = sentence.encode("utf-8", "surrogatepass")
+            record["sentence_sha256"] = hashlib.sha256(text).hexdigest()
+            if self._sentences:
+                record["sentence"] = sentence
+
         line = json.dumps(record, ensure_ascii=True, allow_nan=False, default=str) + "\n"
         try:
             with self._lock:
                 os.write(self._file, line.encode("ascii"))
         except OSError as error:
             raise Problem(
-                503, "audit", "the audit log cannot be written, so nothing is answered."
+                503, "audit", "the audit log cannot be written, so requests are refused."
             ) from error
 
     def close(self) -> None:
-        """Close the file; later records raise."""
+        """Close the file. Later records are refused."""
         if self._file is not None:
             os.close(self._file)
             self._file = -1

@@ -1,4 +1,4 @@
-"""Folders of pictures, one after the other in the background, with progress."""
+"""Background jobs: segment folders of images one after the other, and report progress."""
 
 from __future__ import annotations
 
@@ -14,25 +14,34 @@ from textmask.serve.access import below
 from textmask.serve.problems import Problem
 from textmask.serve.store import new_id
 
-MOST_FAILURES = 100  # that are told
-MOST_FINISHED = 64  # jobs that are remembered
+MOST_FAILURES = 100  # reported per job
+MOST_FINISHED = 64  # finished jobs that are kept
 
-Row = Callable[[BatchItem], tuple[str, ...]]
+Work = Callable[[BatchItem], tuple[str, ...]]
 
 
 @dataclass
 class BackgroundJob:
-    """Pictures to segment into `out`, and how far that is.
+    """Images to segment into a folder, and the progress.
 
     Attributes:
-        status: waiting, running, done, failed (not one picture was done) or cancelled.
-        failures: (picture, message) of the first `MOST_FAILURES`.
+        rows: images and prompts.
+        out: folder of the results.
+        shown_out: its name in responses, relative to the jobs folder.
+        work: segments one row and returns its warning codes.
+        id: random and unguessable.
+        status: waiting, running, done, failed (no image succeeded) or cancelled.
+        done: number of images that succeeded.
+        failed: number of images that failed.
+        with_warnings: number of images with warnings.
+        failures: (image, message) of the first `MOST_FAILURES`.
+        cancelled: set to stop the job after the current image.
     """
 
     rows: Sequence[BatchItem]
     out: Path
     shown_out: str
-    work: Row
+    work: Work
     id: str = field(default_factory=new_id)
     status: str = "waiting"
     done: int = 0
@@ -42,26 +51,33 @@ class BackgroundJob:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
-def rows_below(root: Path, source: str, sentence: str | None, most: int) -> list[BatchItem]:
-    """The pictures of a folder or jobs file, all of them below `root`.
+def rows_below(root: Path, source: str, prompt: str | None, most: int) -> list[BatchItem]:
+    """Read the images of a folder or a jobs file, all of them below `root`.
+
+    Args:
+        root: the jobs folder.
+        source: folder, image or jobs file, relative to `root`.
+        prompt: for all images; None if the jobs file has its own.
+        most: largest accepted number of images.
 
     Raises:
-        Problem: 403 a path leads out of `root`; 404 there is no `source`; 413 more than `most`; 422 nothing to do.
+        Problem: 403 if a path leaves `root`, 404 if `source` does not exist, 413 if there are more than `most` images,
+            422 if there is nothing to do.
     """
     base, path = root.resolve(), below(root, source)
     if not _path_exists(path):
         raise Problem(404, "no_such_source", "there is no such folder or file in the jobs folder.")
     try:
-        rows = read_jobs(path, sentence)
+        rows = read_jobs(path, prompt)
     except (TextMaskError, OSError) as error:
         raise Problem(422, "no_jobs", _relative(str(error), base)) from error
+
+    # a jobs file may name any path
     if len(rows) > most:
-        raise Problem(413, "too_many_rows", f"{len(rows):,} pictures, at most {most:,} in one job.")
+        raise Problem(413, "too_many_rows", f"{len(rows):,} images; the limit is {most:,} per job.")
     for row in rows:
         if row.image.is_absolute() and not row.image.is_relative_to(base):
-            raise Problem(
-                403, "outside_jobs_root", "a row names a picture outside the jobs folder."
-            )
+            raise Problem(403, "outside_jobs_root", "a row names an image outside the jobs folder.")
         below(base, str(row.image.relative_to(base)))  # also refuses ../ and links that lead out
     return rows
 
@@ -74,16 +90,16 @@ def _path_exists(path: Path) -> bool:
 
 
 def _relative(message: str, base: Path) -> str:
-    """A message without the place of the jobs folder on this machine."""
+    """An error message without the absolute path of the jobs folder."""
     return message.replace(f"{base}/", "").replace(str(base), "the jobs folder")
 
 
 class BackgroundJobs:
-    """One background thread that does one job after the other.
+    """One background thread that runs the jobs one after the other.
 
     Args:
-        most: jobs that may wait or run.
-        count: called with the status of each finished picture.
+        most: largest number of jobs that wait or run.
+        count: called with `done` or `failed` for each image.
     """
 
     def __init__(self, most: int, count: Callable[[str], None] = lambda _: None) -> None:
@@ -95,15 +111,15 @@ class BackgroundJobs:
 
     @property
     def active(self) -> int:
-        """Jobs that wait or run."""
+        """Number of jobs that wait or run."""
         with self._lock:
             return sum(job.status in ("waiting", "running") for job in self._jobs.values())
 
     def add(self, job: BackgroundJob) -> BackgroundJob:
-        """Put a job in line.
+        """Queue a job.
 
         Raises:
-            Problem: 429, too many are in line; 422, its results folder cannot be made.
+            Problem: 429 if too many jobs are queued, 422 if the results folder cannot be created.
         """
         if self.active >= self._most:
             raise Problem(
@@ -113,14 +129,18 @@ class BackgroundJobs:
             job.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Problem(
-                422, "no_out", f"the results folder cannot be made ({error.strerror})."
+                422, "no_out", f"the results folder cannot be created ({error.strerror})."
             ) from error
+
         with self._lock:
-            finished = [
-                name for name, one in self._jobs.items() if one.status not in ("waiting", "running")
-            ]
+            # only the latest finished jobs are kept
+            finished = []
+            for name, other in self._jobs.items():
+                if other.status not in ("waiting", "running"):
+                    finished.append(name)
             for name in finished[: max(0, len(finished) - MOST_FINISHED + 1)]:
                 del self._jobs[name]
+
             self._jobs[job.id] = job
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="textmask-jobs", daemon=True)
@@ -129,12 +149,12 @@ class BackgroundJobs:
         return job
 
     def get(self, name: str) -> BackgroundJob | None:
-        """A job that is remembered."""
+        """The job with this id; None if there is none."""
         with self._lock:
             return self._jobs.get(name)
 
     def remove(self, name: str) -> bool:
-        """Cancel and forget a job; what it has written stays."""
+        """Cancel and forget a job, but keep its results; returns whether there was one."""
         with self._lock:
             job = self._jobs.pop(name, None)
         if job is not None:
@@ -142,7 +162,7 @@ class BackgroundJobs:
         return job is not None
 
     def close(self) -> None:
-        """Cancel all and wait for the picture that is in work."""
+        """Cancel all jobs and wait for the current image."""
         with self._lock:
             for job in self._jobs.values():
                 job.cancelled.set()
@@ -163,7 +183,7 @@ class BackgroundJobs:
     def _one(self, job: BackgroundJob, row: BatchItem) -> None:
         try:
             warnings = job.work(row)
-        except Exception as error:  # one picture must not end the job, whatever is wrong with it
+        except Exception as error:  # one bad image does not end the job
             job.failed += 1
             if len(job.failures) < MOST_FAILURES:
                 job.failures.append((row.image.name, _problem_text(error)))

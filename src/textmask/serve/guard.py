@@ -1,6 +1,6 @@
-"""What every request passes before and after the application: host, origin, token, body caps, headers, counts.
+"""ASGI middleware: host, origin, token, body limits, security headers, metrics.
 
-Plain ASGI, so that a body is measured while it arrives and never held here.
+It is plain ASGI, so that a body is measured while it arrives and is never held here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Count = Callable[[str, str, int, float], None]
 
 UPLOAD = "/v1/images"
-# what a browser needs before a token can be typed, and what tells whether the process lives
+# what a browser needs before a token can be entered, and the health checks
 OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -45,10 +45,10 @@ class Guard:
     """Wraps the application.
 
     Args:
-        app: what is wrapped.
-        limits: caps of bodies.
-        hosts: names that a Host header may have; a page that rebinds its own name to this machine has another.
-        token: what `Authorization: Bearer` must bring; None asks for none.
+        app: the application.
+        limits: limits on request bodies.
+        hosts: accepted names in the Host header; DNS rebinding uses other names.
+        token: expected in `Authorization: Bearer`; None disables the check.
         count: called with method, route, status and seconds of every request.
     """
 
@@ -59,11 +59,11 @@ class Guard:
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass anything that is none on."""
+        """Handle one request; everything that is not HTTP is passed on or ignored."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
-            return  # no web sockets here
+            return  # web sockets are not supported
         begin, status = time.perf_counter(), 0
         body = _Body(receive, self._cap(scope), self._limits.body_seconds, _brings_body(scope))
 
@@ -71,10 +71,10 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                closing = (
-                    [(b"connection", b"close")] if body.unread else []
-                )  # do not read on what nobody wants
-                message = {**message, "headers": [*message.get("headers", []), *HEADERS, *closing]}
+                headers = [*message.get("headers", []), *HEADERS]
+                if body.unread:  # the rest of the body is not needed
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
             await send(message)
 
         try:
@@ -84,29 +84,33 @@ class Guard:
             if status == 0:
                 await _refuse(problem, sending)
         finally:
-            self._count(
-                _known_verb(scope["method"]), _route(scope), status, time.perf_counter() - begin
-            )
+            seconds = time.perf_counter() - begin
+            self._count(_known_verb(scope["method"]), _route(scope), status, seconds)
 
     def _cap(self, scope: Scope) -> int:
         return self._limits.max_bytes if scope["path"] == UPLOAD else MAX_JSON_BYTES
 
     def _admit(self, scope: Scope) -> None:
-        """Raises a Problem for what is not let in."""
+        """Raise a Problem if the request is not allowed."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         if host_name(host) not in self._hosts:
             raise Problem(
-                400, "unknown_host", "this service does not answer to that Host; see --allow-host."
+                400, "unknown_host", "this service does not accept the name in the Host header."
             )
+
+        # pages of other origins must not use a service that runs on the user's machine
         foreign = headers.get(b"sec-fetch-site") == "cross-site" and scope["path"] != "/"
         if foreign or (origin is not None and origin.lower().partition("//")[2] != host.lower()):
-            raise Problem(403, "other_origin", "requests of pages of another origin are refused.")
+            raise Problem(403, "other_origin", "requests from pages of another origin are refused.")
+
         if self._token is not None and not _is_open(scope["path"]):
             scheme, _, got = headers.get(b"authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not same_token(got.strip(), self._token):
-                how = {"WWW-Authenticate": 'Bearer realm="textmask"'}
-                raise Problem(401, "token", "send Authorization: Bearer TOKEN.", how)
+                challenge = {"WWW-Authenticate": 'Bearer realm="textmask"'}
+                raise Problem(401, "token", "send Authorization: Bearer TOKEN.", challenge)
+
+        # an announced body is refused before it is read
         length, cap = headers.get(b"content-length", "0"), self._cap(scope)
         if length.isascii() and length.isdigit() and (len(length) > 15 or int(length) > cap):
             raise _body_too_large(cap)
@@ -126,7 +130,7 @@ class _Body:
         return self._expected and not self._whole
 
     async def receive(self) -> Message:
-        """The next message; raises a Problem beyond the cap and after the time."""
+        """Receive the next message; raise a Problem if the body is too large or too slow."""
         if self._whole:
             return await self._receive()
         now = asyncio.get_running_loop().time()
@@ -138,9 +142,11 @@ class _Body:
             raise Problem(
                 408, "slow", f"the body did not arrive within {self._seconds:g} s."
             ) from error
+
         if message["type"] == "http.disconnect":
             self._whole = True
             return message
+
         self._got += len(message.get("body", b""))
         if self._got > self._cap:
             raise _body_too_large(self._cap)
@@ -167,15 +173,14 @@ async def _refuse(problem: Problem, send: Send) -> None:
         (b"content-type", PROBLEM_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
     ]
-    headers += [
-        (name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()
-    ]
+    for name, value in (problem.headers or {}).items():
+        headers.append((name.lower().encode(), value.encode()))
     await send({"type": "http.response.start", "status": problem.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 def _route(scope: Scope) -> str:
-    """The route's pattern, never the path: labels must stay few."""
+    """The pattern of the route, not the path, which keeps the number of labels small."""
     return str(getattr(scope.get("route"), "path", "") or "other")
 
 

@@ -1,4 +1,4 @@
-"""What the service accepts: caps, hosts, the token, places of jobs, and kinds of files by their first bytes."""
+"""Limits of the service."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from dataclasses import dataclass
 from textmask.errors import ConfigError
 from textmask.text.words import MAX_LENGTH
 
-MAX_SENTENCE = (
-    MAX_LENGTH  # characters; the grammar reads no further, and a token is at least one character
-)
+MAX_SENTENCE = MAX_LENGTH  # characters; the grammar reads no further
 MAX_JSON_BYTES = 64 * 1024
 MEBI = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Everything that bounds what a client can make the service do.
+    """Limits on what clients can make the service do.
 
     Attributes:
-        max_bytes: of one uploaded file with its multipart envelope.
-        max_pixels: of one picture, rows times columns, checked before it is decoded.
+        max_bytes: maximum size of an upload in bytes, with its multipart envelope.
+        max_pixels: maximum number of pixels per image, checked before decoding.
         queue: requests that may wait for a worker; more are refused with 429.
         workers: threads that decode and segment.
-        body_seconds: in which the whole body of a request must arrive.
-        images: pictures kept open; the one unused for longest goes first.
-        store_bytes: of all kept pictures together.
-        keep_seconds: after which an unused picture is forgotten.
-        jobs: folders that may wait or run at once.
-        job_rows: pictures of one job.
+        body_seconds: time in which the whole body of a request must arrive.
+        images: images kept in memory; the least recently used is evicted first.
+        store_bytes: maximum size of all kept images together.
+        keep_seconds: time after which an unused image is evicted.
+        jobs: jobs that may wait or run at the same time.
+        job_rows: maximum number of images per job.
 
     Raises:
-        ConfigError: a bound below 1, or a store that cannot hold the largest picture.
+        ConfigError: a limit is below 1, or the store cannot hold the largest image.
     """
 
     max_bytes: int = 64 * MEBI
@@ -46,15 +44,12 @@ class Limits:
     job_rows: int = 10_000
 
     def __post_init__(self) -> None:
-        small = [
-            name
-            for name, value in vars(self).items()
-            if value < (0 if name in ("queue", "body_seconds") else 1)
-        ]
-        if small:
-            raise ConfigError(f"{small[0]} is {vars(self)[small[0]]}, expected at least 1.")
+        for name, value in vars(self).items():
+            least = 0 if name in ("queue", "body_seconds") else 1
+            if value < least:
+                raise ConfigError(f"{name} is {value}, expected at least {least}.")
         if self.store_bytes < 3 * self.max_pixels:
             raise ConfigError(
-                f"max_pixels {self.max_pixels:,} is more than the store of {self.store_bytes:,} bytes can hold; "
-                f"at most {self.store_bytes // 3:,}."
+                f"max_pixels is {self.max_pixels:,}, expected at most {self.store_bytes // 3:,}: the image store has "
+                f"{self.store_bytes:,} bytes."
             )

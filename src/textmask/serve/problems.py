@@ -1,4 +1,4 @@
-"""What the service answers when it refuses: a status, a code for programs and a message for people."""
+"""Error responses: a status, a code for programs and a message for people."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from starlette.exceptions import HTTPException
 from textmask.errors import LateralityError, TextMaskError
 
 PROBLEM_TYPE = "application/problem+json"
-# what each documented status means; the codes say more
+# meaning of each documented status; the codes are more specific
 STATUSES = {
-    400: "The request cannot be read: malformed multipart or JSON, or a Host that this service does not answer to.",
+    400: "The request is malformed (multipart or JSON), or its Host header is not accepted.",
     401: "The bearer token is missing or wrong.",
-    403: "Sent by a page of another origin, or a place outside the jobs folder.",
+    403: "The request comes from a page of another origin, or names a path outside the jobs folder.",
     404: "No such image or job, or it has expired.",
     408: "The body did not arrive in time.",
     413: "Too many bytes or too many pixels.",
-    415: "Not a picture that can be read, or a result that this format cannot have.",
-    422: "The request is well formed but cannot be done; the message says why.",
+    415: "The file is not an image that can be read, or the result does not exist for its format.",
+    422: "The request is well formed but cannot be fulfilled; the message says why.",
     429: "All workers are busy and the queue is full; try again after Retry-After seconds.",
-    503: "Not ready, stopping, or the audit log cannot be written.",
+    503: "The service is not ready or stopping, or the audit log cannot be written.",
 }
 
 
 class Problem(HTTPException):
-    """A refusal; becomes problem JSON (RFC 9457) with `code` and `message` beside the standard members."""
+    """An error response; becomes problem JSON (RFC 9457) with `code` and `message` next to the standard members."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -35,7 +35,7 @@ class Problem(HTTPException):
 
 
 def problem_body(status: int, code: str, message: str) -> dict[str, str | int]:
-    """The JSON of a refusal."""
+    """The JSON of an error response."""
     return {
         "type": "about:blank",
         "title": code,
@@ -46,6 +46,6 @@ def problem_body(status: int, code: str, message: str) -> dict[str, str | int]:
 
 
 def problem_of(error: TextMaskError) -> Problem:
-    """A user's mistake as the service says it."""
+    """Convert an error that the client can fix to a Problem."""
     code = "laterality" if isinstance(error, LateralityError) else "cannot_be_done"
     return Problem(422, code, str(error))

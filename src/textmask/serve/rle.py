@@ -1,4 +1,4 @@
-"""Masks as run lengths, the uncompressed form that COCO's tools read."""
+"""Encode masks as uncompressed COCO run lengths."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 
 class RunLengths(TypedDict):
-    """Rows and columns, and the lengths of runs column by column: background first, then foreground, and so on."""
+    """Size (rows, columns), and lengths of runs column by column: background first, then foreground, and so on."""
 
     size: list[int]
     counts: list[int]
 
 
 def run_lengths(mask: npt.NDArray[np.uint8]) -> RunLengths:
-    """Run lengths of a mask H W, where not 0 is foreground."""
+    """Encode a mask H W; every value but 0 is foreground."""
     flat = (mask > 0).ravel(order="F").astype(np.int8)
-    turns = np.flatnonzero(np.diff(flat, prepend=0))
-    edges = np.concatenate(([0], turns, [flat.size]))
+    changes = np.flatnonzero(np.diff(flat, prepend=0))
+    edges = np.concatenate(([0], changes, [flat.size]))
     return {"size": [int(n) for n in mask.shape], "counts": [int(n) for n in np.diff(edges)]}

@@ -1,4 +1,4 @@
-"""Requests and responses of the service, as its OpenAPI description shows them."""
+"""Requests and responses of the service, as in its OpenAPI description."""
 
 from __future__ import annotations
 
@@ -25,28 +25,30 @@ class _Request(BaseModel):
 
 
 class MaskRequest(_Request):
-    """A sentence about an uploaded picture."""
+    """A prompt for an uploaded image."""
 
     sentence: Sentence
     laterality: Whose | None = Field(
-        None, description="Whose left is meant; null: the usual for the format."
+        None, description="Laterality convention of the prompt; null: depends on the file format."
     )
-    view: View | None = Field(
-        None, description="What the picture shows, where its file does not say."
-    )
+    view: View | None = Field(None, description="View of the image, if the file does not say.")
     assume: Assume | None = Field(
-        None, description="Whose left to take where it cannot be known; null: refuse."
+        None, description="Convention to use if it is unknown; null: refuse the request."
     )
     threshold: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="null: the recipe's."
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Threshold on the probability; null: that of the recipe.",
     )
     parts: list[Part] = Field(
-        ["png"], alias="return", max_length=12, description="What the response brings."
+        ["png"], alias="return", max_length=12, description="Parts of the response."
     )
 
 
 class MaskQuery(BaseModel):
-    """The same as query parameters, for links."""
+    """The same as `MaskRequest` as query parameters, for links."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,13 +62,17 @@ class MaskQuery(BaseModel):
 
 
 class JobRequest(_Request):
-    """Many pictures below the jobs folder: a folder and one sentence, or a jobs file with its own sentences."""
+    """Many images below the jobs folder: a folder and one prompt, or a jobs file with its own prompts."""
 
     source: Folder = Field(
-        description="Folder, picture, or csv/json of image and text; relative to the jobs folder."
+        description="Folder, image, or csv/json of image and text; relative to the jobs folder."
     )
-    sentence: Sentence | None = Field(None, description="For all pictures; null with a jobs file.")
-    out: Folder | None = Field(None, description="Folder for results, relative; null: results/ID.")
+    sentence: Sentence | None = Field(
+        None, description="Prompt for all images; null with a jobs file."
+    )
+    out: Folder | None = Field(
+        None, description="Folder of the results, relative to the jobs folder; null: results/ID."
+    )
     laterality: Whose | None = None
     view: View | None = None
     assume: Assume | None = None
@@ -83,7 +89,7 @@ class ProblemBody(BaseModel):
 
 
 class OrientationBody(BaseModel):
-    """Where the patient is in the picture."""
+    """Directions of the patient in the image."""
 
     columns: str
     rows: str
@@ -92,7 +98,7 @@ class OrientationBody(BaseModel):
 
 
 class ImageBody(BaseModel):
-    """An uploaded picture."""
+    """An uploaded image."""
 
     id: str
     rows: int
@@ -105,23 +111,23 @@ class ImageBody(BaseModel):
     sides_known: bool
     spacing_mm: tuple[float, float] | None
     sha256: str
-    keep_seconds: float = Field(description="Forgotten when unused for so long.")
+    keep_seconds: float = Field(description="Seconds before the unused image is evicted.")
 
 
 class WarningBody(BaseModel):
-    """What is odd about a sentence or its answer."""
+    """A warning about a questionable prompt or result."""
 
     code: str
     message: str
 
 
 class StatementBody(BaseModel):
-    """What the parser understood. Zones are (side, level) in the sentence's words, cells by sides of the picture."""
+    """What the parser understood. Zones are (side, level) as in the prompt, cells by the sides of the image."""
 
     zones: list[tuple[str, str]]
     free: list[tuple[str, str]]
     cells: list[tuple[str, str]] | None = Field(
-        description="null: the sides of the picture are not known."
+        description="null: the sides of the image are unknown."
     )
     free_cells: list[tuple[str, str]]
     grid: Literal["2x3", "3x3"]
@@ -141,22 +147,20 @@ class RunLengthsBody(BaseModel):
 
 
 class MaskBody(BaseModel):
-    """The answer to a sentence. PNG and DICOM parts are base64."""
+    """The result for a prompt. PNG and DICOM parts are base64."""
 
     image: str
     rows: int
     columns: int
     statement: StatementBody
-    asked: dict[str, Any] = Field(
-        description="What was done with the sentence before the network got it."
-    )
+    asked: dict[str, Any] = Field(description="How the prompt was converted for the network.")
     abstained: bool
     compatibility: float | None
     warnings: list[WarningBody]
     threshold: float
     foreground_px: int
     model_sha256: str
-    seconds: float = Field(description="Of the model, without waiting.")
+    seconds: float = Field(description="Time of the model, without waiting.")
     links: dict[str, str]
     png: str | None = None
     rle: RunLengthsBody | None = None
@@ -167,14 +171,14 @@ class MaskBody(BaseModel):
 
 
 class FailureBody(BaseModel):
-    """A picture of a job that could not be done."""
+    """An image of a job that failed."""
 
     image: str
     message: str
 
 
 class JobBody(BaseModel):
-    """A job and how far it is."""
+    """A job and its progress."""
 
     id: str
     status: Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -187,12 +191,12 @@ class JobBody(BaseModel):
 
 
 class CapabilitiesBody(BaseModel):
-    """What this service is and accepts."""
+    """The model of this service and what it accepts."""
 
     version: str
     method: str
     model_sha256: str
-    laterality: Whose = Field(description="Whose left the model has learnt.")
+    laterality: Whose = Field(description="Laterality convention of the model.")
     threshold: float
     formats: list[str]
     views: list[str]
@@ -207,6 +211,6 @@ class CapabilitiesBody(BaseModel):
 
 
 class HealthBody(BaseModel):
-    """Whether the process lives, or is ready."""
+    """Status of the process."""
 
     status: str

@@ -1,4 +1,4 @@
-"""Listens with uvicorn."""
+"""Run the application with uvicorn."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from textmask.errors import ConfigError
 from textmask.serve.guard import Guard
 
 BACKLOG = 512  # connections that may wait to be accepted
-STOP_SECONDS = 10  # for requests that run when the service is asked to stop
+STOP_SECONDS = 10  # for running requests when the service stops
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket, given to `server_of(...).run(sockets=[...])`; port 0 takes a free one.
+    """Open a listening socket for `server_of(...).run(sockets=[...])`.
+
+    Args:
+        host: address or name.
+        port: 0 picks a free port.
 
     Raises:
-        ConfigError: the address or port cannot be had.
+        ConfigError: the address or the port is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # named as TCP: only then asyncio turns Nagle's algorithm off, which holds every answer back for 40 ms
+
+    # with the protocol named, asyncio disables Nagle's algorithm, which would delay every response by 40 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -29,23 +34,23 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"cannot listen on {host} port {port} ({error.strerror or error}). Take another."
+            f"cannot listen on {host} port {port} ({error.strerror or error}). Choose another."
         ) from error
     return listener
 
 
 def server_of(app: Guard, behind_proxy: bool = False) -> uvicorn.Server:
-    """A server that answers when its `run(sockets=[listening])` is called, until interrupted.
+    """A server for an application; its `run(sockets=[listening])` serves until interrupted.
 
     Args:
-        app: what `create_app` made.
+        app: the application of `create_app`.
         behind_proxy: take the client's address from X-Forwarded-For of a proxy on this machine.
     """
     return uvicorn.Server(
         uvicorn.Config(
             app,
             log_level="warning",
-            access_log=False,  # it would keep the sentences of links
+            access_log=False,  # it would contain the prompts of links
             server_header=False,
             proxy_headers=behind_proxy,
             forwarded_allow_ips="127.0.0.1",

@@ -1,4 +1,4 @@
-"""What the routes do, without HTTP: open pictures, answer sentences, run jobs, and put all of it on record."""
+"""The work of the routes, without HTTP: open images, segment prompts, run jobs, and keep the audit log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlencode
 
 import numpy as np
@@ -17,33 +17,28 @@ from textmask import __version__
 from textmask.errors import TextMaskError
 from textmask.inference.jobs import BatchItem
 from textmask.io.orientation import VIEWS
-from textmask.serve import engine as made
+from textmask.serve import segmenter as made
 from textmask.serve.access import below
 from textmask.serve.audit import Audit
 from textmask.serve.background import BackgroundJob, BackgroundJobs, rows_below
-from textmask.serve.engine import PromptRequest, Segmenter, ServedSegmentation, Upload
+from textmask.serve.bodies import image_body, statement_body, whose
 from textmask.serve.limits import MAX_SENTENCE, Limits
 from textmask.serve.problems import Problem, problem_of
 from textmask.serve.rle import run_lengths
 from textmask.serve.schemas import (
     CapabilitiesBody,
-    FailureBody,
     ImageBody,
-    JobBody,
     JobRequest,
     MaskBody,
     MaskQuery,
     MaskRequest,
-    OrientationBody,
     RunLengthsBody,
-    StatementBody,
     WarningBody,
-    Whose,
 )
+from textmask.serve.segmenter import PromptRequest, Segmenter, ServedSegmentation, Upload
 from textmask.serve.store import Store
 from textmask.serve.telemetry import Metrics
 from textmask.serve.workers import Workers
-from textmask.statement import Side, Statement, Zone
 
 T = TypeVar("T")
 PARTS = ["png", "rle", "overlay", "probability", "seg", "sr"]
@@ -52,15 +47,15 @@ USE = "Research use only. Not a medical device."
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """How the service is run.
+    """Options of the service.
 
     Attributes:
-        limits: what bounds a client.
-        hosts: further names that a Host header may have, beside this machine's loopback names.
-        token: for `Authorization: Bearer`; None asks for none.
-        audit: file of the audit log; None keeps none.
-        audit_sentences: whether it records sentences as they are.
-        jobs_root: folder that jobs read from and write to; None has no jobs.
+        limits: limits on clients.
+        hosts: accepted names in the Host header, in addition to the loopback names.
+        token: expected in `Authorization: Bearer`; None disables the check.
+        audit: file of the audit log; None disables it.
+        audit_sentences: record the text of prompts, not only their hash.
+        jobs_root: folder that background jobs read from and write to; None disables jobs.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -72,49 +67,47 @@ class ServiceOptions:
 
 
 @dataclass(frozen=True)
-class ServiceAnswer:
-    """One answered sentence: its picture, the answer, the mask at the wanted threshold, seconds of the model."""
+class ServiceResult:
+    """The result for one prompt: the image, the segmentation, the mask at the threshold, seconds of the model."""
 
     upload: Upload
-    answer: ServedSegmentation
+    found: ServedSegmentation
     mask: npt.NDArray[np.uint8]
     threshold: float
     seconds: float
 
 
 class Service:
-    """A trained run with all that keeps many clients apart and in bounds.
+    """A trained run, shared by many clients within limits.
 
     Raises:
         ConfigError: the audit log cannot be opened.
     """
 
-    def __init__(self, engine: Segmenter, options: ServiceOptions) -> None:
+    def __init__(self, segmenter: Segmenter, options: ServiceOptions) -> None:
         limits = options.limits
-        self.engine, self.options, self.limits = engine, options, limits
+        self.segmenter, self.options, self.limits = segmenter, options, limits
         self.audit = Audit(options.audit, options.audit_sentences)
         self.workers = Workers(limits.workers, limits.queue)
         self.images: Store[Upload] = Store(limits.images, limits.store_bytes, limits.keep_seconds)
         self.metrics = Metrics()
         self.jobs = BackgroundJobs(limits.jobs, self.metrics.row)
         self.ready = False
-        self.metrics.gauge("queue", "Requests that wait or run.", lambda: self.workers.pending)
-        self.metrics.gauge(
-            "refused", "Requests refused because the queue was full.", lambda: self.workers.refused
-        )
-        self.metrics.gauge("images", "Pictures kept.", lambda: len(self.images))
-        self.metrics.gauge(
-            "images_bytes", "Bytes of the pictures kept.", lambda: self.images.size_bytes
-        )
-        self.metrics.gauge("jobs", "Jobs that wait or run.", lambda: self.jobs.active)
+
+        gauge = self.metrics.gauge
+        gauge("queue", "Requests that wait or run.", lambda: self.workers.pending)
+        gauge("refused", "Requests refused with a full queue.", lambda: self.workers.refused)
+        gauge("images", "Images in memory.", lambda: len(self.images))
+        gauge("images_bytes", "Bytes of the images in memory.", lambda: self.images.size_bytes)
+        gauge("jobs", "Jobs that wait or run.", lambda: self.jobs.active)
 
     async def start(self) -> None:
-        """Warm up; ready afterwards."""
-        await self.workers.run(self.engine.warm_up)
+        """Warm up the model; the service is ready afterwards."""
+        await self.workers.run(self.segmenter.warm_up)
         self.ready = True
 
     def stop(self) -> None:
-        """Finish what runs, drop what waits."""
+        """Finish running requests and cancel waiting ones."""
         self.ready = False
         self.jobs.close()
         self.workers.close()
@@ -124,24 +117,25 @@ class Service:
         """Decode an upload and keep it.
 
         Raises:
-            Problem: as `Engine.read`; 429 the queue is full.
+            Problem: as `Segmenter.read`, or 429 if the queue is full.
         """
 
-        def read() -> (
-            Upload
-        ):  # the bytes are taken from the spooled file only when it is their turn
-            return _as_problem(lambda: self.engine.read(file.read(), index, self.limits.max_pixels))
+        def read() -> Upload:
+            # in the worker, so that the bytes of waiting requests stay in their spooled files
+            data = file.read()
+            return _as_problem(lambda: self.segmenter.read(data, index, self.limits.max_pixels))
 
         upload = await self.workers.run(read)
-        self.audit.write("upload", who, image_sha256=upload.sha256, model_sha256=self.engine.sha256)
+        model = self.segmenter.sha256
+        self.audit.write("upload", who, image_sha256=upload.sha256, model_sha256=model)
         name = self.images.put(upload, upload.size_bytes)
-        return _image_body(name, upload, self.limits.keep_seconds)
+        return image_body(name, upload, self.limits.keep_seconds)
 
     def image(self, name: str) -> Upload:
-        """A kept picture.
+        """The uploaded image with this id.
 
         Raises:
-            Problem: 404.
+            Problem: 404 if there is none.
         """
         found = self.images.get(name)
         if found is None:
@@ -151,121 +145,124 @@ class Service:
         return found
 
     def forget(self, name: str, who: str) -> None:
-        """Forget a picture.
+        """Remove an image.
 
         Raises:
-            Problem: 404.
+            Problem: 404 if there is none.
         """
         upload = self.image(name)
         self.images.remove(name)
         self.audit.write("forget", who, image_sha256=upload.sha256)
 
-    def answer(self, upload: Upload, asked: MaskRequest | MaskQuery, who: str) -> ServiceAnswer:
-        """Answer a sentence in this thread, count it and put it on record.
+    def segment(self, upload: Upload, wanted: MaskRequest | MaskQuery, who: str) -> ServiceResult:
+        """Segment a prompt in this thread, and record it in the metrics and the audit log.
 
         Raises:
-            Problem: 422, it cannot be answered as it is asked.
+            Problem: 422 if the request cannot be fulfilled.
         """
-        question = PromptRequest(asked.sentence, asked.laterality, asked.view, asked.assume)
+        request = PromptRequest(wanted.sentence, wanted.laterality, wanted.view, wanted.assume)
         begin = time.perf_counter()
         try:
-            answer = _as_problem(lambda: self.engine.segment(upload, question))
+            found = _as_problem(lambda: self.segmenter.segment(upload, request))
         except Problem as problem:
-            self._record(upload, question, who, refused=problem.code)
+            self._record(upload, request, who, refused=problem.code)
             raise
         seconds = time.perf_counter() - begin
-        self.metrics.answer(seconds, answer.warnings, answer.abstained)
+
+        self.metrics.prompt(seconds, found.warnings, found.abstained)
         self._record(
             upload,
-            question,
+            request,
             who,
-            laterality=answer.asked.get("said"),
-            abstained=answer.abstained,
-            warnings=list(answer.warnings),
+            laterality=found.conversion.get("said"),
+            abstained=found.abstained,
+            warnings=list(found.warnings),
             seconds=round(seconds, 4),
         )
-        threshold = self.engine.threshold if asked.threshold is None else asked.threshold
-        return ServiceAnswer(
-            upload, answer, made.mask_at(answer, asked.threshold), threshold, seconds
-        )
+        threshold = self.segmenter.threshold if wanted.threshold is None else wanted.threshold
+        mask = made.mask_at(found, wanted.threshold)
+        return ServiceResult(upload, found, mask, threshold, seconds)
 
-    def mask_body(self, name: str, asked: MaskRequest, who: str) -> MaskBody:
-        """The answer as JSON, with the parts that are asked for; runs in a worker."""
-        found = self.answer(self.image(name), asked, who)
-        answer, mask = found.answer, found.mask
-        query = asked.model_dump(exclude={"parts"}, exclude_none=True)
+    def mask_body(self, name: str, wanted: MaskRequest, who: str) -> MaskBody:
+        """The result as JSON, with the requested parts; runs in a worker."""
+        result = self.segment(self.image(name), wanted, who)
+        found, mask = result.found, result.mask
+
+        # parts that were not requested stay unset, and are left out of the response
+        parts: dict[str, Any] = {}
+        for part in dict.fromkeys(wanted.parts):
+            if part == "rle":
+                parts[part] = RunLengthsBody(**run_lengths(mask))
+            else:
+                parts[part] = base64.b64encode(self.part(part, result)).decode("ascii")
+
+        query = wanted.model_dump(exclude={"parts"}, exclude_none=True)
         link = f"/v1/images/{name}/{{}}?{urlencode(query)}"
         return MaskBody(
             image=name,
             rows=mask.shape[0],
             columns=mask.shape[1],
-            statement=statement_body(answer),
-            asked=dict(answer.asked),
-            abstained=answer.abstained,
-            compatibility=answer.compatibility,
-            warnings=[WarningBody(code=code, message=made.plain(code)) for code in answer.warnings],
-            threshold=found.threshold,
+            statement=statement_body(found),
+            asked=dict(found.conversion),
+            abstained=found.abstained,
+            compatibility=found.compatibility,
+            warnings=[
+                WarningBody(code=code, message=made.message_of(code)) for code in found.warnings
+            ],
+            threshold=result.threshold,
             foreground_px=int(mask.sum()),
-            model_sha256=self.engine.sha256,
-            seconds=found.seconds,
+            model_sha256=self.segmenter.sha256,
+            seconds=result.seconds,
             links={kind: link.format(kind) for kind in ("mask.png", "overlay.png", "mask.dcm")},
-            **{
-                part: _base64(self.part(part, found))
-                for part in dict.fromkeys(asked.parts)
-                if part != "rle"
-            },
-            **({"rle": RunLengthsBody(**run_lengths(mask))} if "rle" in asked.parts else {}),
+            **parts,
         )
 
-    def part(self, part: str, found: ServiceAnswer) -> bytes:
-        """One result as the bytes of a file: png, overlay, probability, seg or sr.
+    def part(self, part: str, result: ServiceResult) -> bytes:
+        """One part of a result as the bytes of a file: png, overlay, probability, seg or sr.
 
         Raises:
-            Problem: 415, a DICOM result of an upload that is not DICOM.
+            Problem: 415 for a DICOM part if the upload is not DICOM.
         """
-        makers: dict[str, Callable[[], bytes]] = {
-            "png": lambda: made.mask_png(found.mask),
-            "overlay": lambda: made.overlay_png(found.upload, found.mask),
-            "probability": lambda: made.probability_png(found.answer),
-        }
-        make = makers.get(
-            part,
-            lambda: self.engine.dicom(
-                part, found.upload, found.answer, found.mask, found.threshold
-            ),
+        if part == "png":
+            return made.mask_png(result.mask)
+        if part == "overlay":
+            return made.overlay_png(result.upload, result.mask)
+        if part == "probability":
+            return made.probability_png(result.found)
+        return _as_problem(
+            lambda: self.segmenter.dicom(
+                part, result.upload, result.found, result.mask, result.threshold
+            )
         )
-        return _as_problem(make)
 
-    def add_job(self, asked: JobRequest, who: str) -> BackgroundJob:
-        """Put a folder or jobs file in line; runs in a thread, because a folder may be long.
+    def add_job(self, wanted: JobRequest, who: str) -> BackgroundJob:
+        """Queue a folder or a jobs file; runs in a thread, because a folder may be long.
 
         Raises:
             Problem: 403, 404, 413, 422 or 429, with the reason.
         """
-        root = self._jobs_root()
-        rows = rows_below(root, asked.source, asked.sentence, self.limits.job_rows)
+        root, model = self._jobs_root(), self.segmenter.sha256
+        rows = rows_below(root, wanted.source, wanted.sentence, self.limits.job_rows)
         job = BackgroundJob(rows, root, "", lambda row: ())
-        shown = asked.out or f"results/{job.id}"
+        shown = wanted.out or f"results/{job.id}"
         job.out, job.shown_out = below(root, shown), shown
 
         def work(row: BatchItem) -> tuple[str, ...]:
-            question = PromptRequest(row.text, asked.laterality, asked.view, asked.assume)
-            self.audit.write(
-                "job_row", who, job=job.id, model_sha256=self.engine.sha256, sentence=row.text
-            )
+            request = PromptRequest(row.text, wanted.laterality, wanted.view, wanted.assume)
+            self.audit.write("job_row", who, job=job.id, model_sha256=model, sentence=row.text)
             return self.workers.in_line(
-                lambda: self.engine.write_row(row, question, job.out, self.limits.max_pixels)
+                lambda: self.segmenter.write_row(row, request, job.out, self.limits.max_pixels)
             )
 
         job.work = work
-        self.audit.write("job", who, job=job.id, rows=len(rows), model_sha256=self.engine.sha256)
+        self.audit.write("job", who, job=job.id, rows=len(rows), model_sha256=model)
         return self.jobs.add(job)
 
     def job(self, name: str) -> BackgroundJob:
-        """A job that is remembered.
+        """The job with this id.
 
         Raises:
-            Problem: 404.
+            Problem: 404 if there is none.
         """
         found = self.jobs.get(name)
         if found is None:
@@ -275,14 +272,14 @@ class Service:
         return found
 
     def capabilities(self) -> CapabilitiesBody:
-        """What this service is and accepts."""
-        engine, limits = self.engine, self.limits
+        """The model of this service and what it accepts."""
+        segmenter, limits = self.segmenter, self.limits
         return CapabilitiesBody(
             version=__version__,
-            method=engine.method,
-            model_sha256=engine.sha256,
-            laterality=_whose(engine.laterality),
-            threshold=engine.threshold,
+            method=segmenter.method,
+            model_sha256=segmenter.sha256,
+            laterality=whose(segmenter.laterality),
+            threshold=segmenter.threshold,
             formats=list(made.FORMATS),
             views=list(VIEWS),
             returns=PARTS,
@@ -297,100 +294,22 @@ class Service:
 
     def _jobs_root(self) -> Path:
         if self.options.jobs_root is None:
-            raise Problem(
-                404, "no_jobs_root", "this service runs no jobs; start it with --jobs-root FOLDER."
-            )
+            raise Problem(404, "no_jobs_root", "background jobs are not enabled on this service.")
         return self.options.jobs_root
 
-    def _record(self, upload: Upload, question: PromptRequest, who: str, **fields: object) -> None:
+    def _record(self, upload: Upload, request: PromptRequest, who: str, **fields: object) -> None:
         self.audit.write(
             "ask",
             who,
-            sentence=question.sentence,
+            sentence=request.prompt,
             image_sha256=upload.sha256,
-            model_sha256=self.engine.sha256,
+            model_sha256=self.segmenter.sha256,
             **fields,
         )
 
 
-def job_body(job: BackgroundJob) -> JobBody:
-    """A job and how far it is."""
-    return JobBody(
-        id=job.id,
-        status=job.status,
-        total=len(job.rows),
-        done=job.done,
-        failed=job.failed,
-        with_warnings=job.with_warnings,
-        failures=[FailureBody(image=image, message=message) for image, message in job.failures],
-        out=job.shown_out,
-    )
-
-
-def statement_body(answer: ServedSegmentation) -> StatementBody:
-    """What was understood."""
-    statement = answer.statement
-    return StatementBody(
-        zones=_pairs(statement.zones),
-        free=_pairs(statement.negated),
-        cells=None if answer.cells is None else _pairs(answer.cells),
-        free_cells=_pairs(answer.free_cells),
-        grid=_grid(statement),
-        count=statement.count,
-        lateral=statement.lateral,
-        absent=statement.absent,
-        size=statement.size,
-        grammar=statement.grammar,
-        laterality=_whose(str(statement.laterality)),
-    )
-
-
-def _grid(statement: Statement) -> Literal["2x3", "3x3"]:
-    """Lungs have no centre; everything else lies on nine zones."""
-    central = any(side is Side.CENTER for side, _ in statement.zones | statement.negated)
-    return "2x3" if statement.grammar in ("qata", "mosmed", "report", "") and not central else "3x3"
-
-
-def _image_body(name: str, upload: Upload, keep_seconds: float) -> ImageBody:
-    picture, place = upload.picture, upload.picture.orientation
-    shown = None
-    if place is not None:
-        shown = OrientationBody(
-            columns=place.columns,
-            rows=place.rows,
-            source=place.source,
-            patient_left=place.patient_left,
-        )
-    return ImageBody(
-        id=name,
-        rows=picture.pixels.shape[0],
-        columns=picture.pixels.shape[1],
-        channels=1 if picture.pixels.ndim == 2 else 3,
-        format=picture.format,
-        index=picture.index,
-        count=upload.count,
-        orientation=shown,
-        sides_known=place is not None and place.patient_left is not None,
-        spacing_mm=picture.spacing_mm,
-        sha256=upload.sha256,
-        keep_seconds=keep_seconds,
-    )
-
-
-def _pairs(zones: frozenset[Zone]) -> list[tuple[str, str]]:
-    return sorted((str(side), str(level)) for side, level in zones)
-
-
-def _whose(name: str) -> Whose:
-    return {"image": "image", "patient": "patient"}.get(name, "unknown")  # type: ignore[return-value]
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
 def _as_problem(work: Callable[[], T]) -> T:
-    """Do `work`; a user's mistake becomes a Problem."""
+    """Call `work`; an error that the client can fix becomes a Problem."""
     try:
         return work()
     except TextMaskError as error:

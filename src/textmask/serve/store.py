@@ -1,4 +1,4 @@
-"""What clients have uploaded, for a while: bounded in number, bytes and time."""
+"""Memory for uploads, limited in number, bytes and time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ID_PATTERN = r"^[A-Za-z0-9_-]{22}$"
 
 
 def new_id() -> str:
-    """128 random bits: knowing one id says nothing about another."""
+    """A random id of 128 bits; an id reveals nothing about another."""
     return secrets.token_urlsafe(16)
 
 
@@ -29,13 +29,13 @@ class _Kept(Generic[T]):
 
 
 class Store(Generic[T]):
-    """Values by unguessable id; the one unused for longest goes first. Safe to use from several threads.
+    """Values by unguessable id; the least recently used is evicted first. Safe to use from several threads.
 
     Args:
-        most: values.
-        most_bytes: of all together.
-        seconds: after which an unused value is forgotten.
-        clock: seconds that only grow.
+        most: maximum number of values.
+        most_bytes: maximum size of all values together.
+        seconds: time after which an unused value is evicted.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -51,37 +51,43 @@ class Store(Generic[T]):
         self._bytes = 0
 
     def __len__(self) -> int:
-        """Values that are kept."""
+        """Number of values."""
         return len(self._kept)
 
     @property
     def size_bytes(self) -> int:
-        """Of all together."""
+        """Size of all values together."""
         return self._bytes
 
     def put(self, value: T, size_bytes: int) -> str:
-        """Keep a value; older ones make room.
+        """Keep a value and evict older ones if needed; returns its id.
+
+        Args:
+            value: what to keep.
+            size_bytes: its size.
 
         Raises:
-            ConfigError: it is larger than the whole store.
+            ConfigError: the value is larger than the whole store.
         """
         if size_bytes > self._most_bytes:
             raise ConfigError(
                 f"{size_bytes:,} bytes do not fit a store of {self._most_bytes:,} bytes."
             )
+
         with self._lock:
             self._expire()
             while self._kept and (
                 len(self._kept) >= self._most or self._bytes + size_bytes > self._most_bytes
             ):
                 self._drop(next(iter(self._kept)))
+
             name = new_id()
             self._kept[name] = _Kept(value, size_bytes, self._clock())
             self._bytes += size_bytes
         return name
 
     def get(self, name: str) -> T | None:
-        """A value, which counts as used now; None when there is none or it has expired."""
+        """The value with this id, which counts as used now; None if there is none or it has expired."""
         with self._lock:
             self._expire()
             kept = self._kept.get(name)
@@ -92,7 +98,7 @@ class Store(Generic[T]):
             return kept.value
 
     def remove(self, name: str) -> bool:
-        """Forget a value; whether there was one."""
+        """Remove a value; returns whether there was one."""
         with self._lock:
             self._expire()
             if name not in self._kept:
@@ -101,7 +107,7 @@ class Store(Generic[T]):
             return True
 
     def expire(self) -> None:
-        """Forget what was unused for too long; `put`, `get` and `remove` do so too."""
+        """Evict values that were unused for too long; `put`, `get` and `remove` do this too."""
         with self._lock:
             self._expire()
 

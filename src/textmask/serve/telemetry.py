@@ -1,4 +1,4 @@
-"""Counters for Prometheus. No sentence, file name or id is ever a label."""
+"""Metrics for Prometheus. Prompts, file names and ids are never labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """What one service counts, in a registry of its own."""
+    """Metrics of one service, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -23,26 +23,29 @@ class Metrics:
         )
         self._request_seconds = Histogram(
             "textmask_request_seconds",
-            "Whole requests.",
+            "Seconds per request.",
             ["route"],
             buckets=SECONDS,
             registry=self.registry,
         )
         self._model_seconds = Histogram(
-            "textmask_model_seconds", "The model alone.", buckets=SECONDS, registry=self.registry
+            "textmask_model_seconds",
+            "Seconds of the model per prompt.",
+            buckets=SECONDS,
+            registry=self.registry,
         )
         self._warnings = Counter(
-            "textmask_warnings", "Warnings of answers.", ["code"], registry=self.registry
+            "textmask_warnings", "Warnings by code.", ["code"], registry=self.registry
         )
         self._abstained = Counter(
-            "textmask_abstained", "Sentences that got no answer.", registry=self.registry
+            "textmask_abstained", "Prompts for which the model abstained.", registry=self.registry
         )
         self._rows = Counter(
-            "textmask_job_rows", "Pictures of jobs.", ["status"], registry=self.registry
+            "textmask_job_rows", "Images of jobs by status.", ["status"], registry=self.registry
         )
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Show a number that is read when asked for."""
+        """Add a gauge whose value is read when metrics are requested."""
         Gauge(f"textmask_{name}", text, registry=self.registry).set_function(read)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -50,8 +53,8 @@ class Metrics:
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def answer(self, seconds: float, warnings: tuple[str, ...], abstained: bool) -> None:
-        """Count one answered sentence."""
+    def prompt(self, seconds: float, warnings: tuple[str, ...], abstained: bool) -> None:
+        """Count one segmented prompt."""
         self._model_seconds.observe(seconds)
         for code in warnings:
             self._warnings.labels(code).inc()
@@ -59,9 +62,9 @@ class Metrics:
             self._abstained.inc()
 
     def row(self, status: str) -> None:
-        """Count one picture of a job: done or failed."""
+        """Count one image of a job: `done` or `failed`."""
         self._rows.labels(status).inc()
 
     def text(self) -> bytes:
-        """All of it in the text format."""
+        """All metrics in the text format."""
         return generate_latest(self.registry)

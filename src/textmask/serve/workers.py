@@ -1,4 +1,4 @@
-"""A few threads that do the work, and a queue that is full at some point."""
+"""Thread pool with a bounded queue."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ T = TypeVar("T")
 class Workers:
     """Threads behind a bounded queue.
 
+    Args:
+        threads: number of threads.
+        queue: calls that may wait.
+
     Attributes:
-        refused: how often there was no room.
+        refused: number of calls refused because the queue was full.
     """
 
     def __init__(self, threads: int = 1, queue: int = 16) -> None:
@@ -27,33 +31,33 @@ class Workers:
         self._threads, self._room = threads, threads + queue
         self._lock = threading.Lock()
         self._pending = 0
-        self._seconds = 0.1  # of one piece of work, moving average
+        self._seconds = 0.1  # moving average of the time per call
         self.refused = 0
 
     @property
     def pending(self) -> int:
-        """Pieces of work that wait or run."""
+        """Number of calls that wait or run."""
         return self._pending
 
     @property
     def full(self) -> bool:
-        """Whether the next one is refused."""
+        """Whether the next call is refused."""
         return self._pending >= self._room
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do `work` in a thread and wait for it; a caller that is cancelled while it waits takes its work along.
+        """Call `work` in a thread and wait for it. A caller that is cancelled while waiting also cancels its call.
 
         Raises:
-            Problem: 429, the queue is full.
+            Problem: 429 if the queue is full.
         """
         return await asyncio.wrap_future(self._submit(work))
 
     def in_line(self, work: Callable[[], T]) -> T:
-        """Do `work` in a thread however full the queue is; for a caller that sends one after the other."""
+        """Call `work` in a thread even if the queue is full; for callers that send one call at a time."""
         return self._pool.submit(self._timed, work).result()
 
     def close(self) -> None:
-        """Let go of what waits and finish what runs."""
+        """Cancel waiting calls and finish running ones."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:
@@ -61,9 +65,10 @@ class Workers:
             if self._pending >= self._room:
                 self.refused += 1
                 wait = max(1, math.ceil(self._pending * self._seconds / self._threads))
-                message = f"{self._pending} requests wait already; try again in {wait} s."
+                message = f"{self._pending} requests are waiting. Try again in {wait} s."
                 raise Problem(429, "busy", message, {"Retry-After": str(wait)})
             self._pending += 1
+
         try:
             future = self._pool.submit(self._timed, work)
         except RuntimeError as error:

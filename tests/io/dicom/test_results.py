@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from textmask.errors import ConfigError, DataError
 from textmask.io.dicom import facts
-from textmask.io.dicom.capture import capture_picture
+from textmask.io.dicom.capture import capture_image
 from textmask.io.dicom.facts import ModelFacts, RequestFacts, ResultUids
 from textmask.io.dicom.results import capture, encode, measurement_report, segmentation
 from textmask.io.orientation import Orientation
@@ -113,7 +113,7 @@ def test_a_side_that_is_not_known_is_not_coded():
     coded = {element.value for element in seg.iterall() if element.keyword == "CodeValue"}
     assert not {"7771000", "24028007", "51440002"} & coded
     algorithm = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
-    assert "side=not known" in algorithm.AlgorithmParameters
+    assert "side=unknown" in algorithm.AlgorithmParameters
     assert not seg.PatientOrientation
     with pytest.raises(ConfigError, match="expected one of left, right, both"):
         RequestFacts("x", side="port")
@@ -267,7 +267,7 @@ def test_an_empty_mask_is_written_and_said_so(kind):
     assert "no region was found" in found.SegmentSequence[0].SegmentDescription
     assert found.ContentDescription.startswith("no region was found")
     sr = written(measurement_report(source, mask, request_of(), MODEL, UIDS, seg))
-    assert "no region was found for the sentence." in [
+    assert "no region was found for the prompt." in [
         i.TextValue for i in tree(sr) if i.ValueType == "TEXT"
     ]
 
@@ -362,7 +362,7 @@ def test_what_does_not_fit_is_refused(change, said):
 def test_several_films_and_multi_frame_images_are_refused():
     study, series = study_of(), "1.2.3.4"
     films = [film(study, SeriesInstanceUID=series), film(study, SeriesInstanceUID=series)]
-    with pytest.raises(DataError, match="each film by itself"):
+    with pytest.raises(DataError, match="each image separately"):
         segmentation(films, square(films), request_of(), MODEL, UIDS)
     many = film(NumberOfFrames=3)
     with pytest.raises(DataError, match="multi-frame"):
@@ -389,8 +389,8 @@ def test_a_capture_shows_the_slice_with_most_of_the_mask():
 
 def test_the_letters_stand_where_the_patients_sides_are():
     image, mask = np.zeros((512, 512), np.uint8), np.zeros((512, 512), np.uint8)
-    film, mirrored = (capture_picture(image, mask, ["x"], Orientation(c, "F")) for c in "LR")
-    unknown = capture_picture(image, mask, ["x"], None)
+    film, mirrored = (capture_image(image, mask, ["x"], Orientation(c, "F")) for c in "LR")
+    unknown = capture_image(image, mask, ["x"], None)
     row = film.shape[0] - 512 + 256
     ends = [
         (p[row - 20 : row + 8, 2:40].copy(), p[row - 20 : row + 8, -24:-4].copy())
@@ -406,8 +406,8 @@ def test_the_letters_stand_where_the_patients_sides_are():
 
 def test_a_long_legend_is_wrapped_and_keeps_its_last_line():
     image = np.zeros((40, 2000), np.uint8)
-    short = capture_picture(image, image, ["one", "research"], Orientation("L", "F"))
-    long = capture_picture(
+    short = capture_image(image, image, ["one", "research"], Orientation("L", "F"))
+    long = capture_image(
         image, image, ["word " * 500 + "x" * 4000, "research"], Orientation("L", "F")
     )
     assert short.shape[1] == long.shape[1] == 1024

@@ -1,4 +1,4 @@
-"""The picture of a secondary capture: the mask over the image, a legend, and letters for the patient's sides."""
+"""Draw the image of a secondary capture: the mask over the image, a legend, and letters for the patient's sides."""
 
 from __future__ import annotations
 
@@ -14,64 +14,56 @@ from textmask.plots.overlays import contour, overlay
 
 Bytes = npt.NDArray[np.uint8]
 
-LEAST_COLUMNS, MOST_PX = 512, 1024  # legible, and not as heavy as the image itself
+LEAST_COLUMNS, MOST_PX = 512, 1024  # legible, and smaller than the image itself
 LINE_PX, MARGIN_PX = 20, 8
 MOST_LINES = 6
 FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.48
 INK = (235, 235, 235)
 
 
-def capture_picture(
+def capture_image(
     image: Bytes, mask: Bytes, lines: Sequence[str], orientation: Orientation | None
 ) -> Bytes:
-    """uint8 H' W' 3: the legend above, the image with the mask below, the patient's directions at its four edges.
+    """Draw the legend above the image with the mask, and the patient's directions at the four edges of the image.
 
     Args:
-        image: H W or H W 3.
+        image: uint8 H W or H W 3.
         mask: H W, 0 or 1.
-        lines: of the legend; long ones are wrapped. Letters outside ASCII appear as "?": OpenCV has no others.
-        orientation: of the image; None writes that its sides are not known.
+        lines: lines of the legend; long lines are wrapped. Letters outside ASCII appear as "?", because OpenCV has
+            no others.
+        orientation: orientation of the image; None writes that the sides are unknown.
+
+    Returns:
+        uint8 H' W' 3.
     """
     rows, columns = image.shape[:2]
     scale = min(max(1.0, LEAST_COLUMNS / columns), MOST_PX / max(rows, columns))
     size = (max(1, round(rows * scale)), max(1, round(columns * scale)))
     region = resize_mask(np.asarray(mask != 0, np.uint8), size)
     shown = contour(overlay(resize_image(image, size), region, alpha=0.25), region, thickness_px=2)
-    letters = (
-        ""
-        if orientation is not None
-        else "Patient's sides not known: the file does not tell its orientation."
-    )
-    text = [
-        part
-        for line in [*lines, letters]
-        if line
-        for part in _wrapped(line, max(size[1], LEAST_COLUMNS))
-    ]
-    if len(text) > MOST_LINES:  # the last lines say what it is: they stay
-        text = [*text[: MOST_LINES - 3], "... (whole sentence in the header)", *text[-2:]]
+    text: list[str] = []
+    for line in lines:
+        text += _wrapped(line, max(size[1], LEAST_COLUMNS))
+    if orientation is None:
+        text.append("Patient's sides unknown: the file does not give its orientation.")
+    if len(text) > MOST_LINES:  # the last lines say what the image is, so they stay
+        text = [*text[: MOST_LINES - 3], "... (whole prompt in the header)", *text[-2:]]
+
     head = MARGIN_PX * 2 + LINE_PX * len(text)
     canvas = np.zeros((head + size[0], max(size[1], LEAST_COLUMNS), 3), np.uint8)
     left = (canvas.shape[1] - size[1]) // 2
     canvas[head:, left : left + size[1]] = shown
+
     for number, line in enumerate(text, start=1):
-        cv2.putText(
-            canvas,
-            line,
-            (MARGIN_PX, MARGIN_PX + LINE_PX * number - 5),
-            FONT,
-            SCALE,
-            INK,
-            1,
-            cv2.LINE_AA,
-        )
+        place = (MARGIN_PX, MARGIN_PX + LINE_PX * number - 5)
+        cv2.putText(canvas, line, place, FONT, SCALE, INK, 1, cv2.LINE_AA)
     if orientation is not None:
         _mark(canvas[head:, left : left + size[1]], orientation)
     return canvas
 
 
 def _wrapped(line: str, columns: int) -> list[str]:
-    """Broken between words where it is too wide, within a word where that alone is."""
+    """Break a line between words if it is too wide, and within a word that is too wide by itself."""
     room = columns - 2 * MARGIN_PX
     out = [""]
     for word in line.encode("ascii", "replace").decode().split():
@@ -96,15 +88,17 @@ def _width(text: str) -> int:
     return int(cv2.getTextSize(text, FONT, SCALE, 1)[0][0])
 
 
-def _mark(picture: Bytes, orientation: Orientation) -> None:
-    """Letters at the edges: where a row, and a column, start and end in terms of the patient."""
-    rows, columns = picture.shape[:2]
+def _mark(image: Bytes, orientation: Orientation) -> None:
+    """Write letters at the edges: the directions of the patient at the ends of a row and of a column."""
+    rows, columns = image.shape[:2]
     places = {
         (6, rows // 2): OPPOSITE[orientation.columns],
         (columns - 22, rows // 2): orientation.columns,
         (columns // 2, 22): OPPOSITE[orientation.rows],
         (columns // 2, rows - 8): orientation.rows,
     }
+
+    # a dark outline keeps the letters legible on bright images
     for place, letter in places.items():
         for ink, width in (((0, 0, 0), 4), ((255, 255, 255), 2)):
-            cv2.putText(picture, letter, place, FONT, 0.7, ink, width, cv2.LINE_AA)
+            cv2.putText(image, letter, place, FONT, 0.7, ink, width, cv2.LINE_AA)

@@ -1,6 +1,6 @@
-"""What is written into DICOM results beside the pixels: who asked what of which model, names, numbers, and whose image.
+"""Data of DICOM results other than pixels: the request, the model, names, numbers, and the patient and study.
 
-Only attributes that match a result with its study are taken from the source; everything else of it stays behind.
+Only attributes that match a result with its study are copied from the source image.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ SOFTWARE = "textmask"
 RESEARCH = "Research use only"
 LO_MOST, ST_MOST = 64, 1024  # characters that DICOM allows in a long string and in a short text
 SIDES = ("left", "right", "both")
+CHARACTERS = "ISO_IR 192"  # UTF-8
+SERIES = {"SEG": 9001, "SR": 9002, "OT": 9003}
 UID = re.compile(r"[0-2](?:\.(?:0|[1-9][0-9]*))+")
-# what a result is matched by, and nothing else of the patient: no other ids, age, weight, comments, physicians, places
+# what matches a result with its study; nothing else of the patient: no other ids, age, weight, comments, physicians
 PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
 STUDY = ("StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "AccessionNumber")
 IMAGE = (
@@ -47,12 +49,12 @@ _FORMS = {
     "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
     "PatientSex": "[MFO]",
 }
-_EMPTY = (*PATIENT[:1], *PATIENT[2:], *STUDY[1:])  # must be there, may be empty
+_EMPTY = (*PATIENT[:1], *PATIENT[2:], *STUDY[1:])  # required, but may be empty
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model that answered: its name, the version of the software, its weights file, its threshold."""
+    """The model: its name, the version of the software, the hash of its weights file, its threshold."""
 
     name: str
     version: str
@@ -62,19 +64,19 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class RequestFacts:
-    """What was asked.
+    """The request as results record it.
 
     Attributes:
-        sentence: as it was given.
-        side: the patient's side it names: `left`, `right` or `both`; None where that is not known.
-        site: anatomic region where it is known: `lung`.
-        notes: in words, e.g. whose left was meant, what was converted or assumed, and what is odd about the sentence.
+        prompt: as it was given.
+        side: the patient's side that the prompt names: `left`, `right` or `both`; None if it is unknown.
+        site: anatomic region if it is known: `lung`.
+        notes: in words, e.g. the laterality convention, what was converted or assumed, and prompt warnings.
 
     Raises:
-        ConfigError: another side.
+        ConfigError: the side is not one of these.
     """
 
-    sentence: str
+    prompt: str
     side: str | None = None
     site: str | None = None
     notes: tuple[str, ...] = ()
@@ -87,13 +89,13 @@ class RequestFacts:
 
     @property
     def sha256(self) -> str:
-        """Of the sentence, as it is told apart from others."""
-        return hashlib.sha256(self.sentence.encode(errors="surrogatepass")).hexdigest()
+        """Hex sha256 of the prompt."""
+        return hashlib.sha256(self.prompt.encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
 class ResultUids:
-    """UIDs of the three results of one request; the same key gives the same."""
+    """UIDs of the three results of one request; the same key gives the same UIDs."""
 
     seg: str
     seg_series: str
@@ -105,12 +107,12 @@ class ResultUids:
 
     @classmethod
     def of(cls, *key: str) -> ResultUids:
-        """Of what makes the results these: the source, the request, the model."""
+        """Derive the UIDs from what identifies the results: the source, the request and the model."""
         return cls(**{name: derived_uid(name, *key) for name in cls.__dataclass_fields__})
 
 
 def derived_uid(*parts: str) -> str:
-    """A UID from a hash: the same parts, the same UID (2.25. and a UUID of version 8)."""
+    """Derive a UID from a hash: the same parts give the same UID (2.25. and a UUID of version 8)."""
     digest = bytearray(
         hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).digest()[:16]
     )
@@ -120,14 +122,14 @@ def derived_uid(*parts: str) -> str:
 
 
 def is_uid(text: object) -> bool:
-    """Whether it is a well-formed UID of at most 64 characters, and so safe in an address."""
+    """Whether a value is a well-formed UID of at most 64 characters, and therefore safe in a URL."""
     return isinstance(text, str) and len(text) <= LO_MOST and UID.fullmatch(text) is not None
 
 
 def one_line(text: str) -> str:
-    """Without control and format characters (line ends, direction marks, nulls, lone surrogates), single spaces.
+    """Replace control and format characters (line ends, direction marks, nulls, lone surrogates) by single spaces.
 
-    No line end of a sentence or name can then end a part of a multipart message, nor turn the reading direction.
+    A prompt or a name can then neither end a part of a multipart message nor change the reading direction.
     """
     spaced = "".join(
         " " if c.isspace() or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Co") else c
@@ -137,19 +139,19 @@ def one_line(text: str) -> str:
 
 
 def long_string(text: str, most: int = LO_MOST) -> str:
-    """As a DICOM long string: one line, no backslash (which would part it in two values), cut with "..."."""
+    """Format text as a DICOM long string: one line, no backslash (it separates values), cut with "..."."""
     line = one_line(text).replace("\\", "/")
     return line if len(line) <= most else f"{line[: most - 3].rstrip()}..."
 
 
-def segment_label(sentence: str) -> str:
-    """First words and a short hash, which tells two long sentences apart: at most 64 characters."""
-    digest = hashlib.sha256(sentence.encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{long_string(sentence, LO_MOST - 10) or 'no words'} #{digest}"
+def segment_label(prompt: str) -> str:
+    """The first words of a prompt and a short hash, which separates long prompts: at most 64 characters."""
+    digest = hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{long_string(prompt, LO_MOST - 10) or 'no words'} #{digest}"
 
 
 def short_text(text: str, most: int = ST_MOST) -> str:
-    """As a DICOM short text: where it is longer, its start and how many characters are left out."""
+    """Format text as a DICOM short text; if it is too long, its start and the number of characters left out."""
     line = one_line(text)
     if len(line) <= most:
         return line
@@ -158,20 +160,21 @@ def short_text(text: str, most: int = ST_MOST) -> str:
 
 
 def whitelisted(source: Any) -> dict[str, Any]:
-    """The attributes of a pydicom data set that go into a result, by keyword, as plain values.
+    """The attributes of a pydicom data set that are copied into results, by keyword, as plain values.
 
-    Names and ids are decoded by the source's own character set. Dates, times and sex that are not well formed are left
-    empty, as DICOM allows.
+    Names and ids are decoded with the character set of the source. Dates, times and sex are left empty if they are not
+    well formed, as DICOM allows.
 
     Raises:
         DataError: a UID or the size is missing or malformed.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict.fromkeys(_EMPTY, "")
     for keyword in WHITELIST:
         value = source.get(keyword)
         if value in (None, "") or (keyword in GEOMETRY and not value):
             continue
         found[keyword] = _plain_value(keyword, value)
+
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         if not is_uid(found.get(keyword)):
             raise DataError(
@@ -183,29 +186,27 @@ def whitelisted(source: Any) -> dict[str, Any]:
         raise DataError(
             "the source image has no Rows and Columns; expected a DICOM image. Export it again."
         )
-    return dict.fromkeys(_EMPTY, "") | found
+    return found
 
 
 def _plain_value(keyword: str, value: Any) -> Any:
     if keyword in ("Rows", "Columns"):
         return int(value)
     if keyword in GEOMETRY:
-        return (
-            float(value) if keyword.startswith(("Slice", "SpacingB")) else [float(x) for x in value]
-        )
+        single = keyword.startswith(("Slice", "SpacingB"))
+        return float(value) if single else [float(x) for x in value]
+
     if keyword == "PatientOrientation":
         letters = [str(x) for x in value]
-        return (
-            letters
-            if len(letters) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", x) for x in letters)
-            else []
-        )
+        usable = len(letters) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", x) for x in letters)
+        return letters if usable else []
+
     text = one_line(str(value))
     return text if re.fullmatch(_FORMS.get(keyword, ".*"), text) else ""
 
 
 def spacing_mm(facts: Mapping[str, Any]) -> tuple[tuple[float, float] | None, str]:
-    """(of rows, of columns) of a whitelisted source, and where it is known from; of a film, maybe at the detector."""
+    """Spacing of rows and of columns, and the attribute that gives it; for a radiograph it may be at the detector."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         values = facts.get(keyword, [])
         if len(values) == 2 and all(0 < x < float("inf") for x in values):
@@ -214,20 +215,50 @@ def spacing_mm(facts: Mapping[str, Any]) -> tuple[tuple[float, float] | None, st
 
 
 def slice_spacing_mm(facts: Sequence[Mapping[str, Any]]) -> float | None:
-    """Distance between neighbouring slices; None where they are not evenly spaced or their places are not known."""
-    places: list[float] = []
+    """Distance between neighboring slices; None if they are not evenly spaced or a position is unknown."""
+    positions: list[float] = []
     for one in facts:
-        position, cosines = (
-            one.get("ImagePositionPatient", []),
-            one.get("ImageOrientationPatient", []),
-        )
+        position = one.get("ImagePositionPatient", [])
+        cosines = one.get("ImageOrientationPatient", [])
         if len(position) != 3 or len(cosines) != 6:
             return None
+
+        # the position along the normal of the plane
         (a, b, c), (d, e, f) = cosines[:3], cosines[3:]
         normal = (b * f - c * e, c * d - a * f, a * e - b * d)
-        places.append(sum(n * p for n, p in zip(normal, position, strict=True)))
-    places.sort()
-    steps = [after - before for before, after in pairwise(places)]
+        positions.append(sum(n * p for n, p in zip(normal, position, strict=True)))
+
+    positions.sort()
+    steps = [after - before for before, after in pairwise(positions)]
     if not steps or min(steps) <= 0 or max(steps) - min(steps) > 0.01 * max(steps) + 1e-3:
         return None
     return sum(steps) / len(steps)
+
+
+def tracking_id(request: RequestFacts) -> str:
+    """The name under which viewers track the region, next to its UID."""
+    return long_string(f"{SOFTWARE} {segment_label(request.prompt)}", LO_MOST)
+
+
+def common_attributes(modality: str, request: RequestFacts, model: ModelFacts) -> dict[str, Any]:
+    """Arguments that all highdicom results take: series, equipment and character set; `modality` is SEG, SR or OT."""
+    return {
+        "series_number": SERIES[modality],
+        "instance_number": 1,
+        "manufacturer": SOFTWARE,
+        "manufacturer_model_name": long_string(model.name),
+        "software_versions": long_string(model.version),
+        "device_serial_number": model.weights_sha256[:32],
+        "series_description": long_string(f"{SOFTWARE}: {request.prompt}"),
+        "specific_character_set": CHARACTERS,
+    }
+
+
+def algorithm_parameters(model: ModelFacts, request: RequestFacts) -> list[str]:
+    """What results record about the algorithm, as lines of name=value."""
+    side = "the patient's, converted if needed" if request.side else "unknown for the patient"
+    return [
+        f"weights_sha256={model.weights_sha256}",
+        f"threshold={model.threshold:g}",
+        f"side={side}",
+    ]

@@ -1,4 +1,4 @@
-"""A parsed DICOM file: what its header says of its pixels, and whether that can be believed."""
+"""A parsed DICOM file: what its header says about its pixels, and the checks of these claims."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ RESULTS = (
     "1.2.840.10008.5.1.4.1.1.66.4",
     "1.2.840.10008.5.1.4.1.1.66.7",
 )  # segmentation, label map
-GREY = ("MONOCHROME1", "MONOCHROME2")
-COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
+GRAY = ("MONOCHROME1", "MONOCHROME2")
+COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 
 
 @dataclass(frozen=True)
 class DicomFile:
-    """A parsed file: its header, and where its pixels are.
+    """A parsed file: its header, and the place of its pixels.
 
     Attributes:
-        name: what messages call it.
+        name: what error messages call the file.
         header: the data set without pixels.
         syntax: UID of the transfer syntax.
         data: the file, inflated.
-        start: of the value of PixelData in `data`.
-        length: that the value says it has; None where it is encapsulated.
+        start: offset of the value of PixelData in `data`.
+        length: length of that value according to the file, in bytes; None if it is encapsulated.
 
     Raises:
-        DataError: from a property, where the header does not say what it must.
+        DataError: from a property, if the header lacks a value that is needed.
     """
 
     name: str
@@ -49,7 +49,7 @@ class DicomFile:
         value = values.short(self.header, keyword)
         if not value:
             raise DataError(
-                f"{keyword} is {value}, expected a positive number. The file is damaged or no image."
+                f"{keyword} is {value}, expected a positive number. The file is damaged or not an image."
             )
         return value
 
@@ -64,7 +64,7 @@ class DicomFile:
 
     @cached_property
     def bits(self) -> tuple[int, int]:
-        """Allocated and stored, of one sample."""
+        """Allocated and stored bits of one sample."""
         allocated = self._size("BitsAllocated")
         return allocated, values.short(self.header, "BitsStored") or allocated
 
@@ -90,29 +90,32 @@ class DicomFile:
 
     @property
     def frame_bytes(self) -> int:
-        """Of one decoded frame."""
+        """Size of one decoded frame in bytes."""
         rows, columns, samples = self.shape
         return rows * columns * samples * (self.bits[0] // 8)
 
 
 def check_file(file: DicomFile) -> None:
-    """Everything a decoder relies on, before anything of its size is made.
+    """Check everything a decoder relies on, before memory of that size is allocated.
 
     Raises:
-        DataError: beyond a cap, truncated, a kind of pixels that is not read, or no image.
+        DataError: the file exceeds a limit, is truncated, has unsupported pixels, or is not an image.
     """
     rows, columns, samples = file.shape
     allocated, stored = file.bits
     if values.word(file.header, "SOPClassUID") in RESULTS:
-        raise DataError("is a segmentation, expected an image.")
+        raise DataError("is a segmentation, expected an image. Give the image it was made from.")
     if rows * columns > MAX_PIXELS:
         raise DataError(
-            f"{rows} x {columns} pixels; at most {MAX_PIXELS:,} pixels are decoded. Scale or crop it first."
+            f"{rows} x {columns} pixels; the limit is {MAX_PIXELS:,} pixels. Scale or crop it first."
         )
-    expected = 3 if file.photometric in COLOUR else 1
-    if file.photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
+
+    # the kind of pixels
+    expected = 3 if file.photometric in COLOR else 1
+    supported = (*GRAY, *COLOR, "PALETTE COLOR")
+    if file.photometric not in supported:
         raise DataError(
-            f"PhotometricInterpretation is none of {', '.join((*GREY, *COLOUR, 'PALETTE COLOR'))}."
+            f"PhotometricInterpretation is unsupported, expected one of {', '.join(supported)}."
         )
     if samples != expected:
         raise DataError(
@@ -124,8 +127,10 @@ def check_file(file: DicomFile) -> None:
         or (samples == 3 and allocated == 32)
     ):
         raise DataError(
-            f"{stored} of {allocated} bits a sample; 8, 16 and (grey) 32 allocated bits are read."
+            f"has {stored} of {allocated} bits per sample; expected 8, 16 or (gray only) 32 allocated bits."
         )
+
+    # what the pixels need, and what is there
     if file.frames * file.frame_bytes > MAX_PIXEL_BYTES:
         raise DataError(
             f"{file.frames} frames of {rows} x {columns} are more than {MAX_PIXEL_BYTES:,} bytes, which is the limit. "
@@ -134,17 +139,17 @@ def check_file(file: DicomFile) -> None:
     native = file.syntax in (DEFLATED, BIG_ENDIAN, "1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
     if native != (file.length is not None):
         raise DataError(
-            "its pixels are not stored as its transfer syntax says. Copy or download it again."
+            "the pixels are not stored as the transfer syntax says. Copy or download it again."
         )
     available = len(file.data) - file.start
     needed = file.frames * (rows * columns * 2 if _subsampled(file) else file.frame_bytes)
     if native and (available < (file.length or 0) or (file.length or 0) < needed):
         raise DataError(
-            f"is truncated: {file.frames} frames of {rows} x {columns} need {needed:,} bytes, the pixel data say "
-            f"{file.length:,} and {available:,} are there. Copy or download it again."
+            f"is truncated: {file.frames} frames of {rows} x {columns} need {needed:,} bytes; the header says "
+            f"{file.length:,}, and the file has {available:,}. Copy or download it again."
         )
 
 
 def _subsampled(file: DicomFile) -> bool:
-    """Two of three bytes are stored where colours are halved, of 8-bit pixels."""
+    """Whether colors are stored at half resolution, which takes two of three bytes of 8-bit pixels."""
     return file.photometric == "YBR_FULL_422" and file.length is not None

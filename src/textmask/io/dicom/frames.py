@@ -1,4 +1,4 @@
-"""Compressed frames of DICOM, looked at before a decoder sees them: a small frame must not inflate to gigabytes."""
+"""Check compressed DICOM frames before a decoder sees them: a small frame must not inflate to gigabytes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ SOF = frozenset(
 
 
 def coded_size(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 code stream says it has; None where it says none."""
+    """Rows and columns according to a JPEG, JPEG-LS or JPEG 2000 code stream; None if it does not say."""
     if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 24:  # SOC and SIZ of JPEG 2000
         right, bottom, left, top = struct.unpack(">4I", frame[8:24])
         return bottom - top, right - left
     if frame[:2] != b"\xff\xd8":
         return None
+
+    # walk along the JPEG markers up to the frame header
     at = 2
     while at + 9 <= len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
@@ -31,7 +33,7 @@ def coded_size(frame: bytes) -> tuple[int, int] | None:
 
 
 def rle_length(frame: bytes) -> int:
-    """How many bytes the segments of an RLE frame inflate to together."""
+    """Number of bytes that all segments of an RLE frame inflate to."""
     if len(frame) < 64:
         return 0
     count, *offsets = struct.unpack("<16I", frame[:64])
@@ -46,7 +48,7 @@ def _segment(frame: bytes, at: int, end: int) -> int:
         if run > 128:  # the next byte, repeated
             size += 257 - run
             at += 2
-        elif run < 128:  # so many bytes as they are
+        elif run < 128:  # this many literal bytes
             size += run + 1
             at += run + 2
         else:

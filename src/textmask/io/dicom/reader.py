@@ -1,7 +1,7 @@
-"""Pictures of DICOM files: parsed with caps, decoded, rescaled, windowed, and told where the patient's left is.
+"""Read images from DICOM files: parse within limits, decode, rescale, window, and find the patient's directions.
 
-A DICOM file is somebody else's: its numbers are checked before anything is made of their size, every way in which it
-can be damaged is a `DataError`, and no message holds a value of it that may speak of a patient.
+A DICOM file is untrusted. Its numbers are checked before memory of their size is allocated, every kind of damage is
+reported as `DataError`, and no message contains a value of the file that may identify a patient.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.io.dicom import values
-from textmask.io.dicom.file import BIG_ENDIAN, DEFLATED, GREY, DicomFile, check_file
+from textmask.io.dicom.file import BIG_ENDIAN, DEFLATED, GRAY, DicomFile, check_file
 from textmask.io.dicom.frames import RLE, coded_size, rle_length
 from textmask.io.files import MAX_FILE_BYTES, check_size, inflate, read_file
 from textmask.io.images import without_equal_channels
@@ -28,7 +28,7 @@ from textmask.io.loaded import LoadedImage
 MAX_DEPTH = 16  # of sequences within sequences
 MAGIC = b"DICM"
 PIXEL_DATA = 0x7FE00010
-# what results refer to and copy, and what pixels need; everything else, private elements too, is skipped unread
+# what results copy and what pixels need; everything else, including private elements, is skipped unread
 KEPT = """
 SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate ContentDate StudyTime
 SeriesTime AcquisitionTime ContentTime AccessionNumber Modality Manufacturer InstitutionName ReferringPhysicianName
@@ -52,7 +52,7 @@ SegmentedBluePaletteColorLookupTableData SharedFunctionalGroupsSequence PerFrame
 
 @lru_cache(maxsize=1)
 def _pydicom() -> Any:
-    """What is used of pydicom, imported on first use."""
+    """The parts of pydicom that are needed, imported on first use."""
     try:
         from pydicom import filereader, pixels, uid
         from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
@@ -71,21 +71,21 @@ def _pydicom() -> Any:
 
 
 def read_dicom(source: Path | bytes, index: int | None = None, name: str = "") -> list[LoadedImage]:
-    """The frames of a DICOM file as pictures, or only frame `index` (from 0).
+    """Read all frames of a DICOM file as images, or one of them.
 
-    Grey frames are rescaled and windowed (the first window; a VOI lookup table where there is no window; without both
-    the range of the frame's pixels, except that 8-bit pixels stay as they are); MONOCHROME1 is inverted, so that bone
-    is bright. Padding is black. Colours become RGB. `LoadedImage.header` is the data set without pixels, with the
-    elements of `KEPT` only.
+    Gray frames are rescaled and windowed with the first window, or a VOI lookup table if there is no window. Without
+    both, the range of the frame's pixels is used, except that 8-bit pixels are not changed. MONOCHROME1 is inverted, so
+    that bone is bright. Padding is black. Colors become RGB. `LoadedImage.header` is the data set without pixels, with
+    the elements of `KEPT` only.
 
     Args:
         source: a file, or the bytes of one.
-        index: the frame; all where None.
-        name: what messages call the bytes.
+        index: read only this frame, counted from 0.
+        name: what error messages call the bytes.
 
     Raises:
-        DataError: not DICOM, damaged, beyond a cap, without pixels, in a coding that no installed decoder reads, or
-            there is no such frame.
+        DataError: the data are not DICOM, damaged, beyond a limit, without pixels, compressed in a way that no
+            installed decoder reads, or have no such frame.
         ConfigError: pydicom is not installed.
     """
     name = source.name if isinstance(source, Path) else name or "the DICOM file"
@@ -95,13 +95,24 @@ def read_dicom(source: Path | bytes, index: int | None = None, name: str = "") -
         file = _parse_dicom(data, name)
         frames = range(file.frames) if index is None else [_checked_index(index, file.frames)]
         multi = file.frames > 1
-        return [
-            _as_picture(file, frame, pixels, path, multi) for frame, pixels in _frames(file, frames)
-        ]
+        images = []
+        for frame, pixels in _frames(file, frames):
+            shown = (
+                _in_gray(file, frame, pixels)
+                if file.photometric in GRAY
+                else _in_color(file, pixels)
+            )
+            orientation = values.orientation(file.header, frame)
+            spacing = values.spacing(file.header, frame)
+            number = frame if multi else None
+            images.append(
+                LoadedImage(shown, "dicom", orientation, spacing, path, number, file.header)
+            )
+        return images
     except TextMaskError as error:
         message = str(error)
         raise type(error)(message if message.startswith(name) else f"{name}: {message}") from error
-    # pydicom and the decoders raise anything on damaged bytes; their messages may quote values, so the kind must do
+    # pydicom and the decoders raise any exception on damaged bytes; only its type is named, as messages quote values
     except (Exception, RecursionError) as error:
         raise DataError(
             f"{name}: cannot be decoded ({type(error).__name__}). Expected a complete DICOM image: copy or download "
@@ -110,12 +121,14 @@ def read_dicom(source: Path | bytes, index: int | None = None, name: str = "") -
 
 
 def _parse_dicom(data: bytes, name: str) -> DicomFile:
-    """Header and place of the pixels, with all caps checked."""
+    """Parse the header and find the pixels; all limits are checked."""
     check_size(len(data), name, MAX_FILE_BYTES)
     if data[128:132] != MAGIC:
         raise DataError(
-            "is not DICOM: the letters DICM are not at byte 128. Expected a DICOM Part 10 file."
+            "is not DICOM: the letters DICM are missing at byte 128. Expected a DICOM Part 10 file."
         )
+
+    # the file meta information, which names the transfer syntax
     pydicom = _pydicom()
     stream = io.BytesIO(data)
     stream.seek(132)
@@ -125,7 +138,9 @@ def _parse_dicom(data: bytes, name: str) -> DicomFile:
     _check_elements(meta)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if not syntax:
-        raise DataError("names no transfer syntax. The file is damaged: copy or download it again.")
+        raise DataError("has no transfer syntax. The file is damaged: copy or download it again.")
+
+    # the data set, up to the pixels
     if syntax == DEFLATED:
         data = inflate(memoryview(data)[stream.tell() :], name, MAX_FILE_BYTES)
         stream = io.BytesIO(data)
@@ -135,6 +150,7 @@ def _parse_dicom(data: bytes, name: str) -> DicomFile:
     )
     _check_elements(header)
     header.file_meta = meta
+
     start, length = _pixel_element(data, stream.tell(), header)
     file = DicomFile(name, header, syntax, memoryview(data), start, length)
     check_file(file)
@@ -146,21 +162,22 @@ def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
 
 
 def _check_elements(dataset: Any, depth: int = 1) -> None:
-    """Refuse an element that is shorter than it says, and sequences nested beyond `MAX_DEPTH`."""
+    """Refuse elements that are shorter than their stated length, and sequences nested beyond `MAX_DEPTH`."""
     if depth > MAX_DEPTH:
-        raise DataError(f"nests sequences more than {MAX_DEPTH} deep, which no image does.")
+        raise DataError(f"nests sequences more than {MAX_DEPTH} deep, which is the limit.")
     sequences = []
-    for element in dataset.values():  # as read: asking by tag would convert each
+    for element in dataset.values():  # raw elements: access by tag would convert each
         value = element.value
         if isinstance(value, bytes) and len(value) < element.length < 0xFFFFFFFF:
             raise DataError(
-                f"is truncated: element {element.tag} says {element.length:,} bytes, {len(value):,} are there. Copy or "
-                "download it again."
+                f"is truncated: element {element.tag} has {len(value):,} of {element.length:,} bytes. Copy or download "
+                "it again."
             )
         if element.VR == "SQ" or (
             element.VR in (None, "UN") and _pydicom().is_sequence(element.tag)
         ):
             sequences.append(element.tag)
+
     for tag in sequences:
         found = dataset[tag].value
         for item in found if isinstance(found, MutableSequence) else ():
@@ -168,22 +185,26 @@ def _check_elements(dataset: Any, depth: int = 1) -> None:
 
 
 def _pixel_element(data: bytes, at: int, header: Any) -> tuple[int, int | None]:
-    """Where the value of PixelData starts and how long it says it is, None where encapsulated."""
+    """Offset of the value of PixelData, and its stated length in bytes; None if it is encapsulated."""
     implicit, little = header.original_encoding
     order: Literal["little", "big"] = "little" if little else "big"
     group, number = (int.from_bytes(data[at + i : at + i + 2], order) for i in (0, 2))
     tag = group << 16 | number
+
     if PIXEL_DATA - 8 <= tag < PIXEL_DATA:
         raise DataError(
-            "holds floating point pixels, expected whole numbers. Export it as CT or MR image."
+            "contains floating point pixels, expected integers. Export it as CT or MR image."
         )
     if tag != PIXEL_DATA:
-        raise DataError("holds no pixels: it is no image (a report, a plan ...), or is truncated.")
+        raise DataError(
+            "contains no pixels: it is not an image (a report, a plan ...), or it is truncated."
+        )
     short = not implicit and data[at + 4 : at + 6] not in (b"OB", b"OW", b"UN")
     if short:
         raise DataError(
-            "stores its pixels as no OB or OW. The file is damaged: copy or download it again."
+            "the pixels are not stored as OB or OW. The file is damaged: copy or download it again."
         )
+
     where = at + (4 if implicit else 8)
     length = int.from_bytes(data[where : where + 4], order)
     return where + 4, None if length == 0xFFFFFFFF else length
@@ -196,11 +217,12 @@ def _checked_index(index: int, frames: int) -> int:
 
 
 def _frames(file: DicomFile, frames: range | list[int]) -> Iterator[tuple[int, Pixels]]:
-    """Stored numbers of each frame: H W, or H W 3 in RGB."""
+    """Decode the stored numbers of each frame: H W, or H W 3 in RGB."""
     if file.length is not None and file.shape[2] == 1 and file.syntax != BIG_ENDIAN:
         for frame in frames:
-            yield frame, _grey_frame(file, frame)
+            yield frame, _gray_frame(file, frame)
         return
+
     decoder = _decoder(file)
     rows, columns, samples = file.shape
     source = bytes(file.data[file.start :])
@@ -208,6 +230,7 @@ def _frames(file: DicomFile, frames: range | list[int]) -> Iterator[tuple[int, P
         _check_coded(file, source)
     else:
         source = source[: file.length]
+
     options = {
         "rows": rows,
         "columns": columns,
@@ -221,6 +244,8 @@ def _frames(file: DicomFile, frames: range | list[int]) -> Iterator[tuple[int, P
         "pixel_keyword": "PixelData",
         "pixel_vr": "OB" if file.bits[0] == 8 else "OW",
     }
+
+    # RLE stores colors at full resolution, whatever the header says
     if file.photometric == "YBR_FULL_422" and file.length is None and file.syntax == RLE:
         options["photometric_interpretation"] = "YBR_FULL"
     for frame, (pixels, _) in zip(
@@ -229,8 +254,8 @@ def _frames(file: DicomFile, frames: range | list[int]) -> Iterator[tuple[int, P
         yield frame, pixels
 
 
-def _grey_frame(file: DicomFile, frame: int) -> Pixels:
-    """One uncompressed grey frame straight from the bytes of the file, for reading only."""
+def _gray_frame(file: DicomFile, frame: int) -> Pixels:
+    """One uncompressed gray frame, a read-only view of the bytes of the file."""
     rows, columns, _ = file.shape
     allocated, _ = file.bits
     kind = np.dtype(f"<{'i' if file.signed else 'u'}{allocated // 8}")
@@ -239,7 +264,7 @@ def _grey_frame(file: DicomFile, frame: int) -> Pixels:
 
 
 def _decoder(file: DicomFile) -> Any:
-    """The decoder of a transfer syntax."""
+    """The decoder for the transfer syntax of a file."""
     pydicom = _pydicom()
     uid = pydicom.UID(file.syntax)
     called = uid.name if uid.is_transfer_syntax else "an unknown transfer syntax"
@@ -247,6 +272,7 @@ def _decoder(file: DicomFile) -> Any:
         decoder = pydicom.pixels.get_decoder(uid)
     except NotImplementedError:
         decoder = None
+
     if decoder is None or not decoder.is_available:
         raise DataError(
             f"is compressed as {called}, for which no decoder is installed. Install one that pydicom knows, or store "
@@ -256,61 +282,50 @@ def _decoder(file: DicomFile) -> Any:
 
 
 def _check_coded(file: DicomFile, source: bytes) -> None:
-    """Refuse compressed frames that are not of the size that the header says."""
+    """Refuse compressed frames whose size differs from the header."""
     rows, columns, _ = file.shape
     for frame in _pydicom().generate_frames(source, number_of_frames=file.frames):
         if file.syntax == RLE:
-            # a segment may be padded by a byte, and its last run may go over its end
+            # a segment may be padded by a byte, and its last run may end behind it
             if rle_length(frame) > file.frame_bytes + 15 * 128:
                 raise DataError(
                     f"a compressed frame inflates to more than the {file.frame_bytes:,} bytes of a frame."
                 )
         elif (found := coded_size(frame)) != (rows, columns):
             raise DataError(
-                f"a compressed frame is of size {found}, the header says {(rows, columns)}."
+                f"a compressed frame has size {found}, the header says {(rows, columns)}."
             )
 
 
-def _as_picture(
-    file: DicomFile, frame: int, pixels: Pixels, path: Path | None, multi: bool
-) -> LoadedImage:
-    return LoadedImage(
-        _in_colour(file, pixels) if file.photometric not in GREY else _in_grey(file, frame, pixels),
-        "dicom",
-        values.orientation(file.header, frame),
-        values.spacing(file.header, frame),
-        path,
-        frame if multi else None,
-        file.header,
-    )
-
-
-def _in_grey(file: DicomFile, frame: int, stored: Pixels) -> Bytes:
-    """Stored numbers to 0..255."""
+def _in_gray(file: DicomFile, frame: int, stored: Pixels) -> Bytes:
+    """Convert stored numbers to 0..255."""
     padded = _padding(file, stored)
     allocated, bits = file.bits
     if bits < allocated and stored.dtype.itemsize * 8 == allocated:
         # other bits may hold an overlay; shifting there and back also repeats the sign
         stored = (stored << (allocated - bits)) >> (allocated - bits)
-    greys = _windowed(file, frame, stored, padded)
+
+    levels = _windowed(file, frame, stored, padded)
     if file.photometric == "MONOCHROME1":
-        greys = np.subtract(255, greys, dtype=np.uint8)
+        levels = np.subtract(255, levels, dtype=np.uint8)
     if padded is not None:
-        greys[padded] = 0
-    return greys
+        levels[padded] = 0
+    return levels
 
 
 def _windowed(
     file: DicomFile, frame: int, stored: Pixels, padded: npt.NDArray[np.bool_] | None
 ) -> Bytes:
-    """Rescaled and windowed, or stretched by the range of the pixels that are no padding."""
+    """Rescale and window stored numbers, or stretch them by the range of the pixels that are not padding."""
     header = file.header
     slope, intercept = values.rescale(header, frame)
     if slope == 0:
-        raise DataError("RescaleSlope is 0, which leaves no picture. The file is damaged.")
+        raise DataError("RescaleSlope is 0, which makes all pixels equal. The file is damaged.")
     table = values.items(header, "ModalityLUTSequence")
     if table:
         stored, slope, intercept = values.look_up(stored, table)[0], 1.0, 0.0
+
+    # in the order of preference: a window, a lookup table, 8-bit pixels unchanged, the range of the pixels
     window = values.window(header, frame)
     if window is not None:
         return apply_window(stored, window, slope, intercept)
@@ -324,7 +339,7 @@ def _windowed(
 
 
 def _padding(file: DicomFile, stored: Pixels) -> npt.NDArray[np.bool_] | None:
-    """True where a pixel is none; None where there is no such pixel."""
+    """True for pixels that are padding; None if there are none."""
     first = values.short(file.header, "PixelPaddingValue", file.signed)
     if first is None:
         return None
@@ -334,14 +349,14 @@ def _padding(file: DicomFile, stored: Pixels) -> npt.NDArray[np.bool_] | None:
     return padded if padded.any() else None
 
 
-def _in_colour(file: DicomFile, pixels: Pixels) -> Bytes:
-    """RGB of 8 bits, or H W where all is grey."""
+def _in_color(file: DicomFile, pixels: Pixels) -> Bytes:
+    """Convert to RGB with 8 bits, or to H W if all pixels are gray."""
     bits = file.bits[1]
     if file.photometric == "PALETTE COLOR":
         pixels = _pydicom().pixels.apply_color_lut(pixels, file.header)
         bits = 8 * pixels.dtype.itemsize
     if file.signed:
-        raise DataError("colours are stored as signed numbers, expected unsigned ones.")
+        raise DataError("colors are stored as signed numbers, expected unsigned ones.")
     if bits != 8:
         pixels = pixels >> (bits - 8) if bits > 8 else pixels << (8 - bits)
     return np.ascontiguousarray(without_equal_channels(pixels), np.uint8)

@@ -1,6 +1,6 @@
-"""A mask as DICOM: segmentation (SEG), measurement report (SR TID 1500) and secondary capture.
+"""Write a mask as DICOM: segmentation (SEG), measurement report (SR TID 1500) and secondary capture.
 
-The whole sentence, the model and whose left was meant are in the results. The only file that uses highdicom.
+Results contain the whole prompt, the model and the laterality convention. This is the only file that uses highdicom.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from textmask.errors import ConfigError, DataError
-from textmask.io.dicom.capture import capture_picture
+from textmask.io.dicom import codes
+from textmask.io.dicom.capture import capture_image
+from textmask.io.dicom.codes import Code
 from textmask.io.dicom.facts import (
-    LO_MOST,
     RESEARCH,
     SOFTWARE,
     ModelFacts,
     RequestFacts,
     ResultUids,
+    algorithm_parameters,
+    common_attributes,
     derived_uid,
     long_string,
     one_line,
@@ -30,15 +33,14 @@ from textmask.io.dicom.facts import (
     short_text,
     slice_spacing_mm,
     spacing_mm,
+    tracking_id,
     whitelisted,
 )
 from textmask.io.orientation import Orientation
 
 try:
     import highdicom as hd
-    from highdicom.base import (
-        Dataset,  # pydicom's own class; pydicom itself is imported where DICOM is read
-    )
+    from highdicom.base import Dataset  # pydicom's class; the reader alone imports pydicom
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
     from highdicom.sr import CodedConcept
 except ModuleNotFoundError as error:
@@ -46,31 +48,7 @@ except ModuleNotFoundError as error:
         f"DICOM results need highdicom: pip install 'textmask[dicom]' ({error})."
     ) from error
 
-CHARACTERS = "ISO_IR 192"  # UTF-8
-SERIES = {"SEG": 9001, "SR": 9002, "OT": 9003}
-# value, scheme, meaning; each use makes its own item, because items are changed after they are set
-Code = tuple[str, str, str]
-LESION: Code = ("52988006", "SCT", "Lesion")
-ABNORMAL: Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
-SITES: dict[str, Code] = {"lung": ("39607008", "SCT", "Lung")}
-LATERALITY: dict[str, Code] = {
-    "left": ("7771000", "SCT", "Left"),
-    "right": ("24028007", "SCT", "Right"),
-    "both": ("51440002", "SCT", "Right and left"),
-}
-LATERALITY_NAME: Code = ("272741003", "SCT", "Laterality")
-IMAGING: Code = ("363679005", "SCT", "Imaging")
-INTELLIGENCE: Code = ("123110", "DCM", "Artificial Intelligence")
-REPORT: Code = ("126000", "DCM", "Imaging Measurement Report")
-COMMENT: Code = ("121106", "DCM", "Comment")
-DEVICE: Code = ("121007", "DCM", "Device")
-AREA: Code = ("42798000", "SCT", "Area")
-VOLUME: Code = ("118565006", "SCT", "Volume")
-SENTENCE: Code = ("sentence", "99TEXTMASK", "Sentence that was segmented")
-PIXELS: Code = ("{pixels}", "UCUM", "pixels")
-MM2: Code = ("mm2", "UCUM", "square millimeter")
-MM3: Code = ("mm3", "UCUM", "cubic millimeter")
-NOTHING = "no region was found for the sentence"
+NOTHING = "no region was found for the prompt"
 
 
 def segmentation(
@@ -80,44 +58,53 @@ def segmentation(
     model: ModelFacts,
     uids: ResultUids,
 ) -> Any:
-    """DICOM SEG with one segment over all slices; an empty mask is written too, and says so.
+    """Build a DICOM SEG with one segment over all slices; an empty mask is written too, with a note that it is empty.
 
     Args:
-        source: N pydicom data sets of one series, pixels not needed, in the order of the mask.
+        source: N pydicom data sets of one series, in the order of the mask; pixels are not needed.
         mask: N H W as the images are stored: uint8 0 or 1 gives BINARY, float in [0, 1] FRACTIONAL (probability).
-        request: the sentence, and the patient's side and site where known.
-        model: what answered.
-        uids: of the results.
+        request: the prompt, and the patient's side and site if known.
+        model: the model that made the mask.
+        uids: UIDs of the results.
 
     Returns:
         A pydicom data set.
 
     Raises:
-        DataError: shapes or values that do not fit, or a source that cannot be referred to.
+        DataError: shapes or values do not fit, or the source cannot be referenced.
     """
     slim = _slim(source)
     fractional = np.issubdtype(mask.dtype, np.floating)
     _check_mask(mask, slim, fractional)
-    described = hd.seg.SegmentDescription(
-        segment_number=1,
-        segment_label=segment_label(request.sentence),
-        segmented_property_category=_code(ABNORMAL),
-        segmented_property_type=_code(LESION),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=_algorithm(model, request),
-        tracking_uid=uids.tracking,
-        tracking_id=_tracking_id(request),
-        anatomic_regions=[_region(request)] if request.site in SITES else None,
+
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=long_string(model.name),
+        family=_code(codes.INTELLIGENCE),
+        version=long_string(model.version),
+        source=SOFTWARE,
+        parameters=dict(line.split("=", 1) for line in algorithm_parameters(model, request)),
     )
     empty = not (mask > 0).any()
-    described.SegmentDescription = short_text(
-        f"({NOTHING}) {request.sentence}" if empty else request.sentence
+    described = hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label=segment_label(request.prompt),
+        segmented_property_category=_code(codes.ABNORMAL),
+        segmented_property_type=_code(codes.LESION),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+        tracking_uid=uids.tracking,
+        tracking_id=tracking_id(request),
+        anatomic_regions=[_region(request)] if request.site in codes.SITES else None,
     )
-    if (
-        request.site not in SITES and request.side is not None
-    ):  # a side of no region: of what the segment shows
+    described.SegmentDescription = short_text(
+        f"({NOTHING}) {request.prompt}" if empty else request.prompt
+    )
+
+    # without a region, the side is a property of what the segment shows
+    if request.site not in codes.SITES and request.side is not None:
         kind = described.SegmentedPropertyTypeCodeSequence[0]
         kind.SegmentedPropertyTypeModifierCodeSequence = [_side(request.side)]
+
     with _refusals("SEG"):
         made = hd.seg.Segmentation(
             source_images=slim,
@@ -128,16 +115,19 @@ def segmentation(
             sop_instance_uid=uids.seg,
             content_label="TEXTMASK",
             content_description=long_string(
-                f"{NOTHING}: {request.sentence}" if empty else request.sentence
+                f"{NOTHING}: {request.prompt}" if empty else request.prompt
             ),
-            **_common("SEG", request, model),
+            **common_attributes("SEG", request, model),
         )
-    made.DimensionOrganizationSequence[0].DimensionOrganizationUID = dimension = derived_uid(
-        "dimension", uids.seg
-    )
+
+    # highdicom draws this UID by chance; the same request must give the same file
+    dimension = derived_uid("dimension", uids.seg)
+    made.DimensionOrganizationSequence[0].DimensionOrganizationUID = dimension
     for item in made.DimensionIndexSequence:
         item.DimensionOrganizationUID = dimension
-    if "ImageOrientationPatient" not in slim[0]:  # of a film: nothing else says where its left is
+    if (
+        "ImageOrientationPatient" not in slim[0]
+    ):  # radiographs: nothing else gives their orientation
         made.PatientOrientation = slim[0].get("PatientOrientation") or None
     return made
 
@@ -150,10 +140,10 @@ def measurement_report(
     uids: ResultUids,
     segment: Any,
 ) -> Any:
-    """SR TID 1500: the sentence, finding, site and side, size, and references to the SEG and its images.
+    """Build an SR (TID 1500): the prompt, finding, site and side, size, and references to the SEG and its images.
 
-    The size is an area in mm2 (a volume in mm3 over several slices), or a number of pixels where the source does not
-    tell its spacing. The tracking UID is the one in the SEG.
+    The size is an area in mm2 (over several slices a volume in mm3), or a number of pixels if the source does not
+    give its spacing. The tracking UID is that of the SEG.
 
     Args:
         source: as for `segmentation`.
@@ -161,43 +151,46 @@ def measurement_report(
         request: as for `segmentation`.
         model: as for `segmentation`.
         uids: as for `segmentation`.
-        segment: what `segmentation` returned.
+        segment: the SEG that `segmentation` returned.
 
     Raises:
         DataError: as `segmentation`.
     """
     slim = _slim(source)
     _check_mask(mask, slim, fractional=False)
+
     size, notes = _size(mask, slim)
     shared: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
-            uid=uids.tracking, identifier=_tracking_id(request)
+            uid=uids.tracking, identifier=tracking_id(request)
         ),
-        "finding_category": _code(ABNORMAL),
-        "finding_type": _code(LESION),
+        "finding_category": _code(codes.ABNORMAL),
+        "finding_type": _code(codes.LESION),
         "algorithm_id": hd.sr.AlgorithmIdentification(
             name=long_string(model.name),
             version=long_string(model.version),
-            parameters=_parameters(model, request),
+            parameters=algorithm_parameters(model, request),
         ),
         "measurements": [size],
     }
-    if request.site in SITES:
+    if request.site in codes.SITES:
         side = None if request.side is None else _side(request.side)
-        shared["finding_sites"] = [hd.sr.FindingSite(_code(SITES[request.site]), laterality=side)]
+        site = _code(codes.SITES[request.site])
+        shared["finding_sites"] = [hd.sr.FindingSite(site, laterality=side)]
     elif request.side is not None:
         shared["qualitative_evaluations"] = [
-            hd.sr.QualitativeEvaluation(_code(LATERALITY_NAME), _side(request.side))
+            hd.sr.QualitativeEvaluation(_code(codes.LATERALITY_NAME), _side(request.side))
         ]
+
+    # one slice is a planar region, several are a volume
     images = [hd.sr.SourceImageForSegmentation(one.SOPClassUID, one.SOPInstanceUID) for one in slim]
     group: Any
     if len(slim) == 1:
         frame = hd.sr.ReferencedSegmentationFrame(
             segment.SOPClassUID, segment.SOPInstanceUID, 1, 1, images[0]
         )
-        del (
-            frame[0].ReferencedSOPSequence[0].ReferencedFrameNumber
-        )  # the standard allows one: a segment or a frame
+        # the standard allows either a segment or a frame
+        del frame[0].ReferencedSOPSequence[0].ReferencedFrameNumber
         group = hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
             referenced_segment=frame, **shared
         )
@@ -208,14 +201,21 @@ def measurement_report(
         group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             referenced_segment=whole, **shared
         )
-    lines = [*([] if mask.any() else [f"{NOTHING}."]), *notes, *request.notes, f"{RESEARCH}."]
+
+    # the prompt and the remarks follow the measurements as text
+    lines = [(codes.PROMPT, request.prompt)]
+    if not mask.any():
+        lines.append((codes.COMMENT, f"{NOTHING}."))
+    for remark in (*notes, *request.notes, f"{RESEARCH}."):
+        lines.append((codes.COMMENT, remark))
     contains = hd.sr.RelationshipTypeValues.CONTAINS
-    texts = [
-        hd.sr.TextContentItem(_code(SENTENCE), one_line(request.sentence) or "(no words)", contains)
-    ]
-    texts += [hd.sr.TextContentItem(_code(COMMENT), one_line(line), contains) for line in lines]
-    group[0].ContentSequence.extend(texts)
-    report = hd.sr.MeasurementReport(_observer(model), _code(IMAGING), [group], title=_code(REPORT))
+    for code, line in lines:
+        text = one_line(line) or "(no words)"
+        group[0].ContentSequence.append(hd.sr.TextContentItem(_code(code), text, contains))
+
+    report = hd.sr.MeasurementReport(
+        _observer(model), _code(codes.IMAGING), [group], title=_code(codes.REPORT)
+    )
     kind = hd.sr.ComprehensiveSR if len(slim) == 1 else hd.sr.Comprehensive3DSR
     with _refusals("SR"):
         return kind(
@@ -229,7 +229,7 @@ def measurement_report(
                     "99TEXTMASK", name=SOFTWARE, responsible_organization=SOFTWARE
                 )
             ],
-            **_common("SR", request, model),
+            **common_attributes("SR", request, model),
         )
 
 
@@ -242,18 +242,19 @@ def capture(
     uids: ResultUids,
     orientation: Orientation | None = None,
 ) -> Any:
-    """Secondary capture for viewers that show no SEG: the picture with the mask, the sentence, and the patient's sides.
+    """Build a secondary capture for viewers without SEG support: image, mask, prompt and the patient's sides.
 
-    Of several slices the one with most of the mask is shown. Not for measuring: it is scaled and has no spacing.
+    Of several slices the one with the largest part of the mask is shown. The capture is scaled and has no spacing, so
+    nothing can be measured on it.
 
     Args:
         source: as for `segmentation`.
-        pixels: uint8 N H W or N H W 3, grey levels as they are shown.
+        pixels: uint8 N H W or N H W 3, gray levels as they are shown.
         mask: uint8 N H W.
         request: as for `segmentation`.
         model: as for `segmentation`.
         uids: as for `segmentation`.
-        orientation: of the pictures; None where it is not known, which is written on it.
+        orientation: of the images; None if unknown, which is written on the capture.
 
     Raises:
         DataError: as `segmentation`.
@@ -264,16 +265,18 @@ def capture(
         raise DataError(
             f"capture: got pixels {pixels.dtype} {pixels.shape} for a mask of {mask.shape}."
         )
+
     shown = int(mask.reshape(len(mask), -1).sum(1).argmax())
-    lines = [one_line(request.sentence) or "(no words)", f"{SOFTWARE} {model.name}. {RESEARCH}."]
+    lines = [one_line(request.prompt) or "(no words)", f"{SOFTWARE} {model.name}. {RESEARCH}."]
     if len(slim) > 1:
         lines[1] += f" Slice {shown + 1} of {len(slim)}."
     if not mask.any():
         lines.insert(1, f"{NOTHING}.")
-    picture = capture_picture(pixels[shown], mask[shown], lines, orientation)
+    drawn = capture_image(pixels[shown], mask[shown], lines, orientation)
+
     with _refusals("secondary capture"):
         made = hd.sc.SCImage(
-            pixel_array=picture,
+            pixel_array=drawn,
             photometric_interpretation="RGB",
             bits_allocated=8,
             coordinate_system="PATIENT",
@@ -291,30 +294,30 @@ def capture(
             study_id=slim[shown].StudyID,
             study_date=slim[shown].StudyDate or None,
             study_time=slim[shown].StudyTime or None,
-            **_common("OT", request, model),
+            **common_attributes("OT", request, model),
         )
+
+    # empty means unknown
     if orientation is None:
-        made.PatientOrientation = None  # unknown, and said so by being empty
-    made.Laterality = None  # of a paired body part that was examined: not known here
+        made.PatientOrientation = None
+    made.Laterality = None  # of a paired body part that was examined
     if "IssuerOfPatientID" in slim[shown]:
         made.IssuerOfPatientID = slim[shown].IssuerOfPatientID
-    made.DerivationDescription = short_text(f"{SOFTWARE} {model.name}: {request.sentence}")
+    made.DerivationDescription = short_text(f"{SOFTWARE} {model.name}: {request.prompt}")
     reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = (
-        slim[shown].SOPClassUID,
-        slim[shown].SOPInstanceUID,
-    )
+    reference.ReferencedSOPClassUID = slim[shown].SOPClassUID
+    reference.ReferencedSOPInstanceUID = slim[shown].SOPInstanceUID
     made.SourceImageSequence = [reference]
     return made
 
 
 def encode(dataset: Any) -> bytes:
-    """A complete DICOM file (Part 10) whose preamble is empty.
+    """Encode a complete DICOM file (Part 10) with an empty preamble.
 
-    Without the preamble Orthanc stores a file that it cannot give back.
+    Without the preamble Orthanc stores a file that it cannot return.
 
     Raises:
-        DataError: it cannot be encoded.
+        DataError: the data set cannot be encoded.
     """
     dataset.preamble = bytes(128)
     buffer = io.BytesIO()
@@ -324,7 +327,7 @@ def encode(dataset: Any) -> bytes:
 
 
 def _slim(source: Sequence[Any]) -> list[Any]:
-    """The sources with whitelisted attributes only, all of one series and size."""
+    """Copy the whitelisted attributes of the sources, and check that they belong to one series and have one size."""
     if not source:
         raise DataError("got no source image, expected at least one.")
     facts = [whitelisted(one) for one in source]
@@ -332,19 +335,21 @@ def _slim(source: Sequence[Any]) -> list[Any]:
         raise DataError(
             "the source is a multi-frame image; results are written for single-frame images only."
         )
+
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Rows", "Columns"):
         if len({str(one[keyword]) for one in facts}) > 1:
             raise DataError(
                 f"the {len(facts)} source images differ in {keyword}; expected images of one series."
             )
     if len({one["SOPInstanceUID"] for one in facts}) < len(facts):
-        raise DataError("a source image is there twice; expected each slice once.")
+        raise DataError("the same source image is given twice; expected each slice once.")
     if len(facts) > 1 and not all(
         {"FrameOfReferenceUID", "ImagePositionPatient"} <= one.keys() for one in facts
     ):
         raise DataError(
-            "several images without positions in the patient; write the result of each film by itself."
+            "several images have no position in the patient; write the result of each image separately."
         )
+
     made = []
     for one in facts:
         dataset = Dataset()
@@ -362,65 +367,25 @@ def _check_mask(mask: npt.NDArray[Any], slim: Sequence[Any], fractional: bool) -
         )
     if not fractional and mask.dtype != np.uint8:
         raise DataError(
-            f"got a mask of {mask.dtype}, expected uint8 of 0 and 1, or floats in [0, 1]."
+            f"got a mask of type {mask.dtype}, expected uint8 of 0 and 1, or floats in [0, 1]."
         )
     low, high = float(mask.min()), float(mask.max())
     if not (low >= 0 and high <= 1):
         raise DataError(f"got a mask with values {low} to {high}, expected 0 to 1.")
 
 
-def _common(modality: str, request: RequestFacts, model: ModelFacts) -> dict[str, Any]:
-    return {
-        "series_number": SERIES[modality],
-        "instance_number": 1,
-        "manufacturer": SOFTWARE,
-        "manufacturer_model_name": long_string(model.name),
-        "software_versions": long_string(model.version),
-        "device_serial_number": model.weights_sha256[:32],
-        "series_description": long_string(f"{SOFTWARE}: {request.sentence}"),
-        "specific_character_set": CHARACTERS,
-    }
-
-
-def _parameters(model: ModelFacts, request: RequestFacts) -> list[str]:
-    side = (
-        "the patient's, converted where needed"
-        if request.side
-        else "not known in terms of the patient"
-    )
-    return [
-        f"weights_sha256={model.weights_sha256}",
-        f"threshold={model.threshold:g}",
-        f"side={side}",
-    ]
-
-
-def _algorithm(model: ModelFacts, request: RequestFacts) -> Any:
-    pairs = dict(line.split("=", 1) for line in _parameters(model, request))
-    return hd.AlgorithmIdentificationSequence(
-        name=long_string(model.name),
-        family=_code(INTELLIGENCE),
-        version=long_string(model.version),
-        source=SOFTWARE,
-        parameters=pairs,
-    )
-
-
-def _tracking_id(request: RequestFacts) -> str:
-    return long_string(f"{SOFTWARE} {segment_label(request.sentence)}", LO_MOST)
-
-
 def _code(code: Code) -> Any:
+    """A new item each time, because items are changed after they are set."""
     return CodedConcept(*code)
 
 
 def _side(side: str) -> Any:
-    return _code(LATERALITY[side])
+    return _code(codes.LATERALITY[side])
 
 
 def _region(request: RequestFacts) -> Any:
-    """The anatomic region, with the patient's side as its modifier where that is known."""
-    region = _code(SITES[str(request.site)])
+    """The anatomic region, with the patient's side as its modifier if it is known."""
+    region = _code(codes.SITES[str(request.site)])
     if request.side is not None:
         region.AnatomicRegionModifierSequence = [_side(request.side)]
     return region
@@ -435,48 +400,43 @@ def _observer(model: ModelFacts) -> Any:
         serial_number=model.weights_sha256[:32],
     )
     return hd.sr.ObservationContext(
-        observer_device_context=hd.sr.ObserverContext(_code(DEVICE), device)
+        observer_device_context=hd.sr.ObserverContext(_code(codes.DEVICE), device)
     )
 
 
 def _size(mask: npt.NDArray[np.uint8], slim: Sequence[Any]) -> tuple[Any, list[str]]:
-    """The measurement, and in words what is to be known of it."""
-    facts = [
-        {k: one.get(k) for k in ("PixelSpacing", "ImagerPixelSpacing") if k in one} for one in slim
-    ]
-    spacing, known = spacing_mm(facts[0])
+    """The area or volume of a mask as a measurement, and remarks about it."""
     count = int(np.count_nonzero(mask))
+    spacing, attribute = spacing_mm(_values_of(slim[0], ("PixelSpacing", "ImagerPixelSpacing")))
     if spacing is not None and len(slim) == 1:
-        note = (
-            "The area is that at the detector, not corrected for magnification."
-            if known[0] == "I"
-            else ""
-        )
-        return hd.sr.Measurement(
-            _code(AREA), _as_decimal_string(count * spacing[0] * spacing[1]), _code(MM2)
-        ), [note] if note else []
-    step = slice_spacing_mm([{k: one[k].value for k in _PLACES if k in one} for one in slim])
+        notes = []
+        if attribute == "ImagerPixelSpacing":
+            notes.append("The area is measured at the detector, not corrected for magnification.")
+        return _measurement(codes.AREA, count * spacing[0] * spacing[1], codes.MM2), notes
+
+    places = ("ImagePositionPatient", "ImageOrientationPatient")
+    step = slice_spacing_mm([_values_of(one, places) for one in slim])
     if spacing is not None and step is not None:
-        return hd.sr.Measurement(
-            _code(VOLUME), _as_decimal_string(count * spacing[0] * spacing[1] * step), _code(MM3)
-        ), []
-    note = "The size is in pixels: the image does not tell its spacing."
-    return hd.sr.Measurement(
-        _code(AREA) if len(slim) == 1 else _code(VOLUME), float(count), _code(PIXELS)
-    ), [note]
+        return _measurement(codes.VOLUME, count * spacing[0] * spacing[1] * step, codes.MM3), []
+
+    kind = codes.AREA if len(slim) == 1 else codes.VOLUME
+    note = "The size is in pixels: the image does not give its spacing."
+    return _measurement(kind, count, codes.PIXELS), [note]
 
 
-_PLACES = ("ImagePositionPatient", "ImageOrientationPatient")
+def _values_of(dataset: Any, keywords: Sequence[str]) -> dict[str, Any]:
+    return {keyword: dataset.get(keyword) for keyword in keywords if keyword in dataset}
 
 
-def _as_decimal_string(value: float) -> float:
-    """To what a decimal string of 16 characters holds."""
-    return float(f"{value:.8g}")
+def _measurement(kind: Code, value: float, unit: Code) -> Any:
+    """A measurement; a decimal string of 16 characters stores integers exactly and rounds the rest."""
+    stored = float(value) if isinstance(value, int) else float(f"{value:.8g}")
+    return hd.sr.Measurement(_code(kind), stored, _code(unit))
 
 
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
-    """Errors of the writing library as ours; it logs an empty mask, which the results say themselves."""
+    """Convert errors of highdicom to `DataError`, and silence its log of empty masks, which the results record."""
     log = logging.getLogger("highdicom")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""What a DICOM data set says of a picture: numbers, direction, spacing, window; of its frame, or of all frames.
+"""Read values about an image from a DICOM data set: numbers, directions, spacing, window; per frame or for all frames.
 
-Values are read from the bytes of the elements. That is several times as fast as pydicom's conversion, and an odd value
-is an error of ours that names the attribute and never the value: a value may be a patient's name.
+Values are read from the bytes of the elements, which is several times as fast as pydicom's conversion. Errors name the
+attribute and never its value, because a value may be a patient's name.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ TAGS = {
     "FrameVOILUTSequence": 0x00289132,
     "PixelValueTransformationSequence": 0x00289145,
 }
-MOST_LETTERS = 1 << 16  # of a value that is read as text
+MOST_LETTERS = 1 << 16  # of a value read as text; the rest is ignored
 
 
 def words(dataset: Any, keyword: str) -> list[str]:
-    """The values of a text element, without padding; [] where it is missing or empty.
+    """The values of a text element, without padding; [] if it is missing or empty.
 
     Raises:
-        DataError: no text.
+        DataError: the element is not ASCII text.
     """
     element = _element(dataset, keyword)
     value = None if element is None else element.value
@@ -69,43 +69,44 @@ def words(dataset: Any, keyword: str) -> list[str]:
         return []
     if not isinstance(value, bytes):  # pydicom has converted what it needed itself
         return [str(one) for one in (value if isinstance(value, MutableSequence) else [value])]
+
     try:
         text = value[:MOST_LETTERS].decode("ascii").strip(" \0")
     except UnicodeDecodeError as error:
-        raise DataError(f"{keyword} holds other than ASCII characters.") from error
+        raise DataError(f"{keyword} contains characters outside ASCII.") from error
     return [word.strip(" \0") for word in text.split("\\")] if text else []
 
 
 def word(dataset: Any, keyword: str) -> str:
-    """The first value of a text element, "" where it is missing."""
+    """The first value of a text element; "" if it is missing."""
     return next(iter(words(dataset, keyword)), "")
 
 
 def numbers(dataset: Any, keyword: str) -> list[float]:
-    """The values of a DS or IS element; [] where it is missing or empty.
+    """The values of a DS or IS element; [] if it is missing or empty.
 
     Raises:
-        DataError: not numbers, or not finite.
+        DataError: a value is not a finite number.
     """
     try:
         values = [float(word) for word in words(dataset, keyword) if word]
     except ValueError as error:
-        raise DataError(f"{keyword} holds something else than numbers.") from error
+        raise DataError(f"{keyword} contains a value that is not a number.") from error
     if not all(math.isfinite(value) and abs(value) < 1e30 for value in values):
-        raise DataError(f"{keyword} holds a number that is not finite.")
+        raise DataError(f"{keyword} contains a number that is not finite.")
     return values
 
 
 def number(dataset: Any, keyword: str, default: float) -> float:
-    """The first value of a DS or IS element."""
+    """The first value of a DS or IS element; `default` if it is missing."""
     return next(iter(numbers(dataset, keyword)), default)
 
 
 def short(dataset: Any, keyword: str, signed: bool = False) -> int | None:
-    """The value of a US (or SS) element, None where it is missing or empty.
+    """The value of a US (or SS, if `signed`) element; None if it is missing or empty.
 
     Raises:
-        DataError: not two bytes.
+        DataError: the value has fewer than two bytes.
     """
     element = _element(dataset, keyword)
     value = None if element is None else element.value
@@ -114,28 +115,28 @@ def short(dataset: Any, keyword: str, signed: bool = False) -> int | None:
     if isinstance(value, int):  # pydicom has converted what it needed itself
         return value
     if not isinstance(value, bytes) or len(value) < 2:
-        raise DataError(f"{keyword} does not have the 2 bytes of a number.")
-    return int(
-        struct.unpack(("<" if element.is_little_endian else ">") + "Hh"[signed], value[:2])[0]
-    )
+        raise DataError(f"{keyword} is shorter than the 2 bytes of a number.")
+
+    order = "<" if element.is_little_endian else ">"
+    return int(struct.unpack(order + "Hh"[signed], value[:2])[0])
 
 
 def items(dataset: Any, keyword: str) -> list[Any]:
-    """The items of a sequence, [] where it is missing.
+    """The items of a sequence; [] if it is missing.
 
     Raises:
-        DataError: the element is no sequence.
+        DataError: the element is not a sequence.
     """
     if _element(dataset, keyword) is None:
         return []
     element = dataset[TAGS[keyword]]
     if element.VR != "SQ":
-        raise DataError(f"{keyword} is no sequence.")
+        raise DataError(f"{keyword} is not a sequence.")
     return list(element.value or [])
 
 
 def groups(dataset: Any, keyword: str, frame: int) -> list[Any]:
-    """Data sets that may speak of a frame, the nearest first: its own group, the shared group, the file."""
+    """Data sets that may describe a frame, most specific first: its own group, the shared group, the file."""
     found: list[Any] = []
     own = items(dataset, "PerFrameFunctionalGroupsSequence")
     for group in [*own[frame : frame + 1], *items(dataset, "SharedFunctionalGroupsSequence")[:1]]:
@@ -144,26 +145,27 @@ def groups(dataset: Any, keyword: str, frame: int) -> list[Any]:
 
 
 def first_numbers(dataset: Any, sequence: str, keyword: str, frame: int) -> list[float]:
-    """`numbers` of the nearest data set that has some."""
+    """`numbers` of the most specific data set that has the element."""
     return next(
         filter(None, (numbers(group, keyword) for group in groups(dataset, sequence, frame))), []
     )
 
 
 def orientation(dataset: Any, frame: int) -> Orientation | None:
-    """Of the patient in a frame: PatientOrientation, else ImageOrientationPatient; None where neither says it.
+    """Orientation of the patient in a frame: PatientOrientation, else ImageOrientationPatient; None if unknown.
 
     Warns:
-        DataWarning: PatientOrientation names no directions, or other ones than ImageOrientationPatient; then nothing
-            is known.
+        DataWarning: PatientOrientation does not name two directions, or contradicts ImageOrientationPatient; in the
+            second case the orientation is unknown.
     """
     stated = _stated(dataset)
     cosines = first_numbers(dataset, "PlaneOrientationSequence", "ImageOrientationPatient", frame)
     measured = orientation_of_cosines(cosines, "ImageOrientationPatient") if cosines else None
+
     if stated and measured and (stated.columns, stated.rows) != (measured.columns, measured.rows):
         warnings.warn(
-            f"PatientOrientation is {stated.columns}\\{stated.rows}, ImageOrientationPatient says {measured.columns}\\"
-            f"{measured.rows}; the orientation is taken as unknown.",
+            f"PatientOrientation is {stated.columns}\\{stated.rows}, but ImageOrientationPatient says "
+            f"{measured.columns}\\{measured.rows}; the orientation is treated as unknown.",
             DataWarning,
             stacklevel=2,
         )
@@ -172,17 +174,17 @@ def orientation(dataset: Any, frame: int) -> Orientation | None:
 
 
 def _stated(dataset: Any) -> Orientation | None:
-    """PatientOrientation: the first letter of each value is the main direction ("L\\FP" is left, feet)."""
+    """Read PatientOrientation; the first letter of each value is the main direction ("L\\FP" is left, feet)."""
     try:
         found = words(dataset, "PatientOrientation")
         if not any(found):
             return None
         if len(found) != 2 or not all(value and set(value) <= OPPOSITE.keys() for value in found):
-            raise DataError("no two directions")
+            raise DataError("not two directions")
         return Orientation(found[0][0], found[1][0], "PatientOrientation")
     except DataError:
         warnings.warn(
-            "PatientOrientation names no two directions; it is taken as empty.",
+            "PatientOrientation does not name two directions; it is ignored.",
             DataWarning,
             stacklevel=2,
         )
@@ -190,9 +192,9 @@ def _stated(dataset: Any) -> Orientation | None:
 
 
 def spacing(dataset: Any, frame: int) -> tuple[float, float] | None:
-    """Millimetres between rows and between columns; None where not stated, or not positive.
+    """Millimeters between rows and between columns; None if missing or not positive.
 
-    At the patient where that is known, else at the detector (ImagerPixelSpacing), which magnifies.
+    Measured at the patient if known, else at the detector (ImagerPixelSpacing), where the image is magnified.
     """
     found = first_numbers(dataset, "PixelMeasuresSequence", "PixelSpacing", frame)
     for keyword in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"):
@@ -203,7 +205,7 @@ def spacing(dataset: Any, frame: int) -> tuple[float, float] | None:
 
 
 def rescale(dataset: Any, frame: int) -> tuple[float, float]:
-    """Slope and intercept from stored numbers to the unit of the window."""
+    """Slope and intercept that convert stored numbers to the unit of the window."""
     for group in groups(dataset, "PixelValueTransformationSequence", frame):
         slope = numbers(group, "RescaleSlope")
         if slope:
@@ -212,53 +214,63 @@ def rescale(dataset: Any, frame: int) -> tuple[float, float]:
 
 
 def window(dataset: Any, frame: int) -> Window | None:
-    """The first window of a frame; None where there is none or its width is not positive.
+    """The first window of a frame; None if there is none or its width is not positive.
 
     Raises:
-        DataError: a function that is none of the standard's.
+        DataError: the window function is not in the standard.
     """
     for group in groups(dataset, "FrameVOILUTSequence", frame):
         centers, widths = numbers(group, "WindowCenter"), numbers(group, "WindowWidth")
         if centers and widths and widths[0] > 0:
             function = word(group, "VOILUTFunction") or "LINEAR"
             if function not in FUNCTIONS:
-                raise DataError(f"VOILUTFunction is none of {', '.join(FUNCTIONS)}.")
+                raise DataError(
+                    f"VOILUTFunction is unsupported, expected one of {', '.join(FUNCTIONS)}."
+                )
             return Window(centers[0], widths[0], function)
     return None
 
 
 def look_up(numbers: Pixels, sequence: list[Any]) -> tuple[Pixels, int]:
-    """Whole numbers through the first table of a sequence, and the bits of what comes out (PS3.3 C.11.1.1).
+    """Map integers through the first lookup table of a sequence (PS3.3 C.11.1.1).
+
+    Args:
+        numbers: integers of any shape.
+        sequence: items of ModalityLUTSequence or VOILUTSequence.
+
+    Returns:
+        The mapped numbers, and their number of bits.
 
     Raises:
-        DataError: a table without numbers or of another length than it says.
+        DataError: the table contains no numbers, or its length differs from its descriptor.
     """
     try:
         size, first, bits = (int(value) for value in sequence[0].LUTDescriptor)
         data = sequence[0].LUTData
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(
-            "a lookup table has no numbers. The file is damaged: copy or download it again."
+            "a lookup table contains no numbers. The file is damaged: copy or download it again."
         ) from error
+
     size = size % 65536 or 65536  # 0 means 65536
     if isinstance(data, bytes):
         data = np.frombuffer(data, "<u2" if len(data) >= 2 * size else np.uint8)
     table = np.asarray(data).astype(np.int64) % 65536
     if len(table) < size or not 1 <= bits <= 16:
-        raise DataError(f"a lookup table has {len(table)} entries of {bits} bits, it says {size}.")
-    if (
-        first > 32767 and numbers.size and numbers.min() < 0
-    ):  # a negative number that was read as a positive one
+        raise DataError(
+            f"a lookup table has {len(table)} entries of {bits} bits; its descriptor says {size}."
+        )
+
+    # a negative first number was read as a positive one
+    if first > 32767 and numbers.size and numbers.min() < 0:
         first -= 65536
     return table[np.clip(numbers.astype(np.int64) - first, 0, size - 1)], bits
 
 
 def along_normal(dataset: Any) -> tuple[float, tuple[float, ...]] | None:
-    """Where a slice lies along the normal of its plane, in mm, and its six cosines; None where not stated."""
-    cosines, position = (
-        numbers(dataset, "ImageOrientationPatient"),
-        numbers(dataset, "ImagePositionPatient"),
-    )
+    """Position of a slice along the normal of its plane, in mm, and its six direction cosines; None if missing."""
+    cosines = numbers(dataset, "ImageOrientationPatient")
+    position = numbers(dataset, "ImagePositionPatient")
     if len(cosines) != 6 or len(position) != 3:
         return None
     normal = np.cross(cosines[:3], cosines[3:])
@@ -266,7 +278,7 @@ def along_normal(dataset: Any) -> tuple[float, tuple[float, ...]] | None:
 
 
 def _element(dataset: Any, keyword: str) -> Any:
-    """The element as it was read; None where it is missing."""
+    """The raw element; None if it is missing."""
     try:
         return dataset.get_item(TAGS[keyword])
     except KeyError:

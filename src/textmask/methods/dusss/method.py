@@ -158,6 +158,7 @@ class DuSSS(Method):
             strong = torch.cat([strong, other.views.get("strong", other.image)])
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
         second = build_text([meaning_kept(prompt, rng) for prompt in text.prompts], text.statements)
+        second = second.to(image.device)
         features = self.text_encoder(text)
         i1, patches = self.vlm.image(image)
         i2, _ = self.vlm.image(strong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,6 +127,7 @@ class SemiMedRef(Method):
         settings = PatchMix(recipe.mix, recipe.block_px, recipe.mix_share, recipe.tau, recipe.gate)
         strong = unlabelled.views.get("strong_blur", unlabelled.image).clone()
         mixed = patch_mix(strong, probability, unlabelled.text, spoken.prompts, settings, generator)
+        mixed = replace(mixed, text=mixed.text.to(strong.device))
         changed = sum(a != b for a, b in zip(spoken.prompts, unlabelled.text.prompts, strict=True))
         self._monitors = {
             "pseudo_share": mixed.target.float().mean(),

@@ -1,13 +1,13 @@
 "use strict";
-// The page over the service's own interface. Everything a person typed or a file is called is set as text, never as markup.
+// The web page of the service. Prompts and file names are always set as text, never as markup.
 
 const NOW = [0, 158, 115], BEFORE = [86, 180, 233]; // Okabe and Ito
-const MOST_SIDE = 1600; // pixels of the longer side that are drawn; downloads have all
-const WHOSE = { image: "picture's", patient: "patient's", unknown: "unknown" };
+const MOST_SIDE = 1600; // pixels of the longer side that are drawn; downloads have the full size
+const WHOSE = { image: "image's", patient: "patient's", unknown: "unknown" };
 const byId = (id) => document.getElementById(id);
 const state = {
-  token: "", // in this page only, gone with it
-  formats: [], image: null, picture: null, now: null, before: null, held: null, asking: 0,
+  token: "", // kept only in this page
+  formats: [], image: null, bitmap: null, now: null, before: null, held: null, asking: 0,
 };
 
 // the service
@@ -37,8 +37,8 @@ async function connect() {
   try {
     const known = await (await call("/v1/capabilities")).json();
     state.formats = known.formats;
-    const learnt = known.laterality === "unknown" ? "whose left it learnt is not recorded" : `it learnt the ${WHOSE[known.laterality]} left`;
-    byId("model").textContent = `${known.method}, model ${known.model_sha256.slice(0, 8)}, ${learnt}`;
+    const convention = known.laterality === "unknown" ? "laterality convention unknown" : `trained with the ${WHOSE[known.laterality]} left`;
+    byId("model").textContent = `${known.method}, model ${known.model_sha256.slice(0, 8)}, ${convention}`;
     byId("formats").textContent = `${known.formats.join(", ")}; at most ${Math.floor(known.max_bytes / 1048576)} MiB`;
     byId("threshold").value = Math.min(99, Math.max(1, Math.round(known.threshold * 100)));
     byId("token-form").hidden = true;
@@ -46,14 +46,14 @@ async function connect() {
     labels();
   } catch (error) {
     byId("model").textContent = "not connected";
-    if (error.code === "token") byId("status").textContent = "This service asks for a token.";
+    if (error.code === "token") byId("status").textContent = "This service requires a token.";
     else complain(error.message);
   }
 }
 
 async function load(file) {
   if (!file) return;
-  say("Reading the picture.");
+  say("Reading the image.");
   complain("");
   const form = new FormData();
   form.append("file", file);
@@ -61,8 +61,8 @@ async function load(file) {
     const image = await (await call("/v1/images", { method: "POST", body: form })).json();
     const shown = await (await call(`/v1/images/${image.id}/picture.png`)).blob();
     forget(state.image);
-    const picture = await createImageBitmap(shown);
-    Object.assign(state, { image, picture, now: null, before: null, held: null });
+    const bitmap = await createImageBitmap(shown);
+    Object.assign(state, { image, bitmap, now: null, before: null, held: null });
     choose("laterality", image.format === "picture" ? "image" : "patient");
     byId("about").textContent = `${file.name}: ${image.rows} x ${image.columns} pixels`;
     byId("empty").hidden = true;
@@ -74,7 +74,7 @@ async function load(file) {
     choose("shown", "now");
     markers();
     draw();
-    say("The picture is open. Type a sentence.");
+    say("The image is open. Type a prompt.");
     byId("sentence").focus();
   } catch (error) {
     say("");
@@ -96,10 +96,10 @@ function question() {
 
 async function ask() {
   const asked = question();
-  if (!state.image) return complain("Choose a picture first.");
-  if (!asked.sentence) return complain("Type a sentence first.");
+  if (!state.image) return complain("Choose an image first.");
+  if (!asked.sentence) return complain("Type a prompt first.");
   const turn = ++state.asking;
-  byId("busy").textContent = "asking";
+  byId("busy").textContent = "segmenting";
   complain("");
   try {
     const begin = performance.now();
@@ -107,7 +107,7 @@ async function ask() {
     const body = JSON.stringify({ ...asked, return: ["probability"] });
     const answer = await (await call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body })).json();
     const values = await probabilities(answer.probability);
-    if (turn !== state.asking) return; // a later sentence was asked meanwhile
+    if (turn !== state.asking) return; // there is a newer request
     const same = state.now && JSON.stringify(state.now.asked) === JSON.stringify(asked);
     if (state.now && !same) state.before = state.now;
     state.now = { asked, answer, values };
@@ -115,13 +115,13 @@ async function ask() {
     tell(answer);
     draw();
     say(`Mask of ${answer.foreground_px.toLocaleString("en")} pixels in ${Math.round(performance.now() - begin)} ms.`);
-    if (answer.abstained) say("No answer is given for this sentence; see the warnings.");
+    if (answer.abstained) say("The model gives no result for this prompt; see the warnings.");
   } catch (error) {
     if (turn !== state.asking) return;
-    choose("shown", "none"); // the mask of another question must not stand beside this one
+    choose("shown", "none"); // never show the mask of another prompt
     draw();
     say("");
-    complain(error.code === "busy" ? `Many are asking at the moment. Try again in ${error.wait || 1} s.` : error.message);
+    complain(error.code === "busy" ? `The service is busy. Try again in ${error.wait || 1} s.` : error.message);
   } finally {
     if (turn === state.asking) byId("busy").textContent = "";
   }
@@ -158,22 +158,22 @@ function draw() {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(state.picture, 0, 0, width, height);
+  context.drawImage(state.bitmap, 0, 0, width, height);
   const layers = visible(), pixels = context.getImageData(0, 0, width, height);
   const alpha = byId("opacity").value / 100, outline = byId("outline").checked;
-  for (const [one, colour] of layers) {
-    if (!one.answer.abstained) tint(pixels, one.values, colour, alpha, outline);
+  for (const [one, color] of layers) {
+    if (!one.answer.abstained) tint(pixels, one.values, color, alpha, outline);
   }
   context.putImageData(pixels, 0, 0);
-  const names = layers.map(([one]) => (one === state.now ? "this answer" : "the answer before"));
+  const names = layers.map(([one]) => (one === state.now ? "this result" : "previous result"));
   byId("tag").hidden = !(state.before && layers.length);
   byId("tag").textContent = names.join(" and ");
   const what = layers.map(([one]) => one.asked.sentence).join(" and ");
-  canvas.setAttribute("aria-label", layers.length ? `The picture with the mask for: ${what}` : "The picture without a mask");
+  canvas.setAttribute("aria-label", layers.length ? `The image with the mask for: ${what}` : "The image without a mask");
   compare();
 }
 
-function tint(pixels, values, colour, alpha, outline) {
+function tint(pixels, values, color, alpha, outline) {
   const { width, height, data } = pixels, level = byId("threshold").value * 2.55;
   const thick = Math.max(1, Math.round(Math.max(width, height) / 500));
   for (let y = 0, i = 0; y < height; y++) {
@@ -182,7 +182,7 @@ function tint(pixels, values, colour, alpha, outline) {
       const edge = outline && (values[x >= thick ? i - thick : i] <= level || values[x < width - thick ? i + thick : i] <= level ||
         values[y >= thick ? i - thick * width : i] <= level || values[y < height - thick ? i + thick * width : i] <= level);
       const share = edge ? 1 : alpha;
-      for (let c = 0; c < 3; c++) data[4 * i + c] += (colour[c] - data[4 * i + c]) * share;
+      for (let c = 0; c < 3; c++) data[4 * i + c] += (color[c] - data[4 * i + c]) * share;
     }
   }
 }
@@ -200,7 +200,7 @@ function compare() {
   const all = both + more + less, share = (n) => `${Math.round((100 * n) / now.values.length * 10) / 10} %`;
   const overlap = all ? `the masks overlap by ${Math.round((100 * both) / all)} % (IoU)` : "both masks are empty";
   const left = before.asked.laterality === now.asked.laterality ? "" : ` (${WHOSE[before.asked.laterality]} left)`;
-  byId("change").textContent = `Before: "${before.asked.sentence}"${left}. Against it ${share(more)} of the picture was added and ${share(less)} removed; ${overlap}.`;
+  byId("change").textContent = `Previous prompt: "${before.asked.sentence}"${left}. Since then ${share(more)} of the image were added and ${share(less)} removed; ${overlap}.`;
 }
 
 // what was understood
@@ -214,7 +214,7 @@ function tell(answer) {
   facts(answer);
   const dicom = state.image.format === "dicom";
   byId("save-seg").disabled = !dicom;
-  byId("seg-why").textContent = dicom ? "" : "DICOM SEG needs a DICOM picture.";
+  byId("seg-why").textContent = dicom ? "" : "DICOM SEG needs a DICOM image.";
 }
 
 function zones(said) {
@@ -227,7 +227,7 @@ function zones(said) {
       const named = has(cells, side, level), clear = has(free, side, level);
       const cell = element("td", named && clear ? "both" : named ? "named" : clear ? "free" : "");
       cell.className = named ? "named" : clear ? "free" : "";
-      cell.setAttribute("aria-label", `${level} ${side}: ${named ? "named" : clear ? "said to be free" : "not named"}`);
+      cell.setAttribute("aria-label", `${level} ${side}: ${named ? "named" : clear ? "free" : "not named"}`);
       row.append(cell);
     }
     const head = element("th", level);
@@ -239,37 +239,37 @@ function zones(said) {
   top.append(element("td"), ...columns.map((side) => Object.assign(element("th", side), { scope: "col" })));
   top.firstChild.className = "corner";
   byId("zones").tBodies[0].replaceChildren(top, ...rows);
-  byId("zones-side").textContent = known ? "Sides are those of the picture as it is shown." :
-    `Sides as the sentence says them (${said.laterality === "patient" ? "the patient's" : "not known whose"}).`;
+  byId("zones-side").textContent = known ? "Sides are those of the image as shown." :
+    `Sides as in the prompt (${said.laterality === "patient" ? "the patient's" : "convention unknown"}).`;
 }
 
 function facts(answer) {
   const said = answer.statement, asked = answer.asked, pairs = [];
-  if (!said.zones.length && !said.absent) pairs.push(["place", "none understood"]);
-  if (said.absent) pairs.push(["finding", "said to be absent"]);
+  if (!said.zones.length && !said.absent) pairs.push(["location", "not understood"]);
+  if (said.absent) pairs.push(["finding", "absent"]);
   if (said.count !== null) pairs.push(["number", String(said.count)]);
   if (said.lateral) pairs.push(["sides", said.lateral]);
   if (said.size) pairs.push(["size", said.size]);
-  pairs.push(["read as", said.grammar || "no known style"]);
+  pairs.push(["read as", said.grammar || "unknown style"]);
   if (asked.said) pairs.push(["left means", `the ${WHOSE[asked.said] || asked.said} left${asked.assumed ? " (assumed)" : ""}`]);
-  if (asked.sentence && asked.sentence !== state.now.asked.sentence) pairs.push(["the model read", asked.sentence]);
-  if (typeof answer.compatibility === "number") pairs.push(["fits the picture", answer.compatibility.toFixed(2)]);
+  if (asked.sentence && asked.sentence !== state.now.asked.sentence) pairs.push(["model input", asked.sentence]);
+  if (typeof answer.compatibility === "number") pairs.push(["fits the image", answer.compatibility.toFixed(2)]);
   byId("facts").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
 }
 
-// whose left: a letter on each edge of the picture
+// laterality convention: a letter on each edge of the image
 
 function markers() {
   const whose = checked("laterality"), left = patientLeft();
-  let marks = ["?", "?"], words = "It is not known whose left is meant; a sentence that names a side will be refused.";
+  let marks = ["?", "?"], words = "The laterality convention is unknown; a prompt that names a side is refused.";
   if (whose === "image") {
     marks = ["left", "right"];
-    words = "Left in the sentence is the left edge of the picture.";
+    words = "Left in the prompt is the left edge of the image.";
   } else if (whose === "patient" && left) {
     marks = left === "left" ? ["L", "R"] : left === "right" ? ["R", "L"] : ["?", "?"];
-    words = `Left in the sentence is the patient's left, at the ${left} of the picture.`;
+    words = `Left in the prompt is the patient's left, at the ${left} of the image.`;
   } else if (whose === "patient") {
-    words = "The file does not say where the patient's left is; choose the view.";
+    words = "The file does not say where the patient's left is. Choose the view.";
   }
   ["left", "right"].forEach((side, i) => {
     const mark = byId(`mark-${side}`);
@@ -298,13 +298,13 @@ async function save(kind, name) {
     link.download = name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    say(`${name} is downloaded.`);
+    say(`Downloaded ${name}.`);
   } catch (error) {
     complain(error.message);
   }
 }
 
-// small things
+// utilities
 
 function element(name, text = "") {
   const made = document.createElement(name);
@@ -404,7 +404,7 @@ byId("token-form").addEventListener("submit", (event) => {
 
 for (const name of ["dragover", "drop", "dragleave"]) {
   document.addEventListener(name, (event) => {
-    if (name !== "dragleave") event.preventDefault(); // else the browser would leave for the file
+    if (name !== "dragleave") event.preventDefault(); // otherwise the browser opens the file
     byId("drop").classList.toggle("over", name === "dragover");
     if (name === "drop") load(event.dataTransfer.files[0]);
   });

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from textmask.io.files import write_whole
-from textmask.io.images import few_colours
+from textmask.io.images import few_colors
 from textmask.plots.charts import forest_png
 from textmask.studies.claims.ledger import Ledger, ledger
 from textmask.studies.claims.verdicts import (
@@ -102,7 +102,7 @@ def claims_chart(judged: Sequence[ClaimVerdict]) -> bytes:
             label = f"{group.paper} {group.table.partition(',')[0]} ({data}): {entry.claim.claim.partition(':')[0]}"
             rows.append((label, entry.difference, ours.estimate, ours.low, ours.high))
     names = "ours, 95 % interval over images", "the paper's"
-    return few_colours(forest_png(rows, "difference in Dice, points", names)) if rows else b""
+    return few_colors(forest_png(rows, "difference in Dice, points", names)) if rows else b""
 
 
 def _verdicts(results: Path) -> tuple[list[ClaimVerdict], list[Counted]]:

@@ -15,6 +15,7 @@ from textmask.data.manifest import Manifest
 from textmask.errors import CheckpointError, ConfigError, TextMaskError
 from textmask.evaluation.protocol import HD95
 from textmask.methods.registry import Arm, preset_recipe
+from textmask.runs.session import find_device
 from textmask.studies.grid.cells import LabelledList, Trial, TrialSet
 from textmask.studies.grid.design import StudyPlan
 from textmask.studies.grid.launch import TrialOutcome, run_trials
@@ -111,6 +112,8 @@ def run_study(
         CheckpointError: a folder cannot be written.
         TextMaskError: cells that failed on other machines, when all others are finished.
     """
+    if engine is None or engine.name == "local":
+        find_device(device)  # other machines have devices of their own
     out, manifest = (
         out.absolute(),
         replace(manifest, root=manifest.root.absolute()),
