@@ -319,7 +319,7 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"cannot read the recipe {path}: {error}.") from error
 
 
-def check_file(path: Path | None, what: str) -> None:
+def require_file(path: Path | None, what: str) -> None:
     """Refuse a file that does not exist.
 
     Raises:

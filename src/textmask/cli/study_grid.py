@@ -26,7 +26,7 @@ from textmask.cli.options import (
     Split,
     SplitColumn,
     TextColumn,
-    check_file,
+    require_file,
     chosen_preset,
     data_options,
     read_data,
@@ -298,7 +298,7 @@ def _run_plan(plan: StudyPlan, request: StudyRequest) -> None:
     # everything that can be wrong is found before torch is loaded
     seeds = _seeds(request.seeds)
     preset = chosen_preset(request.preset)
-    check_file(request.labelled_list, "the list of labelled images, one name per line")
+    require_file(request.labelled_list, "the list of labelled images, one name per line")
     manifest = read_data(request.data, request.options)
     manifest.rows_of(request.split)
 

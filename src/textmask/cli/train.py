@@ -24,7 +24,7 @@ from textmask.cli.options import (
     Settings,
     SplitColumn,
     TextColumn,
-    check_file,
+    require_file,
     chosen_preset,
     data_options,
     find_run,
@@ -117,7 +117,7 @@ def train_command(
         plan = _new(method, data, out, labelled_list, preset, recipe, changes)
     _check_folder(plan.out, resume)
     _check_trackers(tracker or ())
-    check_file(plan.labelled_list, "the list of labelled images, one name per line")
+    require_file(plan.labelled_list, "the list of labelled images, one name per line")
     options = data_options(
         plan.remembered, layout, text_column, split_column, laterality, hold_out, merge_valid
     )
