@@ -89,7 +89,7 @@ def test_tiles_share_less_than_a_whole_tile():
         '{"size":[96,64],"overlap":80}',
         '{"size":[0,64],"overlap":0}',
     ):
-        with pytest.raises(ConfigError, match="neighboring tiles must share less than a whole tile"):
+        with pytest.raises(ConfigError, match="tiles must share less than a whole tile"):
             UNetRecipe().override(f"tiles={wrong}")
     with pytest.raises(ConfigError, match="overlap"):
         UNetRecipe().override('tiles={"overlap":-1}')

@@ -127,7 +127,7 @@ class Tiles(Config):
     def _fits(self) -> Self:
         if min(self.size) < 1 or self.overlap >= min(self.size):
             raise ValueError(
-                f"overlap is {self.overlap} and size is {self.size}: neighboring tiles must share less than a whole tile."
+                f"overlap is {self.overlap} and size is {self.size}: tiles must share less than a whole tile."
                 " Choose an overlap below both numbers of size, for example a quarter of them."
             )
         return self

@@ -26,10 +26,10 @@ from textmask.cli.options import (
     Split,
     SplitColumn,
     TextColumn,
-    require_file,
     chosen_preset,
     data_options,
     read_data,
+    require_file,
     say,
     split_names,
 )

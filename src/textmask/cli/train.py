@@ -24,12 +24,12 @@ from textmask.cli.options import (
     Settings,
     SplitColumn,
     TextColumn,
-    require_file,
     chosen_preset,
     data_options,
     find_run,
     read_data,
     read_recipe,
+    require_file,
     say,
 )
 from textmask.errors import CheckpointError, ConfigError, DataError, choose
