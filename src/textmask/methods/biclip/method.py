@@ -95,20 +95,26 @@ class BiCLIP(Method):
         }
 
     def _views(self, batch: Batch, pseudo: Image, mask: Mask) -> tuple[Image, Image, Mask, Image]:
-        """Weak picture, pseudo image, mask and strong picture in one geometry (Eq. 3-4)."""
+        """Weak image, pseudo image, mask and strong image in one geometry (Eq. 3-4)."""
         image, recipe = batch.image, self.recipe
-        generator = torch.Generator(device="cpu").manual_seed(int(torch.randint(2**31, ())))
         strong = batch.views.get("strong")
-        if recipe.warp == "joint":
-            seed = int(torch.randint(2**31, (), generator=generator))
-            size = (image.shape[-2], image.shape[-1])
-            matrices = sample_affine(len(batch), recipe.spatial, size, np.random.default_rng(seed))
-            joint = warp(torch.cat([image, pseudo.to(image.dtype)], 1), matrices)
-            image, pseudo = joint[:, :3], joint[:, 3:]
-            mask, strong = warp(mask, matrices, mode="nearest"), None
-        if strong is None:
-            strong = photometric(image, PHOTOMETRIC[recipe.strong], generator)
-        return photometric(image, PHOTOMETRIC[recipe.weak], generator), pseudo, mask, strong
+        generator = torch.Generator(device="cpu").manual_seed(int(torch.randint(2**31, ())))
+
+        # autocast would round the coordinates of the warp and the filtered images to bf16
+        with torch.autocast(image.device.type, enabled=False):
+            if recipe.warp == "joint":
+                seed = int(torch.randint(2**31, (), generator=generator))
+                size = (image.shape[-2], image.shape[-1])
+                rng = np.random.default_rng(seed)
+                matrices = sample_affine(len(batch), recipe.spatial, size, rng)
+                joint = warp(torch.cat([image, pseudo.to(image.dtype)], 1), matrices)
+                image, pseudo = joint[:, :3], joint[:, 3:]
+                mask, strong = warp(mask, matrices, mode="nearest"), None
+
+            if strong is None:
+                strong = photometric(image, PHOTOMETRIC[recipe.strong], generator)
+            weak = photometric(image, PHOTOMETRIC[recipe.weak], generator)
+        return weak, pseudo, mask, strong
 
     @staticmethod
     def _concat(image: Image, pseudo: Image) -> Tensor:
