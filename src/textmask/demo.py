@@ -26,15 +26,19 @@ from textmask.statement import Side
 from textmask.text.edit import mirror
 from textmask.training.loop import TrainOptions, train
 
-SIZE = (112, 112)
+SIZE = (96, 96)
+BATCH = 16
 COUNTS = {"train": 480, "valid": 48, "test": 64}  # images per split
 MARK = ".textmask-demo"
 
 # each model's share of the time that is left for training when its turn comes; the map of places takes no steps
 SHARES = {"text_prior": 0.0, "unet": 0.35, "statement_unet": 1.0}
 MODEL = "statement_unet"
-EPOCHS, MAX_STEPS = 10, 200  # per training, and per epoch
-PROBE_STEPS = 3
+EPOCHS, MAX_STEPS = 10, 400  # at most; per training, and per epoch
+PROBE_STEPS, PROBE_SHARE = (
+    4,
+    0.2,
+)  # steps that measure the speed, and the share of a training's time that they may take
 TRAINING_SHARE = (
     0.75  # of the budget is over when the last training ends; evaluation and report need the rest
 )
@@ -92,7 +96,14 @@ def run_demo(
     for method, share in SHARES.items():
         recipe = _demo_recipe(method, smoke, seed)
         seconds = max(deadline - time.perf_counter(), 0.0) * share
-        say(f"Training {method}" + ("." if smoke or not share else f" for about {seconds:.0f} s."))
+        say(
+            f"Training {method}"
+            + (
+                "."
+                if smoke or not share
+                else f" for about {seconds:.0f} s, after a short measurement of its speed."
+            )
+        )
         _train(recipe, manifest, out, None if smoke else seconds)
 
     say(f"Evaluating {MODEL} on {counts['test']} test images.")
@@ -137,7 +148,7 @@ def _make_folder(out: Path) -> None:
 
 
 def _cache(out: Path) -> Path:
-    """Where the demo keeps its decoded images."""
+    """Folder of the decoded images."""
     return out / "data" / "cache"
 
 
@@ -149,7 +160,8 @@ def _demo_recipe(method: str, smoke: bool, seed: int) -> Recipe:
     recipe = base.lite().override(f"seed={seed}", f"image_size={list(SIZE)}")
     if recipe.stages[0].optim is None:
         return recipe
-    return recipe.override(f"stages.*.augment={Augment(flip=0.5).model_dump_json()}")
+    augment = Augment(flip=0.5).model_dump_json()
+    return recipe.override(f"stages.*.augment={augment}", f"stages.*.batch_size={BATCH}")
 
 
 def _train(recipe: Recipe, manifest: Manifest, out: Path, seconds: float | None) -> None:
@@ -157,23 +169,27 @@ def _train(recipe: Recipe, manifest: Manifest, out: Path, seconds: float | None)
     options = TrainOptions()
     if seconds is not None and recipe.stages[0].optim is not None:
         deadline = time.perf_counter() + seconds
-        step_s = _step_seconds(recipe, manifest, out)
+        step_s = _step_seconds(recipe, manifest, out, seconds * PROBE_SHARE)
         seconds = max(deadline - time.perf_counter(), 0.0)
 
         # the schedule ends with the time; the limit is for a machine that becomes slower meanwhile
-        steps = int(np.clip(seconds * PLANNED_SHARE / step_s / EPOCHS, 1, MAX_STEPS))
-        recipe = recipe.override(f"stages.*.epochs={EPOCHS}", f"stages.*.steps_per_epoch={steps}")
+        steps = int(np.clip(seconds * PLANNED_SHARE / step_s, 1, EPOCHS * MAX_STEPS))
+        epochs = min(steps, EPOCHS)
+        recipe = recipe.override(
+            f"stages.*.epochs={epochs}", f"stages.*.steps_per_epoch={steps // epochs}"
+        )
         options = TrainOptions(time_limit_s=seconds)
     train(recipe, manifest, out / "runs" / recipe.method, cache_dir=_cache(out), options=options)
 
 
-def _step_seconds(recipe: Recipe, manifest: Manifest, out: Path) -> float:
-    """Seconds per training step, measured in the second of two short epochs."""
+def _step_seconds(recipe: Recipe, manifest: Manifest, out: Path, limit_s: float) -> float:
+    """Seconds per training step, measured in the last of a few epochs of one step."""
     run = out / "runs" / f"speed-{recipe.method}"
     short = recipe.override(
-        "stages.*.epochs=2", f"stages.*.steps_per_epoch={PROBE_STEPS}", "stages.*.select=last"
+        f"stages.*.epochs={PROBE_STEPS}", "stages.*.steps_per_epoch=1", "stages.*.select=last"
     )
-    train(short, manifest, run, cache_dir=_cache(out), progress=False)
+    options = TrainOptions(time_limit_s=limit_s)
+    train(short, manifest, run, cache_dir=_cache(out), progress=False, options=options)
     last = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     shutil.rmtree(run)
     return float(recipe.stages[0].batch_size / json.loads(last)["images_per_s"])

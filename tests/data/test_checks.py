@@ -37,7 +37,7 @@ def mask_on(side: str, shape: tuple[int, int] = (64, 64)) -> np.ndarray:
 
 
 def data_set(root: Path, n: int = 24, laterality: Laterality = Laterality.IMAGE) -> Manifest:
-    """n clean rows: two splits, own groups, every sentence true."""
+    """n clean rows: two splits, own groups, every prompt true."""
     rows = []
     for i in range(n):
         side = "left" if i % 2 else "right"
@@ -106,7 +106,7 @@ def test_shared_groups(tmp_path: Path) -> None:
     manifest = changed(changed(data_set(tmp_path), 0, group="p20"), 1, group="")
     report = check(manifest, pixels=False)
     assert keys(report, "shared-group") == {"i0.png", "i20.png"}
-    assert "1 of 24 (4.2 %) rows name no group" in next(
+    assert "1 of 24 (4.2 %) rows have no group" in next(
         f.message for f in report.findings if f.code == "no-group"
     )
 
@@ -164,7 +164,7 @@ def test_near_identical_by_brute_force(tmp_path: Path) -> None:
         assert {(a.image, b.image) for a, b in near_identical(facts)} == want
 
 
-def test_flat_pictures_are_not_near_identical(tmp_path: Path) -> None:
+def test_flat_images_are_not_near_identical(tmp_path: Path) -> None:
     manifest = data_set(tmp_path)
     for i in (0, 23):
         cv2.imwrite(str(tmp_path / f"i{i}.png"), np.full((64, 64), 3 + i, np.uint8))
@@ -199,7 +199,7 @@ def test_laterality_is_measured_and_compared(tmp_path: Path) -> None:
         report = check(swapped(manifest) if flip else manifest)
         assert codes(report) == {
             code: severity
-        }  # and no sentence contradicts its mask under the measured reading
+        }  # and no prompt contradicts its mask under the measured reading
         assert report.measured["laterality"]["verdict"] == ("patient" if flip else "image")
         assert (
             f"left means the {'patient' if flip else 'image'}'s left" in report.findings[0].message
@@ -212,7 +212,7 @@ def test_patient_sided_text_on_the_wrong_side(tmp_path: Path) -> None:
     assert keys(report, "side-contradiction") == {"i4.png"}
 
 
-def test_too_few_or_undecided_sentences_give_no_verdict(tmp_path: Path) -> None:
+def test_too_few_or_undecided_prompts_give_no_verdict(tmp_path: Path) -> None:
     few = check(data_set(tmp_path, 8, Laterality.UNKNOWN))
     assert few.measured["laterality"] == {
         "one_sided": 8,
@@ -278,7 +278,7 @@ def test_prompt_warnings_of_the_parser_are_counted_not_raised(
     assert codes(check(data_set(tmp_path, 4), pixels=False)) == {"text-odd": "note"}
 
 
-def test_sentences_no_grammar_understands(tmp_path: Path) -> None:
+def test_prompts_no_grammar_understands(tmp_path: Path) -> None:
     report = check(
         changed(data_set(tmp_path), 2, text="zwölf Boxkämpfer jagen Viktor"), pixels=False
     )
@@ -307,7 +307,7 @@ def test_unreadable_and_unequal_files(tmp_path: Path) -> None:
     report = check(manifest)
     assert keys(report, "unreadable") == {"i0.png", "i1.png", "i2.png"}
     assert keys(report, "size-mismatch") == {"i3.png"}
-    assert "picture (64, 64), mask (64, 80)" in next(
+    assert "image (64, 64), mask (64, 80)" in next(
         f.message for f in report.findings if f.code == "size-mismatch"
     )
     assert keys(report, "mixed-colour") == {"i4.png"}

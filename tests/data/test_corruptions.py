@@ -14,10 +14,10 @@ from textmask.data.corruptions import (
     corrupt,
     downsample,
     gamma,
+    image_generators,
     line_kernel,
     low_dose,
     motion_blur,
-    picture_generators,
 )
 from textmask.errors import ConfigError, DataError
 
@@ -92,7 +92,7 @@ def test_no_light_no_noise_and_never_above_white():
     assert white.min() < 1
 
 
-def test_grey_pictures_stay_grey_and_colour_gets_noise_of_its_own(images):
+def test_gray_images_stay_gray_and_color_gets_noise_of_its_own(images):
     grey = low_dose(images.expand(-1, 3, -1, -1), 140, rng())
     assert torch.equal(grey, low_dose(images, 140, rng()).expand(-1, 3, -1, -1))
     colour = images.repeat(1, 3, 1, 1) * torch.tensor([1.0, 0.99, 0.98])[:, None, None]
@@ -186,14 +186,14 @@ def test_every_corruption_keeps_shape_range_and_input(name, channels):
 
 
 @pytest.mark.parametrize("name", list(CORRUPTIONS))
-def test_a_picture_is_damaged_alike_in_every_batch(name, images):
+def test_an_image_is_damaged_alike_in_every_batch(name, images):
     keys, severity = ["a.png", "b.png", "c.png"], CORRUPTIONS[name].severities[0]
-    batch = corrupt(images, name, severity, picture_generators(keys, 7))
-    alone = corrupt(images[1:2], name, severity, picture_generators(["b.png"], 7))
+    batch = corrupt(images, name, severity, image_generators(keys, 7))
+    alone = corrupt(images[1:2], name, severity, image_generators(["b.png"], 7))
     assert torch.equal(batch[1:2], alone)
     if name in ("low_dose", "burned_text"):
         others = [
-            corrupt(images[1:2], name, severity, picture_generators(["b.png"], seed))
+            corrupt(images[1:2], name, severity, image_generators(["b.png"], seed))
             for seed in range(8, 12)
         ]
         assert any(not torch.equal(alone, other) for other in others)
@@ -245,7 +245,7 @@ def test_wrong_arguments_are_named(images):
     with pytest.raises(ConfigError, match="Did you mean 'low_dose'"):
         corrupt(images, "low_does", 140, rng())
     with pytest.raises(ConfigError, match="2 generators for 3"):
-        corrupt(images, "gamma", 2, picture_generators(["a", "b"], 0))
+        corrupt(images, "gamma", 2, image_generators(["a", "b"], 0))
     with pytest.raises(ConfigError, match="2 angles for 3"):
         motion_blur(images, 3, [0.0, 1.0])
     with pytest.raises(DataError, match="expected 0 to 1"):

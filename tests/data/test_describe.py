@@ -47,7 +47,7 @@ def scores(mask, sentence, laterality, table):
 
 @pytest.mark.parametrize("laterality", [IMAGE, PATIENT])
 @pytest.mark.parametrize("style", CAPTION_STYLES)
-def test_a_sentence_is_true_of_its_own_mask_in_every_aspect(style, laterality):
+def test_a_prompt_is_true_of_its_own_mask_in_every_aspect(style, laterality):
     said = dict.fromkeys(("side", "level", "zone", "lateral", "count", "absence"), 0)
     for mask in blobs():
         sentence = describe_mask(mask, style, laterality)
@@ -121,7 +121,7 @@ def test_nothing_but_specks_is_a_finding_without_place_and_number(style):
 
 def test_what_cannot_be_said_is_refused():
     for style in ("mosmed", "nuclei", "lesions"):
-        with pytest.raises(ConfigError, match="unknown style of sentences made from masks"):
+        with pytest.raises(ConfigError, match="unknown style of prompts made from masks"):
             style_map(style)
     with pytest.raises(ConfigError, match="laterality image, or patient"):
         mask_statement([LOWER_LEFT], 1, False, Laterality.UNKNOWN)
@@ -133,7 +133,7 @@ def test_what_cannot_be_said_is_refused():
 
 @pytest.fixture
 def table(tmp_path):
-    """Three pictures: a mask, an empty mask, none."""
+    """Three images: a mask, an empty mask, none."""
     (tmp_path / "masks").mkdir()
     mask = np.zeros((30, 30), np.uint8)
     mask[24:28, 2:6] = 255
@@ -147,7 +147,7 @@ def table(tmp_path):
     )
 
 
-def test_a_table_gets_its_sentences_and_a_note_that_they_leak(table):
+def test_a_table_gets_its_prompts_and_a_note_that_they_leak(table):
     out = table.root / "table.csv"
     made = describe_masks(table, out)
     assert (made.described, made.unmasked, made.absent, made.placeless, made.agreeing) == (
@@ -165,9 +165,9 @@ def test_a_table_gets_its_sentences_and_a_note_that_they_leak(table):
     }
     assert read_manifest(out).rows == made.manifest.rows
     note = (table.root / "table.README.md").read_text()
-    assert "These sentences leak position" in note
-    assert f"| hash of the table they were made for | {table.hash()} |" in note
-    assert "| left means | the image side |" in note
+    assert "These prompts leak position" in note
+    assert f"| hash of the original manifest | {table.hash()} |" in note
+    assert "| laterality convention | image |" in note
     assert "in every aspect | 2 of 2 |" in note
 
 
@@ -203,7 +203,7 @@ def test_the_command(table):
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # no split, no sentences: told by the reader, and why the command is run
+        )  # no split, no prompts: told by the reader, and why the command is run
         result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "2 sentences from masks (2 agree with theirs)" in " ".join(result.output.split())
@@ -215,7 +215,7 @@ def test_the_command(table):
 
 @pytest.mark.data
 @pytest.mark.filterwarnings("ignore::textmask.errors.DataWarning")
-def test_real_bm_seg_slices_get_true_sentences(data_root):
+def test_real_bm_seg_slices_get_true_prompts(data_root):
     manifest = read_layout(data_root / "bm-seg-mini")
     assert manifest.laterality is Laterality.UNKNOWN
     from textmask.io.images import read_mask

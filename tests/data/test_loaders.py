@@ -34,7 +34,7 @@ def same(a, b):
     return keys and all(torch.equal(x, y) for x, y in tensors)
 
 
-def test_the_cache_holds_the_resized_pictures_and_is_made_once(
+def test_the_cache_holds_the_resized_images_and_is_made_once(
     phantom_manifest, tmp_path, monkeypatch
 ):
     calls = []
@@ -43,9 +43,9 @@ def test_the_cache_holds_the_resized_pictures_and_is_made_once(
         "valid",
         (32, 32),
         tmp_path,
-        lambda done, total: calls.append((done, total)),
+        lambda *step: calls.append(step),
     )
-    assert calls[-1] == (8, 8)
+    assert calls[-1] == ("decoding", 8, 8)
     assert first.images.shape == (8, 1, 32, 32)
     assert set(np.unique(first.masks)) == {0, 1}
     monkeypatch.setattr(cache, "read_image", lambda path: pytest.fail("decoded twice"))
@@ -54,7 +54,7 @@ def test_the_cache_holds_the_resized_pictures_and_is_made_once(
     assert again.native_sizes.tolist() == [[64, 64]] * 8
 
 
-def test_grey_and_colour_pictures_share_a_cache(tmp_path):
+def test_gray_and_color_images_share_a_cache(tmp_path):
     rng = np.random.default_rng(0)
     shapes = {"a": (8, 8), "b": (8, 8), "c": (8, 8, 3), "d": (8, 8)}
     pixels = {name: rng.integers(0, 256, shape, dtype=np.uint8) for name, shape in shapes.items()}
@@ -101,7 +101,7 @@ def test_a_truncated_cache_is_named(phantom_manifest, tmp_path):
     open_split(phantom_manifest, "test", (32, 32), tmp_path)
     path = next(tmp_path.glob("*.images.memmap"))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="Delete it; it is made anew"):
+    with pytest.raises(DataError, match="Delete it and it will be rebuilt"):
         open_split(phantom_manifest, "test", (32, 32), tmp_path)
 
 
@@ -129,18 +129,18 @@ def test_two_ranks_share_the_global_batch_of_one_process(data):
     stage = STAGE.model_copy(update={"views": ()})
     one = list(Loader(data, stage, seed=0, train=True).epoch(1))
     ranks = [
-        list(Loader(data, stage, seed=0, train=True, rank=r, world_size=2).epoch(1)) for r in (0, 1)
+        list(Loader(data, stage, seed=0, train=True, process=(r, 2)).epoch(1)) for r in (0, 1)
     ]
     for whole, first, second in zip(one, *ranks, strict=True):
         torch.testing.assert_close(
             torch.cat([first.image, second.image]), whole.image, atol=0, rtol=0
         )
         assert first.text.prompts + second.text.prompts == whole.text.prompts
-    with pytest.raises(ConfigError, match="must divide by the 4 processes"):
-        Loader(data, stage, seed=0, train=True, rank=0, world_size=4)
+    with pytest.raises(ConfigError, match="must be divisible by the 4 processes"):
+        Loader(data, stage, seed=0, train=True, process=(0, 4))
 
 
-def test_flipped_samples_carry_a_mirrored_sentence(data):
+def test_flipped_samples_carry_a_mirrored_prompt(data):
     always = STAGE.model_copy(
         update={"augment": Augment(rotate_deg=0, translate=0, scale=(1, 1), flip=1.0), "views": ()}
     )
@@ -176,7 +176,7 @@ def test_rows_without_mask_or_label_are_never_trained_on(data):
         Loader(nothing, STAGE, seed=0, train=True)
 
 
-def test_views_share_the_geometry_of_the_picture(data):
+def test_views_share_the_geometry_of_the_image(data):
     batch = next(Loader(data, STAGE, seed=0, train=True).batches(0))
     for i in range(len(batch)):
         pair = torch.stack([batch.image[i].flatten(), batch.views["strong"][i].flatten()])
@@ -210,7 +210,7 @@ def one_batch(data, stage, tiles=TILES, seed=0):
     return next(Loader(data, stage, seed=seed, train=True, tiles=tiles).batches(0))
 
 
-def test_tiles_are_pieces_of_picture_and_mask_at_one_place_which_the_seed_chooses(data):
+def test_tiles_are_pieces_of_image_and_mask_at_one_place_which_the_seed_chooses(data):
     batch = one_batch(data, PLAIN)
     assert batch.image.shape == (6, 3, 20, 12)
     assert batch.mask.shape == (6, 1, 20, 12)
@@ -233,7 +233,7 @@ def test_tiles_are_pieces_of_picture_and_mask_at_one_place_which_the_seed_choose
     assert not torch.equal(batch.image, one_batch(data, PLAIN, seed=1).image)
 
 
-def test_every_place_of_a_picture_is_drawn_up_to_its_border(data):
+def test_every_place_of_an_image_is_drawn_up_to_its_border(data):
     stage = PLAIN.model_copy(update={"steps_per_epoch": 200})
     tile = Tiles(size=(30, 32), overlap=0)
     tops = set()
@@ -246,7 +246,7 @@ def test_every_place_of_a_picture_is_drawn_up_to_its_border(data):
     assert tops == {0, 1, 2}
 
 
-def test_tiles_are_augmented_with_picture_from_around_them(data):
+def test_tiles_are_augmented_with_image_from_around_them(data):
     white = replace(data, images=np.full_like(data.images, 255), masks=np.ones_like(data.masks))
     turned = STAGE.model_copy(
         update={"augment": Augment(rotate_deg=45, translate=0, scale=(1, 1)), "views": ()}
@@ -267,7 +267,7 @@ def test_tiles_are_augmented_with_picture_from_around_them(data):
     )
 
 
-def test_tiles_keep_the_sentence_of_their_picture_and_a_flip_mirrors_both(data):
+def test_tiles_keep_the_prompt_of_their_image_and_a_flip_mirrors_both(data):
     always = PLAIN.model_copy(
         update={"augment": Augment(rotate_deg=0, translate=0, scale=(1, 1), flip=1.0)}
     )
@@ -306,13 +306,13 @@ def test_views_and_the_unlabelled_stream_are_tiles_too_and_ranks_share_them(data
     stage = stage.model_copy(update={"views": ()})
     whole = next(Loader(data, stage, **options).batches(0))
     parts = [
-        next(Loader(data, stage, **options, rank=rank, world_size=2).batches(0)) for rank in (0, 1)
+        next(Loader(data, stage, **options, process=(rank, 2)).batches(0)) for rank in (0, 1)
     ]
     assert torch.equal(torch.cat([part.image for part in parts]), whole.image)
 
 
 @pytest.mark.parametrize("size", [(40, 12), (12, 40), (40, 48)])
-def test_a_tile_larger_than_the_picture_is_black_beyond_it(data, size):
+def test_a_tile_larger_than_the_image_is_black_beyond_it(data, size):
     batch = one_batch(data, PLAIN, Tiles(size=size, overlap=0))
     assert batch.image.shape[2:] == batch.mask.shape[2:] == size
     assert batch.image[:, :, 32:].sum() == batch.image[..., 32:].sum() == 0
@@ -320,7 +320,7 @@ def test_a_tile_larger_than_the_picture_is_black_beyond_it(data, size):
     assert batch.image[:, :, :32, :32].mean() > 0.1
 
 
-def test_a_picture_has_the_same_layout_in_memory_wherever_it_came_from():
+def test_an_image_has_the_same_layout_in_memory_wherever_it_came_from():
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 6, 5), dtype=np.uint8)
     turned = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(
         0, 3, 1, 2

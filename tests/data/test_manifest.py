@@ -221,7 +221,7 @@ def test_empty_texts_warn_once(tmp_path: Path) -> None:
     "text", ["left\u202etfel lung", "left\x07 lung", "الرئة اليسرى", "zero\u200bwidth"]
 )
 def test_hidden_characters_warn_and_are_kept(tmp_path: Path, text: str) -> None:
-    with pytest.warns(DataWarning, match="1 texts hold control or right-to-left"):
+    with pytest.warns(DataWarning, match="1 texts contain control or right-to-left"):
         got = read_manifest(table(tmp_path, f"a.png,,{text},train,,,\n"))
     assert got.rows[0].text == text
 
@@ -245,7 +245,7 @@ def test_formulas_are_written_harmless_and_read_back(tmp_path: Path, text: str) 
     assert read_manifest(tmp_path / "m.csv").rows == (row,)
 
 
-def test_written_above_the_pictures(tmp_path: Path) -> None:
+def test_written_above_the_images(tmp_path: Path) -> None:
     inner = tmp_path / "films"
     inner.mkdir()
     write_manifest(Manifest(inner, ROWS), tmp_path / "m.csv")

@@ -82,7 +82,7 @@ def test_count_is_the_number_of_lesions_and_of_components(size):
 
 @pytest.mark.parametrize("style", ["qata", "qata_original", "mosmed", "report"])
 @pytest.mark.parametrize("laterality", [Laterality.IMAGE, Laterality.PATIENT])
-def test_the_sentence_says_the_statement(style, laterality):
+def test_the_prompt_says_the_statement(style, laterality):
     config = PhantomConfig(size=(32, 32), styles=(style,), p_absent=0.15, laterality=laterality)
     absent = 0
     for seed in range(80):

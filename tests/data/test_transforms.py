@@ -1,4 +1,4 @@
-"""Transforms keep picture, mask and sentence in step."""
+"""Transforms keep image, mask and prompt in step."""
 
 import cv2
 import numpy as np
@@ -45,7 +45,7 @@ def test_no_change_is_the_identity():
     np.testing.assert_array_equal(apply_mask(masks, params(STILL)), masks)
 
 
-def test_a_flip_mirrors_picture_mask_sentence_and_statement():
+def test_a_flip_mirrors_image_mask_prompt_and_statement():
     images, masks = pictures()
     done = params(STILL.model_copy(update={"flip": 1.0}))
     assert done.flipped.all()
@@ -70,7 +70,7 @@ def test_flipping_twice_is_nothing(seed):
 @given(st.frozensets(st.sampled_from(LUNG_ZONES), min_size=1), st.integers(0, 1000))
 @settings(max_examples=30)
 def test_after_a_flip_the_zone_bits_still_say_where_the_mask_is(zones, seed):
-    """A mask painted from the zones, flipped, lies where the rewritten sentence says."""
+    """A mask painted from the zones, flipped, lies where the rewritten prompt says."""
     rows, columns = 30, 30
     prompt = render(Statement(zones), "qata")
 
@@ -90,7 +90,7 @@ def test_after_a_flip_the_zone_bits_still_say_where_the_mask_is(zones, seed):
     np.testing.assert_array_equal(moved, painted(parse(text).bits()))
 
 
-def test_a_sentence_without_a_mirror_image_refuses_the_flip():
+def test_a_prompt_without_a_mirror_image_refuses_the_flip():
     done = params(
         STILL.model_copy(update={"flip": 1.0}),
         ("RML opacity", "lower left lung", "lingular opacity"),
@@ -125,7 +125,7 @@ def test_rotation_turns_about_the_centre_and_a_shift_moves_by_a_share_of_the_siz
     assert np.abs(moved[:, 1, 2]).max() <= 0.1 * SIZE[0]
 
 
-def test_the_tensor_warp_is_the_picture_warp():
+def test_the_tensor_warp_is_the_image_warp():
     rng = np.random.default_rng(0)
     images = cv2.GaussianBlur(rng.integers(0, 256, (40, 48), dtype=np.uint8), (9, 9), 3)[
         None, None
@@ -161,7 +161,7 @@ def test_tone_is_gamma_then_contrast_then_brightness():
     np.testing.assert_array_equal(apply_image(images, done), expected)
 
 
-def test_weak_view_is_the_picture_itself():
+def test_weak_view_is_the_image_itself():
     x = torch.rand(2, 1, 8, 8)
     assert photometric(x, PHOTOMETRIC["weak"], torch.Generator()) is x
 
@@ -195,7 +195,7 @@ def test_published_values_of_the_strong_views():
     )
 
 
-def test_blur_keeps_a_flat_picture_and_noise_has_its_deviation():
+def test_blur_keeps_a_flat_image_and_noise_has_its_deviation():
     flat = torch.full((4, 1, 64, 64), 0.5)
     blur = Photometric(motion_p=1.0, blur_p=1.0)
     torch.testing.assert_close(photometric(flat, blur, torch.Generator().manual_seed(0)), flat)

@@ -16,6 +16,7 @@ import torch
 from textmask.data.manifest import write_manifest
 from textmask.data.splits import merge_split
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
+from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
 from textmask.runs import checkpoint, layout
 from textmask.training import loop as train_module
@@ -141,7 +142,7 @@ def test_equal_weights_are_equal_bytes(tmp_path):
     for name in ("a", "b", "c"):
         checkpoint.write_tensors(tmp_path / name, {"w": torch.ones(3)}, metadata)
         assert checkpoint.read_tensors(tmp_path / name)[1] == metadata
-    assert len({checkpoint.file_sha256(tmp_path / name) for name in ("a", "b", "c")}) == 1
+    assert len({file_sha256(tmp_path / name) for name in ("a", "b", "c")}) == 1
 
 
 def test_same_seed_same_numbers_and_another_seed_others(phantom_manifest, tmp_path):
@@ -359,7 +360,7 @@ def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
     assert (tmp_path / "run" / layout.WEIGHTS).read_bytes() == before
 
 
-def test_resuming_with_other_labelled_pictures_is_refused(phantom_manifest, tmp_path):
+def test_resuming_with_other_labelled_images_is_refused(phantom_manifest, tmp_path):
     names = tmp_path / "labelled.txt"
     names.write_text("\n".join(row.image for row in phantom_manifest.rows_of("train")[:5]))
     options = {"cache_dir": tmp_path, "progress": False}

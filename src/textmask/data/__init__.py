@@ -1,1 +1,1 @@
-"""Tables, layouts, checks, transforms, loaders and phantoms."""
+"""Manifests, layouts, checks, transforms, loaders and synthetic images."""

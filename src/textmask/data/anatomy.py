@@ -1,4 +1,4 @@
-"""The bones and organs of a synthetic chest film, in grey values of 0 (air) to 1 (bone)."""
+"""The bones and organs of a synthetic chest radiograph, in gray values of 0 (air) to 1 (bone)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-# outlines as shares of (W, H), right of the picture is the patient's left; mirrored about 0.5 where both sides agree
+# outlines as shares of (W, H); the patient's left is on the right; mirrored about 0.5 if both sides agree
 TORSO = ((0.40, 0.0), (0.38, 0.05), (0.16, 0.10), (0.02, 0.20), (0.04, 0.50), (0.05, 1.0))
 LEFT_LUNG = (
     (0.31, 0.11), (0.38, 0.13), (0.425, 0.24), (0.44, 0.45), (0.43, 0.62), (0.42, 0.76),
@@ -21,43 +21,57 @@ RIGHT_LUNG = (
 
 
 def draw_anatomy(size: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """H W of one person: torso, lungs, heart, spine, ribs, collar bones, vessels."""
+    """Draw the anatomy of one person: torso, lungs, heart, spine, ribs, collar bones, vessels.
+
+    Args:
+        size: rows and columns.
+        rng: draws the variations between people.
+
+    Returns:
+        H W, about 0 (air) to 1 (bone).
+    """
     scale = max(size) / 224
-    film = np.full(size, 0.03, np.float32)
+    image = np.full(size, 0.03, np.float32)
+
+    # body and organs, each with a soft edge
     torso = np.array((*TORSO, *((1 - x, y) for x, y in reversed(TORSO))))
-    film += _soft(size, torso, 5 * scale) * np.float32(rng.uniform(0.56, 0.64))
-    film += _ellipse(size, (0.5, 1.02), (0.46, 0.26), 9 * scale) * np.float32(
-        0.16
-    )  # liver and stomach
+    image += _soft(size, torso, 5 * scale) * np.float32(rng.uniform(0.56, 0.64))
+    organs = _ellipse(size, (0.5, 1.02), (0.46, 0.26), 9 * scale)  # liver and stomach
+    image += organs * np.float32(0.16)
     lungs = np.zeros(size, np.float32)
     for outline in (LEFT_LUNG, RIGHT_LUNG):
         lungs += _soft(size, _wobble(outline, rng), 2.2 * scale)
+
     place = (0.575 + rng.uniform(-0.012, 0.012), 0.63 + rng.uniform(-0.01, 0.01))
+    # the heart leans to the patient's left
     heart = _ellipse(size, place, (0.12 * rng.uniform(0.85, 1.1), 0.17), 3 * scale, angle_deg=-35)
     middle = _ellipse(size, (0.5, 0.45), (0.07, 0.75), 5 * scale)  # spine and great vessels
+
+    # air in the lungs is darker, except behind dense organs
     dense = np.maximum(heart, middle)
-    film += np.float32(0.1) * dense - np.float32(rng.uniform(0.30, 0.38)) * lungs * (
+    image += np.float32(0.1) * dense - np.float32(rng.uniform(0.30, 0.38)) * lungs * (
         1 - np.float32(0.85) * dense
     )
-    film -= _ellipse(size, (0.5, 0.09), (0.022, 0.16), 2 * scale) * np.float32(0.09)  # windpipe
-    film += _bones(size, rng, scale) + lungs * _vessels(size, rng, scale)
-    return film + np.float32(0.035) * smooth_noise(rng, size, 7)
+    image -= _ellipse(size, (0.5, 0.09), (0.022, 0.16), 2 * scale) * np.float32(0.09)  # windpipe
+    image += _bones(size, rng, scale) + lungs * _vessels(size, rng, scale)
+    return image + np.float32(0.035) * smooth_noise(rng, size, 7)
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Floats:
-    """H W of smooth unit noise with about `cells` hills along each side."""
+    """Smooth unit noise, H W, with about `cells` hills along each side."""
     coarse = rng.standard_normal((cells, cells), np.float32)
     return np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _fixed_point(points: npt.ArrayLike, size: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Shares of (W, H) to sixteenths of a pixel (cv2's `shift` of 4)."""
+    """Convert shares of (W, H) to sixteenths of a pixel (cv2's `shift` of 4)."""
     return np.rint(np.asarray(points) * (size[1], size[0]) * 16).astype(np.int32)
 
 
-def _blur(canvas: npt.NDArray[np.uint8], sigma_px: float) -> Floats:
-    """H W in [0, 1]; as bytes, and wide ones at half the size, which is several times faster."""
+def _soften(canvas: npt.NDArray[np.uint8], sigma_px: float) -> Floats:
+    """Blur to H W in [0, 1]; bytes, and half the size for wide blurs, are several times faster."""
     size = canvas.shape[1], canvas.shape[0]
+    # a wide blur removes the detail that half the size loses
     if sigma_px >= 2.2:
         canvas = cv2.resize(
             canvas, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA
@@ -71,25 +85,27 @@ def _blur(canvas: npt.NDArray[np.uint8], sigma_px: float) -> Floats:
 def _soft(size: tuple[int, int], outline: npt.ArrayLike, sigma_px: float) -> Floats:
     canvas = np.zeros(size, np.uint8)
     cv2.fillPoly(canvas, [_fixed_point(outline, size)], 255, cv2.LINE_AA, 4)
-    return _blur(canvas, sigma_px)
+    return _soften(canvas, sigma_px)
 
 
 def _ellipse(
     size: tuple[int, int],
-    centre: tuple[float, float],
+    center: tuple[float, float],
     axes: tuple[float, float],
     sigma_px: float,
     angle_deg: float = 0.0,
 ) -> Floats:
     canvas = np.zeros(size, np.uint8)
-    place, half = (tuple(int(v) for v in _fixed_point(point, size)) for point in (centre, axes))
+    place, half = (tuple(int(v) for v in _fixed_point(point, size)) for point in (center, axes))
     cv2.ellipse(canvas, place, half, angle_deg, 0, 360, 255, -1, cv2.LINE_AA, 4)
-    return _blur(canvas, sigma_px)
+    return _soften(canvas, sigma_px)
 
 
 def _wobble(outline: npt.ArrayLike, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """A closed smooth curve through slightly moved corners."""
+    # four neighboring corners define each piece of the curve
     corners = np.asarray(outline) + rng.uniform(-0.008, 0.008, np.shape(outline))
+
     previous, following, after = (np.roll(corners, -k, axis=0) for k in (-1, 1, 2))
     t = np.linspace(0, 1, 6, endpoint=False)[:, None, None]
     curve = 0.5 * (
@@ -105,6 +121,8 @@ def _bones(size: tuple[int, int], rng: np.random.Generator, scale: float) -> Flo
     """Ribs and collar bones, as brightness to add."""
     canvas = np.zeros(size, np.uint8)
     width = max(1, round(4.5 * scale))
+
+    # nine pairs of ribs
     start, slope = 0.13 + rng.uniform(-0.01, 0.01), rng.uniform(0.06, 0.10)
     t = np.linspace(0, 1, 16)
     for rib in range(9):
@@ -114,15 +132,18 @@ def _bones(size: tuple[int, int], rng: np.random.Generator, scale: float) -> Flo
         for sign in (-1, 1):
             points = _fixed_point(np.stack([0.5 + sign * across, down], 1), size)
             cv2.polylines(canvas, [points], False, 120 - 6 * rib, width, cv2.LINE_AA, 4)
+
+    # collar bones
     for sign in (-1, 1):
         across = 0.5 + sign * np.array([0.05, 0.14, 0.24, 0.36])
         points = _fixed_point(np.stack([across, np.array([0.155, 0.135, 0.10, 0.075])], 1), size)
         cv2.polylines(canvas, [points], False, 220, round(6 * scale) or 1, cv2.LINE_AA, 4)
-    return _blur(canvas, 1.3 * scale) * np.float32(0.16)
+    return _soften(canvas, 1.3 * scale) * np.float32(0.16)
 
 
 def _vessels(size: tuple[int, int], rng: np.random.Generator, scale: float) -> Floats:
     """Fine branches that spread from both lung roots, as brightness to add."""
+    # eight branches per lung root, each slightly bent
     canvas = np.zeros(size, np.uint8)
     t = np.linspace(0, 1, 6)[:, None]
     for sign in (-1, 1):
@@ -142,4 +163,5 @@ def _vessels(size: tuple[int, int], rng: np.random.Generator, scale: float) -> F
             )
         cv2.ellipse(canvas, tuple(_fixed_point((0.5 + sign * 0.075, 0.45), size).tolist()),
                     tuple(_fixed_point((0.03, 0.06), size).tolist()), 0, 0, 360, 200, -1, cv2.LINE_AA, 4)  # fmt: skip
-    return _blur(canvas, 1.5 * scale) * np.float32(0.13)
+
+    return _soften(canvas, 1.5 * scale) * np.float32(0.13)

@@ -1,4 +1,4 @@
-"""The decoded cache: every picture is decoded and resized once, then read through a memory map."""
+"""Cache of decoded images: each is decoded and resized once, then read through a memory map."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class SplitData:
 
     Attributes:
         rows: the N manifest rows, in order.
-        images: uint8 N C H W; C is 1 when every picture is grey, else 3.
-        masks: uint8 N H W, 0 or 1; all 0 where `has_mask` is False.
+        images: uint8 N C H W; C is 1 when every image is gray, else 3.
+        masks: uint8 N H W, 0 or 1; all 0 if `has_mask` is False.
         has_mask: N booleans.
-        prompts, statements, keys: the N sentences, their parsed claims, and the row keys.
+        prompts, statements, keys: the N prompts, their parsed claims, and the row keys.
         native_sizes: N 2, rows and columns before resizing.
     """
 
@@ -49,19 +49,22 @@ class SplitData:
         return len(self.rows)
 
     def take(self, rows: np.ndarray) -> SplitData:
-        """The split of some rows (numbers or N booleans), pictures and masks copied into memory."""
+        """Select rows (numbers or N booleans); their images and masks are copied into memory."""
         numbers = np.arange(len(self))[rows]
-        listed = (self.rows, self.prompts, self.statements, self.keys)
-        kept, prompts, statements, keys = (tuple(values[i] for i in numbers) for values in listed)
-        arrays = (self.images, self.masks, self.has_mask)
-        images, masks, has_mask = (np.asarray(values[numbers]) for values in arrays)
         return SplitData(
-            kept, images, masks, has_mask, prompts, statements, keys, self.native_sizes[numbers]
+            rows=tuple(self.rows[i] for i in numbers),
+            images=np.asarray(self.images[numbers]),
+            masks=np.asarray(self.masks[numbers]),
+            has_mask=self.has_mask[numbers],
+            prompts=tuple(self.prompts[i] for i in numbers),
+            statements=tuple(self.statements[i] for i in numbers),
+            keys=tuple(self.keys[i] for i in numbers),
+            native_sizes=self.native_sizes[numbers],
         )
 
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
-    """`cache_dir`, else $TEXTMASK_CACHE, else the user's cache folder."""
+    """Cache folder: `cache_dir`, or $TEXTMASK_CACHE, or `.cache/textmask` in the home folder."""
     if cache_dir is not None:
         return Path(cache_dir)
     return Path(os.environ.get("TEXTMASK_CACHE") or Path.home() / ".cache" / "textmask")
@@ -74,27 +77,32 @@ def open_split(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> SplitData:
-    """Open a split, decoding it on the first call and reading the cache afterwards.
+    """Open a split: decode it on the first call, read the cache afterwards.
 
     Args:
-        manifest: the table.
-        split: which rows.
+        manifest: the data set.
+        split: name of the split.
         image_size: rows and columns to resize to.
-        cache_dir: where to keep the decoded pictures.
+        cache_dir: folder of the cache; None means the user's.
         progress: called with (task, done, total) while decoding.
 
     Raises:
-        DataError: an unreadable picture, sizes that differ between picture and mask, or a full disk.
+        DataError: an image is unreadable, a mask has another size than its image, the cache is corrupt, or the disk
+            is full.
     """
     rows = manifest.rows_of(split)
     root = str(manifest.root.resolve())
+
+    # a change of any of these needs a new cache file
     identity = json.dumps([FORMAT, root, manifest.hash(), split, list(image_size)])
     stem = cache_folder(cache_dir) / hashlib.sha256(identity.encode()).hexdigest()[:24]
     info = stem.with_suffix(".json")
     if not info.exists():
         _decode_rows(manifest, rows, image_size, stem, progress)
+
     meta = json.loads(info.read_text(encoding="utf-8"))
     shape = (len(rows), meta["channels"], *image_size)
+    # the files may be shorter than the shapes, e.g. after a full disk
     try:
         images = np.memmap(stem.with_suffix(".images.memmap"), np.uint8, "r", shape=shape)
         masks = np.memmap(
@@ -102,8 +110,9 @@ def open_split(
         )
     except (OSError, ValueError) as error:
         raise DataError(
-            f"the cache {stem}.* is damaged ({error}). Delete it; it is made anew."
+            f"the cache {stem}.* is corrupt ({error}). Delete it and it will be rebuilt."
         ) from error
+
     return SplitData(
         rows=rows,
         images=images,
@@ -123,8 +132,9 @@ def _decode_rows(
     stem: Path,
     progress: Progress | None,
 ) -> None:
-    """Write the two memory maps beside their final names, then rename; the JSON comes last and makes them valid."""
+    """Write two memory maps under temporary names, then rename them; the JSON comes last and makes them valid."""
     parts = {name: stem.with_suffix(f".{name}.{os.getpid()}.part") for name in ("images", "masks")}
+    # all images are gray until the first color image
     channels, sizes = 1, []
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -135,10 +145,13 @@ def _decode_rows(
                 if image.ndim == 3 and channels == 1:
                     channels = 3
                     _spread(image_file, i, size)
+
+                # appended as C H W, so that the file is the array
                 planes = resize_image(image, size)
                 planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
                 np.ascontiguousarray(np.broadcast_to(planes, (channels, *size))).tofile(image_file)
                 np.ascontiguousarray(resize_mask(mask, size)).tofile(mask_file)
+
         for name, part in parts.items():
             part.replace(stem.with_suffix(f".{name}.memmap"))
         write_json(stem.with_suffix(".json"), {"channels": channels, "native_sizes": sizes})
@@ -153,11 +166,11 @@ def _decode_rows(
 
 
 def _spread(image_file: BufferedWriter, done: int, size: tuple[int, int]) -> None:
-    """The first colour picture: rewrite the grey planes written so far as three equal ones."""
+    """Rewrite the gray planes written so far as three equal ones, for the first color image."""
     image_file.flush()
-    grey = np.fromfile(image_file.name, np.uint8).reshape(done, 1, *size)
+    gray = np.fromfile(image_file.name, np.uint8).reshape(done, 1, *size)
     image_file.seek(0)
-    np.ascontiguousarray(np.broadcast_to(grey, (done, 3, *size))).tofile(image_file)
+    np.ascontiguousarray(np.broadcast_to(gray, (done, 3, *size))).tofile(image_file)
 
 
 def _read_pair(manifest: Manifest, row: Row) -> tuple[np.ndarray, np.ndarray]:
@@ -168,6 +181,6 @@ def _read_pair(manifest: Manifest, row: Row) -> tuple[np.ndarray, np.ndarray]:
     if tuple(mask.shape) != tuple(image.shape[:2]):
         raise DataError(
             f"{row.image} has {image.shape[0]} x {image.shape[1]} pixels, its mask {row.mask} has "
-            f"{mask.shape[0]} x {mask.shape[1]}. They must agree; remove the row or resize one of them."
+            f"{mask.shape[0]} x {mask.shape[1]}. They must have the same size: remove the row, or resize one of them."
         )
     return image, mask

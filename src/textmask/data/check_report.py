@@ -15,13 +15,13 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know of a data set.
+    """One thing to know about a data set.
 
     Attributes:
         code: stable short name.
-        severity: "error": do not use it like this; "warning": figures will be off; "note": good to know.
-        message: what, how often, what to do.
-        keys: the rows concerned.
+        severity: "error": do not use the data like this; "warning": figures will be wrong; "note": good to know.
+        message: what is wrong, how often, what to do.
+        keys: images of the affected rows.
     """
 
     code: str
@@ -39,18 +39,18 @@ class CheckReport:
     measured: dict[str, Any] = field(default_factory=dict)
 
     def add(self, code: str, severity: Severity, message: str, rows: Iterable[Row] = ()) -> None:
-        """Note a finding."""
+        """Add a finding about some rows."""
         self.findings.append(
             Finding(code, severity, message, tuple(dict.fromkeys(row.image for row in rows)))
         )
 
     @property
     def has_errors(self) -> bool:
-        """Whether something must be mended before use."""
+        """Whether something must be fixed before use."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def to_json(self) -> str:
-        """Everything, as JSON text."""
+        """The report as JSON text."""
         content = {
             "name": self.name,
             "measured": self.measured,
@@ -60,7 +60,7 @@ class CheckReport:
 
 
 def summary_rows(report: CheckReport, keys: int = 3) -> list[tuple[str, str, str, str]]:
-    """(severity, code, message, first keys) of each finding, worst first, to print as a table."""
+    """Rows (severity, code, message, first keys) of a table to print, worst first."""
 
     def first(finding: Finding) -> str:
         more = len(finding.keys) - keys
@@ -73,4 +73,5 @@ def summary_rows(report: CheckReport, keys: int = 3) -> list[tuple[str, str, str
 
 
 def part_of(part: int, whole: int) -> str:
+    """Text of a count and its percentage."""
     return f"{part} of {whole} ({100 * part / max(whole, 1):.1f} %)"

@@ -1,10 +1,11 @@
-"""What is suspicious about a data set: leakage between splits, text against its mask, files that do not fit."""
+"""Checks of a data set: leakage between splits, prompts that contradict their masks, files that do not fit."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 from textmask.data.check_report import SEVERITIES, CheckReport, part_of
 from textmask.data.claim_checks import (
@@ -26,36 +27,36 @@ from textmask.text.grammar import parse
 def check(
     manifest: Manifest, *, pixels: bool = True, progress: Progress | None = None
 ) -> CheckReport:
-    """Check a data set.
+    """Check a data set for leakage, contradictions and unreadable files.
 
     Args:
         manifest: the data set.
-        pixels: also read every picture and mask (about 1 ms per 224 x 224 pair).
+        pixels: also read every image and mask (about 1 ms per 224 x 224 pair).
         progress: called with (task, rows done, rows in total) while pixels are read.
     """
     report = CheckReport(manifest.name or str(manifest.root))
-    report.measured |= {
-        "rows": len(manifest),
-        "splits": manifest.splits,
-        "declared_laterality": manifest.laterality,
-    }
+    report.measured.update(
+        rows=len(manifest), splits=manifest.splits, declared_laterality=manifest.laterality
+    )
     _check_counts(manifest, report)
     _check_groups(manifest, report)
-    statements = _check_sentences(manifest, report)
+    statements = _check_prompts(manifest, report)
     if pixels:
         facts = measure(manifest, progress)
         _check_files(facts, report)
         _check_copies(facts, report)
         _check_masks(facts, report)
-        claims = [
-            LocatedClaim(fact, statements[fact.row.text])
-            for fact in facts
-            if fact.left_share is not None
-        ]
+
+        # what prompts claim, against what their masks show
+        claims = []
+        for fact in facts:
+            if fact.left_share is not None:
+                claims.append(LocatedClaim(fact, statements[fact.row.text]))
         convention = check_laterality(manifest, claims, report)
         check_sides(claims, convention, report)
         check_lateral(claims, report)
         check_absence(facts, statements, report)
+
     report.findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return report
 
@@ -86,28 +87,30 @@ def _check_groups(manifest: Manifest, report: CheckReport) -> None:
     for row in manifest.rows:
         if row.group:
             splits_of.setdefault(row.group, set()).add(row.split)
+
+    # a patient in two splits is leakage
     shared = {group for group, splits in splits_of.items() if len(splits) > 1}
     nameless = sum(not row.group for row in manifest.rows)
-    report.measured |= {
-        "groups": len(splits_of),
-        "shared_groups": len(shared),
-        "rows_without_group": nameless,
-    }
+    report.measured.update(
+        groups=len(splits_of), shared_groups=len(shared), rows_without_group=nameless
+    )
+
     if shared:
         rows = [row for row in manifest.rows if row.group in shared]
         report.add(
             "shared-group",
             "error",
             f"{len(shared)} groups (patient, study or video) have rows in several splits: {_per_split(rows, manifest)} "
-            "rows. Figures on them are too good; split by group.",
+            "rows. Figures on them are too optimistic; split by group.",
             rows,
         )
+
     if nameless:
         report.add(
             "no-group",
             "note",
-            f"{part_of(nameless, len(manifest))} rows name no group, so patients shared between splits cannot be seen "
-            "and intervals take every image as independent.",
+            f"{part_of(nameless, len(manifest))} rows have no group, so patients shared between splits cannot be "
+            "detected and intervals treat every image as independent.",
         )
 
 
@@ -118,47 +121,47 @@ def _per_split(rows: Sequence[Row], manifest: Manifest) -> str:
     )
 
 
-def _check_sentences(manifest: Manifest, report: CheckReport) -> dict[str, Statement]:
-    """Parse every distinct sentence once."""
+def _check_prompts(manifest: Manifest, report: CheckReport) -> dict[str, Statement]:
+    """Parse every distinct prompt once."""
+    statements: dict[str, Statement] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWarning)  # counted below instead
-        statements = {
-            text: parse(text) for text in dict.fromkeys(row.text for row in manifest.rows)
-        }
+        for row in manifest.rows:
+            if row.text not in statements:
+                statements[row.text] = parse(row.text)
+
     report.measured["distinct_texts"] = len(statements)
-    if empty := [row for row in manifest.rows if not row.text.strip()]:
-        report.add(
-            "no-text",
-            "warning",
-            f"{part_of(len(empty), len(manifest))} rows have no sentence.",
-            empty,
-        )
-    unknown = [
-        row for row in manifest.rows if row.text.strip() and not statements[row.text].grammar
-    ]
+
+    # sort the rows by what is wrong with their prompt
+    empty: list[Row] = []
+    unknown: list[Row] = []
+    by_code: dict[str, list[Row]] = {}
+    for row in manifest.rows:
+        statement = statements[row.text]
+        if not row.text.strip():
+            empty.append(row)
+            continue
+        if not statement.grammar:
+            unknown.append(row)
+        for code in statement.warnings:
+            by_code.setdefault(code, []).append(row)
+
+    if empty:
+        share = part_of(len(empty), len(manifest))
+        report.add("no-text", "warning", f"{share} rows have no prompt.", empty)
+
     if unknown:
         report.add(
             "not-understood",
             "note",
-            f"{part_of(len(unknown), len(manifest))} sentences fit no known grammar; side and level cannot be "
+            f"{part_of(len(unknown), len(manifest))} prompts do not fit a known grammar; side and level cannot be "
             f"checked, e.g. {unknown[0].text[:80]!r}.",
             unknown,
         )
-    codes = Counter(
-        code for row in manifest.rows if row.text.strip() for code in statements[row.text].warnings
-    )
-    for code, count in sorted(codes.items()):
-        rows = [
-            row
-            for row in manifest.rows
-            if row.text.strip() and code in statements[row.text].warnings
-        ]
-        report.add(
-            f"text-{code}",
-            "note",
-            f"{part_of(count, len(manifest))} sentences, e.g. {rows[0].text[:80]!r}.",
-            rows,
-        )
+
+    for code, rows in sorted(by_code.items()):
+        share = part_of(len(rows), len(manifest))
+        report.add(f"text-{code}", "note", f"{share} prompts, e.g. {rows[0].text[:80]!r}.", rows)
     return statements
 
 
@@ -170,6 +173,8 @@ def _check_files(facts: list[Facts], report: CheckReport) -> None:
             f"{part_of(len(broken), len(facts))} rows cannot be read; the first: {broken[0].errors[0]}",
             [fact.row for fact in broken],
         )
+
+    # a mask of another size cannot be paired with its image pixel by pixel
     unequal = [
         fact for fact in facts if fact.size and fact.mask_size and fact.size != fact.mask_size
     ]
@@ -178,21 +183,24 @@ def _check_files(facts: list[Facts], report: CheckReport) -> None:
         report.add(
             "size-mismatch",
             "error",
-            f"{part_of(len(unequal), len(facts))} masks have another size than their picture, e.g. {first.row.image}: "
-            f"picture {first.size}, mask {first.mask_size} (rows, columns).",
+            f"{part_of(len(unequal), len(facts))} masks have another size than their image, e.g. {first.row.image}: "
+            f"image {first.size}, mask {first.mask_size} (rows, columns).",
             [fact.row for fact in unequal],
         )
+
+    # mixed sizes and colors are not a mistake, but good to know
     sizes = Counter(f"{fact.size[0]}x{fact.size[1]}" for fact in facts if fact.size)
-    grey = sum(fact.grey for fact in facts if fact.size)
-    report.measured |= {"sizes": dict(sizes.most_common(10)), "distinct_sizes": len(sizes)}
-    report.measured |= {"grey": grey, "colour": sum(sizes.values()) - grey}
-    if 0 < grey < sum(sizes.values()):
-        few = grey < sum(sizes.values()) / 2
+    gray = sum(fact.gray for fact in facts if fact.size)
+    report.measured.update(sizes=dict(sizes.most_common(10)), distinct_sizes=len(sizes))
+    report.measured.update(grey=gray, colour=sum(sizes.values()) - gray)
+
+    if 0 < gray < sum(sizes.values()):
+        few = gray < sum(sizes.values()) / 2
         report.add(
             "mixed-colour",
             "note",
-            f"{grey} pictures are grey and {sum(sizes.values()) - grey} in colour.",
-            [fact.row for fact in facts if fact.size and fact.grey == few],
+            f"{gray} images are gray and {sum(sizes.values()) - gray} in color.",
+            [fact.row for fact in facts if fact.size and fact.gray == few],
         )
 
 
@@ -201,33 +209,33 @@ def _check_copies(facts: list[Facts], report: CheckReport) -> None:
     for fact in facts:
         if fact.sha256:
             files.setdefault(fact.sha256, []).append(fact.row)
-    copies = [rows for rows in files.values() if len(rows) > 1]
-    across = [row for rows in copies if len({row.split for row in rows}) > 1 for row in rows]
-    within = [row for rows in copies if len({row.split for row in rows}) == 1 for row in rows]
+
+    # copies in another split are leakage, copies in the same split only count twice
+    across: list[Row] = []
+    within: list[Row] = []
+    for rows in files.values():
+        if len(rows) > 1:
+            (across if len({row.split for row in rows}) > 1 else within).extend(rows)
+
     if across:
-        report.add(
-            "identical-image",
-            "error",
-            f"{len(across)} pictures are byte-identical across splits.",
-            across,
-        )
+        message = f"{len(across)} images are byte-identical across splits."
+        report.add("identical-image", "error", message, across)
+
     if within:
-        report.add(
-            "repeated-image",
-            "warning",
-            f"{len(within)} pictures are byte-identical within a split.",
-            within,
-        )
+        message = f"{len(within)} images are byte-identical within a split."
+        report.add("repeated-image", "warning", message, within)
+
+    # pairs that are not reported as identical already
     identical = {row.image for row in across}
     pairs = [(a, b) for a, b in near_identical(facts) if not {a.image, b.image} <= identical]
-    report.measured |= {"identical_across_splits": len(across), "near_identical_pairs": len(pairs)}
+    report.measured.update(identical_across_splits=len(across), near_identical_pairs=len(pairs))
     if pairs:
         examples = "; ".join(f"{a.image} ~ {b.image}" for a, b in pairs[:3])
         report.add(
             "near-identical-image",
             "warning",
-            f"{len(pairs)} pairs of pictures are nearly identical across splits: {examples}. Look at them.",
-            [row for pair in pairs for row in pair],
+            f"{len(pairs)} pairs of images are nearly identical across splits: {examples}. Look at them.",
+            list(chain.from_iterable(pairs)),
         )
 
 
@@ -235,24 +243,27 @@ def _check_masks(facts: list[Facts], report: CheckReport) -> None:
     masked = [fact for fact in facts if fact.mask_share is not None]
     empty = [fact for fact in masked if not fact.mask_share]
     shares = [fact.mask_share or 0.0 for fact in masked]
-    report.measured |= {"masks": len(masked), "empty_masks": len(empty)}
+    report.measured.update(masks=len(masked), empty_masks=len(empty))
     report.measured["mean_mask_share"] = sum(shares) / len(shares) if shares else None
-    per_split, empty_per_split = (
-        Counter(fact.row.split for fact in some) for some in (masked, empty)
-    )
+
+    # a split without any foreground is almost certainly a mistake
+    per_split = Counter(fact.row.split for fact in masked)
+    empty_per_split = Counter(fact.row.split for fact in empty)
     whole = [split for split, n in per_split.items() if empty_per_split[split] == n]
     for split in whole:
         report.add(
             "empty-split",
             "error",
-            f"all {per_split[split]} masks of {split!r} are empty: right folder? foreground 255 or 1?",
+            f"all {per_split[split]} masks of {split!r} are empty. Check the mask folder, and that the "
+            "foreground is 255 or 1.",
             [fact.row for fact in empty if fact.row.split == split],
         )
+
     partly = [fact.row for fact in empty if fact.row.split not in whole]
     if partly:
         report.add(
             "empty-mask",
             "warning",
-            f"{part_of(len(partly), len(masked))} masks are empty; say which empty-mask policy a figure uses.",
+            f"{part_of(len(partly), len(masked))} masks are empty; state which empty-mask policy a figure uses.",
             partly,
         )

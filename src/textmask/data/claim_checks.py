@@ -9,30 +9,30 @@ from textmask.data.facts import Facts
 from textmask.data.manifest import Manifest
 from textmask.statement import Laterality, Side, Statement
 
-# a verdict needs this many one-sided sentences, and this share of them on one side
+# a convention is recognized with this many one-sided prompts, and this share of them on one side
 MIN_ONE_SIDED = 10
 CLEAR = 0.8
-# "bilateral" with less than this share of the mask on the smaller side, "unilateral" with more
+# contradictions: "bilateral" with less than this share of the mask on the smaller side, "unilateral" with more
 ONLY_ONE_SIDE = 0.005
 BOTH_SIDES = 0.2
 
 
 @dataclass(frozen=True)
 class LocatedClaim:
-    """A row with its parsed sentence and its measured pixels."""
+    """A row with its parsed prompt and its measured pixels."""
 
     fact: Facts
     statement: Statement
 
     @property
     def one_side(self) -> Side | None:
-        """The single half the sentence names; None when it names both, the middle, or none."""
+        """The only half that the prompt names; None if it names both, the middle, or none."""
         sides = self.statement.sides
         return next(iter(sides)) if len(sides) == 1 and Side.CENTER not in sides else None
 
     @property
     def on_named_side(self) -> float:
-        """Share of the mask in the half of the image that the sentence names; call only where both are known."""
+        """Share of the mask in the half of the image that the prompt names, if both are known."""
         left = self.fact.left_share or 0.0
         return left if self.one_side is Side.LEFT else 1.0 - left
 
@@ -40,19 +40,19 @@ class LocatedClaim:
 def check_laterality(
     manifest: Manifest, claims: list[LocatedClaim], report: CheckReport
 ) -> Laterality:
-    """Measure whose left the sentences mean, and return the convention to read them by."""
+    """Measure the laterality convention of the prompts, and return the one to read them with."""
     sided = [claim for claim in claims if claim.one_side]
     agree = sum(claim.on_named_side > 0.5 for claim in sided)
     share = agree / len(sided) if sided else None
+
+    # few prompts, or prompts that point both ways, decide nothing
     measured = Laterality.UNKNOWN
     if share is not None and len(sided) >= MIN_ONE_SIDED:
-        measured = (
-            Laterality.IMAGE
-            if share >= CLEAR
-            else Laterality.PATIENT
-            if share <= 1 - CLEAR
-            else Laterality.UNKNOWN
-        )
+        if share >= CLEAR:
+            measured = Laterality.IMAGE
+        elif share <= 1 - CLEAR:
+            measured = Laterality.PATIENT
+
     report.measured["laterality"] = {
         "one_sided": len(sided),
         "on_image_side": share,
@@ -66,19 +66,19 @@ def _compare_laterality(
     manifest: Manifest, measured: Laterality, agree: str, report: CheckReport
 ) -> None:
     declared = manifest.laterality
-    said = f"{agree} one-sided sentences have most of their mask on that side of the image"
+    said = f"{agree} one-sided prompts have most of their mask on that side of the image"
     means = f"left means the {measured}'s left"
     if len({row.laterality for row in manifest.rows}) > 1:
         report.add(
             "laterality-mixed",
             "error",
-            "rows declare different meanings of left; use one per data set.",
+            "rows declare different laterality conventions; use one per data set.",
         )
     elif measured is Laterality.UNKNOWN:
         report.add(
             "laterality",
             "note",
-            f"whose left is meant is not told by the masks (declared {declared}): {said}.",
+            f"the masks do not show which laterality convention is meant (declared {declared}): {said}.",
         )
     elif measured is declared:
         report.add("laterality", "note", f"{means}, as declared: {said}.")
@@ -91,29 +91,32 @@ def _compare_laterality(
 
 
 def check_sides(claims: list[LocatedClaim], convention: Laterality, report: CheckReport) -> None:
-    """One-sided sentences whose mask lies mostly on the other side."""
+    """Prompts that name one side while most of the mask is on the other."""
     if convention is Laterality.UNKNOWN:
         return
+
+    # `on_named_side` reads left as the left of the image
     sided = [claim for claim in claims if claim.one_side]
     mirrored = convention is Laterality.PATIENT
-    wrong = [
-        claim
-        for claim in sided
-        if (claim.on_named_side > 0.5 if mirrored else claim.on_named_side < 0.5)
-    ]
+    wrong = []
+    for claim in sided:
+        share = 1.0 - claim.on_named_side if mirrored else claim.on_named_side
+        if share < 0.5:
+            wrong.append(claim)
+
     report.measured["side_contradictions"] = {"n": len(wrong), "of": len(sided)}
     if wrong:
         report.add(
             "side-contradiction",
             "warning",
-            f"{part_of(len(wrong), len(sided))} one-sided sentences have most of their mask on the other side "
+            f"{part_of(len(wrong), len(sided))} one-sided prompts have most of their mask on the other side "
             f"(left read as the {convention}'s left).",
             [claim.fact.row for claim in wrong],
         )
 
 
 def check_lateral(claims: list[LocatedClaim], report: CheckReport) -> None:
-    """Sentences that say unilateral or bilateral against their mask."""
+    """Prompts that say unilateral or bilateral while their mask shows the opposite."""
 
     def contradicts(claim: LocatedClaim) -> bool:
         left = claim.fact.left_share or 0.0
@@ -131,7 +134,7 @@ def check_lateral(claims: list[LocatedClaim], report: CheckReport) -> None:
         report.add(
             "lateral-contradiction",
             "warning",
-            f"{part_of(len(wrong), len(said))} sentences say unilateral or bilateral against their mask.",
+            f"{part_of(len(wrong), len(said))} prompts say unilateral or bilateral, and their mask contradicts it.",
             [claim.fact.row for claim in wrong],
         )
 
@@ -139,7 +142,7 @@ def check_lateral(claims: list[LocatedClaim], report: CheckReport) -> None:
 def check_absence(
     facts: list[Facts], statements: dict[str, Statement], report: CheckReport
 ) -> None:
-    """Sentences that say there is nothing beside a mask, or name a place beside an empty mask."""
+    """Prompts that deny the finding of a mask, or name a place while the mask is empty."""
 
     def contradicts(fact: Facts) -> bool:
         statement = statements[fact.row.text]
@@ -154,6 +157,7 @@ def check_absence(
         report.add(
             "absence-contradiction",
             "warning",
-            f"{len(wrong)} sentences say there is no finding beside a mask, or name a place beside an empty mask.",
+            f"{len(wrong)} prompts say there is no finding although there is a mask, or name a place although the mask "
+            "is empty.",
             wrong,
         )

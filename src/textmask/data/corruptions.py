@@ -1,6 +1,6 @@
-"""What worse hardware does to a picture: low-dose noise, motion blur, contrast, gamma, lost resolution, burned-in text.
+"""Image corruptions: low-dose noise, motion blur, contrast, gamma, lost resolution, burned-in text.
 
-Applied after resizing and before normalisation (BiCLIP, robustness tests); a mask or a sentence never passes through.
+Applied after resizing and before normalization (BiCLIP, robustness tests); masks and prompts stay as they are.
 """
 
 from __future__ import annotations
@@ -22,28 +22,19 @@ from textmask.compiled import compiled
 from textmask.errors import ConfigError, DataError, choose
 from textmask.types import Image
 
-EXACT_BELOW = (
-    20.0  # counts; above it the Cornish-Fisher form has Poisson's mean, variance and skewness
-)
-MARKERS = (
-    "AP",
-    "PA",
-    "PORTABLE",
-    "SUPINE",
-    "ERECT",
-    "WARD 7",
-    "10:42",
-    "110 kV",
-)  # nothing that names a side
+# counts; above it the Cornish-Fisher form has Poisson's mean, variance and skewness
+EXACT_BELOW = 20.0
+# none names a side
+MARKERS = ("AP", "PA", "PORTABLE", "SUPINE", "ERECT", "WARD 7", "10:42", "110 kV")
 BLOCK = 4096
 
 
 def low_dose(image: Image, dose: float, generator: torch.Generator, *, scale: float = 1.0) -> Image:
-    """Photon noise: y = Poisson(x * dose * scale) / (dose * scale), clipped to [0, 1].
+    """Add photon noise: y = Poisson(x * dose * scale) / (dose * scale), clipped to [0, 1].
 
-    The paper does not say which scale its "dose" has, so `scale` is a parameter and its figures are not claimed.
+    The paper does not define the scale of its "dose", so `scale` is a parameter and its figures are not reproduced.
     Expected counts below 20 are drawn exactly (inversion), larger ones as a rounded Cornish-Fisher expansion. The three
-    equal channels of a grey picture get the same noise.
+    equal channels of a gray image get the same noise.
 
     Args:
         image: B C H W in [0, 1].
@@ -59,8 +50,10 @@ def low_dose(image: Image, dose: float, generator: torch.Generator, *, scale: fl
         raise ConfigError(
             f"low_dose: got dose {dose} and scale {scale}, expected a positive product."
         )
-    if _is_grey(image):
+    if _is_gray(image):
         return low_dose(image[:, :1], dose, generator, scale=scale).expand_as(image).contiguous()
+
+    # the compiled loop works in place on floats of the CPU
     pixels = image.detach().to("cpu", torch.float32).contiguous()
     noisy = torch.randn(pixels.shape, generator=generator)
     _fast(_poisson)(pixels.view(-1).numpy(), noisy.view(-1).numpy(), counts)
@@ -71,7 +64,7 @@ def line_kernel(kernel_px: int, angle_deg: float = 0.0) -> Tensor:
     """Weights (k x k) of a straight motion, sum 1.
 
     Args:
-        kernel_px: length k of the motion, odd; 1 is no motion.
+        kernel_px: length k of the motion, odd; 1 means no motion.
         angle_deg: direction, counter-clockwise from horizontal.
 
     Raises:
@@ -81,12 +74,14 @@ def line_kernel(kernel_px: int, angle_deg: float = 0.0) -> Tensor:
         raise ConfigError(
             f"motion_blur: got a kernel of {kernel_px} px, expected an odd whole number such as 3, 5 or 7."
         )
+
     half = int(kernel_px) // 2
     along = np.arange(-half, half + 1)
     columns = along * math.cos(math.radians(angle_deg))
     rows = -along * math.sin(math.radians(angle_deg))
     grid = np.arange(-half, half + 1)
-    # each of the k positions is shared among its four neighbours, so that every angle keeps its centre and its sum
+
+    # each of the k positions is shared among its four neighbors, so that every angle keeps center and sum
     near_row = np.clip(1 - np.abs(rows[:, None] - grid), 0, None)
     near_column = np.clip(1 - np.abs(columns[:, None] - grid), 0, None)
     weights = near_row.T @ near_column
@@ -98,7 +93,7 @@ def motion_blur(image: Image, kernel_px: int, angle_deg: float | Sequence[float]
 
     Args:
         image: B C H W.
-        kernel_px: length of the motion, odd, at most the shorter side of the picture.
+        kernel_px: length of the motion, odd, at most the shorter side of the image.
         angle_deg: one direction for all, or B of them; counter-clockwise from horizontal.
 
     Raises:
@@ -112,18 +107,22 @@ def motion_blur(image: Image, kernel_px: int, angle_deg: float | Sequence[float]
     )
     if len(angles) != b:
         raise ConfigError(
-            f"motion_blur: got {len(angles)} angles for {b} pictures, expected one for all or one each."
+            f"motion_blur: got {len(angles)} angles for {b} images, expected one for all or one each."
         )
+
     if kernel_px > min(h, w):
         raise ConfigError(
-            f"motion_blur: a kernel of {kernel_px} px is longer than the {h} x {w} picture."
+            f"motion_blur: a kernel of {kernel_px} px is longer than the {h} x {w} image."
         )
+
     kernels = {angle: line_kernel(kernel_px, angle).numpy() for angle in set(angles)}
     half = int(kernel_px) // 2
     pixels = image.detach().to("cpu", torch.float32)
     padded = F.pad(pixels.reshape(1, b * c, h, w), (half,) * 4, mode="reflect")[0].view(
         b, c, h + 2 * half, w + 2 * half
     )
+
+    # a line has few non-zero weights: add shifted images instead of a full convolution
     blurred = torch.empty(b, c, h, w)
     for i, angle in enumerate(angles):
         rows, columns = np.nonzero(kernels[angle])
@@ -133,7 +132,7 @@ def motion_blur(image: Image, kernel_px: int, angle_deg: float | Sequence[float]
 
 
 def contrast(image: Image, factor: float) -> Image:
-    """Pull every pixel towards the mean of its picture (factor < 1) or away from it."""
+    """Pull every pixel toward the mean of its image (factor < 1) or away from it."""
     if not 0 <= factor < math.inf:
         raise ConfigError(f"contrast: got a factor of {factor}, expected a number of 0 or more.")
     mean = image.mean((1, 2, 3), keepdim=True)
@@ -155,12 +154,13 @@ def downsample(image: Image, factor: float) -> Image:
         raise ConfigError(
             f"downsample: got a factor of {factor}, expected 1 to {min(h, w)} for {h} x {w}."
         )
+    # area averaging, as a coarser detector would
     reduced = F.interpolate(image, size=small, mode="area")
     return F.interpolate(reduced, size=(h, w), mode="bilinear", align_corners=False)
 
 
 def burned_text(image: Image, height: float, generator: torch.Generator) -> Image:
-    """Write a marker that says nothing of the finding into a corner of each picture.
+    """Write a marker that says nothing about the finding into a corner of each image.
 
     Args:
         image: B C H W in [0, 1].
@@ -183,12 +183,12 @@ def burned_text(image: Image, height: float, generator: torch.Generator) -> Imag
 
 @dataclass(frozen=True)
 class Corruption:
-    """One way to damage a picture.
+    """One kind of damage to an image.
 
     Attributes:
         apply: (image, severity, generator) -> image; deterministic ones ignore the generator.
-        severities: the values offered, mild to strong.
-        meaning: what the severity is, with its unit.
+        severities: default values, mild to strong.
+        meaning: what the severity means, with its unit.
     """
 
     apply: Callable[[Tensor, Any, torch.Generator], Tensor]
@@ -209,30 +209,31 @@ CORRUPTIONS: dict[str, Corruption] = {
         lambda x, v, _: downsample(x, v), (2, 3, 4), "factor on the pixel size"
     ),
     "burned_text": Corruption(
-        burned_text, (0.04, 0.08, 0.12), "height of the letters, share of the picture's"
+        burned_text, (0.04, 0.08, 0.12), "height of the letters, share of the image's"
     ),
 }
 # the conditions of BiCLIP, Table 3
 BICLIP_TABLE_3 = tuple(
-    (name, value) for name in ("low_dose", "motion_blur") for value in CORRUPTIONS[name].severities
+    [("low_dose", dose) for dose in CORRUPTIONS["low_dose"].severities]
+    + [("motion_blur", kernel_px) for kernel_px in CORRUPTIONS["motion_blur"].severities]
 )
 
 
 def corrupt(
     image: Image, name: str, severity: float, generator: torch.Generator | Sequence[torch.Generator]
 ) -> Image:
-    """A damaged copy of `image`; masks and sentences stay as they are.
+    """A damaged copy of `image`; masks and prompts stay as they are.
 
     Args:
         image: B C H W in [0, 1], float.
         name: a key of `CORRUPTIONS`.
         severity: in the unit of that corruption, e.g. 140 for low_dose or 5 for motion_blur.
-        generator: one for the batch, or one per picture (`picture_generators`): then a picture is damaged in the same
-            way whatever batch it comes in.
+        generator: one for the batch, or one per image (`image_generators`), so that the damage to an image
+            does not depend on its batch.
 
     Raises:
-        ConfigError: unknown name, impossible severity, or another number of generators than pictures.
-        DataError: the picture is not a float B C H W in [0, 1].
+        ConfigError: the name is unknown, the severity is impossible, or there is not one generator per image.
+        DataError: the image is not a float B C H W in [0, 1].
     """
     corruption = CORRUPTIONS[choose("corruption", name, list(CORRUPTIONS))]
     _check_image(image)
@@ -240,15 +241,15 @@ def corrupt(
         return corruption.apply(image, severity, generator)
     if len(generator) != len(image):
         raise ConfigError(
-            f"corrupt: got {len(generator)} generators for {len(image)} pictures, expected one each."
+            f"corrupt: got {len(generator)} generators for {len(image)} images, expected one each."
         )
     return torch.cat(
         [corruption.apply(image[i : i + 1], severity, g) for i, g in enumerate(generator)]
     )
 
 
-def picture_generators(keys: Sequence[str], seed: int) -> list[torch.Generator]:
-    """One generator per picture, seeded by its key and `seed` and by nothing else."""
+def image_generators(keys: Sequence[str], seed: int) -> list[torch.Generator]:
+    """One generator per image, seeded only by its key and `seed`."""
     # torch's CPU generator takes 32 bits of a seed
     return [torch.Generator().manual_seed(zlib.crc32(f"{seed} {key}".encode())) for key in keys]
 
@@ -261,11 +262,11 @@ def _check_image(image: Tensor) -> None:
     low, high = float(image.amin()), float(image.amax())
     if not (low >= 0 and high <= 1):
         raise DataError(
-            f"corrupt: got pixels from {low:g} to {high:g}, expected 0 to 1; scale before, normalise after."
+            f"corrupt: got pixels from {low:g} to {high:g}, expected 0 to 1; scale before, normalize after."
         )
 
 
-def _is_grey(image: Tensor) -> bool:
+def _is_gray(image: Tensor) -> bool:
     return image.shape[1] == 3 and bool((image[:, 1:] == image[:, :1]).all())
 
 
@@ -279,10 +280,11 @@ def _draws(b: int, generator: torch.Generator) -> Tensor:
 def _marker(
     size: tuple[int, int], height: float, marker: int, right: int, bottom: int
 ) -> np.ndarray[Any, Any]:
-    """H W in [0, 1]: one word in one corner, as tall as asked unless it would not fit."""
+    """One word in one corner, H W in [0, 1]; smaller than `height` if it would not fit."""
     (h, w), font = size, cv2.FONT_HERSHEY_SIMPLEX
     margin = max(1, round(0.02 * h))
     (wide, tall), _ = cv2.getTextSize(MARKERS[marker], font, 1.0, 1)
+    # the largest scale that fits the image
     scale = min(height * h / tall, (w - 2 * margin) / wide)
     thick = max(1, round(2 * scale))
     columns, rows = round(wide * scale), round(tall * scale)
@@ -294,12 +296,12 @@ def _marker(
 
 @cache
 def _fast(loop: Callable[..., None]) -> Callable[..., None]:
-    """Compiled once, at the first use."""
+    """Compile a loop at its first use."""
     return compiled(loop, fastmath=True)
 
 
 def _shift_and_add(padded: Any, rows: Any, columns: Any, weights: Any, out: Any) -> None:
-    """Fill out C H W with the sum over the taps of weight * shifted picture; a row of sums stays in the first cache."""
+    """Fill `out` C H W with the weighted sum of shifted images; a row of sums stays in the first-level cache."""
     for c in range(out.shape[0]):
         for y in range(out.shape[1]):
             line = out[c, y]
@@ -317,19 +319,19 @@ def _poisson(x: Any, z: Any, counts: float) -> None:
     zero, half, one, sixth = np.float32(0), np.float32(0.5), np.float32(1), np.float32(1 / 6)
     place, normal = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.float32)
     reciprocal = (1.0 / np.arange(1, 201)).astype(np.float32)
-    for start in range(0, x.size, BLOCK):  # small enough to stay in the first cache
+    for start in range(0, x.size, BLOCK):  # fits into the first-level cache
         means, out = x[start : start + BLOCK], z[start : start + BLOCK]
         few = 0
         for i in range(means.size):
             place[few], normal[few] = i, out[i]
             few += means[i] * scale < exact
-        for i in range(means.size):  # no branch, so that it is vectorised
+
+        for i in range(means.size):  # no branch, so that it is vectorized
             mean, a = means[i] * scale, out[i]
             count = np.floor(mean + np.sqrt(mean) * a + (a * a - one) * sixth + half)
             out[i] = min(max(count * inverse, zero), one)
-        for j in range(
-            few
-        ):  # inversion: the smallest k whose cumulative probability reaches Phi(normal)
+        # inversion: the smallest k with a cumulative probability of at least Phi(normal)
+        for j in range(few):
             mean = means[place[j]] * scale
             level = half * math.erfc(normal[j] * np.float32(-0.70710678))
             term = math.exp(-mean)

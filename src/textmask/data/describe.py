@@ -1,4 +1,4 @@
-"""Write a table whose sentences are made from its masks, and say beside it that they are."""
+"""Write a manifest with prompts made from its masks, and a note that says so."""
 
 from __future__ import annotations
 
@@ -18,44 +18,45 @@ from textmask.progress import Progress, with_progress
 from textmask.statement import ZONES, Laterality, Statement
 from textmask.text.grammar import parse
 
-NOTE = """# {table}: the sentences are made from the masks
+NOTE = """# {table}: prompts made from masks
 
-`textmask data describe` wrote the column `text`; no reader looked at the pictures.
+`textmask data describe` wrote the column `text`. No reader looked at the images.
 
-**These sentences leak position.** They tell where the true mask lies, at test time as well, where nobody has a mask to
-make them from. A score that is reached with them says how well a model follows a true sentence, and nothing of how well
-it would do with the sentences that people write. Set it beside the rows that any table carries: `statement_unet` (the
-same places without a language model), `unet` (no sentence), shuffled and empty sentences.
+**These prompts leak position.** They contain the position of the true mask, also at test time, when in practice there
+is no mask to make them from. A score with these prompts shows how well a model follows a correct prompt. It does not
+show how well the model works with prompts written by people. Compare it with `statement_unet` (the same places without
+a language model), `unet` (no prompt), shuffled prompts and empty prompts.
 
 | | |
 | --- | --- |
 | data | {data} |
-| hash of the table they were made for | {hash} |
-| style of the sentences | {style} |
+| hash of the original manifest | {hash} |
+| style of the prompts | {style} |
 | zone map | {zones} |
-| left means | the {laterality} side |
+| laterality convention | {laterality} |
 | rows | {rows} |
-| rows with a sentence made from the mask | {described} |
+| rows with a prompt made from the mask | {described} |
 | of these, an empty mask ("no finding") | {absent} |
-| of these, a sentence without a place (nothing but specks) | {placeless} |
+| of these, a prompt without a place (only specks) | {placeless} |
 | rows without a mask, left as they were | {unmasked} |
-| distinct sentences | {distinct} |
-| sentences that agree with their own mask in every aspect | {agreeing} |
+| distinct prompts | {distinct} |
+| prompts that agree with their own mask in every aspect | {agreeing} |
 
-Masks were read at their own size; after resizing a piece at the edge of a zone may fall into another one.
+Masks were read at their own size. After resizing, a piece at the edge of a zone may fall into another zone.
 """
 
 
 @dataclass(frozen=True)
 class Described:
-    """What became of a table.
+    """The result of describing a manifest.
 
     Attributes:
-        manifest: the rows with their new sentences.
-        described, unmasked: rows with a sentence made from their mask, and rows without one, left as they were.
-        absent, placeless: of the former, empty masks, and masks of nothing but specks.
-        agreeing: of the former, sentences that agree with their own mask in every aspect.
-        style, zones, laterality: how they were made.
+        manifest: the rows with their new prompts.
+        described, unmasked: number of rows with a prompt made from their mask, and of rows without a mask, left as they
+            were.
+        absent, placeless: of the described rows, empty masks, and masks of specks only.
+        agreeing: of the described rows, prompts that agree with their own mask in every aspect.
+        style, zones, laterality: how the prompts were made.
     """
 
     manifest: Manifest
@@ -75,16 +76,16 @@ def describe_mask(
     laterality: Laterality = Laterality.IMAGE,
     zones: str | None = None,
 ) -> str:
-    """The sentence that is true of one mask, H W, 0 or not.
+    """The prompt that describes one mask.
 
     Args:
-        mask: H W, integer or bool.
+        mask: H W, integer or bool; pixels that are not 0 are foreground.
         style: one of `textmask.data.captions.CAPTION_STYLES`.
-        laterality: whose left "left" is to mean, image or patient.
-        zones: a key of `ZONE_MAPS` instead of the one that sentences of the style are judged by.
+        laterality: convention of the prompt, image or patient.
+        zones: a key of `ZONE_MAPS`; None means the zone map of the style.
 
     Raises:
-        ConfigError: a style, map or laterality that no sentence can be made by.
+        ConfigError: no prompt can be made with this style, map or laterality.
     """
     return _caption_of(_look(np.asarray(mask), zones or style_map(style)), style, laterality)
 
@@ -98,14 +99,15 @@ def describe_masks(
     zones: str | None = None,
     progress: Progress | None = None,
 ) -> Described:
-    """Give every row with a mask the sentence that is true of it; write the native table `out` and a note beside it.
+    """Give every row with a mask the prompt that describes it; write the manifest `out` and a note next to it.
 
     Args:
         manifest: the rows; those without a mask stay as they are.
-        out: the table to write, in or above the folder of the pictures; NAME.README.md beside it says how it was made.
-        style: as `describe_mask` takes it.
-        laterality: likewise.
-        zones: likewise.
+        out: the CSV file to write, in or above the folder of the images; NAME.README.md next to it says how it was
+            made.
+        style: see `describe_mask`.
+        laterality: see `describe_mask`.
+        zones: see `describe_mask`.
         progress: called with (task, done, total).
 
     Raises:
@@ -113,25 +115,31 @@ def describe_masks(
         DataError: no row has a mask, one cannot be read, or `out` cannot be written.
     """
     note = out.with_suffix(".README.md")
+    # nothing is overwritten
     for path in (out, note):
         if path.exists():
             raise ConfigError(
                 f"{path} exists and is not replaced; give another --out, or delete it first."
             )
+
     if not any(row.mask for row in manifest.rows):
         raise DataError(
-            f"{manifest.name or manifest.root}: no row has a mask to make a sentence from."
+            f"{manifest.name or manifest.root}: no row has a mask to make a prompt from."
         )
+
     table = zones or style_map(style)
     rows, absent, placeless, agreeing = [], 0, 0, 0
     for row in with_progress(manifest.rows, "masks", progress):
         if row.mask is not None:
             found = _look(read_mask(manifest.mask_path(row)), table)
             row = replace(row, text=_caption_of(found, style, laterality), laterality=laterality)
+            # count what the note reports
             absent += bool(found.empty[0])
             placeless += not found.empty[0] and not found.zones.any()
             agreeing += _agrees(found, parse(row.text, laterality=laterality))
         rows.append(row)
+
+    # the note reports how many rows were changed, and how
     described = sum(row.mask is not None for row in rows)
     made = replace(manifest, rows=tuple(rows))
     result = Described(
@@ -162,7 +170,7 @@ def _caption_of(found: Shown, style: str, laterality: Laterality) -> str:
 
 
 def _agrees(found: Shown, statement: Statement) -> bool:
-    """Whether a sentence claims what its mask shows and nothing else."""
+    """Whether a prompt claims exactly what its mask shows."""
     aspects = agreement(found, [statement]).values()
     return all(int(c.intersection[0]) == int(c.predicted[0]) == int(c.true[0]) for c in aspects)
 

@@ -1,7 +1,8 @@
-"""Batches: shuffled, augmented, labelled and unlabelled streams that depend only on (seed, epoch, step)."""
+"""Batches of shuffled, augmented, labelled and unlabelled images that depend only on (seed, epoch, step)."""
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -40,20 +41,19 @@ __all__ = [
 ]
 
 PREFETCH = 2
-Damage = Callable[
-    [torch.Tensor, Sequence[str]], torch.Tensor
-]  # pictures B C H W in [0, 1] and their keys
+# images B C H W in [0, 1] and their keys -> images
+Damage = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 
 
 def build_text(prompts: Sequence[str], statements: Sequence[Statement]) -> Text:
-    """Sentences and their parsed claims as a model reads them."""
+    """Prompts and their parsed claims as a batch of `Text`."""
     zones = torch.tensor([s.bits() for s in statements], dtype=torch.float32).reshape(-1, 9)
     return Text(tuple(prompts), zones, statements=tuple(statements))
 
 
 def scaled(images: np.ndarray) -> torch.Tensor:
-    """A copy of images N C H W as floats in [0, 1]; uint8 is divided by 255, floats are in that range already."""
-    # order="C": strides of a lone picture that came as H W C would choose other kernels than those of a batch
+    """A copy of images N C H W as floats in [0, 1]; uint8 is divided by 255, floats are expected in that range."""
+    # order="C": the strides of a single H W C image would select other kernels than those of a batch
     image = torch.from_numpy(np.array(images, order="C"))
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
@@ -61,7 +61,13 @@ def scaled(images: np.ndarray) -> torch.Tensor:
 def to_image(
     images: np.ndarray, damage: Damage | None = None, keys: Sequence[str] = ()
 ) -> torch.Tensor:
-    """Images N C H W -> float N 3 H W in [0, 1], channels last, damaged where that is asked for."""
+    """Images N C H W -> float N 3 H W in [0, 1], channels last.
+
+    Args:
+        images: uint8, or float in [0, 1].
+        damage: changes the images; None leaves them as they are.
+        keys: the N row keys, for `damage`.
+    """
     image = scaled(images)
     if damage is not None:
         image = damage(image, keys)
@@ -71,23 +77,25 @@ def to_image(
 def for_tiles(
     prompts: Sequence[str], statements: Sequence[Statement], tiles: Tiles | None
 ) -> tuple[tuple[str, ...], tuple[Statement, ...]]:
-    """Sentences and statements of pictures as their tiles are told them, see `Tiles.places`."""
+    """Prompts and statements as they are given with the tiles of an image, see `Tiles.places`."""
     if tiles is None or tiles.places == "kept":
         return tuple(prompts), tuple(statements)
     dropped = tuple(drop_position(prompt) for prompt in prompts)
-    pairs = zip(dropped, statements, strict=True)
-    return dropped, tuple(
-        parse(prompt, laterality=statement.laterality) for prompt, statement in pairs
-    )
+
+    # without its position a prompt claims less
+    parsed = []
+    for prompt, statement in zip(dropped, statements, strict=True):
+        parsed.append(parse(prompt, laterality=statement.laterality))
+    return dropped, tuple(parsed)
 
 
 class Loader:
     """Batches of one stage.
 
-    The global batch (rows and augmentation parameters) is drawn first and each rank takes its slice of it, so two
-    processes see exactly the samples of one; only the photometric views are drawn anew by each rank. An epoch is
-    `steps_per_epoch` of the stage when given, otherwise one pass over the labelled rows, or over the longer of the two
-    streams when there is an unlabelled one.
+    The global batch (rows and augmentation parameters) is drawn first and each rank takes its slice, so that two
+    processes see exactly the samples of one; only the photometric views are drawn again by each rank. An epoch has the
+    `steps_per_epoch` of the stage. If they are not set, it is one pass over the labelled rows, or over the longer
+    stream if there is an unlabelled one.
 
     Args:
         data: the decoded split.
@@ -96,12 +104,12 @@ class Loader:
         train: shuffle, augment and drop the last incomplete batch; otherwise the rows in order, untouched.
         indices: the labelled rows; None means all rows with a mask that are marked as labelled.
         unlabelled_indices: rows of the unlabelled stream.
-        tiles: cut a tile out of every picture at a random place, together with the augmentation, so that what turns
-            in from outside the tile is picture; needs `train`.
-        rank: of this process.
-        world_size: number of processes.
+        tiles: cut a tile out of every image at a random place, in one warp with the augmentation, so that a rotated
+            tile is filled from its image; used only with `train`.
+        process: rank of this process, from 0, and number of processes.
 
     Raises:
+        ConfigError: a view is unknown, or a batch size is not divisible by the number of processes.
         DataError: no labelled row is left.
     """
 
@@ -115,46 +123,49 @@ class Loader:
         indices: np.ndarray | None = None,
         unlabelled_indices: np.ndarray | None = None,
         tiles: Tiles | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        process: tuple[int, int] = (0, 1),
     ) -> None:
+        self.rank, self.world_size = process
         for view in stage.views:
             choose("view", view, list(PHOTOMETRIC))
-        if stage.batch_size % world_size or stage.unlabelled_batch_size % world_size:
+        if stage.batch_size % self.world_size or stage.unlabelled_batch_size % self.world_size:
             raise ConfigError(
                 f"the batch of stage {stage.name!r} ({stage.batch_size} + {stage.unlabelled_batch_size}) is global and "
-                f"must divide by the {world_size} processes. Choose another batch_size."
+                f"must be divisible by the {self.world_size} processes. Choose another batch_size."
             )
+
+        # rows whose masks may be used for training
         usable = np.array([row.labelled for row in data.rows], dtype=bool) & data.has_mask
         chosen = np.arange(len(data)) if indices is None else np.asarray(indices)
         self.labelled = chosen[usable[chosen]]
         if not len(self.labelled):
             raise DataError(
-                "no labelled row with a mask is left to train on. Check `mask` and `labelled` in the table."
+                "no labelled row with a mask is left to train on. Check `mask` and `labelled` in the manifest."
             )
+
         self.unlabelled = unlabelled_indices if stage.unlabelled_batch_size else None
+        # prompts of tiles may lose their place
         prompts, statements = for_tiles(data.prompts, data.statements, tiles)
-        self.data, self.tiles = (
-            replace(data, prompts=prompts, statements=statements),
-            tiles if train else None,
-        )
+        self.data = replace(data, prompts=prompts, statements=statements)
+        self.tiles = tiles if train else None
         self.stage, self.seed, self.train = stage, seed, train
-        self.rank, self.world_size = rank, world_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of batches an epoch."""
+        """Number of batches per epoch."""
         if not self.train:
             return -(-len(self.labelled) // self.stage.batch_size)
         if self.stage.steps_per_epoch is not None:
             return self.stage.steps_per_epoch
+        # one pass over the longer stream
         steps = max(len(self.labelled) // self.stage.batch_size, 1)
         if self.unlabelled is not None:
             steps = max(steps, len(self.unlabelled) // self.stage.unlabelled_batch_size)
         return steps
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, prepared by a background thread two ahead."""
+        """The batches of an epoch; a background thread prepares two in advance."""
+        # a bounded queue, so that the thread does not run ahead
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCH)
         stop = threading.Event()
 
@@ -199,70 +210,80 @@ class Loader:
             batch = self._batch(labelled[step], epoch, step, stream=0)
             if unlabelled is not None:
                 other = self._batch(unlabelled[step], epoch, step, stream=1)
-                batch = Batch(
-                    **{**vars(batch), "unlabelled": Batch(**{**vars(other), "mask": None})}
-                )
+                batch = replace(batch, unlabelled=replace(other, mask=None))
             yield batch
 
     def _rows(self, indices: np.ndarray, size: int, epoch: int, stream: int) -> list[np.ndarray]:
-        """Row numbers of each step: whole passes, each shuffled anew, cut into batches."""
+        """Row numbers of each step: whole passes, each with its own shuffle, cut into batches."""
         if not self.train:
             return [indices[i : i + size] for i in range(0, len(indices), size)]
         needed = self.steps_per_epoch * size
         rng = np.random.default_rng([self.seed, epoch, stream])
-        passes = [rng.permutation(indices) for _ in range(-(-needed // len(indices)))]
+        # enough whole passes for all steps
+        passes = [rng.permutation(indices) for _ in range(math.ceil(needed / len(indices)))]
         return list(np.concatenate(passes)[:needed].reshape(self.steps_per_epoch, size))
 
     def _batch(self, rows: np.ndarray, epoch: int, step: int, stream: int) -> Batch:
-        """One global batch's parameters, this rank's samples."""
+        """Draw the parameters of a global batch and prepare the samples of this rank."""
+        # this rank's part of the global batch
         share = len(rows) // self.world_size if self.train else len(rows)
         part = slice(self.rank * share, (self.rank + 1) * share) if self.train else slice(None)
+
+        # everything random is drawn for the whole batch, so that it is the same in every process
         data, augment = self.data, self.stage.augment if self.train else None
         prompts = tuple(data.prompts[i] for i in rows)
         statements = tuple(data.statements[i] for i in rows)
         rng = np.random.default_rng([self.seed, epoch, step, stream])
         whole = data.masks.shape[1:]
         size = whole if self.tiles is None else self.tiles.size
-        params = (
-            Geometry.still(len(rows))
-            if augment is None
-            else make_params(prompts, augment, size, rng)
-        )
+        params = Geometry.still(len(rows))
+        if augment is not None:
+            params = make_params(prompts, augment, size, rng)
         if self.tiles is not None:
             params = random_crops(params, whole, size, rng)
         view_seeds = rng.integers(2**62, size=(len(self.stage.views), len(rows)))[:, part]
+
         rows, prompts, statements = rows[part], prompts[part], statements[part]
         if augment is None and self.tiles is None:
             images, masks = data.images[rows], data.masks[rows]
-        else:  # row by row from the memory map: a batch of whole pictures could be large
+        else:  # row by row from the memory map: a batch of whole images could be large
             params = params.slice(part)
             images = apply_image([data.images[i] for i in rows], params, size)
             masks = apply_mask([data.masks[i] for i in rows], params, size)
-            pairs = [
-                apply_prompt(*item)
-                for item in zip(prompts, statements, params.flipped, strict=True)
-            ]
-            prompts, statements = tuple(p for p, _ in pairs), tuple(s for _, s in pairs)
+            prompts, statements = _flip_prompts(prompts, statements, params.flipped)
+
         image = torch.from_numpy(images).float().div_(255)
-        views = {
-            name: _view(image, name, seeds)
-            for name, seeds in zip(self.stage.views, view_seeds, strict=True)
-        }
+        # views share the geometry and differ in appearance
+        views = {}
+        for name, seeds in zip(self.stage.views, view_seeds, strict=True):
+            views[name] = _three(_view(image, name, seeds))
         return Batch(
             image=_three(image),
             text=build_text(prompts, statements),
             mask=torch.from_numpy(masks)[:, None].float(),
             keys=tuple(data.keys[i] for i in rows),
-            views={name: _three(view) for name, view in views.items()},
+            views=views,
         )
 
 
+def _flip_prompts(
+    prompts: Sequence[str], statements: Sequence[Statement], flipped: np.ndarray
+) -> tuple[tuple[str, ...], tuple[Statement, ...]]:
+    """Prompts and statements that are true of the images after they were flipped."""
+    new_prompts, new_statements = [], []
+    for prompt, statement, flip in zip(prompts, statements, flipped, strict=True):
+        new_prompt, new_statement = apply_prompt(prompt, statement, flip)
+        new_prompts.append(new_prompt)
+        new_statements.append(new_statement)
+    return tuple(new_prompts), tuple(new_statements)
+
+
 def _three(image: torch.Tensor) -> torch.Tensor:
-    """Grey pictures repeated to three channels without copying."""
+    """Repeat gray images to three channels without copying."""
     return image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
 
 
 def _view(image: torch.Tensor, name: str, seeds: np.ndarray) -> torch.Tensor:
-    """A photometric view; its generator is seeded by the first sample of the slice."""
+    """A photometric view B C H W; its generator is seeded by the first sample of the slice."""
     generator = torch.Generator().manual_seed(int(seeds[0]))
     return photometric(image, PHOTOMETRIC[name], generator)

@@ -1,6 +1,6 @@
-"""The native table: one CSV row per picture with its mask, sentence, split, group (patient) and laterality.
+"""The manifest: a CSV with one row per image and its mask, prompt, split, group (patient) and laterality.
 
-Paths are relative to the folder of the CSV and may not leave it: a table is a thing people download.
+Paths are relative to the folder of the CSV and may not leave it, because manifests are downloaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ REQUIRED = ("image", "text", "split")
 MAX_TEXT = 10_000
 SHOWN = 10
 SPLIT_ALIASES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+    "train": "train", "training": "train",
+    "val": "valid", "valid": "valid", "validation": "valid", "dev": "valid",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RIGHT_TO_LEFT = {"R", "AL", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI", "PDF", "PDI"}
@@ -40,15 +40,15 @@ RIGHT_TO_LEFT = {"R", "AL", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI", "PD
 
 @dataclass(frozen=True)
 class Row:
-    """One picture. Its key is `image`.
+    """One image; its key is `image`.
 
     Attributes:
         image: path below the manifest's root, with forward slashes.
-        mask: likewise; None when there is none.
-        text: the sentence, possibly empty.
+        mask: path of the mask, in the same form; None if there is none.
+        text: the prompt, possibly empty.
         split: train, valid, test or another identifier.
-        group: patient, study or video: rows of one group belong into one split. "" when unknown.
-        laterality: whose left "left" is in `text`.
+        group: patient, study or video, "" if unknown; rows of one group belong in one split.
+        laterality: laterality convention of `text`.
         labelled: whether training may use the mask.
     """
 
@@ -63,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: rows, and the folder their paths start from."""
+    """A data set: its rows, and the folder that their paths are relative to."""
 
     root: Path
     rows: tuple[Row, ...]
@@ -84,33 +84,34 @@ class Manifest:
         """Rows of one split, in file order.
 
         Raises:
-            ConfigError: there is no such split; the message lists the ones there are.
+            ConfigError: there is no such split; the message lists the existing ones.
         """
         choose(f"split of {self.name or self.root}", split, list(self.splits))
         return tuple(row for row in self.rows if row.split == split)
 
     @property
     def laterality(self) -> Laterality:
-        """The convention all rows share; UNKNOWN when they differ."""
+        """The convention that all rows share; UNKNOWN if they differ."""
         conventions = {row.laterality for row in self.rows}
         return conventions.pop() if len(conventions) == 1 else Laterality.UNKNOWN
 
     def image_path(self, row: Row) -> Path:
-        """Where the picture of `row` lies on this machine."""
+        """Path of the image of `row` on this machine."""
         return self._path(row.image)
 
     def mask_path(self, row: Row) -> Path:
-        """Where the mask of `row` lies on this machine.
+        """Path of the mask of `row` on this machine.
 
         Raises:
             DataError: the row has no mask.
         """
         if row.mask is None:
-            raise DataError(f"{row.image}: has no mask; use rows whose `mask` is set.")
+            raise DataError(f"{row.image}: has no mask; use rows that name a mask.")
         return self._path(row.mask)
 
     def hash(self) -> str:
-        """Sha256 (hex) over the rows, whatever their order and wherever the root lies."""
+        """SHA-256 (hex) of the rows, independent of their order and of the root."""
+        # sorted, so that the order of the rows does not matter
         lines = sorted(json.dumps(_row_cells(row), ensure_ascii=True) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -123,10 +124,10 @@ class Manifest:
 
 @dataclass
 class Problems:
-    """Collects what is wrong with a table, to report the first ten together.
+    """Collects what is wrong with a manifest, to report the first ten problems together.
 
     Attributes:
-        path: the table.
+        path: the CSV file.
         found: "row R, column C: what, what to do".
     """
 
@@ -152,21 +153,23 @@ class Problems:
 
 
 def split_name(text: str) -> str:
-    """The split a name means: val, Val, validation -> valid; other identifiers stay as they are."""
+    """Normalize the name of a split: val, Val, validation -> valid; other identifiers stay as they are."""
     return SPLIT_ALIASES.get(text.strip().lower(), text.strip())
 
 
 def warn_about_texts(texts: Sequence[str], where: Path) -> None:
-    """Warn once about empty sentences and once about control or right-to-left characters."""
+    """Warn once about empty prompts and once about control or right-to-left characters."""
     empty = sum(not text.strip() for text in texts)
     if empty:
         warnings.warn(
             f"{where}: {empty} of {len(texts)} rows have no text.", DataWarning, stacklevel=3
         )
+
+    # such characters can hide what a prompt says
     odd = [text for text in texts if _has_hidden(text)]
     if odd:
         warnings.warn(
-            f"{where}: {len(odd)} texts hold control or right-to-left characters, kept as they are; "
+            f"{where}: {len(odd)} texts contain control or right-to-left characters, kept as they are; "
             f"the first: {odd[0][:80]!r}.",
             DataWarning,
             stacklevel=3,
@@ -184,58 +187,67 @@ def _has_hidden(text: str) -> bool:
 
 
 def text_problem(text: str) -> str | None:
-    """Why a sentence cannot be used at all, None when it can."""
+    """Why a prompt cannot be used; None if it can."""
     if len(text) > MAX_TEXT:
         return f"{len(text):,} characters, at most {MAX_TEXT:,}; shorten the sentence"
     return None
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Read and check a native table; its folder is the root of the paths in it.
+    """Read and check a manifest; its folder is the root of the paths in it.
 
     Raises:
-        DataError: the file, or up to ten places in it, with row, column and what to do.
+        DataError: the file cannot be read, or has problems; up to ten are listed with row, column and what to do.
     """
     path = Path(path)
     header, records = read_csv(path)
     _check_header(header, path)
+
+    # collect the problems of all rows before reporting them
     problems = Problems(path)
     fence = Fence(path.parent)
     rows = []
     for number, cells in records:
+        # a shifted row would be read wrongly, so that its cells are not parsed
         if len(cells) != len(header):
             problems.add(
                 number,
                 "-",
-                f"{len(cells)} cells, the header has {len(header)}; quote texts that hold commas",
+                f"{len(cells)} cells, the header has {len(header)}; quote texts that contain commas",
             )
             continue
         rows.append(
             (number, _parse_row(number, dict(zip(header, cells, strict=True)), problems, fence))
         )
+
     check_unique(rows, problems)
     problems.raise_any()
+
     if not rows:
-        raise DataError(f"{path}: has a header but no rows; add one row per picture.")
+        raise DataError(f"{path}: has a header but no rows; add one row per image.")
+
+    # manifest.csv says nothing about its data set, its folder does
     warn_about_texts([row.text for _, row in rows], path)
     name = path.parent.resolve().name if path.stem in ("manifest", "texts", "index") else path.stem
     return Manifest(path.parent, tuple(row for _, row in rows), name)
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Write the native table, whole or not at all. A cell that a spreadsheet would run as a formula gets a leading '.
+    """Write a manifest atomically. A cell that a spreadsheet would run as a formula gets a leading apostrophe.
 
     Raises:
-        DataError: `path` does not lie in the manifest's root or in a folder above it, or cannot be written.
+        DataError: `path` is not in the manifest's root or in a folder above it, or cannot be written.
     """
     path = Path(path)
     try:
         prefix = manifest.root.resolve().relative_to(path.parent.resolve()).as_posix()
     except ValueError as error:
         raise DataError(
-            f"{path}: a table must lie in or above the folder of its pictures; "
-            f"write it to {manifest.root / path.name}, or copy the pictures first."
+            f"{path}: a manifest must be in or above the folder of its images; "
+            f"write it to {manifest.root / path.name}, or copy the images first."
         ) from error
+
+    # in memory first, so that the file is written at once
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -245,11 +257,12 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
             posixpath.normpath(posixpath.join(prefix, cell)) if cell else "" for cell in cells[:2]
         ]
         writer.writerow([f"'{cell}" if FORMULA.match(cell) else cell for cell in cells])
+
     write_whole(path, buffer.getvalue().encode())
 
 
 def check_unique(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
-    """Note every picture that is named twice, letter case ignored (half the file systems do)."""
+    """Note every image that is named twice, ignoring letter case (as many file systems do)."""
     seen: dict[str, tuple[int, str]] = {}
     for number, row in rows:
         first, name = seen.setdefault(row.image.casefold(), (number, row.image))
@@ -257,9 +270,7 @@ def check_unique(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
             continue
         how = "" if name == row.image else f" in other letter case ({name!r})"
         problems.add(
-            number,
-            "image",
-            f"{row.image!r} was named in row {first}{how}; keep one row per picture",
+            number, "image", f"{row.image!r} was named in row {first}{how}; keep one row per image"
         )
 
 
@@ -278,9 +289,10 @@ def _row_cells(row: Row) -> list[str]:
 
 def _check_header(header: list[str], path: Path) -> None:
     valid = ", ".join(COLUMNS)
+    # the commonest mistake: a spreadsheet that saves with semicolons
     if len(header) == 1 and re.search(r"[;\t]", header[0]):
         raise DataError(
-            f"{path}: cells are separated by {';' if ';' in header[0] else 'tabs'}; save it with commas."
+            f"{path}: cells are separated by {';' if ';' in header[0] else 'tabs'}; save the file with commas."
         )
     if unknown := [name for name in header if name not in COLUMNS]:
         raise DataError(
@@ -301,6 +313,7 @@ def _parse_row(number: int, cells: dict[str, str], problems: Problems, fence: Fe
     )
     if problem := text_problem(cells["text"]):
         problems.add(number, "text", problem)
+
     split = split_name(cells["split"])
     if not SPLIT.fullmatch(split):
         problems.add(
@@ -308,6 +321,7 @@ def _parse_row(number: int, cells: dict[str, str], problems: Problems, fence: Fe
             "split",
             f"{split!r}; expected train, valid, test or another name of letters and digits",
         )
+
     return Row(
         image=image,
         mask=mask,

@@ -1,4 +1,4 @@
-"""Paths in a table may not leave the table's folder: by their letters, or through a symbolic link."""
+"""Checks that paths in a manifest stay below its folder, by their text and through symbolic links."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Fence:
         return {}
 
     def problem(self, relative: str) -> str | None:
-        """What is wrong with a path below the root, None when nothing is."""
+        """What is wrong with a path below the root; None if nothing is."""
         if problem := path_problem(relative):
             return problem
         full = os.path.join(self.root, relative)
@@ -43,11 +43,11 @@ class Fence:
 
 
 def path_problem(text: str) -> str | None:
-    """What keeps `text` from being a path below a root, judged by its letters alone; None when nothing does."""
+    """Why `text` cannot be a path below a root, judged by the text alone; None if it can."""
     if not text.strip():
         return "is empty; write a path relative to the table's folder"
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-        return f"{text!r} holds a NUL or control character; rename the file"
+        return f"{text!r} contains a NUL or control character; rename the file"
     if WINDOWS.match(text) or "://" in text:
         return f"{text!r} names a drive, a server or a URL; write a path relative to the table's folder"
     if "\\" in text:

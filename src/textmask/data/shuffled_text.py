@@ -16,27 +16,33 @@ if TYPE_CHECKING:
 
 
 def read_prompts(prompts: Sequence[str], rows: Sequence[Row]) -> tuple[Statement, ...]:
-    """What N sentences claim, each read with the convention of the row it is given to."""
+    """Parse N prompts, each with the laterality convention of the row it is given to."""
     return tuple(
         parse(prompt, laterality=row.laterality) for prompt, row in zip(prompts, rows, strict=True)
     )
 
 
 def shuffled_prompts(data: SplitData, seed: int) -> tuple[list[str], int]:
-    """Every picture gets another picture's sentence, one that names other zones wherever the data allow it.
+    """Give every image the prompt of another image, one that names other zones if the data allow it.
 
-    A seeded random permutation; then each position whose new sentence claims the same as its own changes places with a
-    random position for which neither of the two claims the same afterwards. That reaches the smallest possible number
-    of positions left (0 unless one claim makes up more than half of the split).
+    The prompts are permuted at random. Then each position whose new prompt claims the same as its own is exchanged
+    with a random position such that both claim something else afterwards. This leaves the smallest possible number of
+    positions with an equal claim (0 unless one claim makes up more than half of the split).
+
+    Args:
+        data: N rows.
+        seed: of the permutation.
 
     Returns:
-        The N sentences, and how many positions still hold a sentence that claims the same.
+        The N prompts, and the number of positions whose prompt still claims the same.
     """
     rng = np.random.default_rng([seed, 0x5FF1E])
     claims = _claim_numbers(data)
     order = rng.permutation(len(data))
+
+    # exchange the positions that the permutation left with an equal claim
     for i in rng.permutation(np.flatnonzero(claims[order] == claims)):
-        if claims[order[i]] == claims[i]:  # an earlier exchange may have helped already
+        if claims[order[i]] == claims[i]:  # an earlier exchange may have solved it already
             partners = np.flatnonzero((claims[order] != claims[i]) & (claims != claims[order[i]]))
             if len(partners):
                 j = rng.choice(partners)
@@ -45,7 +51,8 @@ def shuffled_prompts(data: SplitData, seed: int) -> tuple[list[str], int]:
 
 
 def _claim_numbers(data: SplitData) -> np.ndarray:
-    """N numbers, equal where two sentences name the same zones, or are the same sentence where no zone is named."""
+    """Numbers N, equal if two prompts name the same zones; without zones, if they are the same text."""
+    # zones if there are any, or else the text itself
     pairs = zip(data.statements, data.prompts, strict=True)
     keys = [statement.bits() if statement.has_location else prompt for statement, prompt in pairs]
     numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}

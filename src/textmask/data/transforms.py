@@ -1,4 +1,4 @@
-"""Paired transforms: parameters are sampled once, then applied to picture, mask and sentence alike."""
+"""Paired transforms: parameters are sampled once, then applied to image, mask and prompt."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ cv2.setNumThreads(0)
 
 @dataclass(frozen=True)
 class Geometry:
-    """One warp for every kind of data of a batch: what was done to each sample.
+    """Parameters of the transform of each sample, the same for image, mask and prompt.
 
     Attributes:
         matrices: N 2 3, output pixel (x, y, 1) -> input pixel; flip and crop are folded in.
-        flipped: N booleans; only samples whose sentence could be mirrored are flipped.
-        gamma, brightness, contrast: N photometric factors of the picture, neutral 1, 0, 1.
+        flipped: N booleans; only samples with a prompt that can be mirrored are flipped.
+        gamma, brightness, contrast: N photometric factors of the image, neutral 1, 0, 1.
     """
 
     matrices: np.ndarray
@@ -39,7 +39,7 @@ class Geometry:
 
     @classmethod
     def still(cls, n: int) -> Geometry:
-        """Nothing is done to N samples."""
+        """Parameters that leave N samples unchanged."""
         matrices = np.tile(np.eye(2, 3), (n, 1, 1))
         return cls(matrices, np.zeros(n, bool), np.ones(n), np.zeros(n), np.ones(n))
 
@@ -51,22 +51,31 @@ class Geometry:
 def sample_affine(
     n: int, augment: Augment, size: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
-    """N matrices 2 x 3, output pixel -> input pixel: rotation and scale about the centre, then a shift."""
+    """Sample N matrices 2 x 3, output pixel -> input pixel: rotation and scale about the center, then a shift."""
     rows, columns = size
+    # drawn for the whole batch at once
     angle = np.deg2rad(rng.uniform(-augment.rotate_deg, augment.rotate_deg, n))
     scale = rng.uniform(*augment.scale, n)
     shift = rng.uniform(-augment.translate, augment.translate, (n, 2)) * np.array([columns, rows])
-    centre = np.array([(columns - 1) / 2, (rows - 1) / 2])
+    center = np.array([(columns - 1) / 2, (rows - 1) / 2])
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    # the inverse transform: where each output pixel comes from
     linear = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
-    offset = centre - np.einsum("nij,nj->ni", linear, centre + shift)
+    offset = center - np.einsum("nij,nj->ni", linear, center + shift)
     return np.concatenate([linear, offset[:, :, None]], 2)
 
 
 def make_params(
     prompts: tuple[str, ...], augment: Augment, size: tuple[int, int], rng: np.random.Generator
 ) -> Geometry:
-    """Sample the parameters of a batch; a flip is refused where the sentence cannot be mirrored."""
+    """Sample the parameters of a batch; a sample is not flipped if its prompt cannot be mirrored.
+
+    Args:
+        prompts: N prompts.
+        augment: ranges and probabilities.
+        size: rows and columns of the result.
+        rng: draws the parameters.
+    """
     n = len(prompts)
     matrices = sample_affine(n, augment, size, rng)
     wanted = rng.random(n) < augment.flip
@@ -74,7 +83,10 @@ def make_params(
         [bool(w) and mirror(p) is not None for w, p in zip(wanted, prompts, strict=True)],
         dtype=bool,
     )
+
+    # mirror the output columns
     matrices[flipped, 0] = matrices[flipped, 0] * -1 + np.array([0, 0, size[1] - 1])
+
     gamma = rng.uniform(*augment.gamma, n)
     brightness = rng.uniform(-augment.brightness, augment.brightness, n)
     contrast = rng.uniform(1 - augment.contrast, 1 + augment.contrast, n)
@@ -84,11 +96,11 @@ def make_params(
 def random_crops(
     geometry: Geometry, size: tuple[int, int], tile: tuple[int, int], rng: np.random.Generator
 ) -> Geometry:
-    """The parameters of tiles, moved to random places of their pictures, all places alike.
+    """Move the parameters of tiles to random places of their images, uniformly distributed.
 
     Args:
-        geometry: made for pictures of the size of a tile.
-        size: rows and columns of the pictures; where a tile is larger it lies at the first row or column.
+        geometry: made for images of the size of a tile.
+        size: rows and columns of the images; a tile that is larger starts at the first row or column.
         tile: rows and columns of a tile.
         rng: draws the places.
     """
@@ -97,6 +109,7 @@ def random_crops(
         rng.integers(max(whole - part, 0) + 1, size=n)
         for whole, part in zip(size, tile, strict=True)
     )
+    # a shift of the input coordinates
     matrices = geometry.matrices.copy()
     matrices[:, :, 2] += np.stack([columns, rows], 1)
     return replace(geometry, matrices=matrices)
@@ -109,14 +122,14 @@ def apply_image(
 ) -> np.ndarray:
     """Images uint8 N C H W -> warped uint8 N C h w (bilinear, black outside), then gamma, contrast, brightness.
 
-    `size` is h w; None means H W.
+    `size` is (h, w); None means (H, W).
     """
     channels, *whole = images[0].shape
     out = np.empty((len(images), channels, *(size or whole)), np.uint8)
-    for i, picture in enumerate(images):
+    for i, image in enumerate(images):
         table = _tone(geometry, i)
         for channel in range(channels):
-            warped = _warp(picture[channel], geometry.matrices[i], cv2.INTER_LINEAR, size)
+            warped = _warp(image[channel], geometry.matrices[i], cv2.INTER_LINEAR, size)
             out[i, channel] = warped if table is None else cv2.LUT(warped, table)
     return out
 
@@ -136,7 +149,7 @@ def apply_mask(
 
 
 def apply_prompt(prompt: str, statement: Statement, flipped: bool) -> tuple[str, Statement]:
-    """The sentence and statement that are true of the transformed picture."""
+    """The prompt and statement that are true of the transformed image."""
     if not flipped:
         return prompt, statement
     return mirror(prompt) or prompt, statement.mirrored()
@@ -153,10 +166,11 @@ def _warp(
 
 
 def _tone(geometry: Geometry, i: int) -> np.ndarray | None:
-    """256-entry table of gamma, contrast and brightness; None when neutral."""
+    """Lookup table (256) of gamma, contrast and brightness; None if they are neutral."""
     gamma, brightness, contrast = geometry.gamma[i], geometry.brightness[i], geometry.contrast[i]
     if gamma == 1 and brightness == 0 and contrast == 1:
         return None
+    # one lookup per pixel instead of three operations
     x = np.linspace(0, 1, 256) ** gamma
     table = np.clip(((x - 0.5) * contrast + 0.5 + brightness) * 255 + 0.5, 0, 255)
     return np.asarray(table, np.uint8)
@@ -167,7 +181,7 @@ def warp(
     matrices: np.ndarray,
     mode: Literal["bilinear", "nearest"] = "bilinear",
 ) -> Float[Tensor, "b c h w"]:
-    """Differentiable form of the same warp, for use inside a model; zero outside.
+    """The same warp in differentiable form, for use inside a model; zero outside the image.
 
     `matrices` map output pixels to input pixels, as `sample_affine` makes them.
     """
@@ -175,6 +189,8 @@ def warp(
     scale = np.array([(columns - 1) / 2, (rows - 1) / 2])
     linear = matrices[:, :, :2] * scale[None, None, :] / scale[None, :, None]
     offset = (np.einsum("nij,j->ni", matrices[:, :, :2], scale) + matrices[:, :, 2]) / scale - 1
+
+    # in the normalized coordinates of affine_grid, -1 to 1
     theta = torch.from_numpy(np.concatenate([linear, offset[:, :, None]], 2)).to(
         x.device, torch.float32
     )
@@ -186,13 +202,13 @@ def warp(
 
 @dataclass(frozen=True)
 class Photometric:
-    """Appearance changes of a view; each is drawn per sample with its probability.
+    """Appearance changes of a view; each is applied to a sample with its probability.
 
     Attributes:
         gamma: range of the exponent.
         noise_sigma, noise_p: Gaussian noise.
         brightness, brightness_p: factor 1 +- brightness.
-        contrast, contrast_p: factor 1 +- contrast about the picture's mean.
+        contrast, contrast_p: factor 1 +- contrast about the image's mean.
         motion_kernel, motion_angle_deg, motion_p: line blur.
         blur_kernel, blur_sigma, blur_p: Gaussian blur.
     """
@@ -216,7 +232,7 @@ PHOTOMETRIC: dict[str, Photometric] = {
     "weak": Photometric(),
     # BiCLIP's strong view (official code)
     "strong": Photometric((0.9, 1.1), 0.01, 0.5, 0.3, 0.5, 0.3, 0.5, motion_p=0.2),
-    # Semi-MedRef's: ColorJitter and Gaussian blur
+    # Semi-MedRef's strong view: ColorJitter and Gaussian blur
     "strong_blur": Photometric(
         brightness=0.2, brightness_p=0.8, contrast=0.2, contrast_p=0.8, blur_p=0.5
     ),
@@ -224,30 +240,29 @@ PHOTOMETRIC: dict[str, Photometric] = {
 
 
 def photometric(image: Image, preset: Photometric, generator: torch.Generator) -> Image:
-    """Apply a view's appearance changes to B C H W in [0, 1]; the geometry stays."""
+    """Apply a view's appearance changes to B C H W in [0, 1]; the geometry stays the same."""
     if preset == Photometric():
         return image
     n = image.shape[0]
 
     def drawn(low: float, high: float, p: float, neutral: float) -> Tensor:
         value = torch.rand(n, generator=generator) * (high - low) + low
-        return (
-            torch.where(torch.rand(n, generator=generator) < p, value, neutral)
-            .view(n, 1, 1, 1)
-            .to(image)
-        )
+        chosen = torch.rand(n, generator=generator) < p
+        return torch.where(chosen, value, neutral).view(n, 1, 1, 1).to(image)
 
+    # the order of the draws is part of what a seed means
     x = image ** drawn(*preset.gamma, 1.0, 1.0) if preset.gamma != (1.0, 1.0) else image
     if preset.brightness_p:
         x = x * drawn(1 - preset.brightness, 1 + preset.brightness, preset.brightness_p, 1.0)
     if preset.contrast_p:
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
-        x = (x - mean) * drawn(
-            1 - preset.contrast, 1 + preset.contrast, preset.contrast_p, 1.0
-        ) + mean
+        factor = drawn(1 - preset.contrast, 1 + preset.contrast, preset.contrast_p, 1.0)
+        x = (x - mean) * factor + mean
+
     if preset.noise_p:
         sigma = drawn(preset.noise_sigma, preset.noise_sigma, preset.noise_p, 0.0)
         x = x + sigma * torch.randn(image.shape, generator=generator).to(image)
+
     x = _motion(x, preset, generator)
     return _blur(x, preset, generator).clamp(0, 1)
 
@@ -257,6 +272,7 @@ def _motion(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tenso
     angles = (torch.rand(len(x), generator=generator) * 2 - 1) * preset.motion_angle_deg
     if not bool(chosen.any()):
         return x
+    # one kernel per chosen sample
     kernels = torch.stack(
         [line_kernel(preset.motion_kernel, float(angle)) for angle in angles[chosen]]
     )
@@ -270,6 +286,7 @@ def _blur(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
     if not bool(chosen.any()):
         return x
     t = torch.arange(preset.blur_kernel) - preset.blur_kernel // 2
+    # the Gaussian is separable: the kernel is an outer product
     line = torch.exp(-(t**2) / (2 * sigmas[chosen, None] ** 2))
     line = line / line.sum(1, keepdim=True)
     return _filtered(x, chosen, line[:, :, None] * line[:, None, :])
@@ -280,6 +297,7 @@ def _filtered(x: Tensor, chosen: Tensor, kernels: Tensor) -> Tensor:
     part = x[chosen.to(x.device)]
     m, c, rows, columns = part.shape
     pad = kernels.shape[-1] // 2
+    # one grouped convolution for all samples
     weight = kernels.to(x).repeat_interleave(c, 0)[:, None]
     padded = torch.nn.functional.pad(part, (pad, pad, pad, pad), mode="reflect")
     flat = padded.reshape(1, m * c, rows + 2 * pad, columns + 2 * pad)

@@ -1,1 +1,1 @@
-"""Train a method and leave a run folder."""
+"""Train a method into a run folder."""

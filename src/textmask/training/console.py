@@ -67,6 +67,7 @@ class TrainConsole:
             entry: the epoch's row of the log.
             chosen: whether its weights are the best so far, which is marked with a star.
         """
+        # the scores that people compare, then what the method monitors
         figures = {}
         for name in SHOWN_SCORES:
             if f"valid/{name}" in entry:

@@ -30,6 +30,7 @@ def labelled_indices(keys: Sequence[str], fraction: float, seed: int) -> np.ndar
         raise ConfigError(
             f"labelled_fraction is {fraction}, expected a number above 0 and at most 1."
         )
+    # sorted first, so that the row order does not matter
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
     shuffled = np.random.default_rng([seed, 0x1ABE1]).permutation(order)
     count = max(int(np.floor(len(keys) * fraction + 0.5)), 1)
@@ -52,6 +53,7 @@ def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
     def stem(name: str) -> str:
         return PurePosixPath(name.strip().replace("\\", "/")).stem.lower().removeprefix("mask_")
 
+    # paths are unique, stems may not be
     exact = {key: i for i, key in enumerate(keys)}
     stems: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
@@ -70,12 +72,15 @@ def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
             f"{path}: {len(missing)} of {lines} names match no training row, e.g. {missing[:3]}. "
             "Write one image or mask name per line."
         )
+
+    # only its path identifies a row that shares its stem
     for name, rows in found.items():
         if len(rows) > 1:
             raise DataError(
                 f"{path}: {name} matches {len(rows)} training rows: {', '.join(keys[i] for i in rows[:3])}. "
                 "Write the path as it is in the table."
             )
+
     return np.array(sorted({rows[0] for rows in found.values()}))
 
 
@@ -93,6 +98,7 @@ def unlabelled_rows(data: SplitData, stage: Stage, labelled: np.ndarray) -> np.n
     """Train rows whose masks a stage does not see; None without an unlabelled stream or without such a row."""
     if not stage.unlabelled_batch_size:
         return None
+    # all rows, except those that are labelled and have a mask
     seen = np.zeros(len(data), dtype=bool)
     seen[labelled] = True
     seen &= data.has_mask & np.array([row.labelled for row in data.rows], dtype=bool)

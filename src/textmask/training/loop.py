@@ -61,7 +61,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the run is and which epoch it chose; `best` is -1 if the last stage has no validation score."""
+    """Folder and chosen epoch of a run; `best` is -1 if the last stage has no validation score."""
 
     path: Path
     best: float
@@ -88,7 +88,7 @@ def train(
     Args:
         recipe: what to train and how.
         manifest: the data.
-        out: the run folder; must not hold a run unless `resume`.
+        out: the run folder; must not contain a run unless `resume`.
         resume: continue the run in `out`.
         cache_dir: folder of the decoded images; None means the user's cache folder.
         labelled_list: a text file of image names: only these train rows are labelled (a published few-label list).
@@ -99,7 +99,7 @@ def train(
         The chosen epoch and its validation score.
 
     Raises:
-        ConfigError: the run folder exists and `resume` is off, or it holds another recipe.
+        ConfigError: the run folder exists and `resume` is off, or it contains another recipe.
         DataError: no train rows, or no valid rows to choose by; a resumed run had other labelled images.
         CheckpointError: the disk is full; the previous checkpoint survives.
     """
@@ -107,13 +107,15 @@ def train(
     options = options or TrainOptions()
     fabric = _launch(recipe, options)
 
+    # the run folder and its data
     folder = RunFolder(Path(out), recipe, manifest, options.data_options, options.source)
     resumed = folder.open(resume)
     splits = open_train_splits(fabric, recipe, manifest, cache_dir, labelled_list)
     if resumed:
         refuse_other_labels(folder.path, splits.train.keys, splits.labelled)
 
-    method = _build(recipe, splits, fabric.device)
+    # the model, new or as the run left it
+    method = _new_method(recipe, splits, fabric.device)
     saved = restore(folder, method) if resumed else SavedRun()
     trackers: list[Tracker] = []
     if fabric.is_global_zero:
@@ -130,6 +132,7 @@ def train(
     if fabric.is_global_zero:
         score = None if state.best == NO_SCORE else state.best
         folder.finish(state.best_epoch, score, state.seconds, state.best_variant)
+
     fabric.barrier()
     return TrainResult(folder.path, state.best, state.best_epoch, state.seconds)
 
@@ -177,6 +180,7 @@ class _Training:
     def run_stage(self, stage: Stage) -> None:
         """Train (or observe) one stage from the epoch it has reached."""
         restored, self.restored = self.restored, {}
+        # an unfinished stage continues with its own weights
         if stage.start_from and not restored:
             tensors, metadata = checkpoint.read_tensors(self.folder.weights_path(stage.start_from))
             checkpoint.load_weights(self.method, tensors, metadata, self.recipe)
@@ -185,6 +189,7 @@ class _Training:
         if stage.optim is None:
             self.observe(stage, loader)
             return
+
         step = GradientStep(
             self.fabric, self.method, stage, stage.optim, loader.steps_per_epoch, restored
         )
@@ -193,7 +198,7 @@ class _Training:
             row = self.train_epoch(stage, loader, step)
             self.end_epoch(stage, row, begin, step.trained, step.tensors)
 
-    def train_epoch(self, stage: Stage, loader: Loader, step: GradientStep) -> dict[str, Any]:
+    def train_epoch(self, stage: Stage, loader: Loader, step: GradientStep) -> dict[str, float]:
         """Train for one epoch; returns its learning rate, mean losses and throughput."""
         epoch, total = self.state.epoch, loader.steps_per_epoch
         sums: dict[str, float] = {}
@@ -214,9 +219,13 @@ class _Training:
                 rate = images / (time.perf_counter() - begin)
                 advance(f"loss {values['loss']:.3f} · {rate:.0f} images/s")
 
+        # other processes saw other images
         self.state.step += total
-        means = {name: self.mean_over_processes(value / total) for name, value in sums.items()}
-        return {"lr": lr, **means, "images_per_s": images / (time.perf_counter() - begin)}
+        row = {"lr": lr}
+        for name, value in sums.items():
+            row[name] = self.mean_over_processes(value / total)
+        row["images_per_s"] = images / (time.perf_counter() - begin)
+        return row
 
     def observe(self, stage: Stage, loader: Loader) -> None:
         """Show every training batch once to the method of a stage without gradient."""
@@ -243,15 +252,18 @@ class _Training:
             variant, scores = self.validate(stage, trained, begin)
             self.state.seconds += time.perf_counter() - begin
 
+            # the best weights so far
             score = scores.get(self.recipe.select_on)
             if stage.select == "last" or (score is not None and score > self.state.best):
                 self.state.keep(score, variant)
                 self.folder.save_weights(stage.name, trained, self.state.epoch, score)
 
-            entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step, **row}
+            entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step}
+            entry.update(row)
             for name, value in scores.items():
                 entry[f"valid/{name}"] = value
             entry["seconds"] = self.state.seconds
+            # all that --resume needs, then what people read
             self.log.append(entry)
             self.folder.save_last(tensors(), vars(self.state), self.log)
 
@@ -259,6 +271,7 @@ class _Training:
                 tracker.log(entry, self.state.epoch)
             chosen = self.state.best_epoch == self.state.epoch
             self.console.print_epoch(stage.epochs, entry, chosen)
+
         self.state = TrainState(**self.fabric.broadcast(vars(self.state)))
 
     def validate(self, stage: Stage, trained: Method, begin: float) -> tuple[str, dict[str, float]]:
@@ -293,8 +306,7 @@ class _Training:
             indices=labelled,
             unlabelled_indices=unlabelled_rows(self.splits.train, stage, labelled),
             tiles=self.recipe.tiles,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
+            process=(self.fabric.global_rank, self.fabric.world_size),
         )
 
     def mean_over_processes(self, value: float) -> float:
@@ -317,7 +329,7 @@ def _launch(recipe: Recipe, options: TrainOptions) -> Fabric:
     return fabric
 
 
-def _build(recipe: Recipe, splits: TrainSplits, device: torch.device) -> Method:
+def _new_method(recipe: Recipe, splits: TrainSplits, device: torch.device) -> Method:
     """A new method that has seen the prompts it will be trained with."""
     method = build_method(recipe)
     prompts, _ = for_tiles(splits.train.prompts, splits.train.statements, recipe.tiles)

@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules and loss weights of a stage, as plain functions."""
+"""Optimizers, learning-rate schedules and loss weights of a stage, as plain functions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,16 @@ from textmask.methods.base import Method
 def learning_rate(
     schedule: Schedule, lr: float, step: int, steps: int, steps_per_epoch: int
 ) -> float:
-    """Learning rate of optimiser step `step` (from 0) out of `steps`.
+    """Learning rate of one optimizer step.
 
-    `one_cycle` starts and the others with a warm-up start at lr / 25.
+    `one_cycle` starts at lr / 25.
+
+    Args:
+        schedule: name and parameters.
+        lr: highest learning rate.
+        step: number of the step, from 0.
+        steps: number of steps in the stage.
+        steps_per_epoch: optimizer steps per epoch.
     """
     low = schedule.lr_min
     if schedule.name == "constant":
@@ -28,6 +35,8 @@ def learning_rate(
     if schedule.name == "warm_restarts":
         period = schedule.period_epochs * steps_per_epoch
         return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * (step % period) / period))
+
+    # cosine up to lr, then cosine down to lr_min
     warm = round(schedule.warmup * steps) if schedule.name == "one_cycle" else 0
     if step < warm:
         return lr / 25 + (lr - lr / 25) * 0.5 * (1 - math.cos(math.pi * step / warm))
@@ -35,11 +44,14 @@ def learning_rate(
 
 
 def parameter_groups(method: Method, stage: Stage) -> list[dict[str, Any]]:
-    """Parameters by learning-rate factor and weight decay; a factor of 0 freezes, norms and biases do not decay.
+    """Group parameters by learning-rate factor and weight decay.
+
+    A factor of 0 freezes a parameter. Norms and biases have no weight decay.
 
     Raises:
         ConfigError: a pattern of `lr_scale` matches no parameter.
     """
+    # the first pattern that matches a name decides
     unused = set(stage.lr_scale)
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in method.named_parameters():
@@ -49,11 +61,14 @@ def parameter_groups(method: Method, stage: Stage) -> list[dict[str, Any]]:
         parameter.requires_grad_(factor > 0)
         if factor > 0:
             groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+
     if unused:
         names = sorted({name.split(".")[0] for name, _ in method.named_parameters()})
         raise ConfigError(
             f"lr_scale {sorted(unused)} of stage {stage.name!r} match no parameter. Parts: {names}."
         )
+
+    # matrices decay, vectors do not
     decay = stage.optim.weight_decay if stage.optim else 0.0
     return [
         {"params": params, "factor": factor, "weight_decay": decay if decays else 0.0}
@@ -62,7 +77,7 @@ def parameter_groups(method: Method, stage: Stage) -> list[dict[str, Any]]:
 
 
 def build_optimizer(optim: Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Optimiser over parameter groups."""
+    """Build the optimizer of a stage over parameter groups."""
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.betas[0])
     kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
@@ -70,7 +85,7 @@ def build_optimizer(optim: Optim, groups: list[dict[str, Any]]) -> torch.optim.O
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set lr times the factor of each group."""
+    """Set the learning rate of each group to `lr` times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["factor"]
 
@@ -81,16 +96,17 @@ def weighted_sum(
     """Sum of weights[k] * losses[k].
 
     Raises:
-        ConfigError: the keys differ, so that a term would silently not count.
+        ConfigError: the keys differ, so that a term would be ignored.
     """
     if losses.keys() != weights.keys():
         raise ConfigError(
-            f"the method returns the loss terms {sorted(losses)}, the recipe weighs {sorted(weights)}. "
-            "Name exactly these in the stage's weights (0 switches a term off)."
+            f"the method returns the loss terms {sorted(losses)}, the recipe has weights for {sorted(weights)}. "
+            "Name exactly the returned terms in the weights of the stage (0 disables a term)."
         )
     total = torch.zeros(())
     for name, loss in losses.items():
         weight = weights[name]
+        # a term with weight 0 may be NaN and must not count
         value = weight.at(epoch) if isinstance(weight, Ramp) else weight
         if value:
             total = total.to(loss.device) + value * loss

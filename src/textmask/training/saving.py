@@ -58,7 +58,7 @@ class TrainState:
 
 @dataclass
 class SavedRun:
-    """A run as `last.safetensors` holds it; a new run is empty.
+    """The content of `last.safetensors`; empty for a new run.
 
     Attributes:
         state: how far it has come.

@@ -101,6 +101,7 @@ class GradientStep:
         Raises:
             TextMaskError: the loss is not finite.
         """
+        # weighted sum of the terms, all of which are logged
         losses = self.module(self.stage.name, lambda: batch)
         loss = weighted_sum(losses, self.stage.weights, epoch + i / self.steps_per_epoch)
         values = {"loss": loss.item()}
@@ -118,11 +119,9 @@ class GradientStep:
         self.fabric.backward(loss)
         if self.stage.clip_norm is not None:
             self.fabric.clip_gradients(
-                self.module,
-                self.optimizer,
-                max_norm=self.stage.clip_norm,
-                error_if_nonfinite=False,
+                self.module, self.optimizer, max_norm=self.stage.clip_norm, error_if_nonfinite=False
             )
+
         self.optimizer.step()
 
         # teachers and averages follow the new weights

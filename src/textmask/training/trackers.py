@@ -1,4 +1,4 @@
-"""Experiment trackers beside the CSV and JSONL log that every run writes. Both packages are optional."""
+"""Experiment trackers, in addition to the CSV and JSONL log of every run. Both packages are optional."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TRACKERS = ("tensorboard", "mlflow")
 
 
 class Tracker(Protocol):
-    """Receives the numbers of each epoch."""
+    """Receives the results of each epoch."""
 
     def log(self, row: Mapping[str, Any], epoch: int) -> None:
-        """One row of the log."""
+        """Log the row of an epoch."""
 
     def close(self) -> None:
         """Flush."""
@@ -36,7 +36,7 @@ class TensorBoardTracker:
         self.writer.add_text("recipe", f"```json\n{recipe.to_json()}```")
 
     def log(self, row: Mapping[str, Any], epoch: int) -> None:
-        """One row of the log."""
+        """Log the row of an epoch."""
         for key, value in row.items():
             if isinstance(value, float):
                 self.writer.add_scalar(key, value, epoch)
@@ -47,7 +47,7 @@ class TensorBoardTracker:
 
 
 class MlflowTracker:
-    """An MLflow run named after the run folder; MLFLOW_TRACKING_URI says where."""
+    """An MLflow run, named after the run folder, on the server of MLFLOW_TRACKING_URI."""
 
     def __init__(self, out: Path, recipe: Recipe) -> None:
         try:
@@ -60,7 +60,7 @@ class MlflowTracker:
         mlflow.log_text(recipe.to_json(), "recipe.json")
 
     def log(self, row: Mapping[str, Any], epoch: int) -> None:
-        """One row of the log."""
+        """Log the row of an epoch."""
         self.mlflow.log_metrics(
             {key: value for key, value in row.items() if isinstance(value, float)}, step=epoch
         )
@@ -71,10 +71,15 @@ class MlflowTracker:
 
 
 def build_trackers(names: Sequence[str], out: Path, recipe: Recipe) -> list[Tracker]:
-    """The trackers of these names.
+    """Build trackers by name.
+
+    Args:
+        names: of `TRACKERS`.
+        out: the run folder.
+        recipe: of the run, logged as parameters.
 
     Raises:
-        ConfigError: unknown name or package not installed.
+        ConfigError: a name is unknown or its package is not installed.
     """
     kinds: dict[str, type[TensorBoardTracker] | type[MlflowTracker]] = {
         "tensorboard": TensorBoardTracker,

@@ -42,6 +42,7 @@ def validate_variants(
         method.use(variant)
         found[variant] = validate(method, data, recipe)
 
+    # the choice is part of the weights that are saved
     best = max(found, key=lambda variant: found[variant][recipe.select_on])
     method.use(best)
     scores = dict(found[best])

@@ -128,10 +128,10 @@ def test_lvit_kvasir_clinic_of_reclmis(tmp_path: Path) -> None:
     ]
 
 
-def test_two_sentences_for_one_picture(tmp_path: Path) -> None:
+def test_two_prompts_for_one_image(tmp_path: Path) -> None:
     root = lvit_qata(tmp_path)
     workbook(root / "Val_Folder/Train_Val_text.xlsx", ("mask_covid_1.png", RIGHT))
-    with pytest.raises(DataError, match=r"covid_1\.png has another sentence already"):
+    with pytest.raises(DataError, match=r"covid_1\.png has another prompt already"):
         read_layout(root)
 
 
@@ -239,7 +239,7 @@ def test_sgseg_stray_copies_in_other_letter_case(tmp_path: Path) -> None:
     pictures(
         root, "train/images/sub-s08047_ses-e1_cr.png", "train/masks/mask_sub-s08047_ses-e1_cr.png"
     )
-    manifest = read_layout(root)  # no warning of unused pictures either
+    manifest = read_layout(root)  # no warning of unused images either
     assert manifest.rows[0].image == "train/images/sub-s08047_ses-e1_cr.png"
     assert manifest.rows[0].mask == "train/masks/mask_sub-s08047_ses-e1_cr.png"
 
@@ -257,7 +257,7 @@ def test_semi_medref_csv(tmp_path: Path) -> None:
         header = "Image,text" + (",pseudo_label" if split == "train" else "")
         write(tmp_path / table, f'{BOM}{header}\n{name},"{LEFT}"{label}\n')
     pictures(tmp_path, "train/images/bjorke_7.png")
-    with pytest.warns(DataWarning, match=r"1 pictures have no sentence .*bjorke_7\.png"):
+    with pytest.warns(DataWarning, match=r"1 images have no prompt .*bjorke_7\.png"):
         manifest = read_layout(tmp_path)
     assert detect(tmp_path) == "semi_medref_csv"
     assert manifest.splits == {"train": 1, "valid": 1, "test": 1}
@@ -465,7 +465,7 @@ def test_native_table_is_found_and_wins(tmp_path: Path) -> None:
     assert again.rows == manifest.rows == read_manifest(root / "manifest.csv").rows
     assert again.hash() == manifest.hash()
     assert read_layout(root, "lvit").hash() == manifest.hash()
-    with pytest.raises(ConfigError, match="do not apply to a native table"):
+    with pytest.raises(ConfigError, match="do not apply to a manifest"):
         read_layout(root, text_column="text")
 
 
@@ -488,7 +488,7 @@ def test_names_without_files_are_listed(tmp_path: Path) -> None:
         read_layout(root)
     message = str(error.value)
     assert (
-        "15 of 19 names have no picture: 'mask_covid_90.png' (Test_Folder/Test_text.xlsx row 2)"
+        "15 of 19 names have no image: 'mask_covid_90.png' (Test_Folder/Test_text.xlsx row 2)"
         in message
     )
     assert "and 5 more; looked in Test_Folder/img, Train_Folder/img, Val_Folder/img" in message
@@ -548,7 +548,7 @@ def test_counts_beside_the_published_ones(tmp_path: Path) -> None:
     assert compare_counts(Manifest(tmp_path, (Row("a.png", None, "left", "train"),))) is None
 
 
-# --- folders: BM-Seg and pictures of one's own -----------------------------------------------------------------------
+# --- folders: BM-Seg and images of one's own -----------------------------------------------------------------------
 
 
 def test_bm_seg_as_its_authors_publish_it(tmp_path: Path) -> None:
@@ -610,16 +610,16 @@ def test_folders_whose_files_do_not_fit(tmp_path: Path) -> None:
         "train/masks/c.png",
     )
     told = pytest.warns(
-        DataWarning, match=r"1 masks have no picture and are left out, the first: c\."
+        DataWarning, match=r"1 masks have no image and are left out, the first: c\."
     )
     with told, pytest.raises(DataError, match=r"1 of 2 names have no mask: 'train/images/b\.png'"):
         read_layout(tmp_path)
-    with pytest.raises(ConfigError, match="it has no sentences"):
+    with pytest.raises(ConfigError, match="it has no prompts"):
         read_layout(tmp_path, text_column="p6")
     write(
         tmp_path / "notes.csv", "a,b\n1,2\n"
-    )  # a table that may hold the sentences is not passed over in silence
-    with pytest.raises(DataError, match="no layout recognised"):
+    )  # a table that may hold the prompts is not passed over in silence
+    with pytest.raises(DataError, match="no layout recognized"):
         read_layout(tmp_path)
 
 
@@ -731,7 +731,7 @@ def test_real_counts(name: str, options: dict[str, str], splits: dict[str, int])
 
 @pytest.mark.data
 def test_real_layouts_of_one_data_set_agree() -> None:
-    """The same sentences through the plain CSV and through the raw tables of the repositories."""
+    """The same prompts through the plain CSV and through the raw tables of the repositories."""
     for name, layout, options in (
         ("kvasir-seg", "madapter", {}),
         ("kvasir-seg", "medvlsm", {"text_column": "medvlsm_p6"}),

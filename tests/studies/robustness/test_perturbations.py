@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from textmask.data.corruptions import BICLIP_TABLE_3, CORRUPTIONS, corrupt, picture_generators
+from textmask.data.corruptions import BICLIP_TABLE_3, CORRUPTIONS, corrupt, image_generators
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Row
 from textmask.errors import CheckpointError, ConfigError, DataError
@@ -530,7 +530,7 @@ def test_corruptions_are_those_asked_for_and_cost_what_a_literal_computation_say
     clean = masks_of(method, data, recipe)
     for name, value in (("low_dose", 110), ("motion_blur", 7), ("burned_text", 0.12)):
         image = torch.from_numpy(np.array(data.images)).float() / 255
-        damaged = corrupt(image, name, value, picture_generators(data.keys, 5))
+        damaged = corrupt(image, name, value, image_generators(data.keys, 5))
         masks = (torch.sigmoid((damaged.mean(1) - 0.55) * 50) > recipe.threshold).numpy()
         a, b = dice_per_image(counts(masks, truth)), dice_per_image(counts(clean, truth))
         row = rows[name, value]

@@ -1,1 +1,6 @@
-"""Data sets as they lie on disk: which layout a folder has, and its rows."""
+"""Published data sets, read in the layout in which their authors publish them.
+
+`detect` recognizes the layout of a folder, `entries` and `plain_csv` read its tables into entries, `pairing` finds the
+files that an entry names, `rows` turns entries into manifest rows, `published` knows the published data sets, and
+`read` puts it all together in `read_layout`.
+"""

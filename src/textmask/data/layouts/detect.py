@@ -1,4 +1,4 @@
-"""Which layout lies on disk: a data set is scanned once, and its tables' headers decide."""
+"""Recognizes the layout of a data set from the headers of its tables."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PROMPT_FOLDERS = ("prompt", "prompts")
 LOOKED_FOR = """looked for
   manifest         a CSV with the columns image, text, split (and mask, group, laterality, labelled)
   csv              a CSV that names an image column and a mask or split column
-  lvit             *_text.xlsx (Image, Description) beside {Train,Val,Test}_Folder/{img,labelcol}
-  languidemedseg   prompt/{train,test}.csv (Image, Description) beside {Train,Test}/{Images,GTs}
+  lvit             *_text.xlsx (Image, Description) next to {Train,Val,Test}_Folder/{img,labelcol}
+  languidemedseg   prompt/{train,test}.csv (Image, Description) next to {Train,Test}/{Images,GTs}
   sgseg            a JSON object train/valid/test of entries with image_path, caption
   medvlsm          anns/{train,val,test}.json, a list of entries with img_name, mask_name, prompts
   semi_medref_csv  {Train,Val,Test}_text*.csv (Image, text)
   madapter         *_{train,test}.csv (Image, Description)
-  folders          no table: {images,img,...} beside {masks,labelcol,lesion mask,...}, also below Train/ and Test/"""
+  folders          no table: {images,img,...} next to {masks,labelcol,lesion mask,...}, also below Train/ and Test/"""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class LayoutSource:
     """One data set on disk, scanned once, each table read once.
 
     Attributes:
-        path: what the user named, a folder or a table.
-        tree: the files below its folder.
+        path: the folder or table that the user named.
+        tree: the files below the folder.
         names: the tables to consider: the named one, or all below the folder.
     """
 
@@ -50,17 +50,17 @@ class LayoutSource:
         """Scan a folder, or the folder of a table.
 
         Raises:
-            DataError: there is nothing at `path`, or a file that is no table.
+            DataError: `path` does not exist, or is a file but not a table.
         """
         if path.is_file():
             if path.suffix.lower() not in (".csv", ".xlsx", ".json"):
                 raise DataError(
-                    f"{path}: is no table; name a data set's folder or its CSV, XLSX or JSON."
+                    f"{path}: is not a table; name the folder of a data set or its CSV, XLSX or JSON file."
                 )
             return cls(path, Tree.scan(path.parent), (path.name,))
         if not path.is_dir():
             raise DataError(
-                f"{path}: no such file or folder. Name a data set's folder or its table."
+                f"{path}: no such file or folder. Name the folder of a data set or its table."
             )
         tree = Tree.scan(path)
         return cls(path, tree, tree.tables)
@@ -70,7 +70,7 @@ class LayoutSource:
         return [name for name in self.names if name.lower().endswith(suffix)]
 
     def top_csv(self) -> list[str]:
-        """CSVs in the folder itself; those further down belong to folder layouts."""
+        """CSVs in the folder itself; CSVs in sub-folders belong to folder layouts."""
         return [name for name in self.named(".csv") if "/" not in name]
 
     def table(self, name: str) -> tuple[list[str], Records]:
@@ -80,16 +80,16 @@ class LayoutSource:
         return self._read[name]  # type: ignore[return-value]
 
     def rows(self, name: str) -> tuple[list[str], Records]:
-        """Like `table`, for reading the rows: none may be longer than the header.
+        """Like `table`, and check that no row is longer than the header.
 
         Raises:
-            DataError: a row is, which an unquoted comma in a sentence does, shifting all cells behind it.
+            DataError: a row is longer, e.g. because of an unquoted comma in a prompt, which shifts all later cells.
         """
         header, records = self.table(name)
         for number, cells in records:
             if len(cells) > len(header):
                 got = f"{len(cells)} cells, the header has {len(header)}"
-                raise DataError(f"{name} row {number}: {got}; quote texts that hold commas.")
+                raise DataError(f"{name} row {number}: {got}; quote texts that contain commas.")
         return header, records
 
     def json(self, name: str) -> object:
@@ -99,7 +99,7 @@ class LayoutSource:
         return self._read[name]
 
     def header(self, name: str) -> list[str]:
-        """Column names; none for a table that cannot be read, unless the user named it."""
+        """Column names; empty for a table that cannot be read, unless the user named it."""
         try:
             return self.table(name)[0]
         except DataError:
@@ -108,7 +108,7 @@ class LayoutSource:
             return []
 
     def content(self, name: str) -> object:
-        """Like `header`, for JSON."""
+        """Content of a JSON file; None if it cannot be read, unless the user named it."""
         try:
             return self.json(name)
         except DataError:
@@ -118,25 +118,28 @@ class LayoutSource:
 
 
 def detect_in(source: LayoutSource) -> str:
-    """Name of the layout that lies at a source.
+    """Name of the layout of a data set.
 
     Raises:
-        DataError: none does; the message lists what was looked for.
+        DataError: no layout fits; the message lists what was looked for.
     """
     for layout, test in TESTS.items():
         if test(source):
             return layout
+
+    # a common mistake is to name the folder above the data set
     folders = sorted({name.split("/")[0] for name in source.names if "/" in name})
     hint = (
         f"\nThere are tables below {', '.join(folders[:5])}: name one of these folders."
         if folders
         else ""
     )
-    raise DataError(f"{source.path}: no layout recognised; {LOOKED_FOR}{hint}")
+    raise DataError(f"{source.path}: no layout recognized; {LOOKED_FOR}{hint}")
 
 
 def native_tables(source: LayoutSource) -> list[str]:
-    """Tables in our own format; one that is called manifest.csv always counts, so that its errors are told."""
+    """Tables in the manifest format; manifest.csv always counts, so that its errors are reported."""
+    # a manifest with a misspelled column must not be taken for another layout
     names = source.top_csv()
     if "manifest.csv" in names:
         return ["manifest.csv"]
@@ -167,15 +170,16 @@ def text_tables(
 
 def prompt_tables(source: LayoutSource) -> list[str]:
     """Text CSVs in a folder called prompt."""
-    return [
-        name
-        for name in text_tables(source)
-        if any(part.lower() in PROMPT_FOLDERS for part in name.split("/"))
-    ]
+    found = []
+    for name in text_tables(source):
+        folders = name.lower().split("/")
+        if not set(PROMPT_FOLDERS).isdisjoint(folders):
+            found.append(name)
+    return found
 
 
 def caption_jsons(source: LayoutSource) -> list[str]:
-    """JSON objects split -> entries with a caption."""
+    """JSON objects that map a split to entries with a caption."""
 
     def fits(content: object) -> bool:
         parts = list(content.values()) if isinstance(content, dict) else []
@@ -196,11 +200,12 @@ def prompt_jsons(source: LayoutSource) -> list[str]:
 
 
 def mask_folders(source: LayoutSource) -> list[str]:
-    """Folders of masks beside folders of pictures, where no table at all says how they belong together."""
-    if source.names or not any(named_kind(path) == "image" for path in source.tree.pictures):
+    """Folders of masks next to folders of images; empty if there is any table."""
+    # a table always says more than folder names
+    if source.names or not any(named_kind(path) == "image" for path in source.tree.images):
         return []
     return sorted(
-        {posixpath.dirname(path) for path in source.tree.pictures if named_kind(path) == "mask"}
+        {posixpath.dirname(path) for path in source.tree.images if named_kind(path) == "mask"}
     )
 
 

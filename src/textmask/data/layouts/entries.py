@@ -1,4 +1,4 @@
-"""Turns the tables of each layout into entries: the name a table writes, its sentence and its split."""
+"""Reads the tables of each layout into entries: the file name in a table, its prompt and its split."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from textmask.io.spreadsheets import column_of
 
 @dataclass(frozen=True)
 class LayoutEntry:
-    """One line of a table, before the files it means are known.
+    """One row of a table, before its files are looked up.
 
     Attributes:
         where: table and row, for messages.
-        name: picture or mask, as the table writes it.
-        text: the sentence.
-        splits: the split, or several where one table serves them and the folder of the file decides.
-        mask: None: the mask goes by `name` too; "": there is none.
-        group, laterality, labelled: as the table writes them; "" when it does not.
-        becomes: the split the row gets in the end, when it is not the one its file lies in.
+        name: of the image or mask, as it is in the table.
+        text: the prompt.
+        splits: the split, or several if one table contains them and the folder of the file decides.
+        mask: name of the mask; None if `name` is also the name of the mask, "" if there is no mask.
+        group, laterality, labelled: as they are in the table; "" if it has no such column.
+        becomes: the final split of the row, if it is not the split of its file.
     """
 
     where: str
@@ -50,13 +50,13 @@ class LayoutEntry:
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """What the caller chose: which of several sentences and splits."""
+    """Which prompt and split column to take, if a table has several."""
 
     text_column: str | None = None
     split_column: str | None = None
 
     def refuse_split(self, why: str) -> None:
-        """Say that `split_column` has no meaning in a layout.
+        """Check that no `split_column` was given, which has no meaning in some layouts.
 
         Raises:
             ConfigError: it was given.
@@ -67,7 +67,7 @@ class LayoutOptions:
             )
 
 
-# entries, and a word on how they were chosen
+# entries, and a note about how they were chosen
 Found = tuple[list[LayoutEntry], str]
 Reader = Callable[[LayoutSource, LayoutOptions], Found]
 
@@ -85,20 +85,23 @@ def read_semi_medref(source: LayoutSource, options: LayoutOptions) -> Found:
 def read_madapter(source: LayoutSource, options: LayoutOptions) -> Found:
     """MAdapter: one CSV per data set and split with the columns Image, Description."""
     tables = text_tables(source, texts=("description",))
-    stems = [PurePosixPath(table).stem for table in tables]
-    sets = sorted(
-        {re.sub(r"[_-]?(train|valid|val|test)$", "", stem, flags=re.IGNORECASE) for stem in stems}
-    )
+
+    # Kvasir_train.csv belongs to the data set Kvasir
+    names = set()
+    for table in tables:
+        stem = PurePosixPath(table).stem
+        names.add(re.sub(r"[_-]?(train|valid|val|test)$", "", stem, flags=re.IGNORECASE))
+    sets = sorted(names)
     if len(sets) > 1:
         raise DataError(
-            f"{source.path}: holds tables of several data sets ({', '.join(sets)}), whose pictures share names; "
-            "keep those of one data set beside its pictures."
+            f"{source.path}: contains tables of several data sets ({', '.join(sets)}) with equal image names; "
+            "keep only those of one data set next to its images."
         )
     return table_entries(source, tables, options), ""
 
 
 def read_languidemedseg(source: LayoutSource, options: LayoutOptions) -> Found:
-    """LanGuideMedSeg and MMI-UNet: prompt/*.csv; without a table for it, valid is cut off as their loader does."""
+    """LanGuideMedSeg and MMI-UNet: prompt/*.csv; without its own table, valid is split off as in their loader."""
     entries = table_entries(source, prompt_tables(source), options)
     train = sorted(
         (entry for entry in entries if entry.splits == ("train",)),
@@ -106,6 +109,7 @@ def read_languidemedseg(source: LayoutSource, options: LayoutOptions) -> Found:
     )
     if any("valid" in entry.splits for entry in entries) or len(train) < 5:
         return entries, ""
+
     # the last fifth of the sorted list: 7145 -> 5716 + 1429, the published split of QaTa
     held = {entry.where for entry in train[int(0.8 * len(train)) :]}
     moved = [replace(entry, becomes="valid") if entry.where in held else entry for entry in entries]
@@ -113,7 +117,7 @@ def read_languidemedseg(source: LayoutSource, options: LayoutOptions) -> Found:
 
 
 def read_sgseg(source: LayoutSource, options: LayoutOptions) -> Found:
-    """SGSeg and Semi-MedRef: one JSON object, split -> entries."""
+    """SGSeg and Semi-MedRef: one JSON object that maps a split to entries."""
     options.refuse_split("the split is the key of the JSON object")
     key = options.text_column or "caption"
     entries = []
@@ -121,13 +125,14 @@ def read_sgseg(source: LayoutSource, options: LayoutOptions) -> Found:
         content = source.json(table)
         for split, items in content.items() if isinstance(content, dict) else ():
             for item, where in _objects(items, f"{table} {split}"):
-                name, text = (_text_value(item, column, where) for column in ("image_path", key))
+                name = _text_value(item, "image_path", where)
+                text = _text_value(item, key, where)
                 entries.append(LayoutEntry(where, name, text, (split_name(split),)))
     return entries, ""
 
 
 def read_medvlsm(source: LayoutSource, options: LayoutOptions) -> Found:
-    """MedVLSM: one JSON list per split, ten prompts per entry; p6 (attributes and place) unless told."""
+    """MedVLSM: one JSON list per split, ten prompts per entry; p6 (attributes and place) by default."""
     options.refuse_split("the split is the name of the JSON")
     key = (options.text_column or "p6").removeprefix("prompts.")
     entries = []
@@ -136,6 +141,7 @@ def read_medvlsm(source: LayoutSource, options: LayoutOptions) -> Found:
             prompts = item.get("prompts")
             if not isinstance(prompts, dict):
                 raise DataError(f"{where}: has no object 'prompts'; got {', '.join(item)}.")
+            # a prompt may be a list of paraphrases
             choose(f"prompt of {where}", key, list(prompts))
             text = first_of(prompts[key])
             name = _text_value(item, "img_name", where)
@@ -144,45 +150,45 @@ def read_medvlsm(source: LayoutSource, options: LayoutOptions) -> Found:
                     where, name, text, table_splits(table), str(item.get("mask_name") or name)
                 )
             )
+
     return entries, f"prompts.{key}"
 
 
 def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
-    """Pictures and masks of equal names in two folders, as BM-Seg is published and people keep their own: no sentences.
+    """Images and masks with equal names in two folders and no prompts, e.g. BM-Seg.
 
     Raises:
-        ConfigError: a text or split column was asked for.
+        ConfigError: a text or split column was given.
     """
     options.refuse_split("the split is the name of the folder")
     if options.text_column is not None:
         raise ConfigError(
-            f"text_column={options.text_column!r} does not apply to this layout: it has no sentences."
+            f"text_column={options.text_column!r} does not apply to this layout: it has no prompts."
         )
+
     found: dict[tuple[str, str], str] = {}
-    pictures = [path for path in source.tree.pictures if named_kind(path) == "image"]
-    for path in sorted(
-        pictures, key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower())
-    ):
-        found.setdefault(
-            (split_of(path), stem_of(path).lower()), path
-        )  # a .tif beside its .png is the same picture
+    images = [path for path in source.tree.images if named_kind(path) == "image"]
+    images.sort(key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower()))
+    for path in images:  # a .tif next to its .png is the same image
+        found.setdefault((split_of(path), stem_of(path).lower()), path)
+
+    # a mask without an image is probably a mistake
     masks = {stem_of(path).lower() for path in source.tree.of_kind("mask")}
-    alone = sorted(
-        stem
-        for stem in masks
-        if not {stem, stem.removeprefix("mask_")} & {name for _, name in found}
-    )
+    names = {name for _, name in found}
+    alone = sorted(stem for stem in masks if not names & {stem, stem.removeprefix("mask_")})
     if alone:
         _warn(
-            f"{source.path}: {len(alone)} masks have no picture and are left out, the first: {alone[0]}."
+            f"{source.path}: {len(alone)} masks have no image and are left out, the first: {alone[0]}."
         )
+
     if found and not any(split for split, _ in found):
         _warn(f"{source.path}: no folder names a split; every row is 'train'.")
-    rows = sorted(found.items())
-    return [
-        LayoutEntry(path, path, "", (split or "train",), PurePosixPath(path).name)
-        for (split, _), path in rows
-    ], ""
+
+    entries = []
+    for (split, _), path in sorted(found.items()):
+        mask = PurePosixPath(path).name
+        entries.append(LayoutEntry(path, path, "", (split or "train",), mask))
+    return entries, ""
 
 
 def _warn(message: str) -> None:
@@ -192,7 +198,7 @@ def _warn(message: str) -> None:
 def table_entries(
     source: LayoutSource, tables: Sequence[str], options: LayoutOptions
 ) -> list[LayoutEntry]:
-    """One entry per row of tables whose split is in their name or folder."""
+    """One entry per row of tables that have their split in their name or folder."""
     options.refuse_split("the split is the name of the table")
     entries = []
     for table in tables:
@@ -200,16 +206,19 @@ def table_entries(
         image = header.index(column_of(header, IMAGE_NAMES) or header[0])
         text = header.index(_text_column(header, options.text_column, table))
         splits = table_splits(table)
+
+        # rows without an image are empty rows of a workbook
         for number, cells in records:
             if cells[image].strip():
                 entries.append(
                     LayoutEntry(f"{table} row {number}", cells[image], cells[text].strip(), splits)
                 )
+
     return entries
 
 
 def table_splits(table: str) -> tuple[str, ...]:
-    """Splits a table's name means ("Train_Val_text.xlsx": two), else its folder's, else a split of its own name."""
+    """Splits in a table's name ("Train_Val_text.xlsx": two), or in its folder, or else the name itself as a split."""
     if named := splits_in_name(table):
         return named
     for part in reversed(PurePosixPath(table).parts[:-1]):
@@ -219,13 +228,14 @@ def table_splits(table: str) -> tuple[str, ...]:
 
 
 def splits_in_name(table: str) -> tuple[str, ...]:
-    """Splits that words of a table's file name mean."""
+    """Splits that are named by words of a table's file name."""
+    # "Train_Val_text" has three words, of which two name a split
     words = re.split(r"[^A-Za-z]+", PurePosixPath(table).stem)
     return tuple(dict.fromkeys(split for word in words if (split := folder_split(word))))
 
 
 def first_of(value: object) -> str:
-    """A sentence given as a string or as a list of paraphrases: the first."""
+    """The first prompt of a string or a list of paraphrases."""
     if isinstance(value, list):
         value = value[0] if value else ""
     return str(value or "").strip()

@@ -1,4 +1,4 @@
-"""Finds the picture and the mask a table means, whatever prefix, letter case and suffix it writes."""
+"""Finds the files that a table names, ignoring prefix, letter case and suffix."""
 
 from __future__ import annotations
 
@@ -13,34 +13,27 @@ from textmask.data.manifest import SPLIT_ALIASES
 
 Kind = Literal["image", "mask"]
 
-SUFFIXES = (
-    ".png",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".jpg",
-    ".jpeg",
-)  # of two files of one name the earlier is taken
+# if two files have the same name, the earlier suffix is taken
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 IMAGE_FOLDERS = {"img", "imgs", "image", "images", "frames", "original"}
 MASK_FOLDERS = {
     "labelcol", "gts", "gt", "ground-truths", "ground truth", "ground_truth", "ground-truth",
     "mask", "masks", "bin_masks", "labels", "label", "lesion mask",
 }  # fmt: skip
-OTHER_FOLDERS = {
-    "bone mask"
-}  # BM-Seg: masks of something else, under the names of the pictures; not entered
+# BM-Seg: masks of something else under the names of the images; not scanned
+OTHER_FOLDERS = {"bone mask"}
 TABLE_SUFFIXES = (".csv", ".json", ".xlsx")
 MAX_DEPTH = 5
 
 
 def folder_split(name: str) -> str | None:
-    """The split a folder or table name part means: Train_Folder, "Test Set", val; None when it means none."""
+    """The split that a part of a folder or table name means (Train_Folder, "Test Set", val); None if it means none."""
     plain = name.lower().removesuffix("_folder").removesuffix(" set").removesuffix("_set")
     return SPLIT_ALIASES.get(plain)
 
 
 def stem_of(name: str) -> str:
-    """File name without folders and without a picture's suffix; other dots belong to the name."""
+    """File name without folders and without an image suffix; other dots belong to the name."""
     base = PurePosixPath(name.strip().replace("\\", "/")).name
     stem, suffix = os.path.splitext(base)
     return stem if suffix.lower() in SUFFIXES else base
@@ -48,40 +41,42 @@ def stem_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Tree:
-    """The pictures and tables below a folder, as paths relative to it."""
+    """The images and tables below a folder, as paths relative to it."""
 
     root: Path
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     tables: tuple[str, ...]
 
     @classmethod
     def scan(cls, root: Path) -> Tree:
-        """List a folder; hidden folders, linked folders and those of `OTHER_FOLDERS` are not entered."""
-        pictures, tables = [], []
+        """List a folder; hidden folders, linked folders and `OTHER_FOLDERS` are not scanned."""
+        images, tables = [], []
         for folder, names, files in os.walk(root):
             relative = os.path.relpath(folder, root)
             prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
             entered = [n for n in names if not n.startswith(".") and n.lower() not in OTHER_FOLDERS]
             names[:] = entered if prefix.count("/") < MAX_DEPTH else []
+            # images and tables of this folder
             for name in files:
                 suffix = os.path.splitext(name)[1].lower()
-                if name.startswith((".", "~$")):  # ~$ is what an open workbook leaves beside itself
+                if name.startswith((".", "~$")):  # ~$ is the lock file of an open workbook
                     continue
                 if suffix in SUFFIXES:
-                    pictures.append(prefix + name)
+                    images.append(prefix + name)
                 elif suffix in TABLE_SUFFIXES:
                     tables.append(prefix + name)
-        return cls(root, tuple(sorted(pictures)), tuple(sorted(tables)))
+
+        return cls(root, tuple(sorted(images)), tuple(sorted(tables)))
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """All pictures, for a lookup by exact path."""
-        return frozenset(self.pictures)
+        """All images, for a lookup by exact path."""
+        return frozenset(self.images)
 
     @cached_property
     def _index(self) -> dict[tuple[Kind, str], dict[str, list[str]]]:
         index: dict[tuple[Kind, str], dict[str, list[str]]] = {}
-        for path in self.pictures:
+        for path in self.images:
             files = index.setdefault((_kind(path), split_of(path)), {})
             files.setdefault(stem_of(path).lower(), []).append(path)
         return index
@@ -91,20 +86,21 @@ class Tree:
         return sorted(split for k, split in self._index if k == kind)
 
     def of_kind(self, kind: Kind) -> list[str]:
-        """Pictures that lie in a folder of this kind."""
-        return [path for path in self.pictures if _kind(path) == kind]
+        """Images in a folder of this kind."""
+        return [path for path in self.images if _kind(path) == kind]
 
     def folder_names(self, kind: Kind) -> list[str]:
-        """Folders that hold files of this kind."""
+        """Folders that contain files of this kind."""
         return sorted({os.path.dirname(path) or "." for path in self.of_kind(kind)})
 
     def find(self, kind: Kind, name: str, splits: Sequence[str]) -> tuple[str, str] | None:
-        """(path, split) of the file that `name` means, None when there is none.
+        """Path and split of the file that `name` means; None if there is none.
 
-        `mask_` is added or taken off, letter case and suffix are ignored; an exact match wins over the others. The
-        folders of `splits` are searched in order, then the folder of no split, and other splits' folders only where
-        the split has none: two splits may each hold a `1.png`.
+        A leading `mask_`, letter case and suffix are ignored; an exact match is preferred. The folders of `splits` are
+        searched in order, then the folder of no split. Folders of other splits are searched only if there is none of
+        these: two splits may each contain a `1.png`.
         """
+        # two splits may contain files of the same name
         own = [split for split in splits if (kind, split) in self._index]
         order = own + ([""] if (kind, "") in self._index else [])
         for split in order or self.folders(kind):
@@ -121,7 +117,8 @@ def _spellings(kind: Kind, stem: str) -> tuple[str, str]:
 
 
 def _best(paths: list[str], name: str) -> str:
-    """The file nearest to `name`: same name, same stem, same stem behind a prefix, then by suffix."""
+    """The file nearest to `name`: same name, then same stem, then same stem after a prefix, then by suffix."""
+    # compared in this order; the path itself makes the choice unique
     base = PurePosixPath(name.replace("\\", "/")).name
     bare = stem_of(name).removeprefix("mask_")
 
@@ -138,7 +135,7 @@ def _best(paths: list[str], name: str) -> str:
 
 
 def named_kind(path: str) -> Kind | None:
-    """What the name of a file's folder says it is; None where it says nothing."""
+    """Image or mask, from the names of a file's folders; None if they do not say."""
     for part in reversed(path.lower().split("/")[:-1]):
         if part in MASK_FOLDERS:
             return "mask"
@@ -154,7 +151,7 @@ def _kind(path: str) -> Kind:
 
 
 def split_of(path: str) -> str:
-    """The split that a file's folders name, "" when none does."""
+    """The split that a file's folders name; "" if none does."""
     for part in reversed(path.split("/")[:-1]):
         if split := folder_split(part):
             return split

@@ -1,4 +1,4 @@
-"""A CSV with one row per picture under whatever column names: which column is what."""
+"""Reads a CSV with one row per image and any of the usual column names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PREFERRED = ("texts", "index", "data", "dataset")
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that mean something to us; None where there is none."""
+    """The columns of a table that are used; None if there is no such column."""
 
     image: str
     mask: str | None
@@ -45,7 +45,7 @@ class Columns:
 
     @property
     def chosen(self) -> str:
-        """The text and split columns where there was a choice, to say in the manifest's name."""
+        """The text and split columns, if there was a choice, for the manifest's name."""
         usual = {*SPLIT_NAMES, *TEXT_NAMES}
         return ", ".join(
             name for name in (self.split, self.text) if name and name.lower() not in usual
@@ -55,8 +55,8 @@ class Columns:
 def read_plain(source: LayoutSource, options: LayoutOptions) -> Found:
     """Tables with image, mask, text, split and group under their usual names.
 
-    With columns split_A, text_A, split_B, ... the first split is taken and the text of the same name, unless told.
-    Without a split column the table's name decides (train.csv, test.csv); else every row is train, with a warning.
+    With columns split_A, text_A, split_B, ... the default is the first split and the text with the same name. Without a
+    split column the table's name decides (train.csv, test.csv); otherwise every row is train, with a warning.
     """
     entries, chosen = [], ""
     for table in _select(source):
@@ -68,14 +68,16 @@ def read_plain(source: LayoutSource, options: LayoutOptions) -> Found:
 
 
 def _select(source: LayoutSource) -> list[str]:
-    """The table to read, or all where each is named after a split."""
+    """The table to read, or all tables if each is named after a split."""
     tables = plain_tables(source) or source.top_csv()
+
+    # several tables: one per split, or one with a usual name
     preferred = [table for table in tables if Path(table).stem.lower() in PREFERRED]
     if len(tables) < 2 or all(splits_in_name(table) for table in tables):
         return tables
     if not preferred:
         raise DataError(
-            f"{source.path}: holds several tables ({', '.join(tables[:5])}); name the one you mean."
+            f"{source.path}: contains several tables ({', '.join(tables[:5])}); name the one to read."
         )
     return preferred[:1]
 
@@ -106,7 +108,7 @@ def _entries(source: LayoutSource, table: str, columns: Columns) -> list[LayoutE
 
 
 def pick_columns(header: list[str], options: LayoutOptions, table: str) -> Columns:
-    """Decide what each column is.
+    """Decide which column is which.
 
     Raises:
         DataError: no image column.
@@ -117,29 +119,32 @@ def pick_columns(header: list[str], options: LayoutOptions, table: str) -> Colum
         raise DataError(
             f"{table}: no image column; expected one of {', '.join(IMAGE_NAMES)}, got {', '.join(header)}."
         )
+
     for name in (options.text_column, options.split_column):
         if name is not None:
             choose(f"column of {table}", name, header)
+
+    # split and text columns of one name belong together
     split = (
         options.split_column
         or column_of(header, SPLIT_NAMES)
-        or _split_beside(header, options.text_column)
+        or _matching_split(header, options.text_column)
     )
-    text = options.text_column or column_of(header, TEXT_NAMES) or _text_beside(header, split)
+    text = options.text_column or column_of(header, TEXT_NAMES) or _matching_text(header, split)
     return Columns(
         image, column_of(header, MASK_NAMES), text, split, column_of(header, GROUP_NAMES)
     )
 
 
-def _split_beside(header: list[str], text: str | None) -> str | None:
-    """Of split_A, split_B ... the one that shares its name with the text column, else the first."""
+def _matching_split(header: list[str], text: str | None) -> str | None:
+    """Among split_A, split_B, ..., the column that shares its name with the text column, or else the first."""
     splits = [name for name in header if name.lower().startswith("split_")]
     shared = [name for name in splits if text and name[len("split_") :].lower() in text.lower()]
     return next(iter(shared + splits), None)
 
 
-def _text_beside(header: list[str], split: str | None) -> str | None:
-    """The text column that shares its name with the split: text_A, A_p6, else any text_*."""
+def _matching_text(header: list[str], split: str | None) -> str | None:
+    """The text column that shares its name with the split (text_A, A_p6), or else any text_*."""
     name = split[len("split_") :].lower() if split and split.lower().startswith("split_") else ""
     texts = [column for column in header if column.lower().startswith("text_")]
     return column_of(header, [f"text_{name}", f"{name}_p6"]) if name else next(iter(texts), None)
@@ -148,5 +153,5 @@ def _text_beside(header: list[str], split: str | None) -> str | None:
 def _prompt_cell(row: dict[str, str], column: str | None) -> str:
     if column is None:
         return ""
-    # paraphrases of one prompt level lie in one cell of a MedVLSM column
+    # a cell of a MedVLSM column contains all paraphrases of one prompt level
     return row[column].split(" | ")[0] if re.search(r"_p\d$", column) else row[column]

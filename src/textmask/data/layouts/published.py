@@ -1,4 +1,4 @@
-"""What is known of the published data sets: how to recognise one, its patients, its side convention, its counts."""
+"""Facts about the published data sets: how to recognize them, patients, laterality convention, counts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ PUBLISHED: dict[str, dict[str, dict[str, int]]] = {
         "MAdapter": {"train": 550, "test": 62},
         "MedVLSM": {"train": 490, "valid": 61, "test": 61},
     },
-    "bm-seg": {
-        "DuSSS": {"train": 200, "test": 70}
-    },  # of 1517 slices; which ones was never published
+    # of 1517 slices; the selection was never published
+    "bm-seg": {"DuSSS": {"train": 200, "test": 70}},
 }
 
-# MosMedData+ was never measured, and BM-Seg has no sentences, so their "left" stays unknown
+# MosMedData+ was never measured and BM-Seg has no prompts, so that their convention is unknown
 IMAGE_SIDED = {"qata-cov19-v2", "monuseg", "kvasir-seg", "cvc-clinicdb"}
 
 QATA = re.compile(r"covid_\d+$|sub-s\d+_")
@@ -39,7 +38,7 @@ TCGA = re.compile(r"(tcga-[a-z0-9]{2}-[a-z0-9]{4})-")
 
 @dataclass(frozen=True)
 class SplitCount:
-    """Rows of one split, found and published (0: the published data set has no such split)."""
+    """Number of rows of one split, found and published (0: the published data set has no such split)."""
 
     split: str
     found: int
@@ -48,7 +47,7 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class PublishedCounts:
-    """Counts of a data set beside those of the published split that is nearest to it."""
+    """Counts of a data set compared with those of the nearest published split."""
 
     data_set: str
     source: str
@@ -61,43 +60,48 @@ class PublishedCounts:
 
 
 def identify(stems: Sequence[str], texts: Sequence[str], folder: str) -> str:
-    """Name of the published data set that file names, sentences and folder name point to; "" for any other.
+    """Name of the published data set that file names, prompts and folder name point to; "" for any other data set.
 
-    File names alone do not decide: hospitals use the same `sub-S..._ses-E...` names with another meaning of "left".
+    File names alone do not decide: hospitals use the same `sub-S..._ses-E...` names with another laterality convention.
 
     Args:
-        stems: file names of the pictures without suffix.
-        texts: their sentences.
-        folder: name of the folder they came in.
+        stems: file names of the images without suffix.
+        texts: their prompts.
+        folder: name of their folder.
     """
     folder = folder.lower()
+
+    # prompts first: they are the most specific
     if _most(texts, lambda text: "infected area" in text.lower()):
         if _most(stems, lambda stem: MOSMED.match(stem.lower())):
             return "mosmeddata+"
         if _most(stems, lambda stem: QATA.match(stem.lower())):
             return "qata-cov19-v2"
+
     if _most(texts, lambda text: "nuclei" in text.lower()) and _most(
         stems, lambda stem: TCGA.match(stem.lower())
     ):
         return "monuseg"
+
     if _most(texts, lambda text: "polyp" in text.lower()):
         if _most(stems, lambda stem: KVASIR.match(stem.lower())):
             return "kvasir-seg"
         if re.search(r"clinic_?-?db|cvc-?_?612", folder):
             return "cvc-clinicdb"
+
     return "bm-seg" if re.search(r"bm-?_?seg", folder) else ""
 
 
 def known_laterality(data_set: str) -> Laterality:
-    """Whose left a published data set means; UNKNOWN where nobody measured it."""
+    """Laterality convention of a published data set; UNKNOWN if it was never measured."""
     return Laterality.IMAGE if data_set in IMAGE_SIDED else Laterality.UNKNOWN
 
 
 def group_of(stem: str, data_set: str) -> str:
-    """Patient or study in a file name, "" when it names none.
+    """Patient or study in a file name; "" if it names none.
 
     `sub-S08047_ses-...` -> sub-s08047; `Morozov_study_0295_12` -> morozov_study_0295; every `bjorke_N` -> bjorke (the
-    scan is not named, so they stay together); a TCGA barcode -> its participant; QaTa's `covid_N` -> itself.
+    scan is unknown, so that they stay together); a TCGA barcode -> its participant; QaTa's `covid_N` -> itself.
     """
     stem = stem.lower()
     if match := SUBJECT.match(stem) or TCGA.match(stem):
@@ -108,25 +112,21 @@ def group_of(stem: str, data_set: str) -> str:
 
 
 def compare_counts(manifest: Manifest) -> PublishedCounts | None:
-    """Rows per split beside the nearest published split; None when the data set is none of the published ones."""
+    """Compare rows per split with the nearest published split; None if the data set is not a published one."""
+    # file names without folder and suffix
     stems = [row.image.rsplit("/", 1)[-1].rsplit(".", 1)[0] for row in manifest.rows]
     texts = [row.text for row in manifest.rows]
     data_set = identify(stems, texts, f"{manifest.name} {manifest.root.resolve().name}")
     if not data_set:
         return None
+
+    # several papers split the same data set differently
     found = manifest.splits
     candidates = []
     for source, published in PUBLISHED[data_set].items():
         names = list(dict.fromkeys([*published, *found]))
-        candidates.append(
-            PublishedCounts(
-                data_set,
-                source,
-                tuple(
-                    SplitCount(name, found.get(name, 0), published.get(name, 0)) for name in names
-                ),
-            )
-        )
+        splits = [SplitCount(name, found.get(name, 0), published.get(name, 0)) for name in names]
+        candidates.append(PublishedCounts(data_set, source, tuple(splits)))
     return min(
         candidates, key=lambda counts: sum(abs(c.found - c.published) for c in counts.splits)
     )

@@ -1,4 +1,4 @@
-"""Reads a data set as it lies on disk, in any of the field's layouts, to a manifest."""
+"""Reads a data set in any of the known layouts into a manifest."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ READERS: dict[str, Reader] = {
 
 
 def detect(path: str | Path) -> str:
-    """Name of the layout that lies at `path`, one of `LAYOUTS`.
+    """Name of the layout at `path`, one of `LAYOUTS`.
 
     Raises:
-        DataError: none does; the message lists what was looked for.
+        DataError: no layout fits; the message lists what was looked for.
     """
     return detect_in(LayoutSource.open(Path(path)))
 
@@ -64,31 +64,32 @@ def read_layout(
     Args:
         path: a folder, or a CSV, XLSX or JSON in it; paths in the manifest start from that folder.
         layout: one of `LAYOUTS`, or "auto".
-        text_column: which sentence to take where a table has several ("text_madapter", "p6").
-        split_column: which split to take where a table has several.
-        laterality: whose left "left" is; without it the table's, else that of a measured published data set.
+        text_column: prompt column to use if a table has several ("text_madapter", "p6").
+        split_column: split column to use if a table has several.
+        laterality: laterality convention of the prompts; None means that of the table, or of a published data set if
+            it was measured.
 
     Raises:
-        DataError: nothing known lies there, or tables name files that do not exist (the first ten are listed).
-        ConfigError: unknown layout or column.
+        DataError: no layout fits, or tables name files that do not exist (the first ten are listed).
+        ConfigError: the layout or a column is unknown.
     """
     source = LayoutSource.open(Path(path))
     if layout == "auto":
         layout = detect_in(source)
     choose("layout", layout, LAYOUTS)
+    # a manifest has no other columns to choose
     if layout == "manifest":
         if text_column is not None or split_column is not None:
-            raise ConfigError(
-                f"{path}: text_column and split_column do not apply to a native table."
-            )
-        manifest = read_manifest(
-            source.tree.root / (native_tables(source) or source.top_csv() or ["manifest.csv"])[0]
-        )
+            raise ConfigError(f"{path}: text_column and split_column do not apply to a manifest.")
+        tables = native_tables(source) or source.top_csv() or ["manifest.csv"]
+        manifest = read_manifest(source.tree.root / tables[0])
     else:
         entries, how = READERS[layout](source, LayoutOptions(text_column, split_column))
         if not entries:
             raise DataError(f"{path}: has no rows in the layout {layout!r}; {LOOKED_FOR}")
         manifest = _manifest(source, entries, layout, how)
+
+    # the caller knows better than the table
     if laterality is not None:
         manifest = replace(
             manifest, rows=tuple(replace(row, laterality=laterality) for row in manifest.rows)
@@ -97,7 +98,7 @@ def read_layout(
 
 
 def _manifest(source: LayoutSource, entries: list[LayoutEntry], layout: str, how: str) -> Manifest:
-    """Pair entries with files and add what is known of the data set."""
+    """Pair entries with files and add what is known about the data set."""
     pairing = Pairing(source.tree, len(entries))
     rows: dict[str, Row] = {}
     for entry in entries:
@@ -106,16 +107,21 @@ def _manifest(source: LayoutSource, entries: list[LayoutEntry], layout: str, how
             continue
         if (same := rows.get(row.image)) is None:
             rows[row.image] = row
-        elif (
-            same.text != row.text
-        ):  # one workbook may lie in two folders; two sentences are a mistake
+        elif same.text != row.text:
+            # one workbook may be in two folders, but two prompts are a mistake
             pairing.wrong.append(
-                f"{entry.where}: {row.image} has another sentence already: {same.text[:60]!r}"
+                f"{entry.where}: {row.image} has another prompt already: {same.text[:60]!r}"
             )
+
+    # a symbolic link may lead out of the folder
     fence = Fence(source.tree.root)
-    paths = [path for row in rows.values() for path in (row.image, row.mask) if path]
-    pairing.wrong += [problem for path in paths if (problem := fence.problem(path))]
+    for row in rows.values():
+        for path in (row.image, row.mask):
+            if path and (problem := fence.problem(path)):
+                pairing.wrong.append(problem)
+
     pairing.raise_any(source.path)
+
     if layout != "csv":
         _warn_unused(source, rows)
     warn_about_texts([row.text for row in rows.values()], source.path)
@@ -123,7 +129,8 @@ def _manifest(source: LayoutSource, entries: list[LayoutEntry], layout: str, how
 
 
 def _with_known_facts(source: LayoutSource, rows: list[Row], how: str) -> Manifest:
-    """Fill in group and laterality from what is known of the data set."""
+    """Fill in group and laterality from what is known about the data set."""
+    # published data sets are recognized by file names and prompts
     folder = source.tree.root.resolve().name
     stems = [stem_of(row.image) for row in rows]
     data_set = identify(stems, [row.text for row in rows], folder)
@@ -140,14 +147,15 @@ def _with_known_facts(source: LayoutSource, rows: list[Row], how: str) -> Manife
 
 
 def _warn_unused(source: LayoutSource, rows: dict[str, Row]) -> None:
-    """Warn of pictures without a sentence; copies that differ only in letter case are a known trap, not news."""
+    """Warn about images without a prompt; copies that differ only in letter case are not counted."""
+    # compared without letter case and suffix
     used = {path.lower().rsplit(".", 1)[0] for path in rows}
     unused = [
         path for path in source.tree.of_kind("image") if path.lower().rsplit(".", 1)[0] not in used
     ]
     if unused:
         warnings.warn(
-            f"{source.path}: {len(unused)} pictures have no sentence and are left out; the first: {unused[0]}.",
+            f"{source.path}: {len(unused)} images have no prompt and are left out; the first: {unused[0]}.",
             DataWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""Turns the entries of a layout into manifest rows: each name becomes the path of a file."""
+"""Turns the entries of a layout into manifest rows by finding the files that they name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from textmask.statement import Laterality
 
 @dataclass
 class Pairing:
-    """Looks up the files of entries and keeps what is missing."""
+    """Looks up the files of entries and collects problems.
+
+    Attributes:
+        tree: the files of the data set.
+        total: number of entries.
+        missing: entries without a file, for each kind of file.
+        wrong: other problems, as messages.
+    """
 
     tree: Tree
     total: int
@@ -29,10 +36,11 @@ class Pairing:
     def find(
         self, kind: Kind, name: str, entry: LayoutEntry, splits: Sequence[str]
     ) -> tuple[str, str] | None:
-        """(path, split) of a file of an entry; what cannot be found is noted."""
+        """Path and split of a file of an entry; None, and a note in `missing`, if it cannot be found."""
         if problem := path_problem(name.replace("\\", "/")):
             self.wrong.append(f"{entry.where}: {kind} {problem}")
             return None
+        # a path from the folder of the data set needs no search
         exact = posixpath.normpath(name)
         found = (
             (exact, splits[0]) if exact in self.tree.known else self.tree.find(kind, name, splits)
@@ -42,16 +50,20 @@ class Pairing:
         return found
 
     def row(self, entry: LayoutEntry) -> Row | None:
-        """The row of an entry, None when a file is missing."""
+        """The row of an entry; None if a file is missing."""
         image = self.find("image", entry.name, entry, entry.splits)
+
+        # without any folder of masks the data set has none
         mask: tuple[str, str] | None = None
         wants_mask = entry.mask != "" and not (entry.mask is None and not self.tree.folders("mask"))
         if wants_mask and image is not None:
             mask = self.find("mask", entry.mask or entry.name, entry, (image[1],))
+        # note every problem of the entry before giving up on it
         if problem := text_problem(entry.text):
             self.wrong.append(f"{entry.where}: {problem}")
         if image is None or (wants_mask and mask is None):
             return None
+
         path = mask[0] if mask else None
         split = entry.becomes or image[1]
         if not SPLIT.fullmatch(split):
@@ -59,13 +71,13 @@ class Pairing:
                 f"{entry.where}: split {split!r}; expected train, valid, test or another name"
             )
         return Row(
-            image[0],
-            path,
-            entry.text,
-            split,
-            entry.group,
-            self._side(entry),
-            self._labelled(entry, path),
+            image=image[0],
+            mask=path,
+            text=entry.text,
+            split=split,
+            group=entry.group,
+            laterality=self._side(entry),
+            labelled=self._labelled(entry, path),
         )
 
     def _side(self, entry: LayoutEntry) -> Laterality:
@@ -86,24 +98,24 @@ class Pairing:
         return TRUTH.get(name, True) and mask is not None
 
     def raise_any(self, path: Path) -> None:
-        """Raise what is missing or wrong.
+        """Report what is missing or wrong.
 
         Raises:
-            DataError: with the first names of each kind.
+            DataError: there is a problem; the first names of each kind are listed.
         """
         lines = _first_lines(self.wrong)
         for kind, entries in self.missing.items():
             if entries:
                 names = ", ".join(f"{entry.name!r} ({entry.where})" for entry in entries[:SHOWN])
                 more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
-                what = "picture" if kind == "image" else "mask"
                 lines.append(
-                    f"{len(entries)} of {self.total} names have no {what}: {names}{more}; {self._where(kind)}"
+                    f"{len(entries)} of {self.total} names have no {kind}: {names}{more}; {self._where(kind)}"
                 )
         if lines:
             raise DataError(f"{path}: " + "\n  ".join(lines))
 
     def _where(self, kind: Kind) -> str:
+        # the user sees where to look
         folders = self.tree.folder_names(kind)
         if not folders:
             return f"no folder of {kind}s was found"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from textmask.data.corruptions import CORRUPTIONS, corrupt, picture_generators
+from textmask.data.corruptions import CORRUPTIONS, corrupt, image_generators
 from textmask.data.loaders import Damage
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, choose
@@ -139,7 +139,7 @@ def _damage(name: str, severity: float, seed: int) -> Damage:
     value: Any = int(severity) if float(severity).is_integer() else severity
 
     def apply(image: torch.Tensor, keys: Sequence[str]) -> torch.Tensor:
-        return corrupt(image, name, value, picture_generators(keys, seed))
+        return corrupt(image, name, value, image_generators(keys, seed))
 
     return apply
 
