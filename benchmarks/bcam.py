@@ -14,8 +14,8 @@ import torch
 from timing import Goals, interleave
 
 from textmask.methods.c2seg.model import BCAM
+from textmask.nn.fields import UKAN_WIDTHS
 from textmask.nn.kan import KANLinear
-from textmask.nn.ukan import UKAN_WIDTHS
 
 BATCH, TOKENS, PLACES = 8, 24, tuple((112 // 2**i) ** 2 for i in range(5))
 

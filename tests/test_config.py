@@ -27,7 +27,7 @@ def test_override_sets_fields_by_path_and_keeps_the_original():
         ("stages.segment.optim.rate=1", "lr"),
         ("seed=abc", "seed"),
         ("seed", "no '='"),
-        ("seed.x=1", "plain value"),
+        ("seed.x=1", "seed is a scalar"),
         ("widths=[1.5]", "widths"),
         ("stages.segment.epochs=0", "greater than or equal to 1"),
     ],
@@ -56,7 +56,7 @@ def test_stages_must_have_distinct_names_and_start_from_earlier_ones():
     a = Stage(name="a")
     with pytest.raises(ValueError, match="repeat"):
         UNetRecipe(stages=(a, a))
-    with pytest.raises(ValueError, match="no earlier stage"):
+    with pytest.raises(ValueError, match="not an earlier stage"):
         UNetRecipe(stages=(Stage(name="a", start_from="b"), Stage(name="b")))
 
 
@@ -89,12 +89,12 @@ def test_tiles_share_less_than_a_whole_tile():
         '{"size":[96,64],"overlap":80}',
         '{"size":[0,64],"overlap":0}',
     ):
-        with pytest.raises(ConfigError, match="neighbours must share less than a whole tile"):
+        with pytest.raises(ConfigError, match="tiles must share less than a whole tile"):
             UNetRecipe().override(f"tiles={wrong}")
     with pytest.raises(ConfigError, match="overlap"):
         UNetRecipe().override('tiles={"overlap":-1}')
 
 
 def test_a_stage_that_counts_places_in_whole_pictures_refuses_tiles():
-    with pytest.raises(ConfigError, match=r"'average' learns where masks lie.*tiles=null"):
+    with pytest.raises(ConfigError, match=r"'average' learns the position of masks.*tiles=null"):
         get_method("text_prior").recipe().override("tiles={}")

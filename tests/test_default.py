@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 import textmask
 from textmask.cli.app import app
+from textmask.data.manifest import write_manifest
 from textmask.data.phantom import PhantomConfig, make_phantom
+from textmask.errors import ConfigError
 from textmask.inference.predictor import Predictor
 from textmask.io.files import file_sha256
 from textmask.runs.layout import DEFAULT_RUN
@@ -96,3 +98,36 @@ def test_a_folder_called_default_is_that_folder(film, tmp_path, monkeypatch):
     assert told.exit_code == 0, told.output
     (result,) = (tmp_path / "out").glob("*.json")
     assert json.loads(result.read_text())["compatibility"] is None
+
+
+def test_default_is_a_run_everywhere_and_nothing_is_written_into_the_package(
+    phantom_manifest, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TEXTMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    table = phantom_manifest.root / "default.csv"
+    write_manifest(phantom_manifest, table)
+    before = {path: path.stat().st_mtime_ns for path in DEFAULT_RUN.rglob("*")}
+
+    def invoke(*words):
+        return CliRunner().invoke(app, [*map(str, words)])
+
+    few = ("--limit", 4, "--bootstrap", 20, "--zones", "phantom")
+    for words in (
+        ("evaluate", "default", table, "--no-surface"),
+        ("calibrate", "default", table, "--split", "train"),
+        ("study", "prompts", "default", table, *few),
+        ("export", "default", "--target", "hf"),
+        ("report", "default"),
+    ):
+        refused = invoke(*words)
+        assert isinstance(refused.exception, ConfigError), refused.output
+        assert "--out" in str(refused.exception)
+    done = invoke("evaluate", "default", table, "--no-surface", "--out", "evaluation")
+    assert done.exit_code == 0, done.exception
+    assert json.loads((tmp_path / "evaluation" / "summary.json").read_text())
+    done = invoke("study", "prompts", "default", table, *few, "--out", "study")
+    assert done.exit_code == 0, done.exception
+    done = invoke("export", "default", "--target", "hf", "--out", "hub")
+    assert done.exit_code == 0, done.exception
+    assert before == {path: path.stat().st_mtime_ns for path in DEFAULT_RUN.rglob("*")}

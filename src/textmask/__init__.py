@@ -1,6 +1,6 @@
-"""textmask: text-guided (referring) medical image segmentation. An image and a sentence in, a mask out.
+"""textmask: text-guided (referring) medical image segmentation. An image and a prompt in, a mask out.
 
-Importing this module is cheap: torch is imported when something that needs it is first used.
+Importing this module does not import torch. That happens when something that needs it is first used.
 """
 
 from __future__ import annotations
@@ -63,10 +63,18 @@ __all__ = [
 
 
 def load(path: str | Path | None = None, device: str = "auto") -> Predictor:
-    """A trained run, ready to segment: `load("runs/biclip").set_image("film.png").segment("lower left lung").mask`.
+    """Load a trained run, ready to segment.
 
-    Without a path it is the model that comes with the package, see docs/default-model.md. The device is auto, cpu,
-    cuda, cuda:N or mps.
+    Args:
+        path: run folder; None or "default" is the bundled model, see docs/default-model.md.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        The predictor: `load("runs/biclip").set_image("image.png").segment("lower left lung").mask`.
+
+    Raises:
+        ConfigError: the device is unknown, or this machine does not have it.
+        CheckpointError: not a run folder, or its weights cannot be read.
     """
     from textmask.inference.predictor import Predictor
     from textmask.runs.layout import DEFAULT_RUN

@@ -1,4 +1,4 @@
-"""Other machines: tasks of a Ray cluster and jobs of SLURM."""
+"""Where work runs: in this process, on a Ray cluster, or on SLURM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from textmask.errors import ConfigError, choose
 
-THREADS = 4  # of a cell on a cluster, unless asked otherwise
+THREADS = 4  # of a task on a cluster, by default
 POLL_S = 1.0
 DAY_MIN = 24 * 60
 LAUNCHERS = ("local", "slurm", "ray")
@@ -20,13 +20,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Launcher:
-    """Where cells run.
+    """Where trainings and predictions run.
 
     Attributes:
         name: local, slurm or ray.
-        threads: of torch in a cell; None is torch's own choice here, and 4 (or all of a smaller machine) elsewhere.
+        threads: CPU threads per task; None is the choice of torch when local, and 4 on a cluster (or all CPUs of a
+            smaller machine).
         slurm: `field=value` parameters of submitit's AutoExecutor, e.g. `slurm_partition=gpu`, `timeout_min=600`.
-        cluster: what submitit submits to; "local" and "debug" are this machine.
+        cluster: what submitit submits to; "local" and "debug" mean this machine.
     """
 
     name: str = "local"
@@ -51,13 +52,13 @@ def run_tasks(
     *,
     device: str = "cpu",
 ) -> Iterator[tuple[int, Result | None, str]]:
-    """Call a function of this package with each tuple of arguments; yields (number, answer, error) as each ends.
+    """Call a function of this package with each tuple of arguments; yields (number, result, error) as each ends.
 
-    The processes share the folders that the arguments name. An error of a task is told, not raised: its answer is
-    None then. A task reserves a GPU if `device` says that it uses one, see `ray_gpus`.
+    The processes share the folders that the arguments name. On a cluster, an error of a task is yielded, not raised:
+    its result is None then. A task reserves a GPU if `device` says that it uses one, see `ray_gpus`.
 
     Raises:
-        ConfigError: the engine is not installed or not reachable, or cannot run single tasks (slurm).
+        ConfigError: the launcher is not installed or not reachable, or cannot run single tasks (slurm).
     """
     if engine.name == "slurm":
         raise ConfigError("single tasks run with --engine local or ray, got slurm.")
@@ -65,6 +66,8 @@ def run_tasks(
         for i, task in enumerate(tasks):
             yield i, function(*task), ""
         return
+
+    # on a cluster, yield each result as soon as it is there
     ray = import_ray()
     with ray_cluster(ray):
         threads = ray_threads(ray, engine)
@@ -82,12 +85,12 @@ def run_tasks(
 
 
 def import_ray() -> Any:
-    """The module ray.
+    """Import ray.
 
     Raises:
         ConfigError: it is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tells nobody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -104,13 +107,17 @@ def ray_nodes(ray: Any) -> list[dict[str, float]]:
 
 
 def ray_threads(ray: Any, engine: Launcher) -> int:
-    """CPUs of a task: as asked, or 4, or all of a smaller machine."""
+    """CPUs per task: as given, else 4, or all CPUs of a smaller machine.
+
+    Raises:
+        ConfigError: no machine of the cluster has so many.
+    """
     largest = int(max(node.get("CPU", 0) for node in ray_nodes(ray)))
     threads = engine.threads or min(THREADS, largest)
     if threads > largest:
         raise ConfigError(
-            f"--engine ray: no machine of the cluster has {threads} CPUs (the largest has {largest}), so a cell of "
-            f"{threads} threads would wait for ever. Give --threads {largest}."
+            f"--engine ray: no machine of the cluster has {threads} CPUs (the largest has {largest}), so a task with "
+            f"{threads} threads would wait forever. Give --threads {largest}."
         )
     return threads
 
@@ -133,13 +140,17 @@ def ray_gpus(ray: Any, device: str) -> int:
 
 @contextmanager
 def ray_cluster(ray: Any) -> Iterator[None]:
-    """Use the connection there is, or make one and end it."""
+    """Use the existing connection to Ray, or open one and close it at the end.
+
+    Raises:
+        ConfigError: Ray cannot be reached or started.
+    """
     if ray.is_initialized():
         yield
         return
     try:
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # Ray raises just that
+    except Exception as error:  # Ray raises plain exceptions
         raise ConfigError(f"--engine ray: cannot reach or start Ray: {error}") from error
     try:
         yield
@@ -148,7 +159,7 @@ def ray_cluster(ray: Any) -> Iterator[None]:
 
 
 def slurm_parameter(text: str) -> tuple[str, Any]:
-    """`field=value`, the value as JSON and as plain text where it is none."""
+    """Split `field=value`; the value is read as JSON if it is JSON, else as text."""
     name, sep, value = text.partition("=")
     if not sep:
         raise ConfigError(
@@ -161,7 +172,7 @@ def slurm_parameter(text: str) -> tuple[str, Any]:
 
 
 def last_line(error: object) -> str:
-    """The exception itself, below its traceback from another process."""
+    """The message of an exception from another process, without its traceback."""
     text = str(error).split("\n----------------------\nYou can check full logs")[0]  # of submitit
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""Recipes: everything a run does, as frozen, strict, JSON round-tripping values.
+"""Recipes: everything that a training does, as frozen, strictly typed values that are stored as JSON.
 
-An ablation is another value of a field or a weight of 0, never another class.
+An ablation is another value of a field, or a weight of 0, never another class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Config(BaseModel):
 
 
 class Optim(Config):
-    """Optimiser of a stage."""
+    """Optimizer of a stage."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0)
@@ -43,16 +43,16 @@ class Schedule(Config):
 
 
 class Augment(Config):
-    """Paired augmentation of image, mask and sentence.
+    """Paired augmentation of image, mask and prompt.
 
-    A horizontal flip mirrors the sentence too; where a sentence cannot be rewritten the flip is refused for it.
+    A horizontal flip mirrors the prompt too. An image whose prompt cannot be mirrored is not flipped.
     """
 
     rotate_deg: float = Field(10.0, ge=0, le=180)
     translate: float = Field(0.05, ge=0, lt=1, description="of the image size")
     scale: tuple[float, float] = (0.9, 1.1)
     flip: float = Field(
-        0.0, ge=0, le=1, description="probability of a horizontal flip, sentence included"
+        0.0, ge=0, le=1, description="probability of a horizontal flip, prompt included"
     )
     gamma: tuple[float, float] = (1.0, 1.0)
     brightness: float = Field(0.0, ge=0)
@@ -80,11 +80,11 @@ class Ramp(Config):
 class EMA(Config):
     """How fast a teacher follows its student: teacher = decay x teacher + (1 - decay) x student, after every step.
 
-    The decay of step t is at most 1 - 1 / (t + 1), so that the first steps are not averaged with random weights; beyond
-    that it goes from `start` to `end` within `ramp_steps`.
+    The decay of step t is at most 1 - 1 / (t + 1), so that the first steps are not averaged with random weights; after
+    that it changes from `start` to `end` within `ramp_steps`.
 
     Attributes:
-        buffers: what becomes of running statistics: `average` them like weights, or `copy` the student's.
+        buffers: how running statistics follow: `average` them like weights, or `copy` those of the student.
     """
 
     start: float = Field(0.99, ge=0, lt=1)
@@ -93,28 +93,28 @@ class EMA(Config):
     buffers: Literal["average", "copy"] = "average"
 
     def at(self, step: int) -> float:
-        """Decay of a step, counted from 0."""
+        """Decay at a step, counted from 0."""
         t = min(step / self.ramp_steps, 1.0) if self.ramp_steps else 1.0
         return min(1 - 1 / (step + 1), self.start + t * (self.end - self.start))
 
 
 class Tiles(Config):
-    """Cut pictures into tiles, where they are larger than a network should see at once.
+    """How images that are too large for a network are cut into tiles.
 
-    Training crops tiles at random places. Prediction covers the picture with overlapping tiles, blended by raised
-    cosines. Either way a tile that reaches beyond a small picture is black there.
+    Training crops tiles at random places. Prediction covers the image with overlapping tiles, blended by raised
+    cosines. In both cases, a tile that extends beyond a small image is black there.
 
-    A sentence speaks of the whole picture, and a tile does not know which part of it it is: that the density "in the
-    upper left is high" stays true of the picture, but not of its tiles.
+    A prompt describes the whole image, and a tile does not contain its own position: "the density in the upper left
+    is high" is true of the image, but not of its tiles.
 
     Attributes:
         size: rows and columns of a tile, which is what the network sees.
-        overlap: rows and columns that neighbours share in prediction, at least.
-        batch: tiles predicted at a time; bounds the memory.
-        places: `kept` gives every tile the picture's sentence as it is. `dropped` takes places out of it, for methods
-            that look for a place by its words or zones: within a tile they would look at the wrong one.
-        native: `predict` cuts pictures up at their own size instead of resizing them to `image_size`: for pictures of
-            one magnification and any size. Training and evaluation always resize.
+        overlap: rows and columns that neighboring tiles share in prediction, at least.
+        batch: tiles predicted at a time; limits the memory.
+        places: `kept` gives every tile the unchanged prompt of the image. `dropped` removes locations from it, for
+            methods that look for a location by its words or zones: inside a tile they would look at the wrong one.
+        native: `predict` cuts images at their own size instead of resizing them to `image_size`: for images of one
+            magnification and any size. Training and evaluation always resize.
     """
 
     size: tuple[int, int] = (256, 256)
@@ -127,28 +127,28 @@ class Tiles(Config):
     def _fits(self) -> Self:
         if min(self.size) < 1 or self.overlap >= min(self.size):
             raise ValueError(
-                f"overlap is {self.overlap} and size {self.size}: neighbours must share less than a whole tile. "
-                "Choose an overlap below both numbers of size, a quarter of them for a start."
+                f"overlap is {self.overlap} and size is {self.size}: tiles must share less than a whole tile."
+                " Choose an overlap below both numbers of size, for example a quarter of them."
             )
         return self
 
 
 class Stage(Config):
-    """One ordered part of a training.
+    """One part of a training; stages run in order.
 
     Attributes:
-        epochs: 0 leaves the stage out.
-        optim: None means that nothing is trained by gradient: `Method.observe` sees every batch once.
+        epochs: 0 skips the stage.
+        optim: None trains nothing by gradient: `Method.observe` sees every batch once.
         lr_scale: name pattern (shell style, over parameter names) -> factor on lr; 0 freezes.
         weights: loss name -> weight; must name exactly what `Method.losses` returns.
-        views: further pictures the loader makes ("weak", "strong"), same geometry.
-        labelled_fraction: of the train split, nested and seeded.
-        unlabelled_batch_size: 0 means no unlabelled stream; otherwise the train rows whose masks this stage may not see
-            (sentence and picture). Where it may see all, there is none, whatever the number.
+        views: further versions of each image ("weak", "strong"), with the same geometry.
+        labelled_fraction: fraction of the train split that keeps its masks, nested and seeded.
+        unlabelled_batch_size: 0 means no unlabelled stream; otherwise the stream contains image and prompt of the train
+            rows whose masks this stage may not see. If it may see all masks, there is no such stream.
         steps_per_epoch: None means one pass over the labelled rows, or over the longer of the two streams.
-        start_from: name of an earlier stage whose chosen weights start this one; None means where the last one ended.
-        select: keep the epoch with the best validation score, or the last one without validating (a stage that predicts
-            no mask yet).
+        start_from: name of an earlier stage with whose chosen weights this one starts; None continues the last one.
+        select: keep the epoch with the best validation score (`metric`), or the last one without validation (`last`,
+            for a stage that does not predict masks yet).
     """
 
     name: str
@@ -177,8 +177,8 @@ class Stage(Config):
     )
 
     def lite(self, epochs: int, **changes: Any) -> Self:
-        """The stage as the CPU presets train it: batch 32, AdamW 2e-3 in one cycle, small affine, no early stop."""
-        preset = {
+        """The stage in the CPU presets: batch 32, AdamW 2e-3 in one cycle, small affine augmentation, no early stop."""
+        preset: dict[str, Any] = {
             "epochs": epochs,
             "batch_size": 32,
             "optim": Optim(lr=2e-3),
@@ -186,20 +186,21 @@ class Stage(Config):
             "augment": Augment(),
             "patience": None,
         }
-        return self.model_copy(update=preset | changes)
+        preset.update(changes)
+        return self.model_copy(update=preset)
 
 
 class Recipe(Config):
-    """Everything about one training. A method adds its own fields by subclassing and its presets by overriding.
+    """Everything about one training. A method adds fields in a subclass, and presets by overriding `lite`, `smoke`.
 
     Attributes:
         method: name of the method; fixed by the subclass.
-        image_size: rows and columns the pictures are resized to; 224 in all five papers.
-        tiles: how pictures of `image_size` are cut up; None shows them to the network whole.
+        image_size: rows and columns to which images are resized; 224 in all five papers.
+        tiles: how images of `image_size` are cut into tiles; None gives the network whole images.
         precision: `bf16` autocast (about twice as fast on CPUs with bf16) or `fp32`.
-        select_on: validation metric that chooses the checkpoint, higher is better.
-        threshold: probability above which a pixel belongs to the mask.
-        empty_policy: per-image score when both masks are empty.
+        select_on: validation metric that chooses the epoch; higher is better.
+        threshold: probability in (0, 1) above which a pixel belongs to the mask.
+        empty_policy: per-image score if both masks are empty.
     """
 
     needs_text: ClassVar[bool] = True
@@ -223,22 +224,22 @@ class Recipe(Config):
             raise ValueError(f"stage names repeat: {names}")
         if self.stages and self.stages[-1].epochs < 1:
             raise ValueError(
-                "the last stage makes the model: its epochs should be greater than or equal to 1"
+                "the last stage must train for at least one epoch: its epochs should be greater than or equal to 1"
             )
         for i, stage in enumerate(self.stages):
             if stage.start_from is not None and stage.start_from not in names[:i]:
                 raise ValueError(
-                    f"stage {stage.name!r} starts from {stage.start_from!r}, which is no earlier stage"
+                    f"stage {stage.name!r} starts from {stage.start_from!r}, which is not an earlier stage"
                 )
             if self.tiles is not None and stage.epochs and stage.optim is None:
                 raise ValueError(
-                    f"stage {stage.name!r} learns where masks lie in whole pictures, which a tile does not know: "
-                    "leave tiles out (tiles=null)"
+                    f"stage {stage.name!r} learns the position of masks in whole images, which a tile does not contain."
+                    " Do not use tiles (tiles=null)"
                 )
         return self
 
     def smoke(self) -> Self:
-        """Shrunk so that a test trains it in a second; methods also shrink their widths."""
+        """Preset for tests, which trains in a second; methods also reduce their widths."""
         stages = tuple(
             stage.model_copy(
                 update={"epochs": 1, "batch_size": 4, "steps_per_epoch": 2 if stage.optim else None}
@@ -259,10 +260,10 @@ class Recipe(Config):
         return next(stage for stage in self.stages if stage.name == name)
 
     def override(self, *assignments: str) -> Self:
-        """A copy with fields replaced: `override("seed=1", "stages.segment.epochs=3", "augment.flip=0.5")`.
+        """Copy the recipe with other values: `override("seed=1", "stages.segment.epochs=3", "augment.flip=0.5")`.
 
         A key is a dotted path; stages are addressed by name or number, and `stages.*` addresses all of them.
-        Values are read as JSON, and as plain text where they are no JSON.
+        Values are read as JSON, or as text if they are not JSON.
 
         Raises:
             ConfigError: unknown field, wrong type, or an assignment without "=".
@@ -282,7 +283,7 @@ class Recipe(Config):
         return self.from_json(json.dumps(tree))
 
     def to_json(self) -> str:
-        """Indented JSON that `from_json` reads back to an equal recipe."""
+        """Indented JSON, from which `from_json` reads an equal recipe."""
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
     @classmethod
@@ -290,15 +291,15 @@ class Recipe(Config):
         """Parse and validate.
 
         Raises:
-            ConfigError: each wrong field with what was expected.
+            ConfigError: naming each wrong field and what was expected.
         """
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            lines = [
-                f"  {'.'.join(str(part) for part in e['loc']) or 'recipe'}: {e['msg']} (got {e['input']!r:.80})"
-                for e in error.errors()
-            ]
+            lines = []
+            for found in error.errors():
+                field = ".".join(map(str, found["loc"])) or "recipe"
+                lines.append(f"  {field}: {found['msg']} (got {found['input']!r:.80})")
             raise ConfigError(
                 f"recipe of {cls.__name__} is not valid:\n" + "\n".join(lines)
             ) from None
@@ -307,6 +308,8 @@ class Recipe(Config):
 def _assign(tree: Any, keys: list[str], value: Any, path: str) -> None:
     """Set tree[keys...] = value in place; stages are found by name or number."""
     key, rest = keys[0], keys[1:]
+
+    # a list of stages: the key is a name, a number or *
     if isinstance(tree, list) and tree and isinstance(tree[0], dict) and "name" in tree[0]:
         names = [item["name"] for item in tree]
         if key == "*":
@@ -318,8 +321,11 @@ def _assign(tree: Any, keys: list[str], value: Any, path: str) -> None:
             key = str(names.index(key))
         _assign(tree[int(key)], rest, value, path)
         return
+
+    # a field; only weights and lr_scale take new names
     if not isinstance(tree, dict):
-        raise ConfigError(f"override {path!r}: {key!r} is below a plain value, not a field.")
+        parent = path.rsplit(f".{key}", 1)[0]
+        raise ConfigError(f"override {path!r} does not name a field: {parent} is a scalar.")
     if not rest:
         if key not in tree and path.split(".")[-2:-1] not in (["weights"], ["lr_scale"]):
             choose(f"field in override {path!r}: field", key, list(tree))

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 
 class TextMaskError(Exception):
-    """Base of all errors a user can cause. The message says what, got, expected and what to do."""
+    """Base of all errors a user can cause. The message says what is wrong, found and expected, and what to do."""
 
 
 class ConfigError(TextMaskError):
@@ -17,42 +17,42 @@ class ConfigError(TextMaskError):
 
 
 class DataError(TextMaskError):
-    """A table, an image, a mask or a sentence cannot be used as it is."""
+    """A manifest, an image, a mask or a prompt cannot be used as it is."""
 
 
 class LateralityError(DataError):
-    """A sentence names a side, and it cannot be known which side of the picture that is."""
+    """A prompt names a side, and it is unknown which side of the image that is."""
 
 
 class CheckpointError(TextMaskError):
-    """A run folder or weights file is missing, damaged, of another method, or not safetensors."""
+    """A run folder or weights file is missing, damaged, not safetensors, or belongs to another method."""
 
 
 class WeightsError(TextMaskError):
-    """Published pre-trained weights are missing or not the ones expected (sha256)."""
+    """Published pre-trained weights are missing, or are not the expected ones (sha256)."""
 
 
 class PacsError(TextMaskError):
-    """A PACS refuses, or answers what is not DICOMweb, or more than is taken from it."""
+    """A PACS refuses a request, or its response is not DICOMweb or is too large."""
 
 
 class PacsDownError(PacsError):
-    """A PACS does not answer now and may later."""
+    """A PACS does not respond now and may respond later."""
 
 
 class TextMaskWarning(UserWarning):
-    """Base of the named warnings; each carries on with what it has."""
+    """Base of the warnings; work continues after each of them."""
 
 
 class PromptWarning(TextMaskWarning):
-    """A sentence is contradictory, empty, truncated, or not understood by the grammar."""
+    """A prompt is contradictory, empty, truncated, or not understood by the grammar."""
 
 
 _COLLECTED: ContextVar[list[str] | None] = ContextVar("collected_prompt_warnings", default=None)
 
 
 def warn_prompt(message: str, stacklevel: int = 1) -> None:
-    """Warn of a sentence (`PromptWarning`), or tell whoever collects them."""
+    """Warn about a prompt with a `PromptWarning`, or add it to the collected warnings of this thread."""
     collected = _COLLECTED.get()
     if collected is not None:
         collected.append(message)
@@ -62,7 +62,7 @@ def warn_prompt(message: str, stacklevel: int = 1) -> None:
 
 @contextmanager
 def collected_prompt_warnings() -> Iterator[list[str]]:
-    """Collect what `warn_prompt` says in this thread; a filter of Python's warnings would hold for all threads."""
+    """Collect the messages of `warn_prompt` in this thread. A filter of Python's warnings would affect all threads."""
     messages: list[str] = []
     token = _COLLECTED.set(messages)
     try:
@@ -76,7 +76,7 @@ class DataWarning(TextMaskWarning):
 
 
 def choose(what: str, got: str, valid: list[str] | tuple[str, ...]) -> str:
-    """Return `got` when it is one of `valid`.
+    """Return `got` if it is one of `valid`.
 
     Raises:
         ConfigError: naming the closest valid name and listing all of them.

@@ -104,6 +104,7 @@ class Batch:
         def moved(x: Tensor) -> Tensor:
             return x.to(device).contiguous(memory_format=memory_format)
 
+        # only images are convolved, so only they have a memory format
         return replace(
             self,
             image=moved(self.image),

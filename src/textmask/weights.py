@@ -39,6 +39,7 @@ def packaged_file(requirement: str, relative: str, sha256: str) -> Path:
             f"the package {name}, which contains the weights, is not installed. {install}"
         )
 
+    # any package of that name could be installed, so its content is checked
     path = Path(spec.submodule_search_locations[0]) / relative
     got = _sha256(path) if path.is_file() else "no file"
     if got != sha256:
@@ -80,6 +81,7 @@ def hub_folder(source: str, revision: str, files: Sequence[str], by_hand: str) -
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             continue
+        # a revision without safetensors holds pickled weights only
         if (Path(folder) / "model.safetensors").is_file():
             return Path(folder)
         reason = "this revision has no model.safetensors"

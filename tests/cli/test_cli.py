@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 from textmask.cli import app as cli
 from textmask.cli.app import app
 from textmask.data.manifest import read_manifest, write_manifest
+from textmask.data.splits import hold_out, merge_split
 from textmask.errors import ConfigError
 from textmask.methods.registry import get_method
 
@@ -77,7 +80,7 @@ def table(phantom_manifest):
         (["evaluate", "OUT/none", "TABLE"], ["does not exist", "run folder"]),
         (
             ["predict", "OUT/none", "nofilm.png", "left lung"],
-            ["none is no run folder", "[RUN] SOURCE [SENTENCE]"],
+            ["none is not a run folder", "[RUN] SOURCE [PROMPT]"],
         ),
         (["predict", "nofilm.png", "left lung"], ["nofilm.png", "does not exist"]),
         (["methods", "show", "unett"], ["unknown method 'unett'", "statement_unet"]),
@@ -264,17 +267,20 @@ WRONG = {
     "report": (["report", "gone"], ["gone", "run folder"]),
     "demo preset": (["demo", "--preset", "paper"], ["lite, smoke"]),
     "option": (["train", "--nope"], ["--nope"]),
-    "study list": (
-        ["study", "ablation", "c2seg", "TABLE", "--list", "table5"],
+    "study table": (
+        ["study", "ablation", "c2seg", "TABLE", "--table", "table5"],
         ["'table5'", "table3", "table4-kan"],
     ),
     "study arm": (
-        ["study", "ablation", "c2seg", "TABLE", "--list", "table3", "--arms", "a,z"],
+        ["study", "ablation", "c2seg", "TABLE", "--table", "table3", "--arms", "a,z"],
         ["'z'", "a, b, c"],
     ),
-    "study without data": (["study", "ablation", "c2seg", "--list", "table3"], ["METHOD and DATA"]),
+    "study without data": (
+        ["study", "ablation", "c2seg", "--table", "table3"],
+        ["METHOD and DATA"],
+    ),
     "study seeds": (
-        ["study", "ablation", "c2seg", "TABLE", "--list", "table3", "--seeds", "0-2"],
+        ["study", "ablation", "c2seg", "TABLE", "--table", "table3", "--seeds", "0-2"],
         ["'0-2'", "0,1,2"],
     ),
     "study list of labels": (
@@ -284,12 +290,12 @@ WRONG = {
             "c2seg",
             "TABLE",
             *SMOKE,
-            "--list",
+            "--table",
             "table3",
             "--labelled-list",
             "gone.txt",
         ],
-        ["gone.txt", "list of labelled pictures"],
+        ["gone.txt", "list of labelled images"],
     ),
     "study fractions": (
         ["study", "labels", "unet", "TABLE", "--fractions", "5%"],
@@ -304,7 +310,7 @@ WRONG = {
         ["'slrum'", "'slurm'", "ray"],
     ),
     "no studies": (
-        ["study", "ablation", "unet", "TABLE", "--list", "table3"],
+        ["study", "ablation", "unet", "TABLE", "--table", "table3"],
         ["'unet' has no ablation tables"],
     ),
     "study severity": (
@@ -312,11 +318,38 @@ WRONG = {
         ["'gamma'", "low_dose=500,140"],
     ),
     "study run": (["study", "prompts", "gone", "TABLE"], ["gone", "run folder"]),
+    "study zones": (
+        ["study", "prompts", "run", "TABLE", "--zones", "lungs"],
+        ["unknown zone map 'lungs'", "phantom"],
+    ),
+    "evaluate split": (["evaluate", "run", "TABLE", "--split", "tset"], ["'tset'", "train, valid"]),
+    "device name": (
+        ["evaluate", "run", "TABLE", "--device", "gpu"],
+        ["unknown device 'gpu'", "cuda:N"],
+    ),
+    "run that is a folder": (["calibrate", "folder", "TABLE"], ["folder contains no recipe.json"]),
+    "resume what is no run": (["train", "--resume", "folder"], ["no run to resume"]),
+    "resume a run without data": (
+        ["train", "--resume", "run"],
+        ["does not record where its data are", "textmask train unet DATA --resume --out run"],
+    ),
+    "resume another method": (
+        ["train", "biclip", "TABLE", "--resume", "--out", "run"],
+        ["'biclip'", "run of 'unet'"],
+    ),
+    "two folders": (["export", "run", "a", "--out", "b"], ["two output folders", "--out"]),
+    "no folder": (["import-weights", "model.pt"], ["needs one output folder", "--out"]),
+    "threads": (["predict", "TABLE", "--threads", "2"], ["--threads requires --engine ray"]),
+    "device count": (
+        ["train", "unet", "TABLE", *SMOKE, "--device", "cuda:99"],
+        ["device cuda:99 is not available"],
+    ),
     "study kinds": (
         ["study", "text-noise", "gone", "TABLE", "--kinds", "typos"],
         ["'typos'", "real_typos"],
     ),
-    "features": (["study", "features", "gone", "TABLE"], ["occur more than once"]),
+    "features": (["study", "features", "run", "TABLE"], ["occur more than once"]),
+    "features run": (["study", "features", "gone", "TABLE"], ["gone", "run folder"]),
 }
 
 
@@ -324,6 +357,10 @@ WRONG = {
 def test_further_mistakes_are_one_message(case, call, table, tmp_path):
     (tmp_path / "recipe.json").write_text(get_method("unet").recipe().smoke().to_json())
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for name in ("folder", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "data.json").write_text("{}")
+    shutil.copy(tmp_path / "recipe.json", tmp_path / "run")
     arguments, expected = WRONG[case]
     code, _, err = call(*[table if word == "TABLE" else word for word in arguments])
     assert code == 2
@@ -375,7 +412,7 @@ def test_a_study_is_shown_trained_and_drawn(call, table, tmp_path):
         "c2seg",
         table,
         *SMOKE,
-        "--list",
+        "--table",
         "table4-rho",
         "--arms",
         "rho-1.0, rho-0.6",
@@ -461,7 +498,7 @@ def test_label_fractions_and_sensitivity_are_drawn(call, table, tmp_path):
         "--show",
     )
     assert code == 0, err
-    assert "preset: threshold = 0.5; unet as it is" in out
+    assert "preset: threshold = 0.5; unet unchanged" in out
     assert "threshold-0.3: threshold = 0.3; unet threshold=0.3" in out
     assert "threshold-0.5" not in out
 
@@ -470,10 +507,11 @@ def test_jobs_are_told_apart_and_brackets_in_names_stay(call, table, tmp_path):
     train = ("train", "statement_unet", table, *SMOKE, "--out", "runs/[a]", "--quiet")
     code, out, err = call(*train)
     assert code == 0, err
-    assert "textmask evaluate runs/[a]" in out
+    assert "textmask evaluate 'runs/[a]'" in out
+    assert "preset: smoke" in out
     code, _, err = call(*train)
     assert code == 2
-    assert "already holds a run" in err
+    assert "already contains a run" in err
     film = next(table.parent.rglob("test-*.png"))
     (tmp_path / "bad.png").write_bytes(b"")
     texts = ((film, "lower left lung"), ("bad.png", "lower left lung"), (film, "what a day [red]"))
@@ -580,3 +618,134 @@ def test_the_demo_deletes_only_what_a_demo_made(call, tmp_path):
     for _ in range(2):  # the second replaces the first
         code, _, err = call("demo", *SMOKE, "--out", "again")
         assert code == 0, err
+
+
+@pytest.fixture
+def two_texts(phantom_manifest):
+    """The phantoms as a CSV with two prompt columns; the short one is read by default."""
+    path = phantom_manifest.root / "two-texts.csv"
+    lines = ["image,mask,text_short,text_long,split_short"]
+    for row in phantom_manifest.rows:
+        lines.append(f'{row.image},{row.mask},lesion,"{row.text}",{row.split}')
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_next_line_is_a_command_that_reads_the_data_as_the_training_did(
+    call, two_texts, tmp_path
+):
+    train = ("train", "text_prior", two_texts, *SMOKE, "--out", "my runs/a", "--quiet")
+    columns = ("--layout", "csv", "--text-column", "text_long")
+    code, out, err = call(*train, *columns)
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("Next: ")]
+    words = shlex.split(line.removeprefix("Next: "))
+    assert words[0] == "textmask"
+
+    code, out, err = call(*words[1:], "--no-surface")
+    assert code == 0, err
+    assert "--layout csv --text-column text_long" in out
+    summary = json.loads((tmp_path / "my runs/a/evaluation/test/summary.json").read_text())
+    trained = json.loads((tmp_path / "my runs/a/data.json").read_text())
+    assert summary["protocol"]["data_hash"] == trained["hash"]
+    assert trained["source"] == str(two_texts.absolute())
+
+    # the command line wins over the run
+    code, out, err = call(*words[1:], "--no-surface", "--text-column", "text_short", "--out", "o")
+    assert code == 0, err
+    other = json.loads((tmp_path / "o" / "summary.json").read_text())
+    assert other["protocol"]["data_hash"] != trained["hash"]
+
+    # options that do not fit other data name where they come from
+    code, _, err = call("evaluate", "my runs/a", two_texts.parent / "cli.csv", "--layout", "auto")
+    assert code == 2
+    assert "was trained with --layout csv --text-column text_long" in err
+
+
+def test_a_run_is_resumed_by_its_name_alone(call, table, tmp_path):
+    few = tmp_path / "few.txt"
+    rows = hold_out(merge_split(read_manifest(table)), 0.2).rows_of("train")
+    few.write_text("\n".join(row.image for row in rows[:8]))
+    (tmp_path / "data").symlink_to(table.parent)
+    data = tmp_path / "data" / table.name
+    more = (
+        "--set",
+        "stages.*.epochs=2",
+        "--labelled-list",
+        few,
+        "--merge-valid",
+        "--hold-out",
+        0.2,
+    )
+    code, _, err = call("train", "unet", data, *SMOKE, *more, "--out", "run", "--quiet")
+    assert code == 0, err
+    trained = (tmp_path / "run" / "weights.safetensors").read_bytes()
+
+    few.unlink()
+    code, out, err = call("train", "--resume", "run", "--quiet")
+    assert code == 0, err
+    assert "resuming run: unet" in out
+    assert call("train", "--resume", "--out", "run", "--quiet")[0] == 0
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == trained
+
+    (tmp_path / "data").unlink()
+    code, _, err = call("train", "--resume", "run")
+    assert code == 2
+    assert "does not exist any more" in err
+    assert call("train", "unet", table, "--resume", "--out", "run", "--quiet")[0] == 0
+
+
+def test_the_default_preset_is_the_same_and_is_said(call, table, monkeypatch):
+    asked = {}
+    result = SimpleNamespace(path="run", best=0.5, best_epoch=1, seconds=1.0)
+
+    def trained(recipe, *arguments, **options):
+        asked["train"] = recipe
+        return result
+
+    def studied(plan, *arguments, preset, **options):
+        asked["study"] = preset
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("textmask.training.loop.train", trained)
+    monkeypatch.setattr("textmask.studies.grid.runner.run_study", studied)
+    _, out, _ = call("train", "unet", table)
+    assert asked["train"] == get_method("unet").recipe().lite()
+    assert "preset: lite, the default" in out
+    _, out, _ = call("study", "labels", "unet", table)
+    assert asked["study"] == "lite"
+    assert "preset: lite, the default" in out
+
+
+def test_the_old_name_of_the_table_option_still_works(call):
+    old = call("study", "ablation", "c2seg", "--list", "table3", "--show")
+    assert old == call("study", "ablation", "c2seg", "--table", "table3", "--show")
+    assert old[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(*leaf, id=" ".join(leaf[0])) for leaf in leaves()]
+)
+def test_help_is_short_lines_that_give_the_defaults(path, command):
+    output = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).output
+    assert max(map(len, output.splitlines())) <= 80
+    assert command.help.rstrip().splitlines()[-1].strip() in output  # the example is one line
+    for parameter in command.params:
+        text = parameter.help or ""
+        if getattr(parameter, "hidden", False) or parameter.name in ("help", "run", "data", "path"):
+            continue
+        assert text[:1].isupper(), parameter.name
+        assert text.endswith("."), parameter.name
+        if parameter.param_type_name == "option" and not parameter.required:
+            says = "(default" in text or "(required)" in text
+            assert says or parameter.default is not None, parameter.name
+
+
+def test_the_panels_name_every_command():
+    output = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
+    assert max(map(len, output.splitlines())) <= 80
+    titles = ("Train and evaluate:", "Predict:", "Data:", "Clinical:", "Export:")
+    places = [output.index(title) for title in titles]
+    assert places == sorted(places)
+    group = typer.main.get_command(app)
+    assert sorted(group.list_commands(None)) == sorted(group.commands)

@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 
 from textmask.cli import dicom as cli_dicom
 from textmask.cli.app import app
+from textmask.cli.options import complain
 from textmask.errors import ConfigError, DataError
 from textmask.io.dicom.facts import ModelFacts, RequestFacts
 from textmask.io.orientation import Orientation
 from textmask.pacs.answers import DicomSegmentation
 from textmask.pacs.client import Pacs
+from textmask.pacs.worklist import WorklistRows
 
 
 class Bright:
@@ -35,7 +37,7 @@ class Bright:
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(cli_dicom, "_answerer", lambda *_: Bright())
+    monkeypatch.setattr(cli_dicom, "_segmenter", lambda *_: Bright())
 
     def invoke(*arguments):
         with warnings.catch_warnings():
@@ -127,7 +129,7 @@ def test_mistakes_are_named(run, arguments, kind, said, tmp_path, monkeypatch):
 
 def test_other_conventions_are_refused():
     with pytest.raises((ConfigError, ModuleNotFoundError)):
-        cli_dicom._answerer("r", "mine", None)
+        cli_dicom._segmenter("r", "mine", None, None, "cpu")
 
 
 def test_watching_by_a_worklist_and_by_reports(run, tmp_path, monkeypatch):
@@ -173,7 +175,7 @@ def test_watching_by_a_worklist_and_by_reports(run, tmp_path, monkeypatch):
 def test_a_worklist_that_breaks_keeps_its_last_rows(tmp_path, capsys):
     path = tmp_path / "w.csv"
     path.write_text("SOPInstanceUID,text\n1.2.3,left lung\n")
-    rows = cli_dicom._Rows(path)
+    rows = WorklistRows(path, lambda message: complain(message, "yellow"))
     first = rows()
     path.write_text("half a li")
     assert rows() == rows() == first

@@ -6,7 +6,8 @@ import torch
 from textmask.errors import ConfigError, PromptWarning
 from textmask.nn.attention import position_codes
 from textmask.nn.decoders import SubPixelHead, UpBlock
-from textmask.nn.guide_decoder import GuideBlock, GuideDecoder, GuideDecoderFields, TokenMixer
+from textmask.nn.fields import GuideDecoderFields
+from textmask.nn.guide_decoder import GuideBlock, GuideDecoder, TokenMixer
 from textmask.nn.pretrained_image import PlainUNetEncoder, build_image_encoder
 from textmask.types import TextFeatures
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from textmask.errors import ConfigError
-from textmask.nn.mmi_unet import Bridger, MMIUNet, MMIUNetFields
+from textmask.nn.fields import MMIUNetFields
+from textmask.nn.mmi_unet import Bridger, MMIUNet
 from textmask.nn.pretrained_image import PlainUNetEncoder, build_image_encoder
 from textmask.types import TextFeatures
 

@@ -35,7 +35,7 @@ def test_a_weak_token_is_refused(run, token):
 
 
 def test_other_mistakes_are_named(run, tmp_path):
-    assert "is no folder" in refusal(run, "--jobs-root", tmp_path / "nowhere")
+    assert "is not a directory" in refusal(run, "--jobs-root", tmp_path / "nowhere")
     assert "store" in refusal(run, "--max-pixels", 10**9)
     assert "audit log" in refusal(run, "--port", 0, "--audit", tmp_path / "no" / "audit.jsonl")
     with socket.create_server(("127.0.0.1", 0)) as taken:

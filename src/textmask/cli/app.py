@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
@@ -16,39 +17,73 @@ from textmask.cli.evaluate import (
     table_command,
     verify_table_command,
 )
-from textmask.cli.export import add_commands
+from textmask.cli.export import export_command, import_command
 from textmask.cli.methods import methods_app
-from textmask.cli.options import complain, out_console
+from textmask.cli.options import FullHelpGroup, complain, out_console
 from textmask.cli.predict import calibrate_command, predict_command
 from textmask.cli.serve import serve
 from textmask.cli.study import study_app
 from textmask.cli.train import demo_command, train_command
 from textmask.errors import TextMaskError, TextMaskWarning
 
-INTERRUPTED = 130  # what Typer makes of Ctrl-C
+INTERRUPTED = 130  # exit code of Typer after Ctrl-C
+DESCRIPTION = (
+    "Text-guided medical image segmentation: an image and a text prompt in, a mask out. "
+    "Research use only."
+)
+
+
+# the commands in the order of work
+PANELS = {
+    "Train and evaluate": (
+        *("demo", "methods", "train", "evaluate", "report", "study"),
+        *("table", "verify-table"),
+    ),
+    "Predict": ("predict", "calibrate", "serve"),
+    "Data": ("data",),
+    "Clinical": ("dicom",),
+    "Export": ("export", "import-weights"),
+}
+
+
+class CommandPanels(FullHelpGroup):
+    """A group whose help lists the commands in panels, in the order of work."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands, panel by panel."""
+        return list(chain.from_iterable(PANELS.values()))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per panel."""
+        for panel, names in PANELS.items():
+            self.write_section(formatter, panel, names)
+
 
 app = typer.Typer(
     name="textmask",
-    help="Text-guided medical image segmentation: an image and a sentence in, a mask out. Research use only.",
+    cls=CommandPanels,
+    help=DESCRIPTION,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
 app.command("demo")(demo_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
 app.command("table")(table_command)
 app.command("verify-table")(verify_table_command)
+app.add_typer(study_app, name="study")
+app.add_typer(methods_app, name="methods")
 app.command("predict")(predict_command)
 app.command("calibrate")(calibrate_command)
-app.add_typer(methods_app, name="methods")
+app.command("serve")(serve)
 app.add_typer(data_app, name="data")
-app.add_typer(study_app, name="study")
-app.command()(serve)
 app.add_typer(dicom_app, name="dicom")
-add_commands(app)
+app.command("export")(export_command)
+app.command("import-weights")(import_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,7 +94,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=DESCRIPTION)
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
@@ -69,7 +104,7 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Text-guided medical image segmentation: an image and a sentence in, a mask out. Research use only."""
+    """Options that come before the command."""
 
 
 def _show_warning(
@@ -85,14 +120,14 @@ def _show_warning(
 
 
 def main() -> None:
-    """Entry point of the `textmask` command: 0 done, 1 some pictures failed, 2 a mistake, 130 interrupted."""
+    """Entry point of the `textmask` command.
+
+    Exit codes: 0 done, 1 some images failed, 2 a mistake of the user, 130 interrupted.
+    """
     warnings.showwarning = _show_warning
     try:
         app()
-    except (
-        TextMaskError,
-        OSError,
-    ) as error:  # OSError: a path that is missing, a folder, or may not be read
+    except (TextMaskError, OSError) as error:  # OSError: a path is missing or may not be read
         if "--debug" in sys.argv:
             raise
         complain(f"error: {error}", "bold red")
@@ -100,7 +135,7 @@ def main() -> None:
     except SystemExit as error:
         if error.code == INTERRUPTED:
             complain(
-                "stopped; a training run continues with --resume, a study with the same command",
+                "stopped; resume a training with --resume, and a study with the same command",
                 "yellow",
             )
         raise

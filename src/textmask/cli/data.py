@@ -9,12 +9,15 @@ import typer
 
 from textmask.cli.options import (
     DataPath,
+    FullHelpGroup,
     HoldOut,
+    Laterality,
     Layout,
     MergeValid,
     SplitColumn,
     TextColumn,
-    Whose,
+    check_zone_map,
+    data_options,
     print_table,
     progress_bars,
     read_data,
@@ -23,53 +26,66 @@ from textmask.cli.options import (
 from textmask.errors import choose
 
 data_app = typer.Typer(
-    help="Look at, check, convert and make data.", no_args_is_help=True, rich_markup_mode=None
+    cls=FullHelpGroup,
+    help="Inspect, convert, describe and create data sets.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
+ManifestOut = Annotated[
+    Path, typer.Option(help="Manifest to write, in or above the folder of the images.")
+]
 
 
 @data_app.command()
 def inspect(
     path: DataPath,
-    layout: Layout = "auto",
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    pixels: Annotated[bool, typer.Option(help="Open the pictures and masks too.")] = True,
+    laterality: Laterality = None,
+    pixels: Annotated[bool, typer.Option(help="Open the images and masks too.")] = True,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 when there are errors.")
+        bool, typer.Option("--strict", help="Exit with code 1 if there are errors.")
     ] = False,
     json_out: Annotated[
-        Path | None, typer.Option("--json", help="Also write the findings as JSON.")
+        Path | None, typer.Option("--json", help="JSON file for the findings (default: none).")
     ] = None,
 ) -> None:
-    """Say what a data set is, how its splits compare with the published ones, and what is wrong with it.
+    """Show what a data set contains, how it compares with the published one, and its errors.
 
-    Example: textmask data inspect downloads/QaTa-COV19
+    Example: textmask data inspect data/QaTa-COV19
     """
     from textmask.data.check_report import summary_rows
     from textmask.data.checks import check
     from textmask.data.layouts.published import compare_counts
     from textmask.data.layouts.read import detect
+    from textmask.data.options import DataOptions
 
-    manifest = read_data(path, layout, text_column, split_column, laterality, 0.0)
-    found = layout if layout != "auto" else detect(path)
+    options = data_options(DataOptions(), layout, text_column, split_column, laterality)
+    manifest = read_data(path, options)
+    found = options.layout if options.layout != "auto" else detect(path)
     say(f"{manifest.name or path}: layout {found}, {len(manifest)} rows")
+
+    # rows per split, next to the published counts if the data set is known
     published = compare_counts(manifest)
     if published is None:
         print_table(["split", "rows"], [[name, str(n)] for name, n in manifest.splits.items()])
     else:
         lines = [[c.split, str(c.found), str(c.published)] for c in published.splits]
         print_table(["split", "rows", f"published ({published.source})"], lines)
+
     with progress_bars() as step:
         report = check(manifest, pixels=pixels, progress=step)
+    prompts = {row.text for row in manifest.rows}
+    groups = {row.group for row in manifest.rows if row.group}
     say(
-        f"declared: left means the {manifest.laterality} side; {len({row.text for row in manifest.rows})} distinct "
-        f"sentences, {len({row.group for row in manifest.rows if row.group})} named groups"
+        f"laterality convention: {manifest.laterality}; {len(prompts)} distinct prompts, {len(groups)} named groups"
     )
     for severity, code, message, keys in summary_rows(report):
         say(f"{severity} {code}: {message}")
         if keys:
             say(f"  e.g. {keys}")
+
     if json_out is not None:
         json_out.write_text(report.to_json(), encoding="utf-8")
     if strict and report.has_errors:
@@ -79,23 +95,25 @@ def inspect(
 @data_app.command()
 def convert(
     path: DataPath,
-    out: Annotated[
-        Path, typer.Option(help="Native table to write, in or above the folder of the pictures.")
-    ],
-    layout: Layout = "auto",
+    out: ManifestOut,
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
 ) -> None:
-    """Write the native table of a data set.
+    """Write the manifest of a data set.
 
-    Example: textmask data convert downloads/Kvasir --out downloads/Kvasir/table.csv --hold-out 0.1
+    Example: textmask data convert data/Kvasir --out data/Kvasir/table.csv
     """
     from textmask.data.manifest import write_manifest
+    from textmask.data.options import DataOptions
 
-    manifest = read_data(path, layout, text_column, split_column, laterality, hold_out, merge_valid)
+    options = data_options(
+        DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid
+    )
+    manifest = read_data(path, options)
     write_manifest(manifest, out)
     say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
 
@@ -103,63 +121,72 @@ def convert(
 @data_app.command("describe")
 def describe_command(
     path: DataPath,
-    out: Annotated[
-        Path, typer.Option(help="Native table to write, in or above the folder of the pictures.")
-    ],
+    out: ManifestOut,
     style: Annotated[
-        str, typer.Option(help="lesion or polyp (nine zones), qata, qata_original or report.")
+        str,
+        typer.Option(
+            help="Wording of the prompts: lesion or polyp (nine zones), qata, qata_original or report."
+        ),
     ] = "lesion",
     zones: Annotated[
-        str | None, typer.Option(help="Zone map; else the one that judges the style.")
+        str | None, typer.Option(help="Zone map of the masks (default: that of the style).")
     ] = None,
     laterality: Annotated[
-        str, typer.Option(help="Whose left the new sentences mean: image or patient.")
+        str, typer.Option(help="Laterality convention of the new prompts: image or patient.")
     ] = "image",
-    layout: Layout = "auto",
+    layout: Layout = None,
     split_column: SplitColumn = None,
-    hold_out: HoldOut = 0.0,
+    hold_out: HoldOut = None,
 ) -> None:
-    """Make the sentences from the masks, for data that have none. They tell where the true mask lies, and so leak.
+    """Generate prompts from the masks, for data without prompts. They leak the true position.
 
-    Example: textmask data describe downloads/BM-Seg --out downloads/BM-Seg/table.csv --hold-out 0.1
+    Example: textmask data describe data/BM-Seg --out data/BM-Seg/table.csv
     """
-    from textmask.data.describe import describe_masks as run_description
-    from textmask.statement import Laterality
+    from textmask.data.options import DataOptions
+    from textmask.statement import Laterality as Convention
 
-    side = Laterality(choose("laterality", laterality, [str(s) for s in Laterality]))
-    manifest = read_data(path, layout, None, split_column, None, hold_out)
+    side = Convention(choose("laterality", laterality, [str(name) for name in Convention]))
+    check_zone_map(zones)
+    options = data_options(
+        DataOptions(), layout=layout, split_column=split_column, hold_out=hold_out
+    )
+    manifest = read_data(path, options)
+
+    from textmask.data.describe import describe_masks
+
     with progress_bars() as step:
-        made = run_description(
-            manifest,
-            out,
-            style=style,
-            laterality=side,
-            zones=zones,
-            progress=step,
+        made = describe_masks(
+            manifest, out, style=style, laterality=side, zones=zones, progress=step
         )
     say(
-        f"{out}: {made.described} sentences from masks ({made.agreeing} agree with theirs), "
-        f"{made.unmasked} rows without a mask left as they were; left means the {side} side. "
-        f"They leak position: {out.with_suffix('.README.md').name} says what scores with them mean."
+        f"{out}: {made.described} prompts from masks ({made.agreeing} agree with the existing ones), "
+        f"{made.unmasked} rows without a mask unchanged; left means the {side} side. "
+        f"The prompts leak the position: {out.with_suffix('.README.md').name} explains what scores with them mean."
     )
 
 
 @data_app.command()
 def phantom(
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
-    train_films: Annotated[int, typer.Option("--train", help="Films for training.")] = 400,
-    valid_films: Annotated[int, typer.Option("--valid", help="Films for validation.")] = 60,
-    test_films: Annotated[int, typer.Option("--test", help="Films for testing.")] = 60,
-    size: Annotated[int, typer.Option(help="Rows and columns.")] = 224,
-    difficulty: Annotated[float, typer.Option(help="0 (easy) to 1.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Same seed, same films.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    train_images: Annotated[
+        int, typer.Option("--train", help="Number of training images.", min=0)
+    ] = 400,
+    valid_images: Annotated[
+        int, typer.Option("--valid", help="Number of validation images.", min=0)
+    ] = 60,
+    test_images: Annotated[int, typer.Option("--test", help="Number of test images.", min=0)] = 60,
+    size: Annotated[int, typer.Option(help="Rows and columns in pixels.")] = 224,
+    difficulty: Annotated[float, typer.Option(help="Difficulty from 0 (easy) to 1.")] = 0.5,
+    seed: Annotated[
+        int, typer.Option(help="Random seed; the same seed gives the same images.")
+    ] = 0,
 ) -> None:
-    """Make synthetic chest films with exactly known lesions and sentences.
+    """Create synthetic chest radiographs with exactly known lesions and prompts.
 
     Example: textmask data phantom --out phantoms --size 112
     """
     from textmask.data.phantom import PhantomConfig, write_phantoms
 
-    counts = {"train": train_films, "valid": valid_films, "test": test_films}
+    counts = {"train": train_images, "valid": valid_images, "test": test_images}
     config = PhantomConfig(size=(size, size), difficulty=difficulty)
     say(str(write_phantoms(out, counts, config, seed)))

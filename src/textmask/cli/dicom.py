@@ -1,4 +1,4 @@
-"""Commands around DICOM: segment files, and watch a PACS."""
+"""Commands on DICOM: segment files, and watch a PACS."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textmask.cli.options import RunPath, complain, say, split_names
+from textmask.cli.options import (
+    Device,
+    FullHelpGroup,
+    RunPath,
+    complain,
+    find_run,
+    say,
+    split_names,
+)
 from textmask.errors import ConfigError, DataError, choose
 
 if TYPE_CHECKING:
@@ -21,60 +29,80 @@ if TYPE_CHECKING:
     from textmask.pacs.worklist import WorklistItem
 
 dicom_app = typer.Typer(
-    help="Segment DICOM files, and watch a PACS.", no_args_is_help=True, rich_markup_mode=None
+    cls=FullHelpGroup,
+    help="Segment DICOM files, and watch a PACS.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
+CONVENTIONS = ["image", "patient"]
 
-Meant = Annotated[
-    str | None, typer.Option(help="Whose left the sentence means: patient (usual) or image.")
-]
-Assumed = Annotated[
+Convention = Annotated[
     str | None,
-    typer.Option(help="Whose left to assume where it is not known; noted in the results."),
+    typer.Option(
+        help="Laterality convention of the prompt: patient or image (default: patient for radiographs and CT)."
+    ),
 ]
-Fractional = Annotated[bool, typer.Option("--fractional", help="The SEG holds probabilities.")]
+AssumedConvention = Annotated[
+    str | None,
+    typer.Option(
+        help="Convention to assume if one is unknown; recorded in the results (default: none)."
+    ),
+]
+Fractional = Annotated[
+    bool, typer.Option("--fractional", help="Store probabilities in the SEG instead of a mask.")
+]
 
 
 @dicom_app.command()
 def segment(
     run: RunPath,
     source: Annotated[
-        Path, typer.Argument(help="A DICOM image, or a folder with the slices of one series.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="DICOM image, or a folder with the slices of one series."
+        ),
     ],
-    sentence: Annotated[str, typer.Argument(help="What to segment.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to segment.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for NAME.seg.dcm, NAME.sr.dcm and NAME.sc.dcm.")
+        Path, typer.Option(help="Output folder for NAME.seg.dcm, NAME.sr.dcm and NAME.sc.dcm.")
     ] = Path("results"),
-    laterality: Meant = None,
-    assume: Assumed = None,
+    laterality: Convention = None,
+    assume: AssumedConvention = None,
     view: Annotated[
-        str | None, typer.Option(help="What it shows: pa, ap, mirrored, lateral or axial.")
+        str | None,
+        typer.Option(
+            help="View of the image: pa, ap, mirrored, lateral or axial (default: that of the file)."
+        ),
     ] = None,
     fractional: Fractional = False,
+    device: Device = "auto",
 ) -> None:
-    """Segment a DICOM image or series and write segmentation, report and secondary capture. Research use only.
+    """Segment a DICOM image or series; write SEG, report and secondary capture. Research use only.
 
-    Example: textmask dicom segment runs/biclip film.dcm "opacity in the lower left lung" --out results
+    Example: textmask dicom segment default image.dcm "left lung" --out results
     """
+    files = _files(source)
+    segmenter = _segmenter(run, laterality, assume, view, device)
+
     from textmask.io.dicom.facts import ResultUids
     from textmask.io.dicom.results import encode
     from textmask.io.files import write_whole
     from textmask.pacs.results import results, short_hash
 
-    files = _files(source)
-    answerer = _answerer(run, laterality, assume, view)
-    found = answerer([path.read_bytes() for path in files], sentence)
-    key = [str(one.SOPInstanceUID) for one in found.sources]
-    model = answerer.model.weights_sha256
-    uids = ResultUids.of(*key, sentence, answerer.settings, model, str(fractional))
-    made = results(found, answerer, uids, with_capture=True, fractional=fractional)
+    found = segmenter([path.read_bytes() for path in files], prompt)
+    instances = [str(one.SOPInstanceUID) for one in found.sources]
+    model = segmenter.model.weights_sha256
+    uids = ResultUids.of(*instances, prompt, segmenter.settings, model, str(fractional))
+    made = results(found, segmenter, uids, with_capture=True, fractional=fractional)
+
     out.mkdir(parents=True, exist_ok=True)
-    stem = f"{source.stem[:60]}-{short_hash(sentence)[:8]}"
+    stem = f"{source.stem[:60]}-{short_hash(prompt)[:8]}"
     for ending, dataset in zip(("seg", "sr", "sc"), made, strict=True):
         write_whole(out / f"{stem}.{ending}.dcm", encode(dataset))
     for note in found.request.notes:
         say(note)
     say(
-        f"{out / stem}.seg.dcm, .sr.dcm, .sc.dcm: {int(found.mask.sum())} pixels of {found.mask.size} in the segment"
+        f"{out / stem}.seg.dcm, .sr.dcm, .sc.dcm: {int(found.mask.sum())} of {found.mask.size} pixels segmented"
     )
 
 
@@ -82,42 +110,55 @@ def segment(
 def watch(
     run: RunPath,
     dicomweb: Annotated[
-        str, typer.Option(help="Root of the DICOMweb service, e.g. https://pacs/dicom-web.")
+        str,
+        typer.Option(
+            help="Root of the DICOMweb service, e.g. https://pacs/dicom-web (required).",
+            show_default=False,
+        ),
     ],
     worklist: Annotated[
         Path | None,
         typer.Option(
-            help="CSV: text, and StudyInstanceUID, AccessionNumber or SOPInstanceUID. Else reports are read."
+            help="CSV with the columns text and StudyInstanceUID, AccessionNumber or SOPInstanceUID "
+            "(default: the reports of the PACS)."
         ),
     ] = None,
-    state: Annotated[Path, typer.Option(help="File that remembers what was done.")] = Path(
+    state: Annotated[Path, typer.Option(help="State file with the finished tasks.")] = Path(
         "watch.sqlite"
     ),
     interval: Annotated[float, typer.Option(help="Seconds between two rounds.")] = 30.0,
-    once: Annotated[bool, typer.Option("--once", help="One round, then end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Stop after one round.")] = False,
     token_env: Annotated[
-        str | None, typer.Option(help="Variable that holds a bearer token.")
+        str | None,
+        typer.Option(help="Environment variable with a bearer token (default: no token)."),
     ] = None,
-    user_env: Annotated[str | None, typer.Option(help="Variable that holds the user.")] = None,
+    user_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the user (default: no user).")
+    ] = None,
     password_env: Annotated[
-        str | None, typer.Option(help="Variable that holds the password.")
+        str | None,
+        typer.Option(help="Environment variable with the password (default: no password)."),
     ] = None,
     modality: Annotated[
-        str, typer.Option(help="What is segmented, with commas between.")
+        str, typer.Option(help="Comma-separated modalities to segment.")
     ] = "CR,DX,CT",
     since: Annotated[
-        str | None, typer.Option(help="Only reports of studies since that date, YYYYMMDD.")
+        str | None,
+        typer.Option(help="Earliest study date of a report, YYYYMMDD (default: any)."),
     ] = None,
     capture: Annotated[
-        bool, typer.Option("--capture", help="Also store a secondary capture.")
+        bool, typer.Option("--capture", help="Store a secondary capture too.")
     ] = False,
     fractional: Fractional = False,
-    laterality: Meant = None,
-    assume: Assumed = None,
+    laterality: Convention = None,
+    assume: AssumedConvention = None,
+    device: Device = "auto",
 ) -> None:
-    """Segment what a PACS receives, by a worklist or by its reports, and store SEG and SR back. Research use only.
+    """Segment what a PACS receives and store SEG and SR back. Research use only.
 
-    Example: textmask dicom watch runs/biclip --dicomweb https://pacs/dicom-web --worklist worklist.csv
+    What to segment comes from a worklist, or from the reports in the PACS.
+
+    Example: textmask dicom watch default --dicomweb https://pacs/dicom-web
     """
     from textmask.pacs.state import open_state
     from textmask.pacs.watch import Watcher, WatchSettings
@@ -125,18 +166,18 @@ def watch(
 
     settings = WatchSettings(tuple(split_names(modality)), since, capture, fractional, interval)
     pacs = _pacs(dicomweb, token_env, user_env, password_env)
-    asks: Callable[[], Iterable[WorklistItem]]
+    read_items: Callable[[], Iterable[WorklistItem]]
     if worklist is None:
         reports = ReportReader(pacs)
-        asks = lambda: reports.items(since)  # noqa: E731
+        read_items = lambda: reports.items(since)  # noqa: E731
     else:
-        asks = WorklistRows(worklist, lambda message: complain(message, "yellow"))
-    answerer = _answerer(run, laterality, assume)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # a job that was begun is done again at the next start
+        read_items = WorklistRows(worklist, lambda message: complain(message, "yellow"))
+    segmenter = _segmenter(run, laterality, assume, None, device)
+
+    # SIGTERM ends like Ctrl-C; a task that was started is repeated at the next start
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open_state(state) as opened:
-        done = Watcher(pacs, answerer, opened, asks, settings, _tell).run(once)
+        done = Watcher(pacs, segmenter, opened, read_items, settings, _show_event).run(once)
         total = opened.counts()
     say(
         f"this round: {done['stored']} stored, {done['known']} done before, {done['failed']} failed, "
@@ -147,7 +188,7 @@ def watch(
         raise typer.Exit(1)
 
 
-def _tell(event: WatchEvent) -> None:
+def _show_event(event: WatchEvent) -> None:
     say(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {event}")
 
 
@@ -155,56 +196,66 @@ def _pacs(url: str, token_env: str | None, user_env: str | None, password_env: s
     from textmask.pacs.client import Pacs
 
     if (user_env is None) != (password_env is None):
-        raise ConfigError("--user-env and --password-env belong together; give both or none.")
-    token, user, password = (
-        None if name is None else _variable(name) for name in (token_env, user_env, password_env)
-    )
+        raise ConfigError("--user-env and --password-env belong together. Give both or none.")
+    token = None if token_env is None else _credential(token_env)
+    user = None if user_env is None else _credential(user_env)
+    password = None if password_env is None else _credential(password_env)
     return Pacs(url, token=token, user=user, password=password)
 
 
-def _variable(name: str) -> str:
-    """Credentials come from the environment only: arguments are seen by everybody on the machine."""
+def _credential(name: str) -> str:
+    """A credential from the environment; other users can see the command line."""
     value = os.environ.get(name, "")
     if not value or not value.isprintable():
         raise ConfigError(
-            f"the variable {name} is not set, or holds what no credential can; set it before the command."
+            f"the environment variable {name} is not set, or contains non-printable characters. Set it first."
         )
     return value
 
 
 def _files(source: Path) -> list[Path]:
+    """The DICOM files of an image or of a folder.
+
+    Raises:
+        DataError: there is none.
+    """
     if not source.is_dir():
         if not source.is_file():
             raise DataError(
-                f"{source} does not exist. Give a DICOM image, or a folder with the slices of a series."
+                f"{source} does not exist. Expected a DICOM image, or a folder with the slices of a series."
             )
         return [source]
     found = sorted(
         path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")
     )
     if not found:
-        raise DataError(f"{source} holds no file. Give a folder with the slices of one series.")
+        raise DataError(
+            f"{source} contains no files. Expected a folder with the slices of one series."
+        )
     return found
 
 
-def _answerer(
-    run: Path, laterality: str | None, assume: str | None, view: str | None = None
+def _segmenter(
+    run: Path, laterality: str | None, assume: str | None, view: str | None, device: str
 ) -> PredictorSegmenter:
+    """The model of a run, ready to segment DICOM files."""
     from textmask import __version__
-    from textmask.inference.predictor import Predictor
     from textmask.io.orientation import VIEWS
+
+    # everything that can be wrong is found before torch is loaded
+    if laterality is not None:
+        choose("laterality", laterality, CONVENTIONS)
+    if assume is not None:
+        choose("assumed laterality", assume, CONVENTIONS)
+    if view is not None:
+        choose("view", view, list(VIEWS))
+    path = find_run(run).path
+
+    from textmask.inference.predictor import Predictor
     from textmask.io.read import read_bytes
     from textmask.pacs.answers import PredictorSegmenter
     from textmask.runs.environment import prepare_cpu
 
-    sides = ["image", "patient"]
-    for name, value, valid in (
-        ("laterality", laterality, sides),
-        ("assume", assume, sides),
-        ("view", view, list(VIEWS)),
-    ):
-        if value is not None:
-            choose(name, value, valid)
     prepare_cpu()
-    predictor: Any = Predictor(run)
+    predictor = Predictor(path, device=device)
     return PredictorSegmenter(predictor, read_bytes, __version__, laterality, assume, view)

@@ -10,109 +10,161 @@ import typer
 from textmask.cli.options import (
     CacheDir,
     DataPath,
+    Device,
     HoldOut,
+    Laterality,
     Layout,
     MergeValid,
     RunPath,
+    Split,
     SplitColumn,
     TextColumn,
-    Whose,
+    ZoneMap,
+    check_zone_map,
+    data_options,
+    find_run,
     print_table,
     progress_bars,
-    read_data,
+    read_run_data,
     say,
 )
+from textmask.errors import ConfigError
 
 
 def evaluate_command(
     run: RunPath,
     data: DataPath,
-    split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    beside: Annotated[
-        list[Path] | None, typer.Option(help="Further runs to set beside; repeatable.")
+    split: Split = "test",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Output folder (default: RUN/evaluation/SPLIT, and a report in RUN)."),
     ] = None,
-    layout: Layout = "auto",
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Run to compare with; repeatable (default: baselines in the folder of RUN).",
+        ),
+    ] = None,
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
-    surface: Annotated[bool, typer.Option(help="Also HD95 and ASSD.")] = True,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    surface: Annotated[bool, typer.Option(help="Compute HD95 and ASSD too.")] = True,
     native: Annotated[
-        bool, typer.Option("--native", help="Score at each mask's own size.")
+        bool, typer.Option("--native", help="Score at the size of each mask file.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of shuffling and bootstrap.")] = 0,
-    zones: Annotated[
-        str | None, typer.Option(help="Zone map; else chosen by each sentence's grammar.")
-    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of shuffling and bootstrap.")] = 0,
+    zones: ZoneMap = None,
+    device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Score a run beside its baselines, with intervals, and write a report.
+    """Score a run next to its baselines, with intervals, and write a report.
+
+    The data options are those of the run, unless you give others.
 
     Example: textmask evaluate runs/biclip data/table.csv --split test
     """
+    record = find_run(run)
+    neighbors = tuple(find_run(path).path for path in beside or ())
+    check_zone_map(zones)
+    folder = _evaluation_folder(record.path, out, split)
+    options = data_options(
+        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+    )
+    manifest = read_run_data(record, data, options)
+    manifest.rows_of(split)
+
     from textmask.evaluation.agreement import agreement_cells, agreement_lines
     from textmask.evaluation.evaluate import evaluate as run_evaluation
     from textmask.evaluation.protocol import provenance_lines
     from textmask.evaluation.tables import difference_lines, protocol_line, table_cells
-    from textmask.reports.page import write_report as write_report
+    from textmask.reports.page import write_report
     from textmask.runs.environment import prepare_cpu
 
     prepare_cpu()
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with progress_bars() as step:
         summary = run_evaluation(
-            run,
+            record.path,
             manifest,
             split,
-            beside=tuple(beside or ()),
+            beside=neighbors,
+            out=out,
             surface=surface,
             native=native,
             seed=seed,
             zones=zones,
             cache_dir=cache_dir,
+            device=device,
             progress=step,
         )
+
     print_table(*table_cells(summary))
     say(protocol_line(summary["protocol"]))
-    for line in [f"{run.name} {line}" for line in difference_lines(summary)] + provenance_lines(
-        summary
-    ):
+    for line in difference_lines(summary):
+        say(f"  {record.path.name} {line}")
+    for line in provenance_lines(summary):
         say(f"  {line}")
     print_table(*agreement_cells(summary))
     for line in agreement_lines(summary):
         say(f"  {line}")
-    say(f"report: {write_report(run)}")
+
+    # the report of a run shows what is in its folder
+    if out is None:
+        say(f"report: {write_report(record.path)}")
+    else:
+        say(f"{folder}: table.md, per_image.csv, summary.json, cases")
+
+
+def _evaluation_folder(run: Path, out: Path | None, split: str) -> Path:
+    """Where the evaluation is written; refuses the installed package."""
+    from textmask.runs.layout import EVALUATION, output_folder
+
+    return output_folder(run, out, EVALUATION, split)
 
 
 def report_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders made by `textmask train`.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; else in the run, or beside the first of many."),
+        typer.Option(
+            help="HTML file to write (default: report.html in the run, or next to the first of several)."
+        ),
     ] = None,
 ) -> None:
-    """Write one self-contained HTML report of one run, or of many compared on the same images.
+    """Write one HTML report of one run, or of several compared on the same images.
 
     Example: textmask report runs/biclip runs/unet --out comparison.html
     """
-    from textmask.reports.page import write_report as write_report
+    from textmask.runs.layout import is_bundled
 
-    say(str(write_report(runs, out)))
+    paths = [find_run(run).path for run in runs]
+    if out is None and is_bundled(paths[0]):
+        raise ConfigError(
+            "the report of the bundled model cannot be written into the installed package. "
+            "Give a file with --out."
+        )
+
+    from textmask.reports.page import write_report
+
+    say(str(write_report(paths, out)))
 
 
 def table_command(
     summaries: Annotated[
         list[Path],
         typer.Argument(
-            help="summary.json of `textmask evaluate`, or of `study prompts` and its like."
+            metavar="SUMMARY...",
+            help="Files summary.json of `textmask evaluate`, or of `textmask study prompts`, text-noise or corruption.",
         ),
     ],
     brief: Annotated[
-        bool, typer.Option("--brief", help="Without differences and provenance.")
+        bool, typer.Option("--brief", help="Leave out differences and provenance.")
     ] = False,
 ) -> None:
-    """Print one markdown table a protocol from evaluation summaries, or one a study with a column a run.
+    """Print summaries as Markdown: one table per protocol, or per robustness study.
 
     Example: textmask table results/qata-*.json
     """
@@ -129,13 +181,16 @@ def table_command(
 
 def verify_table_command(
     pairs: Annotated[
-        list[str], typer.Argument(help="DICE IOU DICE IOU ..., or tables (.md, .csv, .xlsx).")
+        list[str],
+        typer.Argument(
+            metavar="PAIRS...", help="DICE IOU DICE IOU ..., or tables (.md, .csv, .xlsx)."
+        ),
     ],
 ) -> None:
-    """Tell whether published (Dice, IoU) pairs can be pooled, per image, or neither.
+    """Check whether published (Dice, IoU) pairs can be pooled, per image, or neither.
 
-    One confusion matrix gives Dice = 2 IoU / (1 + IoU); means over images lie below; nothing lies above. The digits as
-    typed say how far rounding reaches.
+    One confusion matrix gives Dice = 2 IoU / (1 + IoU). Means over images are below that, and nothing is above. The
+    number of digits says how much rounding can change.
 
     Example: textmask verify-table 91.65 84.60 83.66 75.11
     """

@@ -1,78 +1,113 @@
-"""The commands that bring a run out of the library and weights into it."""
+"""The commands that take a run out of the library and weights into it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from textmask.cli.options import (
     CacheDir,
+    Device,
     HoldOut,
+    Laterality,
     Layout,
     MergeValid,
     RunPath,
     SplitColumn,
     TextColumn,
-    Whose,
+    data_options,
+    find_run,
     progress_bars,
-    read_data,
+    read_run_data,
     say,
 )
-from textmask.errors import choose
+from textmask.errors import ConfigError, choose
 
+if TYPE_CHECKING:
+    from textmask.data.manifest import Manifest
 
-def add_commands(app: typer.Typer) -> None:
-    """Register `export` and `import-weights`."""
-    app.command("export")(export_command)
-    app.command("import-weights")(import_command)
+TARGETS = ("onnx", "monai", "hf")
 
 
 def export_command(
     run: RunPath,
-    out: Annotated[Path, typer.Argument(help="Folder to make; RUN/onnx is where --backend looks.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="OUT", hidden=True)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write (default: RUN/TARGET, where `predict` looks for onnx)."),
+    ] = None,
     target: Annotated[
-        str, typer.Option(help="onnx, monai (a bundle) or hf (config, safetensors, card).")
+        str, typer.Option(help="Format: onnx, monai (a bundle) or hf (config, safetensors, card).")
     ] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 (OpenVINO) or int8.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Precision: fp32, bf16 (OpenVINO only) or int8.")
+    ] = "fp32",
     data: Annotated[
-        Path | None, typer.Option(help="The run's data: masks are compared on its validation rows.")
+        Path | None,
+        typer.Option(help="Data of the run; masks are compared on its validation images."),
     ] = None,
     bound: Annotated[
-        float | None, typer.Option(help="Refuse above it: flipped pixels (fp32), loss of Dice.")
+        float | None,
+        typer.Option(
+            help="Maximum tolerated deviation from eager fp32: fraction of flipped pixels (fp32) or Dice loss "
+            "(default: per precision)."
+        ),
     ] = None,
-    gate: Annotated[bool, typer.Option("--gate/--no-gate", help="Compare with eager fp32.")] = True,
-    split: Annotated[str, typer.Option(help="Rows to compare on.")] = "valid",
+    gate: Annotated[
+        bool, typer.Option("--gate/--no-gate", help="Compare the masks with eager fp32.")
+    ] = True,
+    split: Annotated[str, typer.Option(help="Split to compare on.")] = "valid",
     note: Annotated[
-        list[str] | None, typer.Option(help="Sentence for the card of hf; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="Sentence for the card of hf; repeatable (default: none)."
+        ),
     ] = None,
     keep: Annotated[
-        list[str] | None, typer.Option(help="Start of graph nodes to keep in fp32; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="Name prefix of graph nodes to keep in fp32; repeatable (default: none).",
+        ),
     ] = None,
-    layout: Layout = "auto",
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Write a run as ONNX graphs, a MONAI bundle or a hub folder; refused where its masks differ too much.
+    """Export a run as ONNX graphs, a MONAI bundle or a hub folder, if its masks still agree.
 
-    Example: textmask export runs/biclip runs/biclip/onnx --target onnx --data data/table.csv
+    The data options are those of the run, unless you give others.
+
+    Example: textmask export runs/biclip --target onnx --data data/table.csv
     """
+    from textmask.runs.layout import output_folder
+
+    choose("target", target, TARGETS)
+    if folder is not None and out is not None:
+        raise ConfigError(f"got two output folders, {folder} and --out {out}. Give only --out.")
+    record = find_run(run)
+    written = output_folder(record.path, out or folder, target)
+    manifest: Manifest | None = None
+    if data is not None:
+        options = data_options(
+            record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+        )
+        manifest = read_run_data(record, data, options)
+        manifest.rows_of(split)
+
     from textmask.export.export import export, gate_report
 
-    manifest = None
-    if data is not None:
-        manifest = read_data(
-            data, layout, text_column, split_column, laterality, hold_out, merge_valid
-        )
     with progress_bars() as step:
         result = export(
-            run,
-            out,
+            record.path,
+            written,
             target,
             data=manifest,
             precision=precision,
@@ -82,37 +117,49 @@ def export_command(
             kept=keep or (),
             notes=note or (),
             cache_dir=cache_dir,
+            device=device,
             progress=step,
         )
+
     for line in gate_report(result):
         say(line)
-    if target != "hf":
-        say(
-            f"bound {result.bound:g}; may be run by {', '.join(result.runtimes)}"
-            if result.gate
-            else "not compared with eager fp32 (--no-gate); the card says so"
-        )
-    say(f"{out}: {target}")
+    if target != "hf" and result.gate:
+        say(f"bound {result.bound:g}; runs with {', '.join(result.runtimes)}")
+    elif target != "hf":
+        say("not compared with eager fp32 (--no-gate), and the card says so")
+    say(f"{written}: {target}")
 
 
 def import_command(
     source: Annotated[
-        Path, typer.Argument(help="A state dict (.pt), or a MONAI bundle of ours (folder or .zip).")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="State dict (.pt), or a MONAI bundle exported by textmask (folder or .zip).",
+        ),
     ],
-    run: Annotated[Path, typer.Argument(help="Run folder to make.")],
+    run: Annotated[Path | None, typer.Argument(metavar="OUT", hidden=True)] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to write (required).")] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="recipe.json of the weights; a bundle brings its own.")
+        Path | None,
+        typer.Option(help="File recipe.json of the weights (default: that of the bundle)."),
     ] = None,
     laterality: Annotated[
-        str, typer.Option(help="Whose left its sentences mean: image, patient, unknown.")
+        str,
+        typer.Option(help="Laterality convention of its prompts: image, patient or unknown."),
     ] = "unknown",
 ) -> None:
-    """Turn pickled weights into a run folder; the pickle is opened in a process of its own and may hold tensors only.
+    """Convert pickled weights to a run folder. A separate process reads the pickle, tensors only.
 
-    Example: textmask import-weights model.pt runs/imported --recipe recipe.json
+    Example: textmask import-weights model.pt --recipe recipe.json --out runs/a
     """
-    from textmask.export.import_weights import import_weights
-    from textmask.statement import Laterality
+    from textmask.statement import Laterality as Convention
 
-    choose("laterality", laterality, [str(side) for side in Laterality])
-    say(str(import_weights(source, run, recipe=recipe, laterality=laterality)))
+    folder = out or run
+    if folder is None or (out is not None and run is not None):
+        raise ConfigError("import-weights needs one output folder. Give it with --out.")
+    choose("laterality", laterality, [str(side) for side in Convention])
+
+    from textmask.export.import_weights import import_weights
+
+    say(str(import_weights(source, folder, recipe=recipe, laterality=laterality)))

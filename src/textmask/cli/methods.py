@@ -6,10 +6,15 @@ from typing import Annotated
 
 import typer
 
-from textmask.cli.options import print_table, read_recipe, say
+from textmask.cli.options import FullHelpGroup, MethodName, print_table, say
 from textmask.errors import TextMaskError
 
-methods_app = typer.Typer(help="What can be trained.", no_args_is_help=True, rich_markup_mode=None)
+methods_app = typer.Typer(
+    cls=FullHelpGroup,
+    help="List the methods and show their recipes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @methods_app.command("list")
@@ -20,36 +25,38 @@ def list_command() -> None:
     """
     from textmask.methods.registry import get_method, list_methods
 
-    cards = {name: get_method(name).card for name in list_methods()}
-    print_table(
-        ["method", "what", "image", "text"],
-        [
-            [n, c.title, "yes" if c.uses_image else "no", "yes" if c.uses_text else "no"]
-            for n, c in cards.items()
-        ],
-    )
+    lines = []
+    for name in list_methods():
+        card = get_method(name).card
+        image, text = ("yes" if used else "no" for used in (card.uses_image, card.uses_text))
+        lines.append([name, card.title, image, text])
+    print_table(["method", "title", "image", "text"], lines)
 
 
 @methods_app.command("show")
 def show_command(
-    name: Annotated[str, typer.Argument(help="See `textmask methods list`.")],
-    preset: Annotated[str, typer.Option(help="paper, lite or smoke.")] = "paper",
+    name: MethodName,
+    preset: Annotated[str, typer.Option(help="Recipe preset: paper, lite or smoke.")] = "paper",
 ) -> None:
-    """Show a method's card, symbols, parameters and recipe.
+    """Show a method's card, symbols, ablation tables, parameters and recipe.
 
     Example: textmask methods show biclip --preset lite
     """
-    from textmask.methods.registry import count_parameters, get_method
+    from textmask.methods.registry import count_parameters, get_method, preset_recipe
 
-    card = get_method(name).card
-    recipe = read_recipe(name, preset, None)
+    spec, recipe = get_method(name), preset_recipe(name, preset)
+    card = spec.card
     say(f"{name}: {card.title}\npaper: {card.paper or 'none, a baseline'}")
     for data_set, figures in card.published.items():
         say(f"published on {data_set}: {figures}")
     if card.symbols:
         print_table(["paper", "here", "shape"], [[s, *pair] for s, pair in card.symbols.items()])
+    for table, arms in spec.ablation_tables.items():
+        say(f"ablation table {table}: {', '.join(arm.name for arm in arms)}")
+
+    # counting builds the network, whose text encoder may not be installed
     try:
-        count = f"{count_parameters(recipe) / 1e6:.2f} M, frozen text tower not counted"
+        count = f"{count_parameters(recipe) / 1e6:.2f} M, without the frozen text encoder"
     except TextMaskError as error:
         count = f"not counted: {error}"
     say(f"trained parameters ({preset}): {count}\nlimits: {card.limits}")

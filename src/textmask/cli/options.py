@@ -1,8 +1,10 @@
-"""What the commands share: options, and how they print and read data."""
+"""What the commands share: options, and how they find runs, read data and print."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,96 +13,253 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
-from textmask.errors import ConfigError, choose
+from textmask.errors import CheckpointError, ConfigError, DataError, choose
 from textmask.progress import Progress
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
-
-if TYPE_CHECKING:
     from textmask.data.manifest import Manifest
+    from textmask.data.options import DataOptions
+    from textmask.runs.record import RunRecord
 
 out_console, err_console = Console(), Console(stderr=True)
 
-DataPath = Annotated[
-    Path, typer.Argument(help="Native table, folder or file in a published layout, or any csv.")
-]
+DEFAULT_PRESET = "lite"
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 
 
-def known_run(path: Path) -> Path:
-    """The folder itself; `default`, where there is no such folder, is the model that comes with the package."""
-    from textmask.runs.layout import run_path
+class FullHelpGroup(TyperGroup):
+    """A group whose help shows the whole first line of each command."""
 
-    return run_path(path)
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands in their order."""
+        self.write_section(formatter, "Commands", self.list_commands(ctx))
+
+    def write_section(self, formatter: Any, title: str, names: Iterable[str]) -> None:
+        """Write some of the commands under a heading."""
+        rows = [(name, self.commands[name].get_short_help_str(limit=200)) for name in names]
+        with formatter.section(title):
+            formatter.write_dl(rows)
+
+
+def check_device(name: str) -> str:
+    """Refuse a device name that no machine has, before torch is loaded.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if not DEVICE.fullmatch(name):
+        raise ConfigError(f"unknown device {name!r}, expected auto, cpu, cuda, cuda:N or mps.")
+    return name
 
 
 RunPath = Annotated[
-    Path,
-    typer.Argument(
-        help="Run folder made by `textmask train`, or default: the model inside.",
-        callback=known_run,
+    Path, typer.Argument(metavar="RUN", help="Run folder, or `default` for the bundled model.")
+]
+DataPath = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Manifest, or data in a published layout.")
+]
+OptionalData = Annotated[
+    Path | None,
+    typer.Argument(metavar="DATA", help="Manifest, or data in a published layout."),
+]
+MethodName = Annotated[
+    str, typer.Argument(metavar="METHOD", help="Method name, see `textmask methods list`.")
+]
+Split = Annotated[str, typer.Option(help="Split to score.")]
+Device = Annotated[
+    str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.", callback=check_device)
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Recipe preset: lite (for a CPU), paper (as published, for a GPU) or smoke (seconds) (default: lite)."
     ),
 ]
-Layout = Annotated[str, typer.Option(help="Name the layout when it is not recognised.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Recipe setting, e.g. seed=1; repeatable (default: none).",
+    ),
+]
+LabelledFraction = Annotated[
+    float | None,
+    typer.Option(help="Fraction of train images that keep their masks (default: the recipe's)."),
+]
+LabelledList = Annotated[
+    Path | None,
+    typer.Option(help="Text file with the train images that keep their masks (default: all)."),
+]
+ZoneMap = Annotated[
+    str | None,
+    typer.Option(help="Zone map of the masks (default: that of each prompt's grammar)."),
+]
+
+# the data options; None means not given, so that a run's own options apply
+Layout = Annotated[str | None, typer.Option(help="Data layout (default: detected).")]
 TextColumn = Annotated[
-    str | None, typer.Option(help="Which sentence column, where a table has several.")
+    str | None,
+    typer.Option(help="Column of the prompts; '' for none (default: the only one)."),
 ]
 SplitColumn = Annotated[
-    str | None, typer.Option(help="Which split column, where a table has several.")
+    str | None,
+    typer.Option(help="Column of the splits; '' for none (default: the only one)."),
+]
+Laterality = Annotated[
+    str | None,
+    typer.Option(
+        help="Laterality convention of the prompts: image, patient or unknown (default: the data's)."
+    ),
 ]
 HoldOut = Annotated[
-    float, typer.Option(help="Hold this share of train out as `valid`, where there is none.")
+    float | None,
+    typer.Option(help="Fraction of train to hold out as valid, if there is none (default: 0)."),
 ]
 MergeValid = Annotated[
-    bool, typer.Option("--merge-valid", help="Train on `valid` too; see --hold-out.")
+    bool | None,
+    typer.Option("--merge-valid/--no-merge-valid", help="Train on valid too (default: no)."),
 ]
-Whose = Annotated[
-    str | None, typer.Option(help="Whose left the sentences mean: image, patient or unknown.")
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder for decoded images (default: the user cache)."),
 ]
-CacheDir = Annotated[Path | None, typer.Option(help="Where decoded pictures are kept.")]
 
 
 def say(text: str) -> None:
-    """Print a line as it is: no markup in it, and no break within a path."""
+    """Print a line unchanged: without markup, and without a line break inside a path."""
     out_console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def complain(text: str, style: str) -> None:
-    """Likewise to stderr."""
+    """Print a line unchanged to stderr."""
     err_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def split_names(text: str) -> list[str]:
-    """The names of an option that takes several with commas between them."""
+    """The names in a comma-separated option."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def read_data(
-    path: Path,
-    layout: str,
-    text_column: str | None,
-    split_column: str | None,
-    laterality: str | None,
-    hold_out: float,
-    merge_valid: bool = False,
-) -> Manifest:
-    """The table of a data set as the options above describe it."""
-    from textmask.data.layouts.read import read_layout
-    from textmask.data.splits import hold_out as hold_some_out
-    from textmask.data.splits import merge_split
-    from textmask.statement import Laterality
+def find_run(run: Path) -> RunRecord:
+    """What a run says about itself; its weights are not read and torch is not loaded.
 
-    side = (
-        None
-        if laterality is None
-        else Laterality(choose("laterality", laterality, [str(s) for s in Laterality]))
-    )
+    Raises:
+        CheckpointError: there is no run folder of that name, or it is damaged.
+    """
+    from textmask.runs.layout import is_run, run_path
+    from textmask.runs.record import read_record
+
+    path = run_path(run)
+    if not is_run(path):
+        found = "contains no recipe.json" if path.is_dir() else "does not exist"
+        raise CheckpointError(
+            f"{run} {found}. Expected a run folder made by `textmask train`, or `default`."
+        )
+    return read_record(path)
+
+
+def data_options(
+    remembered: DataOptions,
+    layout: str | None = None,
+    text_column: str | None = None,
+    split_column: str | None = None,
+    laterality: str | None = None,
+    hold_out: float | None = None,
+    merge_valid: bool | None = None,
+) -> DataOptions:
+    """The data options of one command.
+
+    Args:
+        remembered: those of the run, or the defaults; used for each option that is None.
+        layout: name of the layout, or `auto`.
+        text_column: column of the prompts; "" for none.
+        split_column: column of the splits; "" for none.
+        laterality: `image`, `patient` or `unknown`.
+        hold_out: fraction of `train` to hold out as `valid`, in [0, 1).
+        merge_valid: whether `valid` is trained on.
+
+    Raises:
+        ConfigError: the laterality is unknown.
+    """
+    from dataclasses import replace
+
+    from textmask.statement import Laterality as Convention
+
+    if laterality is not None:
+        choose("laterality", laterality, [str(convention) for convention in Convention])
+    given: dict[str, Any] = {
+        "layout": layout,
+        "text_column": text_column,
+        "split_column": split_column,
+        "laterality": laterality,
+        "hold_out": hold_out,
+        "merge_valid": merge_valid,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(remembered, **changes)
+
+
+def option_words(options: DataOptions) -> str:
+    """The options that differ from the defaults, as they are typed."""
+    words: list[str] = []
+    if options.layout != "auto":
+        words += ["--layout", options.layout]
+    if options.text_column:
+        words += ["--text-column", options.text_column]
+    if options.split_column:
+        words += ["--split-column", options.split_column]
+    if options.laterality:
+        words += ["--laterality", options.laterality]
+    if options.hold_out:
+        words += ["--hold-out", f"{options.hold_out:g}"]
+    if options.merge_valid:
+        words.append("--merge-valid")
+    return shlex.join(words)
+
+
+def read_data(path: Path, options: DataOptions) -> Manifest:
+    """The manifest of a data set, read with these options."""
+    from textmask.data.layouts.read import read_layout
+    from textmask.data.splits import hold_out, merge_split
+    from textmask.statement import Laterality as Convention
+
     manifest = read_layout(
-        path, layout, text_column=text_column, split_column=split_column, laterality=side
+        path,
+        options.layout,
+        text_column=options.text_column or None,
+        split_column=options.split_column or None,
+        laterality=Convention(options.laterality) if options.laterality else None,
     )
-    manifest = merge_split(manifest) if merge_valid else manifest
-    return hold_some_out(manifest, hold_out) if hold_out else manifest
+    if options.merge_valid:
+        manifest = merge_split(manifest)
+    if options.hold_out:
+        manifest = hold_out(manifest, options.hold_out)
+    return manifest
+
+
+def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manifest:
+    """The manifest of a data set for a run; says which options come from the run.
+
+    Raises:
+        DataError: the data cannot be read with these options.
+        ConfigError: an option does not fit the data.
+    """
+    kept = option_words(record.options)
+    if not kept:
+        return read_data(path, options)
+
+    say(f"data options of {record.path}: {kept}")
+    try:
+        return read_data(path, options)
+    except (DataError, ConfigError) as error:
+        raise type(error)(
+            f"{error} {record.path} was trained with {kept}, which applies unless you give other values "
+            "(--layout auto, --text-column '', --hold-out 0, --no-merge-valid)."
+        ) from error
 
 
 def print_table(head: list[str], lines: list[list[str]]) -> None:
@@ -127,17 +286,56 @@ def progress_bars() -> Iterator[Progress]:
         yield step
 
 
-def read_recipe(method: str | None, preset: str, path: Path | None) -> Recipe:
-    """The recipe in a file, or that of a method's preset.
+def chosen_preset(preset: str | None) -> str:
+    """The preset of a training; prints which one it is and why.
 
     Raises:
-        ConfigError: the file cannot be read, or the method or preset is unknown.
+        ConfigError: there is no such preset.
     """
-    from textmask.methods.registry import load_recipe, preset_recipe
+    from textmask.methods.registry import PRESETS
 
-    if path is not None:
-        try:
-            return load_recipe(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the recipe {path}: {error}.") from error
-    return preset_recipe(method or "", preset)
+    if preset is not None:
+        choose("preset", preset, PRESETS)
+        say(f"preset: {preset}")
+        return preset
+    say(
+        f"preset: {DEFAULT_PRESET}, the default on every machine because it also trains on a CPU. "
+        "Use --preset paper for the published settings."
+    )
+    return DEFAULT_PRESET
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not a recipe.
+    """
+    from textmask.methods.registry import load_recipe
+
+    try:
+        return load_recipe(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error}.") from error
+
+
+def require_file(path: Path | None, what: str) -> None:
+    """Refuse a file that does not exist.
+
+    Raises:
+        DataError: naming the file and what it should be.
+    """
+    if path is not None and not path.is_file():
+        raise DataError(f"{path} does not exist. Expected {what}.")
+
+
+def check_zone_map(name: str | None) -> None:
+    """Refuse an unknown zone map.
+
+    Raises:
+        ConfigError: listing the zone maps.
+    """
+    from textmask.text.zones import ZONE_MAPS
+
+    if name is not None:
+        choose("zone map", name, list(ZONE_MAPS))

@@ -11,19 +11,22 @@ import typer
 from textmask.cli.options import (
     CacheDir,
     DataPath,
+    Device,
     HoldOut,
+    Laterality,
     Layout,
     MergeValid,
     RunPath,
     SplitColumn,
     TextColumn,
-    Whose,
     complain,
-    known_run,
+    data_options,
+    find_run,
     progress_bars,
-    read_data,
+    read_run_data,
     say,
 )
+from textmask.cluster import Launcher
 from textmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,100 +37,107 @@ def predict_command(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="[RUN] SOURCE [SENTENCE]",
-            help="Run folder (else the model that comes with the package); a picture, a folder, or a csv/json file of "
-            "image,text; what to segment, which a jobs file brings along.",
+            metavar="[RUN] SOURCE [PROMPT]",
+            help="Run folder (default: the bundled model); an image, a folder, or a csv or json file with the columns "
+            "image and text; the prompt, unless the file contains prompts.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and results.")] = Path(
-        "predictions"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Output folder for masks, overlays and results.")
+    ] = Path("predictions"),
     laterality: Annotated[
         str | None,
         typer.Option(
-            help="Whose left the sentence means: image (of the picture as stored) or patient; else by format."
+            help="Laterality convention of the prompt: image (left side of the stored image) or patient "
+            "(default: depends on the file format)."
         ),
     ] = None,
     view: Annotated[
         str | None,
         typer.Option(
-            help="What the pictures show: pa, ap, mirrored, lateral or axial; else by the file."
+            help="View of the images: pa, ap, mirrored, lateral or axial (default: that of the file)."
         ),
     ] = None,
     assume: Annotated[
         str | None,
-        typer.Option(help="image or patient, where a convention is unknown; this is recorded."),
+        typer.Option(
+            help="Convention to assume if one is unknown: image or patient; recorded (default: none)."
+        ),
     ] = None,
     report: Annotated[
         bool,
-        typer.Option(
-            "--report", help="The sentence is a report: one mask for each finding it names."
-        ),
+        typer.Option("--report", help="Treat the prompt as a report: one mask per finding."),
     ] = False,
     index: Annotated[
-        int | None, typer.Option(help="Slice of a volume, or frame of a DICOM file.")
+        int | None,
+        typer.Option(help="Slice of a volume, or frame of a DICOM file (default: all)."),
     ] = None,
     abstain: Annotated[
-        bool, typer.Option(help="Give an empty mask where the model should not answer.")
+        bool, typer.Option(help="Write an empty mask if the model should not answer.")
     ] = True,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Make existing results again.")
+        bool, typer.Option("--overwrite", help="Replace existing results.")
     ] = False,
     probability: Annotated[
-        bool, typer.Option("--probability", help="Also a 16-bit probability PNG.")
+        bool, typer.Option("--probability", help="Write a 16-bit probability PNG too.")
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Also attention, prior and guide side by side.")
+        bool, typer.Option("--explain", help="Write attention, prior and guide side by side too.")
     ] = False,
+    device: Device = "auto",
     engine: Annotated[
-        str, typer.Option(help="local, or ray: the pictures are shared among a cluster.")
+        str, typer.Option(help="Launcher: local, or ray to share the images among a cluster.")
     ] = "local",
-    threads: Annotated[int | None, typer.Option(help="CPUs of a task of Ray.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads per Ray task (default: 4).")
+    ] = None,
     backend: Annotated[
-        str, typer.Option(help="torch, onnxruntime or openvino; see `textmask export`.")
+        str, typer.Option(help="Runtime: torch, onnxruntime or openvino, see `textmask export`.")
     ] = "torch",
     exported: Annotated[
-        Path | None, typer.Option("--export", help="Where the export lies; else RUN/onnx.")
+        Path | None,
+        typer.Option("--export", help="Folder of the exported model (default: RUN/onnx)."),
     ] = None,
 ) -> None:
-    """Segment own pictures from a sentence.
+    """Segment images from a text prompt.
 
-    Example: textmask predict runs/biclip film.png "lower left lung" --out masks
+    Example: textmask predict runs/biclip image.png "lower left lung" --out masks
     """
-    from textmask.inference.batch import predict_folder as run_prediction
     from textmask.inference.jobs import read_jobs, split_reports
-    from textmask.runs.checkpoint import load_run
-    from textmask.runs.environment import prepare_cpu
-    from textmask.runs.layout import DEFAULT_RUN, is_run
+    from textmask.runs.layout import DEFAULT, is_run, run_path
 
-    where = None
+    launcher = None
     if engine != "local":
-        from textmask.cluster import Launcher
-
-        where = Launcher(engine, threads)
+        launcher = Launcher(engine, threads)
     elif threads is not None:
-        raise ConfigError("--threads is of --engine ray; leave it out.")
-    prepare_cpu()
-    first = Path(what[0])
-    run, rest = (known_run(first), what[1:]) if is_run(known_run(first)) else (DEFAULT_RUN, what)
+        raise ConfigError("--threads requires --engine ray.")
+
+    # the first word is the run if it is the folder of one
+    first = run_path(what[0])
+    named = is_run(first)
+    record = find_run(first if named else Path(DEFAULT))
+    rest = what[1:] if named else what
     if not 1 <= len(rest) <= 2:
+        problem = "Name an image, a folder or a jobs file."
+        if len(rest) > 2:
+            problem = f"{what[0]} is not a run folder."
         raise ConfigError(
-            f"got {' '.join(map(repr, what))}, expected [RUN] SOURCE [SENTENCE]. "
-            + (
-                f"{first} is no run folder."
-                if len(rest) > 2
-                else "Name a picture, a folder or a jobs file."
-            )
+            f"got {' '.join(map(repr, what))}, expected [RUN] SOURCE [PROMPT]. {problem}"
         )
-    source, sentence = Path(rest[0]), rest[1] if len(rest) > 1 else None
-    jobs = read_jobs(source, sentence, laterality=laterality, view=view, index=index)
+
+    prompt = rest[1] if len(rest) > 1 else None
+    jobs = read_jobs(Path(rest[0]), prompt, laterality=laterality, view=view, index=index)
     notes: list[str] = []
     if report:
         jobs, notes = split_reports(jobs)
-    loaded = load_run(run)
+
+    from textmask.inference.batch import predict_folder
+    from textmask.runs.environment import prepare_cpu
+
+    prepare_cpu()
     with progress_bars() as step:
-        results = run_prediction(
-            loaded,
+        results = predict_folder(
+            record.path,
             jobs,
             out,
             overwrite=overwrite,
@@ -135,85 +145,105 @@ def predict_command(
             explain=explain,
             assume=assume,
             abstain=abstain,
-            engine=where,
+            engine=launcher,
             backend=backend,
             export=exported,
+            device=device,
             progress=step,
         )
+
     for note in notes:
         say(note)
-    _tell(results)
-    counts = {
-        status: sum(r.status == status for r in results) for status in ("done", "skipped", "failed")
-    }
-    side = loaded.data.get("laterality", "unknown")
+    _show_messages(results)
+    counts = Counter(result.status for result in results)
+    side = record.data.get("laterality", "unknown")
     say(
-        f"{counts['done']} done, {counts['skipped']} skipped (exist; --overwrite makes them again), "
-        f"{counts['failed']} failed, in {out}. For this model left means the {side} side."
+        f"{counts['done']} done, {counts['skipped']} skipped (they exist; use --overwrite to replace them), "
+        f"{counts['failed']} failed, in {out}. For this model, left means the {side} side."
     )
     if counts["failed"]:
         raise typer.Exit(1)
 
 
-def _tell(results: list[BatchResult]) -> None:
-    """Each message once: why pictures failed, what is odd about a sentence, and what the contract did."""
+def _show_messages(results: list[BatchResult]) -> None:
+    """Print each message once: failures, prompt warnings, and conversions of the laterality."""
     from textmask.inference.screening import CODES
 
     for message in dict.fromkeys(r.message for r in results if r.status == "failed"):
         complain(f"failed: {message}", "red")
-    odd = []
+
+    warned: list[str] = []
     for result in results:
         for code in result.warnings:
             words = f" ({', '.join(result.unknown_words)})" if code == "out_of_vocabulary" else ""
-            odd.append(f"{result.job.text[:80]!r}: {code}: {CODES[code]}{words}")
-    for message in dict.fromkeys(
-        [*odd, *(r.message for r in results if r.status == "skipped" and r.message)]
-    ):
+            warned.append(f"{result.job.text[:80]!r}: {code}: {CODES[code]}{words}")
+    warned += [r.message for r in results if r.status == "skipped" and r.message]
+    for message in dict.fromkeys(warned):
         complain(f"warning: {message}", "yellow")
-    for conversion, n in Counter(r.conversion for r in results if r.conversion).items():
+
+    conversions = Counter(r.conversion for r in results if r.conversion)
+    for conversion, count in conversions.items():
         if not conversion.startswith("none"):
-            say(f"{n} of {len(results)}: {conversion}")
+            say(f"{count} of {len(results)}: {conversion}")
 
 
 def calibrate_command(
     run: RunPath,
     data: DataPath,
     split: Annotated[
-        str, typer.Option(help="Which split; not the one that is reported.")
+        str, typer.Option(help="Split to calibrate on; never the one that is reported.")
     ] = "valid",
-    level: Annotated[float, typer.Option(help="Share of its masks that may be withheld.")] = 0.01,
-    layout: Layout = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for calibration.json (default: RUN).")
+    ] = None,
+    level: Annotated[
+        float, typer.Option(help="Fraction of the model's own masks that may be withheld.")
+    ] = 0.01,
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Learn from the validation split when a run should abstain; `predict` uses it from then on.
+    """Learn on the validation split when a run should abstain; `predict` uses the result.
+
+    The data options are those of the run, unless you give others.
 
     Example: textmask calibrate runs/biclip data/table.csv
     """
-    from textmask.inference.calibration import calibrate_run as run_calibration
+    from textmask.runs.layout import CALIBRATION, output_folder
+
+    record = find_run(run)
+    folder = output_folder(record.path, out)
+    options = data_options(
+        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+    )
+    manifest = read_run_data(record, data, options)
+    manifest.rows_of(split)
+
+    from textmask.inference.calibration import calibrate_run
     from textmask.runs.environment import prepare_cpu
-    from textmask.runs.layout import CALIBRATION
 
     prepare_cpu()
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with progress_bars() as step:
-        found = run_calibration(
-            run,
+        found = calibrate_run(
+            record.path,
             manifest,
             split,
+            out=out,
             level=level,
             cache_dir=cache_dir,
-            progress=lambda done, total: step("pictures", done, total),
+            device=device,
+            progress=lambda done, total: step("images", done, total),
         )
     say(
-        f"{run / CALIBRATION}: {len(found['vocabulary'])} words. A sentence needs {found['share_needed']:.0%} known "
+        f"{folder / CALIBRATION}: {len(found['vocabulary'])} words. A prompt needs {found['share_needed']:.0%} known "
         f"words, a mask a mean probability of {found['confidence_needed']:.3f}."
     )
     say(
-        f"Withheld on {split} (n = {found['n']}): {found['withheld_own_sentence']:.1%} of the answers, "
-        f"{found['withheld_other_sentence']:.1%} with the sentences of other pictures."
+        f"Withheld on {split} (n = {found['n']}): {found['withheld_own_sentence']:.1%} of the masks, "
+        f"{found['withheld_other_sentence']:.1%} with the prompts of other images."
     )

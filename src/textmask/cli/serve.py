@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from textmask.cli.options import RunPath, say
+from textmask.cli.options import Device, RunPath, find_run, say
 from textmask.errors import ConfigError
 
 MEBI = 1024 * 1024
@@ -17,45 +17,74 @@ MEBI = 1024 * 1024
 def serve(
     run: RunPath = Path("default"),
     host: Annotated[
-        str, typer.Option(help="Address to listen on; another than this machine's needs a token.")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+        str,
+        typer.Option(help="Address to listen on. Addresses other than loopback need a token."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port. Use 0 to pick a free one.", min=0, max=65535)
+    ] = 8000,
     token_env: Annotated[
         str | None,
-        typer.Option(help="Environment variable that holds the bearer token clients must send."),
+        typer.Option(
+            help="Environment variable with the bearer token that clients must send (default: no token)."
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Further name that clients may call the service by; repeatable."),
+        typer.Option(
+            metavar="NAME",
+            help="Further host name that clients may use; repeatable (default: none).",
+        ),
     ] = None,
     audit: Annotated[
-        Path | None, typer.Option(help="File for the audit log, one JSON object a line.")
+        Path | None, typer.Option(help="Audit log file, JSON Lines (default: none).")
     ] = None,
     audit_sentences: Annotated[
         bool,
         typer.Option(
-            "--audit-sentences", help="Record sentences as they are, not only their hash."
+            "--audit-sentences", help="Record prompts in plain text instead of as hashes."
         ),
     ] = False,
-    max_bytes: Annotated[int, typer.Option(help="Of one upload.", min=1024)] = 64 * MEBI,
-    max_pixels: Annotated[int, typer.Option(help="Of one picture.", min=1)] = 25_000_000,
-    queue: Annotated[int, typer.Option(help="Requests that may wait; more get 429.", min=0)] = 16,
-    workers: Annotated[int, typer.Option(help="Threads that decode and segment.", min=1)] = 1,
+    max_bytes: Annotated[
+        int,
+        typer.Option(
+            help="Maximum size of an upload in bytes (default: 64 MiB).",
+            min=1024,
+            show_default=False,
+        ),
+    ] = 64 * MEBI,
+    max_pixels: Annotated[
+        int, typer.Option(help="Maximum number of pixels per image.", min=1)
+    ] = 25_000_000,
+    queue: Annotated[
+        int,
+        typer.Option(help="Maximum number of waiting requests; further ones get 429.", min=0),
+    ] = 16,
+    workers: Annotated[
+        int, typer.Option(help="Number of threads that decode and segment.", min=1)
+    ] = 1,
     keep_minutes: Annotated[
-        float, typer.Option(help="After which an unused picture is forgotten.", min=0.1)
+        float, typer.Option(help="Minutes before an unused image is evicted.", min=0.1)
     ] = 30.0,
     jobs_root: Annotated[
-        Path | None, typer.Option(help="Folder that jobs read from and write to; else none.")
+        Path | None,
+        typer.Option(help="Folder that jobs read from and write to (default: no jobs)."),
     ] = None,
     behind_proxy: Annotated[
         bool,
         typer.Option("--behind-proxy", help="Take client addresses from a proxy on this machine."),
     ] = False,
+    device: Device = "auto",
 ) -> None:
-    """Serve a run: an HTTP interface and a web page to try sentences on, on this machine unless told otherwise.
+    """Serve a run: an HTTP interface and a web page to try prompts, on this machine only by default.
 
     Example: textmask serve runs/biclip --port 8000
     """
+    path = find_run(run).path
+    if jobs_root is not None and not jobs_root.is_dir():
+        raise ConfigError(f"--jobs-root {jobs_root} is not a directory.")
+    token = _token(token_env)
+
     try:
         from textmask.serve.access import is_loopback
         from textmask.serve.app import create_app
@@ -68,14 +97,11 @@ def serve(
             f"textmask serve needs {error.name}: pip install 'textmask[serve]'."
         ) from error
 
-    token = _token(token_env)
     if token is None and not is_loopback(host):
         raise ConfigError(
-            f"--host {host} can be reached from other machines, so a token is needed: put one into an environment "
-            "variable and name it with --token-env."
+            f"--host {host} can be reached from other machines, so a token is needed. Set an environment variable "
+            "and name it with --token-env."
         )
-    if jobs_root is not None and not jobs_root.is_dir():
-        raise ConfigError(f"--jobs-root {jobs_root} is no folder.")
     limits = Limits(
         max_bytes=max_bytes,
         max_pixels=max_pixels,
@@ -85,21 +111,24 @@ def serve(
     )
     hosts = (host, *(allow_host or ()))
     options = ServiceOptions(limits, hosts, token, audit, audit_sentences, jobs_root)
+
+    # listen first: a taken port is reported before the model is loaded
     with listen(host, port) as listener:
-        app = create_app(Segmenter(run), options)
+        app = create_app(Segmenter(path, device), options)
         shown = f"[{host}]" if ":" in host else host
         say(f"http://{shown}:{listener.getsockname()[1]}/  Research use only. Stop with Ctrl-C.")
         server_of(app, behind_proxy).run(sockets=[listener])
 
 
 def _token(variable: str | None) -> str | None:
-    """The token in an environment variable, never on the command line, where other users see it."""
+    """The token in an environment variable; other users can see the command line."""
     if variable is None:
         return None
     token = os.environ.get(variable, "")
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
-            f"the environment variable {variable} holds no token of at least 16 printable characters. Make one, e.g. "
-            f"with: export {variable}=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
+            f"the environment variable {variable} does not contain a token of at least 16 printable characters. "
+            f"Create one, for example: export {variable}=$(python -c "
+            "'import secrets; print(secrets.token_urlsafe(32))')"
         )
     return token

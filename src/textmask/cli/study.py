@@ -10,23 +10,28 @@ import typer
 from textmask.cli.options import (
     CacheDir,
     DataPath,
+    Device,
+    FullHelpGroup,
     HoldOut,
+    Laterality,
     Layout,
     MergeValid,
     RunPath,
     SplitColumn,
     TextColumn,
-    Whose,
+    data_options,
+    find_run,
     print_table,
     progress_bars,
-    read_data,
+    read_run_data,
     say,
 )
 from textmask.cli.study_grid import ablation_command, labels_command, sensitivity_command
 from textmask.cli.study_robustness import corruption, prompts, text_noise
 
 study_app = typer.Typer(
-    help="Compare trainings (ablation, labels, sensitivity, features) or try one (prompts, text-noise, corruption).",
+    cls=FullHelpGroup,
+    help="Compare trainings (ablation, labels, sensitivity) and test runs (prompts, text-noise, ...).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -40,39 +45,59 @@ study_app.command()(corruption)
 
 @study_app.command("features")
 def features_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, a panel each.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, one panel per run.")
+    ],
     data: DataPath,
-    split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    top: Annotated[int, typer.Option(help="How many of its most frequent sentences.")] = 5,
+    split: Annotated[str, typer.Option(help="Split to draw.")] = "test",
+    top: Annotated[int, typer.Option(help="Number of the most frequent prompts to draw.")] = 5,
     stage: Annotated[
-        str | None, typer.Option(help="Weights of an earlier stage, e.g. pretrain.")
+        str | None,
+        typer.Option(help="Stage whose weights are used, e.g. pretrain (default: the last)."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="PNG to write, with a JSON file beside.")] = Path(
-        "features.png"
-    ),
-    layout: Layout = "auto",
+    out: Annotated[
+        Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
+    ] = Path("features.png"),
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Draw the image vectors of runs, coloured by sentence, and say how well the sentences separate.
+    """Draw the image vectors of runs, colored by prompt, and measure their separation.
 
-    Example: textmask study features runs/table3/d-seed0 runs/table3/f-seed0 data/table.csv --out features.png
+    The data options are those of the first run, unless you give others.
+
+    Example: textmask study features runs/d-seed0 runs/f-seed0 data/table.csv
     """
+    records = [find_run(run) for run in runs]
+    options = data_options(
+        records[0].options, layout, text_column, split_column, laterality, hold_out, merge_valid
+    )
+    manifest = read_run_data(records[0], data, options)
+    manifest.rows_of(split)
+
     from textmask.runs.environment import prepare_cpu
     from textmask.studies.probes.features import draw_features
 
     prepare_cpu()
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
+    paths = [record.path for record in records]
     for found in draw_features(
-        runs, manifest, out, split=split, top=top, stage=stage, cache_dir=cache_dir
+        paths,
+        manifest,
+        out,
+        split=split,
+        top=top,
+        stage=stage,
+        cache_dir=cache_dir,
+        device=device,
     ):
         say(
-            f"{found.run}: silhouette {found.silhouette:.3f} (sentences shuffled {found.floor:.3f}), n = {found.n}, "
-            f"the picture holds {found.explained * 100:.0f} % of the variance"
+            f"{found.run}: silhouette {found.silhouette:.3f} (prompts shuffled {found.floor:.3f}), n = {found.n}, "
+            f"the plot shows {found.explained * 100:.0f} % of the variance"
         )
     say(str(out))
 
@@ -81,33 +106,42 @@ def features_command(
 def ambiguity_command(
     run: RunPath,
     data: DataPath,
-    split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    pictures: Annotated[int, typer.Option(help="How many to draw.")] = 4,
-    count: Annotated[int, typer.Option(help="How many to measure on.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the choice of pictures and the wording.")] = 0,
-    out: Annotated[Path, typer.Option(help="PNG to write, with a JSON file beside.")] = Path(
-        "ambiguity.png"
-    ),
-    layout: Layout = "auto",
+    split: Annotated[str, typer.Option(help="Split to draw and measure.")] = "test",
+    pictures: Annotated[int, typer.Option(help="Number of images to draw.")] = 4,
+    count: Annotated[int, typer.Option(help="Number of images to measure.")] = 64,
+    seed: Annotated[int, typer.Option(help="Random seed of image sampling and wording.")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
+    ] = Path("ambiguity.png"),
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Draw where a run looks for similar sentences: reworded, without place, with a vague one, on the other side.
+    """Draw where a run looks for similar prompts: reworded, without place, vague, other side.
 
-    Example: textmask study ambiguity runs/dusss data/table.csv --out ambiguity.png
+    The data options are those of the run, unless you give others.
+
+    Example: textmask study ambiguity runs/dusss data/table.csv
     """
+    record = find_run(run)
+    options = data_options(
+        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+    )
+    manifest = read_run_data(record, data, options)
+    manifest.rows_of(split)
+
     from textmask.runs.environment import prepare_cpu
     from textmask.studies.probes.ambiguity import lines, measure_ambiguity
 
     prepare_cpu()
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with progress_bars() as step:
         summary = measure_ambiguity(
-            run,
+            record.path,
             manifest,
             out,
             split=split,
@@ -115,24 +149,24 @@ def ambiguity_command(
             count=count,
             seed=seed,
             cache_dir=cache_dir,
-            progress=lambda done, total: step("pictures", done, total),
+            device=device,
+            progress=lambda done, total: step("images", done, total),
         )
-    print_table(
-        ["sentence", "cosine to own", "overlap with own", "inside mask", "inside minus own"],
-        lines(summary),
-    )
+
+    head = ["prompt", "cosine to own", "overlap with own", "inside mask", "inside minus own"]
+    print_table(head, lines(summary))
     say(
-        f"{out}: n = {summary['n']} of {summary['usable']} usable pictures, split {split}, seed {seed}; "
-        f"the masks cover {summary['mask_share'] * 100:.1f} % of the picture, which is what a flat map has inside"
+        f"{out}: n = {summary['n']} of {summary['usable']} usable images, split {split}, seed {seed}; "
+        f"the masks cover {summary['mask_share'] * 100:.1f} % of the image, which a flat map would have inside the mask"
     )
 
 
 @study_app.command()
 def claims(
     results: Annotated[Path, typer.Option(help="Folder of committed summaries.")] = Path("results"),
-    out: Annotated[Path, typer.Option(help="Page to write; a picture goes beside it.")] = Path(
-        "docs/claims.md"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Page to write, next to a figure of the same name.")
+    ] = Path("docs/claims.md"),
 ) -> None:
     """Judge the numbered claims of the five papers by the results of this project.
 
@@ -142,6 +176,5 @@ def claims(
     from textmask.studies.claims.verdicts import VERDICTS, tally
 
     found = tally(write_claims(results, out))
-    say(
-        f"{out}: {found.total()} claims; {', '.join(f'{found[verdict]} {verdict}' for verdict in VERDICTS)}"
-    )
+    counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS)
+    say(f"{out}: {found.total()} claims; {counts}")

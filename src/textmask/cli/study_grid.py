@@ -1,220 +1,349 @@
-"""The commands of `textmask study` that train a grid: ablation, labels, sensitivity."""
+"""The commands of `textmask study` that train several arms: ablation, labels, sensitivity."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from textmask.cli.options import (
+    DEFAULT_PRESET,
     CacheDir,
+    Device,
     HoldOut,
+    LabelledFraction,
+    LabelledList,
+    Laterality,
     Layout,
     MergeValid,
+    MethodName,
+    OptionalData,
+    Preset,
+    Settings,
+    Split,
     SplitColumn,
     TextColumn,
-    Whose,
+    chosen_preset,
+    data_options,
     read_data,
+    require_file,
     say,
     split_names,
 )
+from textmask.cluster import Launcher
+from textmask.data.options import DataOptions
 from textmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from textmask.studies.grid.design import StudyPlan
 
-MethodName = Annotated[str, typer.Argument(help="See `textmask methods list`.")]
-OptionalData = Annotated[Path | None, typer.Argument(help="Native table, or a published layout.")]
-Seeds = Annotated[str, typer.Option(help="Of the trainings, e.g. 0,1,2.")]
-Out = Annotated[Path, typer.Option(help="Folder of the study; the same one to go on.")]
-Preset = Annotated[str, typer.Option(help="paper, lite (CPU) or smoke (seconds).")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="field=value for all arms; repeatable.")
+Seeds = Annotated[str, typer.Option(help="Random seeds of the trainings, e.g. 0,1,2.")]
+StudyOut = Annotated[Path, typer.Option(help="Study folder. Reuse it to resume.")]
+LauncherName = Annotated[
+    str, typer.Option("--engine", help="Launcher of the trainings: local, slurm or ray.")
 ]
-Share = Annotated[float | None, typer.Option(help="Share of train that keeps its masks.")]
-NameList = Annotated[
-    Path | None, typer.Option(help="Text file: the only pictures that keep masks.")
-]
-Split = Annotated[str, typer.Option(help="What is scored.")]
-EngineName = Annotated[str, typer.Option(help="Where the trainings run: local, slurm or ray.")]
 Threads = Annotated[
-    int | None, typer.Option(help="Of each training; default all here, 4 elsewhere.")
+    int | None,
+    typer.Option(help="CPU threads per training run (default: all when local, 4 on a cluster)."),
 ]
 Slurm = Annotated[
     list[str] | None,
-    typer.Option(help="submitit's field=value, e.g. slurm_partition=gpu; repeatable."),
+    typer.Option(
+        metavar="FIELD=VALUE",
+        help="Parameter of submitit, e.g. slurm_partition=gpu; repeatable (default: none).",
+    ),
 ]
 Show = Annotated[bool, typer.Option("--show", help="Only print the arms and their settings.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No line per training.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Hide the line per training.")]
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """What the three commands have in common.
+
+    Attributes:
+        data: path of the data; None only together with `show`.
+        options: how the data are read.
+        out: folder of the study.
+        seeds: as typed, e.g. "0,1,2".
+        preset: as typed; None is the default.
+        settings: overrides for all arms.
+        labelled_fraction: fraction of train that keeps its masks.
+        labelled_list: text file with the train images that keep their masks.
+        split: split that is scored.
+        launcher: where the trainings run.
+        device: of training and prediction.
+        cache_dir: folder of the decoded images.
+        show: only print the arms.
+        quiet: print no line per training.
+    """
+
+    data: Path | None
+    options: DataOptions
+    out: Path
+    seeds: str
+    preset: str | None
+    settings: tuple[str, ...]
+    labelled_fraction: float | None
+    labelled_list: Path | None
+    split: str
+    launcher: Launcher
+    device: str
+    cache_dir: Path | None
+    show: bool
+    quiet: bool
 
 
 def ablation_command(
     method: MethodName,
     data: OptionalData = None,
-    study: Annotated[
+    table: Annotated[
         str,
-        typer.Option("--table", help="Ablation table of the method, see `textmask methods show`."),
+        typer.Option(
+            help="Ablation table of the method, see `textmask methods show` (required).",
+            show_default=False,
+        ),
     ] = "",
-    arms: Annotated[str, typer.Option(help="Some of them, e.g. a,d,f; default all.")] = "",
+    old_table: Annotated[str, typer.Option("--list", hidden=True)] = "",
+    arms: Annotated[
+        str, typer.Option(help="Comma-separated subset of arms (default: all).", show_default=False)
+    ] = "",
     seeds: Seeds = "0",
-    out: Out = Path("runs/study"),
-    preset: Preset = "lite",
+    out: StudyOut = Path("runs/study"),
+    preset: Preset = None,
     settings: Settings = None,
-    labelled_fraction: Share = None,
-    labelled_list: NameList = None,
+    labelled_fraction: LabelledFraction = None,
+    labelled_list: LabelledList = None,
     split: Split = "test",
-    layout: Layout = "auto",
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
-    engine: EngineName = "local",
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
+    engine: LauncherName = "local",
     threads: Threads = None,
     slurm: Slurm = None,
     cache_dir: CacheDir = None,
     show: Show = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a method's list of ablations over seeds and compare them; called again it goes on where it was stopped.
+    """Train the arms of an ablation table over seeds and compare them.
 
-    Example: textmask study ablation c2seg data/table.csv --table table3 --arms a,d,f --seeds 0,1,2 --out runs/table3
+    Rerun the same command to resume.
+
+    Example: textmask study ablation c2seg data/table.csv --table table3
     """
-    from textmask.studies.grid.design import plan_ablation as design
+    from textmask.studies.grid.design import plan_ablation
 
-    _run(design(method, study, split_names(arms) or None), locals())
+    plan = plan_ablation(method, table or old_table, split_names(arms) or None)
+    request = StudyRequest(
+        data=data,
+        options=data_options(
+            DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid
+        ),
+        out=out,
+        seeds=seeds,
+        preset=preset,
+        settings=tuple(settings or ()),
+        labelled_fraction=labelled_fraction,
+        labelled_list=labelled_list,
+        split=split,
+        launcher=Launcher(engine, threads, tuple(slurm or ())),
+        device=device,
+        cache_dir=cache_dir,
+        show=show,
+        quiet=quiet,
+    )
+    _run_plan(plan, request)
 
 
 def labels_command(
     method: MethodName,
     data: OptionalData = None,
     fractions: Annotated[
-        str, typer.Option(help="Shares of train that keep their masks.")
+        str, typer.Option(help="Fractions of train that keep their masks.")
     ] = "0.01,0.05,0.1,0.25,1",
-    beside: Annotated[list[str] | None, typer.Option(help="Further methods; repeatable.")] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="Method to compare with; repeatable (default: none)."),
+    ] = None,
     seeds: Seeds = "0",
-    out: Out = Path("runs/labels"),
-    preset: Preset = "lite",
+    out: StudyOut = Path("runs/labels"),
+    preset: Preset = None,
     settings: Settings = None,
     split: Split = "test",
-    layout: Layout = "auto",
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
-    engine: EngineName = "local",
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
+    engine: LauncherName = "local",
     threads: Threads = None,
     slurm: Slurm = None,
     cache_dir: CacheDir = None,
     show: Show = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train methods with fewer and fewer labels and draw the curves; called again it goes on where it was stopped.
+    """Train methods with fewer and fewer labels and draw the curves.
 
-    Example: textmask study labels c2seg data/table.csv --fractions 0.01,0.05,0.25 --beside unet --seeds 0,1
+    Rerun the same command to resume.
+
+    Example: textmask study labels c2seg data/table.csv --beside unet --seeds 0,1
     """
-    from textmask.studies.grid.design import plan_labels as design
+    from textmask.studies.grid.design import plan_labels
 
-    _run(design(method, _floats(fractions), beside or ()), locals())
+    plan = plan_labels(method, _fractions(fractions), beside or ())
+    request = StudyRequest(
+        data=data,
+        options=data_options(
+            DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid
+        ),
+        out=out,
+        seeds=seeds,
+        preset=preset,
+        settings=tuple(settings or ()),
+        labelled_fraction=None,
+        labelled_list=None,
+        split=split,
+        launcher=Launcher(engine, threads, tuple(slurm or ())),
+        device=device,
+        cache_dir=cache_dir,
+        show=show,
+        quiet=quiet,
+    )
+    _run_plan(plan, request)
 
 
 def sensitivity_command(
     method: MethodName,
     data: OptionalData = None,
     field: Annotated[
-        list[str] | None, typer.Option(help="A field and its values; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUES",
+            help="Field and its values, e.g. tau=0.05,0.1; repeatable (required).",
+        ),
     ] = None,
     seeds: Seeds = "0",
-    out: Out = Path("runs/sensitivity"),
-    preset: Preset = "lite",
+    out: StudyOut = Path("runs/sensitivity"),
+    preset: Preset = None,
     settings: Settings = None,
-    labelled_fraction: Share = None,
-    labelled_list: NameList = None,
+    labelled_fraction: LabelledFraction = None,
+    labelled_list: LabelledList = None,
     split: Split = "test",
-    layout: Layout = "auto",
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
-    engine: EngineName = "local",
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
+    engine: LauncherName = "local",
     threads: Threads = None,
     slurm: Slurm = None,
     cache_dir: CacheDir = None,
     show: Show = False,
     quiet: Quiet = False,
 ) -> None:
-    """Vary one field at a time around the preset; called again it goes on where it was stopped.
+    """Vary one recipe field at a time around the preset.
 
-    Example: textmask study sensitivity c2seg data/table.csv --field tau=0.05,0.07,0.1 --field rho=0.6,1.0
+    Rerun the same command to resume.
+
+    Example: textmask study sensitivity c2seg data/table.csv --field tau=0.05,0.1
     """
-    from textmask.studies.grid.design import plan_sensitivity as design
+    from textmask.studies.grid.design import plan_sensitivity
 
-    _run(
-        design(method, [read_field(text) for text in field or ()], preset, settings or ()), locals()
+    fields = [read_field(text) for text in field or ()]
+    plan = plan_sensitivity(method, fields, preset or DEFAULT_PRESET, settings or ())
+    request = StudyRequest(
+        data=data,
+        options=data_options(
+            DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid
+        ),
+        out=out,
+        seeds=seeds,
+        preset=preset,
+        settings=tuple(settings or ()),
+        labelled_fraction=labelled_fraction,
+        labelled_list=labelled_list,
+        split=split,
+        launcher=Launcher(engine, threads, tuple(slurm or ())),
+        device=device,
+        cache_dir=cache_dir,
+        show=show,
+        quiet=quiet,
     )
+    _run_plan(plan, request)
 
 
-def _run(design: StudyPlan, given: dict[str, Any]) -> None:
-    """Run the study of a design with the options its command was given, by their names."""
-    from textmask.cluster import Launcher
+def _run_plan(plan: StudyPlan, request: StudyRequest) -> None:
+    """Print the arms of a plan, or train, compare and summarise them."""
+    if request.show:
+        for arm in plan.arms:
+            settings = " ".join(arm.settings) or "unchanged"
+            say(f"{arm.name}: {arm.title}; {arm.method or plan.method} {settings}")
+        return
+    if request.data is None:
+        raise ConfigError(
+            f"study {plan.kind} needs METHOD and DATA (or --show). See textmask study {plan.kind} --help."
+        )
+
+    # everything that can be wrong is found before torch is loaded
+    seeds = _seeds(request.seeds)
+    preset = chosen_preset(request.preset)
+    require_file(request.labelled_list, "the list of labelled images, one name per line")
+    manifest = read_data(request.data, request.options)
+    manifest.rows_of(request.split)
+
     from textmask.studies.grid.runner import run_study
     from textmask.studies.grid.summary import study_table
 
-    if given["show"]:
-        for arm in design.arms:
-            say(
-                f"{arm.name}: {arm.title}; {arm.method or design.method} {' '.join(arm.settings) or 'as it is'}"
-            )
-        return
-    if given["data"] is None:
-        raise ConfigError(
-            f"study {design.kind} needs METHOD and DATA (or --show). See textmask study {design.kind} --help."
-        )
-    engine = Launcher(given["engine"], given["threads"], tuple(given["slurm"] or ()))
-    layout = ("layout", "text_column", "split_column", "laterality", "hold_out", "merge_valid")
     summary = run_study(
-        design,
-        read_data(given["data"], *(given[name] for name in layout)),
-        given["out"],
-        seeds=_numbers(given["seeds"]),
-        preset=given["preset"],
-        settings=tuple(given["settings"] or ()),
-        labelled_fraction=given.get("labelled_fraction"),
-        labelled_list=given.get("labelled_list"),
-        split=given["split"],
-        engine=engine,
-        cache_dir=given["cache_dir"],
-        progress=None if given["quiet"] else say,
+        plan,
+        manifest,
+        request.out,
+        seeds=seeds,
+        preset=preset,
+        settings=request.settings,
+        labelled_fraction=request.labelled_fraction,
+        labelled_list=request.labelled_list,
+        split=request.split,
+        engine=request.launcher,
+        cache_dir=request.cache_dir,
+        device=request.device,
+        progress=None if request.quiet else say,
     )
     say(study_table(summary))
-    say(f"{given['out']}: table.md, study.csv, study.json, study.png")
+    say(f"{request.out}: table.md, study.csv, study.json, study.png")
 
 
-def _numbers(text: str) -> list[int]:
+def _seeds(text: str) -> list[int]:
     try:
         return [int(name) for name in split_names(text)]
     except ValueError:
         raise ConfigError(
-            f"--seeds is {text!r}, expected whole numbers with commas, e.g. 0,1,2."
+            f"--seeds is {text!r}, expected comma-separated whole numbers, e.g. 0,1,2."
         ) from None
 
 
-def _floats(text: str) -> list[float]:
+def _fractions(text: str) -> list[float]:
     try:
         return [float(name) for name in split_names(text)]
     except ValueError:
         raise ConfigError(
-            f"--fractions is {text!r}, expected numbers with commas, e.g. 0.01,0.05,0.25."
+            f"--fractions is {text!r}, expected comma-separated numbers, e.g. 0.01,0.05,0.25."
         ) from None
 
 
 def read_field(text: str) -> tuple[str, list[str]]:
-    """`tau=0.05,0.07` as the field and its values; a comma within brackets belongs to a value."""
+    """Split `tau=0.05,0.07` into the field and its values; a comma inside brackets is part of a value."""
     name, _, values = text.partition("=")
-    return name.strip(), [
-        value.strip() for value in re.split(r",(?![^\[]*\])", values) if value.strip()
-    ]
+    parts = re.split(r",(?![^\[]*\])", values)
+    return name.strip(), [part.strip() for part in parts if part.strip()]

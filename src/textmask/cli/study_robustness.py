@@ -1,4 +1,4 @@
-"""The commands of `textmask study` that give one run other sentences or other pictures."""
+"""The commands of `textmask study` that test one run with other prompts or corrupted images."""
 
 from __future__ import annotations
 
@@ -12,40 +12,53 @@ import typer
 from textmask.cli.options import (
     CacheDir,
     DataPath,
+    Device,
     HoldOut,
+    Laterality,
     Layout,
     MergeValid,
     RunPath,
+    Split,
     SplitColumn,
     TextColumn,
-    Whose,
+    ZoneMap,
+    check_zone_map,
+    data_options,
+    find_run,
     progress_bars,
-    read_data,
+    read_run_data,
     say,
     split_names,
 )
-from textmask.errors import ConfigError
+from textmask.errors import ConfigError, choose
 
 if TYPE_CHECKING:
+    from textmask.data.manifest import Manifest
+    from textmask.data.options import DataOptions
+    from textmask.runs.record import RunRecord
     from textmask.studies.robustness.perturbations import RobustnessOptions
     from textmask.studies.robustness.summary import RobustnessStudy
 
-Split = Annotated[str, typer.Option(help="Which split.")]
+# the keys of `textmask.data.corruptions.CORRUPTIONS`, which imports torch
+CORRUPTION_KINDS = ("low_dose", "motion_blur", "contrast", "gamma", "downsample", "burned_text")
+
 Limit = Annotated[
     int | None,
-    typer.Option(help="At most so many pictures, chosen by patient; fewer are among more."),
+    typer.Option(
+        help="Evaluate at most N images, sampled by patient; smaller subsets are nested in larger ones (default: all)."
+    ),
 ]
 Seed = Annotated[
-    int, typer.Option(help="Of the choice of pictures, all that is drawn, and the bootstrap.")
+    int, typer.Option(help="Random seed of image sampling, perturbation and bootstrap.")
 ]
-Out = Annotated[
-    Path | None, typer.Option(help="Folder; default RUN/studies/. The same command goes on in it.")
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(help="Study folder (default: in RUN/studies). Reuse it to resume."),
 ]
-Zones = Annotated[
-    str | None, typer.Option(help="Zone map; else chosen by each sentence's grammar.")
+Kinds = Annotated[
+    str, typer.Option(help="Comma-separated subset of kinds (default: all).", show_default=False)
 ]
-Kinds = Annotated[str, typer.Option(help="Some of them, with commas; default all.")]
-Draws = Annotated[int, typer.Option("--bootstrap", help="Resamples of an interval.", min=1)]
+Draws = Annotated[int, typer.Option("--bootstrap", help="Number of resamples per interval.", min=1)]
 
 
 def prompts(
@@ -54,26 +67,34 @@ def prompts(
     split: Split = "test",
     limit: Limit = None,
     seed: Seed = 0,
-    out: Out = None,
-    zones: Zones = None,
+    out: OutFolder = None,
+    zones: ZoneMap = None,
     bootstrap: Draws = 2000,
-    layout: Layout = "auto",
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Does the run read its sentence? True, empty, foreign, swapped, contradictory, absent and senseless ones.
+    """Measure prompt sensitivity: original, empty, mismatched, side-swapped and other prompts.
+
+    The data options are those of the run, unless you give others.
 
     Example: textmask study prompts runs/biclip data/table.csv --limit 200
     """
+    record = find_run(run)
+    options = data_options(
+        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+    )
+    manifest = _read_split(record, data, options, split, zones)
+
     from textmask.studies.robustness.prompts import study_prompts
 
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
-    with _options(out, limit, seed, zones, bootstrap, cache_dir) as options:
-        found = study_prompts(run, manifest, split, options)
+    with _study_options(out, limit, seed, zones, bootstrap, device, cache_dir) as study_options:
+        found = study_prompts(record.path, manifest, split, study_options)
     _show(found)
 
 
@@ -84,26 +105,39 @@ def text_noise(
     kinds: Kinds = "",
     limit: Limit = None,
     seed: Seed = 0,
-    out: Out = None,
-    zones: Zones = None,
+    out: OutFolder = None,
+    zones: ZoneMap = None,
     bootstrap: Draws = 2000,
-    layout: Layout = "auto",
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
-    """What do misspelt, shortened, reworded, reordered and longer sentences cost, at graded severity?
+    """Measure what misspelled, shortened, reworded, reordered and longer prompts cost.
 
-    Example: textmask study text-noise runs/biclip data/table.csv --kinds keyboard,abbreviation
+    The data options are those of the run, unless you give others.
+
+    Example: textmask study text-noise runs/biclip data/table.csv --kinds keyboard
     """
+    from textmask.text.noise import TEXT_NOISE
+
+    names = split_names(kinds)
+    for name in names:
+        choose("text noise", name, list(TEXT_NOISE))
+    record = find_run(run)
+    options = data_options(
+        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+    )
+    manifest = _read_split(record, data, options, split, zones)
+
     from textmask.studies.robustness.severity import study_text_noise
 
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
-    with _options(out, limit, seed, zones, bootstrap, cache_dir) as options:
-        found = study_text_noise(run, manifest, split, split_names(kinds), options)
+    with _study_options(out, limit, seed, zones, bootstrap, device, cache_dir) as study_options:
+        found = study_text_noise(record.path, manifest, split, names, study_options)
     _show(found)
 
 
@@ -114,50 +148,85 @@ def corruption(
     kinds: Kinds = "",
     severity: Annotated[
         list[str] | None,
-        typer.Option("--severity", help="KIND=mild,...,strong, e.g. low_dose=500,140; repeatable."),
+        typer.Option(
+            "--severity",
+            metavar="KIND=VALUES",
+            help="Severities of a kind, mild to strong, e.g. low_dose=500,140; repeatable (default: 3 per kind).",
+        ),
     ] = None,
     limit: Limit = None,
     seed: Seed = 0,
-    out: Out = None,
-    zones: Zones = None,
+    out: OutFolder = None,
+    zones: ZoneMap = None,
     bootstrap: Draws = 2000,
-    layout: Layout = "auto",
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
-    """What do low dose, motion, contrast, gamma, lost resolution and burned-in text cost (BiCLIP, Table 3, and more)?
+    """Measure what low dose, motion, contrast, gamma, blur and burned-in text cost.
 
-    Example: textmask study corruption runs/biclip data/table.csv --kinds low_dose,motion_blur
+    The data options are those of the run, unless you give others.
+
+    Example: textmask study corruption runs/biclip data/table.csv --kinds low_dose
     """
+    severities = dict(_severity(text) for text in severity or [])
+    names = split_names(kinds)
+    for name in [*names, *severities]:
+        choose("corruption", name, CORRUPTION_KINDS)
+    record = find_run(run)
+    options = data_options(
+        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+    )
+    manifest = _read_split(record, data, options, split, zones)
+
     from textmask.studies.robustness.severity import study_corruption
 
-    values = dict(_severity(text) for text in severity or [])
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
-    with _options(out, limit, seed, zones, bootstrap, cache_dir) as options:
-        found = study_corruption(run, manifest, split, split_names(kinds), values, options)
+    with _study_options(out, limit, seed, zones, bootstrap, device, cache_dir) as study_options:
+        found = study_corruption(record.path, manifest, split, names, severities, study_options)
     _show(found)
 
 
+def _read_split(
+    record: RunRecord, data: Path, options: DataOptions, split: str, zones: str | None
+) -> Manifest:
+    """The data of a study; everything that can be wrong is found before torch is loaded."""
+    check_zone_map(zones)
+    manifest = read_run_data(record, data, options)
+    manifest.rows_of(split)
+    return manifest
+
+
 @contextmanager
-def _options(
+def _study_options(
     out: Path | None,
     limit: int | None,
     seed: int,
     zones: str | None,
     bootstrap: int,
+    device: str,
     cache_dir: Path | None,
 ) -> Iterator[RobustnessOptions]:
-    """What all three take, with progress bars while the study runs."""
+    """The options that all three studies take, with progress bars as long as the study runs."""
     from textmask.runs.environment import prepare_cpu
     from textmask.studies.robustness.perturbations import RobustnessOptions
 
     prepare_cpu()
     with progress_bars() as step:
-        yield RobustnessOptions(out, limit, seed, zones, bootstrap, cache_dir, step)
+        yield RobustnessOptions(
+            out=out,
+            limit=limit,
+            seed=seed,
+            zones=zones,
+            n_bootstrap=bootstrap,
+            cache_dir=cache_dir,
+            progress=step,
+            device=device,
+        )
 
 
 def _show(found: RobustnessStudy) -> None:
@@ -166,6 +235,7 @@ def _show(found: RobustnessStudy) -> None:
 
 
 def _severity(text: str) -> tuple[str, list[float]]:
+    """Split `low_dose=500,140` into the kind and its severities."""
     name, sep, values = text.partition("=")
     try:
         numbers = [float(value) for value in split_names(values)]
@@ -173,6 +243,6 @@ def _severity(text: str) -> tuple[str, list[float]]:
         numbers = []
     if not sep or not numbers:
         raise ConfigError(
-            f"--severity is {text!r}, expected KIND=numbers with commas, e.g. low_dose=500,140."
+            f"--severity is {text!r}, expected KIND=comma-separated numbers, e.g. low_dose=500,140."
         )
     return name.strip(), numbers

@@ -2,117 +2,273 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from textmask.cli.options import (
     CacheDir,
+    Device,
     HoldOut,
+    LabelledFraction,
+    LabelledList,
+    Laterality,
     Layout,
     MergeValid,
+    OptionalData,
+    Preset,
+    Settings,
     SplitColumn,
     TextColumn,
-    Whose,
+    chosen_preset,
+    data_options,
+    find_run,
     read_data,
     read_recipe,
+    require_file,
     say,
 )
-from textmask.errors import ConfigError, choose
+from textmask.errors import CheckpointError, ConfigError, DataError, choose
+
+if TYPE_CHECKING:
+    from textmask.config import Recipe
+    from textmask.data.options import DataOptions
+
+DEFAULT_OUT = Path("runs/run")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What one call of `textmask train` trains.
+
+    Attributes:
+        recipe: what is trained and how.
+        data: path of the data.
+        remembered: the data options of the resumed run, or the defaults.
+        out: the run folder.
+        labelled_list: text file with the train images that keep their masks; None keeps all.
+    """
+
+    recipe: Recipe
+    data: Path
+    remembered: DataOptions
+    out: Path
+    labelled_list: Path | None = None
 
 
 def train_command(
     method: Annotated[
-        str | None, typer.Argument(help="See `textmask methods list`; not needed with --recipe.")
+        str | None,
+        typer.Argument(
+            metavar="METHOD",
+            help="Method name, see `textmask methods list`; not needed with --recipe. The run with --resume.",
+        ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Argument(help="Native table, or a published layout.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Run folder to make.")] = Path("runs/run"),
-    preset: Annotated[str, typer.Option(help="paper, lite (CPU) or smoke (seconds).")] = "paper",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="field=value, e.g. seed=1; repeatable.")
-    ] = None,
+    data: OptionalData = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/run).")] = None,
+    preset: Preset = None,
+    settings: Settings = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="A recipe.json instead of METHOD and --preset.")
+        Path | None,
+        typer.Option(help="Recipe file instead of METHOD and --preset (default: none)."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    labelled_fraction: Annotated[
-        float | None, typer.Option(help="Share of train that keeps its masks.")
-    ] = None,
-    labelled_list: Annotated[
-        Path | None, typer.Option(help="Text file: the only pictures that keep masks.")
-    ] = None,
-    layout: Layout = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume RUN with its own recipe and data.")
+    ] = False,
+    labelled_fraction: LabelledFraction = None,
+    labelled_list: LabelledList = None,
+    layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
-    laterality: Whose = None,
-    hold_out: HoldOut = 0.0,
-    merge_valid: MergeValid = False,
-    devices: Annotated[int, typer.Option(help="Processes; batch sizes stay global.")] = 1,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    device: Device = "auto",
+    devices: Annotated[
+        int, typer.Option(help="Number of processes; batch sizes stay global.", min=1)
+    ] = 1,
     tracker: Annotated[
-        list[str] | None, typer.Option(help="tensorboard, mlflow; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Tracker: tensorboard or mlflow; repeatable (default: none)."
+        ),
     ] = None,
     cache_dir: CacheDir = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Hide the progress bar.")] = False,
 ) -> None:
-    """Train a method and leave a run folder.
+    """Train a method and write a run folder.
 
-    Example: textmask train biclip data/table.csv --preset lite --out runs/biclip
+    `textmask train --resume RUN` resumes a run and needs nothing else.
+
+    Example: textmask train biclip data/table.csv --out runs/biclip
     """
+    changes = list(settings or [])
+    if labelled_fraction is not None:
+        changes.append(f"stages.*.labelled_fraction={labelled_fraction}")
+
+    # everything that can be wrong is found before torch is loaded
+    if resume and not (recipe or preset or changes):
+        plan = _resumed(method, data, out, labelled_list)
+    else:
+        plan = _new(method, data, out, labelled_list, preset, recipe, changes)
+    _check_folder(plan.out, resume)
+    _check_trackers(tracker or ())
+    require_file(plan.labelled_list, "the list of labelled images, one name per line")
+    options = data_options(
+        plan.remembered, layout, text_column, split_column, laterality, hold_out, merge_valid
+    )
+    manifest = read_data(plan.data, options)
+
+    from textmask.runs.session import fabric_device, find_device
     from textmask.training.loop import TrainOptions
     from textmask.training.loop import train as run_training
 
+    find_device(device)
+    accelerator, chosen = fabric_device(device)
+    if devices > 1 and isinstance(chosen, list):
+        raise ConfigError(
+            f"--devices {devices} does not fit --device {device}, which is one device. Leave one of them out."
+        )
+    result = run_training(
+        plan.recipe,
+        manifest,
+        plan.out,
+        resume=resume,
+        cache_dir=cache_dir,
+        labelled_list=plan.labelled_list,
+        progress=not quiet,
+        options=TrainOptions(
+            trackers=tuple(tracker or ()),
+            devices=devices if devices > 1 else chosen,
+            accelerator=accelerator,
+            data_options=options,
+            source=plan.data,
+        ),
+    )
+
+    score = f"validation score {result.best:.4f}, " if result.best >= 0 else ""
+    split = "test" if "test" in manifest.splits else "valid"
+    command = ["textmask", "evaluate", str(result.path), str(plan.data), "--split", split]
+    say(
+        f"{result.path}: epoch {result.best_epoch} chosen, {score}{result.seconds / 60:.1f} minutes."
+    )
+    say(f"Next: {shlex.join(command)}")
+
+
+def _new(
+    method: str | None,
+    data: Path | None,
+    out: Path | None,
+    labelled_list: Path | None,
+    preset: str | None,
+    recipe: Path | None,
+    changes: list[str],
+) -> TrainingPlan:
+    """A training that is described on the command line."""
+    from textmask.data.options import DataOptions
+    from textmask.methods.registry import preset_recipe
+
+    # with --recipe, the only argument is the data
     if recipe is not None and data is None:
         method, data = None, Path(method) if method else None
     if data is None:
         raise ConfigError(
-            "train needs METHOD and DATA (or --recipe FILE and DATA). See textmask train --help."
+            "train needs METHOD and DATA (or --recipe FILE and DATA, or --resume RUN). See textmask train --help."
         )
-    changes = list(settings or [])
-    if labelled_fraction is not None:
-        changes.append(f"stages.*.labelled_fraction={labelled_fraction}")
-    chosen = read_recipe(method, preset, recipe)
+
+    if recipe is None:
+        chosen = preset_recipe(method or "", chosen_preset(preset))
+    else:
+        chosen = read_recipe(recipe)
+        say(f"recipe: {recipe}")
     if method is not None and method != chosen.method:
         raise ConfigError(
-            f"METHOD is {method!r} but {recipe} is a recipe of {chosen.method!r}; leave METHOD out."
+            f"METHOD is {method!r}, but {recipe} is a recipe of {chosen.method!r}. Leave METHOD out."
         )
-    result = run_training(
-        chosen.override(*changes),
-        read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid),
-        out,
-        resume=resume,
-        cache_dir=cache_dir,
-        labelled_list=labelled_list,
-        progress=not quiet,
-        options=TrainOptions(trackers=tuple(tracker or ()), devices=devices),
-    )
-    say(
-        f"{result.path}: epoch {result.best_epoch} chosen, "
-        f"{f'validation score {result.best:.4f}, ' if result.best >= 0 else ''}"
-        f"{result.seconds / 60:.1f} minutes. Next: textmask evaluate {result.path} {data} --split test"
-    )
+    changed = chosen.override(*changes)
+    return TrainingPlan(changed, data, DataOptions(), out or DEFAULT_OUT, labelled_list)
+
+
+def _resumed(
+    method: str | None, data: Path | None, out: Path | None, labelled_list: Path | None
+) -> TrainingPlan:
+    """A run that is resumed with its own recipe, data and labelled images."""
+    # `--resume RUN`: the only argument is the run
+    if method is not None and data is None and out is None:
+        out, method = Path(method), None
+    out = out or DEFAULT_OUT
+    _check_folder(out, resume=True)
+    record = find_run(out)
+    recipe = read_recipe(out / "recipe.json")
+    if method is not None and method != recipe.method:
+        raise ConfigError(
+            f"METHOD is {method!r}, but {out} is a run of {recipe.method!r}. Leave METHOD out."
+        )
+
+    source = data or record.source
+    again = f"textmask train {recipe.method} DATA --resume --out {out}"
+    if source is None:
+        raise DataError(
+            f"{out} does not record where its data are, because it was started by an earlier version or from Python. "
+            f"Name them: {again}"
+        )
+    if data is None and not source.exists():
+        raise DataError(
+            f"{source}, the data of {out}, does not exist any more. Name its new place: {again}"
+        )
+    say(f"resuming {out}: {recipe.method} on {source}, with the recipe and options of the run")
+    labels = labelled_list or _stored_labels(out, recipe)
+    return TrainingPlan(recipe, source, record.options, out, labels)
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    """Refuse a folder with a run unless it is resumed, and one without a run if it is."""
+    exists = (out / "recipe.json").is_file()
+    if resume and not exists:
+        raise CheckpointError(f"{out} contains no run to resume. Start it without --resume.")
+    if exists and not resume:
+        raise ConfigError(
+            f"{out} already contains a run. Use --resume to continue it, or another --out."
+        )
+
+
+def _stored_labels(run: Path, recipe: Recipe) -> Path | None:
+    """The list of labelled images of a run; None if all are labelled, or if the stages differ by their fractions."""
+    from textmask.runs.layout import labelled_list
+
+    lists = [labelled_list(run, stage.name) for stage in recipe.stages]
+    if not all(path.is_file() for path in lists):
+        return None
+    texts = {path.read_text(encoding="utf-8") for path in lists}
+    return lists[0] if len(texts) == 1 else None
+
+
+def _check_trackers(names: list[str] | tuple[str, ...]) -> None:
+    from textmask.training.trackers import TRACKERS
+
+    for name in names:
+        choose("tracker", name, TRACKERS)
 
 
 def demo_command(
-    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("demo"),
-    minutes: Annotated[
-        float, typer.Option(help="Time budget in minutes (default: 3).", show_default=False)
-    ] = 3.0,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(help="Time budget in minutes.")] = 3.0,
     preset: Annotated[
-        str, typer.Option(help="lite, or smoke: a few seconds of training, for tests.")
+        str, typer.Option(help="Training preset: lite, or smoke (seconds, for tests).")
     ] = "lite",
 ) -> None:
-    """Show the package on synthetic radiographs: the bundled model, then training, evaluation and a report.
+    """Show the package on synthetic radiographs: predict, train, evaluate, report.
 
     Example: textmask demo --out demo --minutes 3
     """
     started = time.perf_counter()
     choose("preset", preset, ("lite", "smoke"))
     say("Loading PyTorch and the bundled model.")
-    from textmask.demo import run_demo as run_demo
+    from textmask.demo import run_demo
 
     report = run_demo(out, smoke=preset == "smoke", minutes=minutes, started=started, say=say)
     say(f"report: {report}")

@@ -40,6 +40,7 @@ class DataOptions:
         Raises:
             DataError: an option is unknown or has another type.
         """
+        # data.json may be edited by hand, or written by a newer version
         known = {field.name: field.default for field in fields(cls)}
         for name, found in value.items():
             default = known.get(name, found)

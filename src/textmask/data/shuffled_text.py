@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textmask.data.loaders import SplitData
 from textmask.data.manifest import Row
 from textmask.statement import Statement
 from textmask.text.grammar import parse
+
+if TYPE_CHECKING:
+    from textmask.data.loaders import SplitData
 
 
 def read_prompts(prompts: Sequence[str], rows: Sequence[Row]) -> tuple[Statement, ...]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textmask.data.manifest import Row
 from textmask.errors import CheckpointError, DataError
-from textmask.evaluation.scoring import Scorer
 from textmask.io.files import file_sha256
-from textmask.runs.checkpoint import Run
 from textmask.runs.layout import split_list
 from textmask.runs.record import read_record
+
+if TYPE_CHECKING:
+    from textmask.evaluation.scoring import Scorer
+    from textmask.runs.checkpoint import Run
 
 # figures stand in one table only where these agree
 COMPARABLE = ("data_hash", "split", "n", "size", "empty_policy", "hd95")

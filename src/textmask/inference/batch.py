@@ -127,6 +127,7 @@ def predict_folder(
     how = (backend, None if export is None else export.resolve(), device.partition(":")[0])
     tasks = [(predictor.run.path.resolve(), part, out.resolve(), wanted, how) for part in parts]
 
+    # tasks end in any order; a task that was lost fails all its items
     found: dict[int, list[BatchResult]] = {}
     for i, results, problem in run_tasks(engine, work_part, tasks, device=device):
         found[i] = results or [BatchResult(job, "failed", problem) for job in parts[i]]
@@ -185,6 +186,7 @@ def _segment_all(
                 )
                 write_segmentation(out, job, found, opened, wanted.extra)
 
+            # files first: an item is done when they exist
             conversion = found.asked.conversion
             results.append(
                 BatchResult(job, "done", "", found.warnings, found.unknown_words, conversion)
@@ -210,6 +212,7 @@ def _segment_volume(
             f"{job.image.name}: --probability and --explain need one slice. Give its --index."
         )
 
+    # the overlay and the record show the slice with the largest mask
     masks: dict[int, np.ndarray] = {}
     largest: tuple[Opened, Segmentation] | None = None
     for i, image in enumerate(images):

@@ -66,6 +66,8 @@ def calibrate_run(
         raise ConfigError(
             f"level is {level}, expected a number above 0 and below 0.5, such as 0.01."
         )
+
+    # a wrong folder or device is answered before anything is predicted
     folder = output_folder(run_path(run), out)
     loaded = load_run(run, device)
     recipe = loaded.recipe
@@ -113,6 +115,8 @@ def calibrate_run(
         "weights_sha256": found.weights_sha256,
         "vocabulary": words,
     }
+
+    # atomic: a reader sees the old or the new limits
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CALIBRATION, value)
     return value
@@ -120,6 +124,7 @@ def calibrate_run(
 
 def vocabulary(prompts: list[str]) -> list[str]:
     """Words that occur in at least two of the prompts, sorted, without numbers."""
+    # each prompt counts a word once
     counts: Counter[str] = Counter()
     for prompt in prompts:
         counts.update(set(split_words(clean(prompt)[0])))
@@ -130,6 +135,7 @@ def vocabulary(prompts: list[str]) -> list[str]:
 
 def _share_needed(prompts: list[str], words: list[str], level: float) -> tuple[float, float]:
     """Half way between the split's lowest and the best unrelated prompt; 0 (nothing is withheld) if these cross."""
+    # prompts without content words have no share
     known = frozenset(words)
     shares = [share for text in prompts if (share := known_share(text, known)) is not None]
     best = max(known_share(text, known) or 0.0 for text in UNRELATED)

@@ -86,6 +86,7 @@ def read_jobs(
         DataError: nothing to do, no prompt, a prompt too many, or a jobs file without the two columns.
         ConfigError: an unknown convention or view.
     """
+    # what the arguments say holds for every item that does not say otherwise
     common = BatchItem(source, "", "", laterality, view, index)
     if source.is_dir():
         found = [replace(common, image=path) for path in _images_below(source)]
@@ -104,6 +105,8 @@ def read_jobs(
 
     if not items:
         raise DataError(f"{source} contains no items. Add a row with an image and a text.")
+
+    # wrong words are answered before the first image is opened
     for item in items:
         if item.laterality is not None:
             choose("laterality", item.laterality, CONVENTIONS)
@@ -126,6 +129,7 @@ def split_reports(jobs: Sequence[BatchItem]) -> tuple[list[BatchItem], list[str]
 
 def _images_below(folder: Path) -> list[Path]:
     """Images in a folder and its subfolders, sorted."""
+    # results of an earlier prediction may be in the same folder
     found = []
     for path in folder.rglob("*"):
         is_image = path.name.lower().endswith(IMAGES) and path.is_file()
@@ -137,6 +141,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _read_csv(source: Path) -> list[tuple[str, Mapping[str, object]]]:
+    # columns may have any order and letter case
     header, records = read_table(source)
     columns = {key: column for key in COLUMNS if (column := column_of(header, [key]))}
     if not {"image", "text"} <= columns.keys():

@@ -99,6 +99,7 @@ def translate(
             prompt for the other side cannot be written.
         ConfigError: `assume` is another word.
     """
+    # a prompt without a side needs no convention at all
     if assume is not None:
         choose("assumed laterality", assume, [str(Laterality.IMAGE), str(Laterality.PATIENT)])
     text = _readable_part(sentence)
@@ -114,6 +115,7 @@ def translate(
         model = Laterality(assume) if model is Laterality.UNKNOWN else model
     _refuse_unknown(text, said, model)
 
+    # the sides agree in what the network sees
     if not _must_swap(text, said, model, orientation):
         if said is model:
             done = f"none: the prompt and the model both mean the {said} side"
@@ -121,6 +123,7 @@ def translate(
             done = f"none: in this image the {said} side is the {model} side, {view}"
         return SideConversion(said, model, view, text, done, assumed)
 
+    # the sides are opposite: only a prompt that can be rewritten exactly is accepted
     swapped = mirrored(text)
     if swapped is None:
         raise LateralityError(
@@ -138,6 +141,7 @@ def names_side(sentence: str) -> bool:
     plain, swapped = _rewritten(sentence)
     if swapped is None:
         return True
+    # other zones, or other words that the grammar does not know
     before, after = parse(plain), parse(swapped)
     if (before.zones, before.negated) != (after.zones, after.negated):
         return True
@@ -217,6 +221,7 @@ def _must_swap(
     In the usual view the patient's left is on the right of the image, so the side of the patient and the side of the
     image are always opposite.
     """
+    # as stored: which side is which is unknown, but the same convention needs no answer
     if orientation is None:
         if said is model:
             return False
@@ -239,6 +244,7 @@ def _must_swap(
 
 def _is_turned(text: str, orientation: Orientation) -> bool:
     """Whether the left of the stored image is the right of what the network sees."""
+    # the columns must run along the left-right axis
     usual = orientation.usual.columns
     if orientation.columns not in (usual, OPPOSITE[usual]):
         raise LateralityError(

@@ -43,6 +43,7 @@ def predict_split(
     Raises:
         DataError: `prompts` has another length than the split.
     """
+    # other prompts are parsed with the laterality of their rows
     statements = data.statements
     if prompts is None:
         prompts = data.prompts
@@ -53,6 +54,7 @@ def predict_split(
             f"got {len(prompts)} prompts for {len(data)} images, expected one per image."
         )
 
+    # half precision: a large split must fit into memory
     session = Session(method, recipe, device)
     size = batch_size if recipe.tiles is None else 1
     out = np.empty((len(data), *data.masks.shape[1:]), np.float16)
@@ -61,6 +63,7 @@ def predict_split(
             part = slice(begin, min(begin + size, len(data)))
             pixels, keys = data.images[part], data.keys[part]
 
+            # whole images in a batch, or the tiles of one image
             if recipe.tiles is None:
                 image = to_image(pixels, damage, keys).to(session.device)
                 text = build_text(prompts[part], statements[part]).to(session.device)

@@ -128,6 +128,7 @@ class Opened:
         self, sentence: str, laterality: str | None, assume: str | None, abstain: bool
     ) -> tuple[Segmentation, list[str]]:
         """Like `segment`; also returns the messages of the text encoder about the prompt."""
+        # what the prompt means, and how it reads in the convention of the model
         predictor, recipe = self.predictor, self.predictor.run.recipe
         said = convention(laterality, DEFAULTS[self.loaded.format])
         asked = translate(sentence, said, predictor.laterality, self.orientation, assume)
@@ -137,6 +138,8 @@ class Opened:
         with collected_prompt_warnings() as complaints:
             cut = bool(predictor.run.method.too_long([asked.sentence]))
             planes = self._predict(asked.sentence, parse(asked.sentence, laterality=asked.model))
+
+        # whether the prediction should be trusted
         screening = screen(
             sentence,
             statement,
@@ -146,11 +149,13 @@ class Opened:
             cut=cut or bool(complaints),
         )
 
+        # back to the size and geometry of the stored image
         maps = {name: self._as_stored(plane) for name, plane in planes.items()}
         probability = maps.pop("probability")
         mask = (probability > recipe.threshold).astype(np.uint8)
         if abstain and screening.empty:
             mask = np.zeros_like(mask)
+
         codes = screening.codes
         if self._view_is_overruled():
             codes += ("view_overruled",)
@@ -186,12 +191,14 @@ class Opened:
             text = build_text([sentence], [statement]).to(device)
             output = predictor.model.decode(self.features, image.to(device), text)
 
+        # maps may be bf16, which NumPy does not have
         planes = {"probability": output.probability}
         planes.update({name: output.aux[name] for name in MAPS if name in output.aux})
         return {name: plane[0, 0].float().cpu().numpy() for name, plane in planes.items()}
 
     def _as_stored(self, plane: np.ndarray) -> np.ndarray:
         """A plane h w as the model sees the image, in the size and the geometry of the file."""
+        # first the size, then the orientation: it may swap rows and columns
         if plane.shape != self.shown_size:
             size = self.shown_size[::-1]
             resized = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
@@ -239,6 +246,7 @@ class Predictor:
         device: str = "auto",
         calibration: Path | None = None,
     ) -> None:
+        # exported graphs are checked and run on the CPU only
         if backend != "torch":
             if device not in ("auto", "cpu"):
                 raise ConfigError(
@@ -249,6 +257,7 @@ class Predictor:
         self.session = self.run.session(device)
         self.backend = backend
         self.model: Backend = open_backend(self.run, backend, export)
+
         self._calibration = calibration or self.run.path / CALIBRATION
         self._opened: Opened | None = None
 
@@ -273,6 +282,8 @@ class Predictor:
         path = self._calibration
         if not path.exists():
             return None
+
+        # limits of other weights would abstain at random
         found = Calibration.from_json(read_json(path))
         if found.weights_sha256 != self.weights_sha256:
             raise CheckpointError(
@@ -330,6 +341,7 @@ class Predictor:
         if recipe.tiles is not None:
             return Opened(self, loaded, orientation, None, planes, size, None)
 
+        # the part of the network that does not depend on the prompt
         network_image = to_image(planes[None]).to(self.session.device)
         with self.session.running():
             features = self.model.image_features(network_image)
@@ -364,6 +376,7 @@ class Predictor:
             LateralityError: the prompt names a side, and it cannot be determined which side of the image that is.
         """
         found, complaints = self.opened.ask(sentence, laterality, assume, abstain)
+        # the text encoder's own message says more than the code
         messages = list(complaints)
         for code in found.warnings:
             if code != CUT or not complaints:

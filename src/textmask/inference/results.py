@@ -41,6 +41,7 @@ class BatchResult:
 
 def is_done(out: Path, job: BatchItem, extra: Sequence[str]) -> bool:
     """Whether all files of an item exist; `extra` are further file endings."""
+    # a volume has no mask.png, a single slice has both
     volume = job.image.name.lower().endswith(NIFTI)
     endings = (".json", ".overlay.png", ".mask.nii.gz" if volume else ".mask.png", *extra)
     return all((out / f"{job.stem}{ending}").exists() for ending in endings)
@@ -79,17 +80,21 @@ def write_segmentation(
     # an old JSON file must not describe files that are being replaced
     (out / f"{job.stem}.json").unlink(missing_ok=True)
 
+    # masks, in the geometry of the file where it has one
     if opened.loaded.format == "nifti":
         masks = {opened.loaded.index or 0: found.mask}
         write_nifti_mask(out / f"{job.stem}.mask.nii.gz", masks, opened.loaded.header)
     write_png(out / f"{job.stem}.mask.png", found.mask * np.uint8(255))
     write_png(out / f"{job.stem}.overlay.png", overlay(pixels, found.mask))
+
+    # what was asked for in addition
     if ".probability.png" in extra:
         sixteen_bit = (found.probability * 65535 + 0.5).astype(np.uint16)
         write_png(out / f"{job.stem}.probability.png", sixteen_bit)
     if ".explain.png" in extra:
         write_png(out / f"{job.stem}.explain.png", explanation(pixels, found))
 
+    # last: it vouches for the files above
     record = result_record(job, found, opened.predictor)
     record.update(facts or {})
     write_json(out / f"{job.stem}.json", record)
@@ -118,6 +123,7 @@ def write_volume(
     write_nifti_mask(out / f"{job.stem}.mask.nii.gz", masks, opened.loaded.header)
     write_png(out / f"{job.stem}.overlay.png", overlay(opened.loaded.pixels, largest.mask))
 
+    # the record is that of one slice, the areas are those of all
     areas = [int(mask.sum()) for mask in masks.values()]
     record = result_record(job, largest, opened.predictor)
     record["foreground_px"] = sum(areas)

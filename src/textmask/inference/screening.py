@@ -57,6 +57,7 @@ class Calibration:
         Raises:
             CheckpointError: a field is missing or has another type.
         """
+        # the file may be edited by hand or truncated
         try:
             quantiles = tuple(map(float, value["confidence_quantiles"]))
             found = cls(
@@ -70,6 +71,8 @@ class Calibration:
             raise CheckpointError(
                 f"calibration.json is malformed ({error!r}). Run textmask calibrate again."
             ) from error
+
+        # ranks need ascending quantiles
         finite = bool(quantiles) and bool(np.isfinite(quantiles).all())
         if not finite or list(quantiles) != sorted(quantiles):
             raise CheckpointError(
@@ -160,6 +163,7 @@ def screen(
             if rank < calibration.level:
                 reasons.append("unlike_validation_masks")
 
+    # the reasons follow the code that they explain
     abstained = bool(reasons)
     if abstained:
         codes += ["abstained", *reasons]

@@ -57,6 +57,7 @@ def predict_tiles(
         maps: names of B 1 h w entries of `Output.aux`.
         device: of the method.
     """
+    # where the tiles are, and how much each counts per pixel
     channels, *whole = pixels.shape
     axes = [tile_starts(n, size, tiles.overlap) for n, size in zip(whole, tiles.size, strict=True)]
     weights = [blend_weights(starts, size) for starts, size in zip(axes, tiles.size, strict=True)]

@@ -10,9 +10,6 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import openpyxl
-from openpyxl.utils.exceptions import InvalidFileException
-
 from textmask.errors import DataError
 
 # a spreadsheet program runs a cell that starts like this as a formula; tables that we write prefix it with '
@@ -70,6 +67,9 @@ def read_xlsx(path: Path) -> tuple[list[str], Records]:
     Raises:
         DataError: the file is not a workbook, or it unpacks to more than 200 MB (a zip bomb).
     """
+    import openpyxl  # most tables are CSV files
+    from openpyxl.utils.exceptions import InvalidFileException
+
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())

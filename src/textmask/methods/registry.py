@@ -9,13 +9,11 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from textmask.errors import CheckpointError, ConfigError, choose
-from textmask.methods.base import Method
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
+    from textmask.methods.base import Method
 
 ENTRY_POINT_GROUP = "textmask.methods"
 PRESETS = ("paper", "lite", "smoke")
@@ -129,6 +127,10 @@ def build_method(recipe: Recipe) -> Method:
 
     The global random state is left as it was.
     """
+    import torch  # cards and recipes are read without it
+
+    from textmask.methods.base import Method
+
     spec = get_method(recipe.method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

@@ -2,47 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from textmask.config import Config
-from textmask.nn.guide_decoder import GuideDecoder, GuideDecoderFields
-from textmask.nn.mmi_unet import MMIUNet, MMIUNetFields
+from textmask.nn.fields import BackboneFields
+from textmask.nn.guide_decoder import GuideDecoder
+from textmask.nn.mmi_unet import MMIUNet
 from textmask.nn.pretrained_image import build_image_encoder
-
-
-class BackboneFields(Config):
-    """Which backbone, on which image encoder, with which fields (only those of the named one count).
-
-    Attributes:
-        name: of the backbone.
-        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
-    """
-
-    name: Literal["mmi_unet", "guide_decoder"] = "mmi_unet"
-    image_encoder: str = "convnext_tiny"
-    mmi_unet: MMIUNetFields = MMIUNetFields()
-    guide_decoder: GuideDecoderFields = GuideDecoderFields()
-
-    @property
-    def scales(self) -> int:
-        """How many maps meet the sentence."""
-        return (
-            self.mmi_unet.fused if self.name == "mmi_unet" else len(self.guide_decoder.token_counts)
-        )
-
-
-# of the CPU presets
-LITE_BACKBONE = BackboneFields(
-    image_encoder="efficientnet_lite0",
-    mmi_unet=MMIUNetFields(fused=3, head_channels=8),
-    guide_decoder=GuideDecoderFields(max_tokens=32, head_channels=8),
-)
-# of the tests
-SMOKE_BACKBONE = BackboneFields(
-    image_encoder="tiny",
-    mmi_unet=MMIUNetFields(heads=2, hidden=8, head_channels=4),
-    guide_decoder=GuideDecoderFields(token_counts=(6, 4, 3), head_channels=4),
-)
 
 
 def build_backbone(

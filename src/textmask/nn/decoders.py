@@ -10,7 +10,8 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from textmask.nn.image_encoders import ConvBlock, EncoderInfo, NormName, UNetEncoder, norm_layer
+from textmask.nn.fields import NormName
+from textmask.nn.image_encoders import ConvBlock, EncoderInfo, UNetEncoder, norm_layer
 from textmask.types import Image, Logits
 
 

@@ -7,35 +7,15 @@ from typing import cast
 
 import torch
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor, nn
 
-from textmask.config import Config
 from textmask.errors import warn_prompt
 from textmask.nn.attention import Attention, position_codes
 from textmask.nn.decoders import SubPixelHead, UpBlock
+from textmask.nn.fields import GuideDecoderFields
 from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
 from textmask.nn.referring import Feature, Referred, fused_scales
 from textmask.types import Image, TextFeatures, TextTokens, TokenMask
-
-
-class GuideDecoderFields(Config):
-    """Fields of the network; the defaults are those of the released code.
-
-    Attributes:
-        token_counts: to how many tokens the sentence is mixed at each guided scale, coarse to fine.
-        max_tokens: sentence length that the mixing reads; what is longer is cut with a warning.
-        gate: initial value of the learned factor on what the sentence says: 1.421 in LanGuideMedSeg, 0.01 in the copies
-            in MMI-UNet, SGSeg and Semi-MedRef, so that results of "GuideDecoder" differ by repository.
-        heads: of the cross-attention.
-        head_channels: channels at full resolution.
-    """
-
-    token_counts: tuple[int, ...] = (24, 12, 9)
-    max_tokens: int = Field(24, ge=3)
-    gate: float = 1.421
-    heads: int = Field(4, ge=1)
-    head_channels: int = Field(24, ge=1)
 
 
 class TokenMixer(nn.Module):

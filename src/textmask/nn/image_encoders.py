@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from textmask.errors import ConfigError
+from textmask.nn.fields import NormName
 from textmask.types import Image
-
-# of the CPU presets: 2 M parameters with a stem at stride 4
-LITE_WIDTHS = (32, 80, 144, 208)
-
-NormName = Literal["batch", "group"]
 
 
 @dataclass(frozen=True)

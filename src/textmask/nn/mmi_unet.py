@@ -5,33 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor, nn
 
-from textmask.config import Config
 from textmask.nn.attention import Interactor
 from textmask.nn.decoders import SubPixelHead, UpBlock
+from textmask.nn.fields import MMIUNetFields
 from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
 from textmask.nn.referring import Feature, Referred, fused_scales
 from textmask.types import Image, TextFeatures, TextTokens, TokenMask
-
-
-class MMIUNetFields(Config):
-    """Fields of the network; the defaults are those of the released code.
-
-    Attributes:
-        scales: how many of the encoder's coarsest scales the decoder uses.
-        fused: how many of those, counted from the coarsest, have a bridger; the others are plain skips.
-        heads, hidden, dropout: of the interactors.
-        head_channels: channels at full resolution.
-    """
-
-    scales: int = Field(4, ge=2)
-    fused: int = Field(4, ge=1)
-    heads: int = Field(8, ge=1)
-    hidden: int = Field(128, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    head_channels: int = Field(24, ge=1)
 
 
 class Bridger(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from textmask.errors import ConfigError, WeightsError, choose
+from textmask.nn.fields import LITE_WIDTHS
 from textmask.nn.image_encoders import (
-    LITE_WIDTHS,
     EncoderInfo,
     ImageEncoder,
     UNetEncoder,

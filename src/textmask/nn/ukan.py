@@ -11,14 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from textmask.nn.decoders import SubPixelHead
-from textmask.nn.image_encoders import ConvBlock, EncoderInfo, ImageEncoder, NormName, norm_layer
+from textmask.nn.fields import NormName
+from textmask.nn.image_encoders import ConvBlock, EncoderInfo, ImageEncoder, norm_layer
 from textmask.types import Image, Logits
 
 Feature = Float[Tensor, "b c h w"]
 Map = Callable[[int, int], nn.Module]
 """Makes a map over the last dimension, in_features -> out_features: a KAN layer or a linear one."""
-UKAN_WIDTHS = (16, 32, 128, 160, 256)
-UKAN_LITE_WIDTHS = (32, 64, 128, 160, 208)  # of the CPU presets, with a stem at stride 4
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -69,11 +69,13 @@ def load_run(run: Path | str, device: str = "cpu") -> Run:
         ConfigError: the device is unknown, or this machine does not have it; nothing is read then.
         CheckpointError: not a run folder, no weights yet, or weights that do not fit.
     """
+    # before anything is read: a wrong device is answered at once
     find_device(device)
     record = read_record(run)
     recipe = load_recipe(json.dumps(record.recipe))
     tensors, metadata = read_tensors(weights_file(record.path))
 
+    # a run that is read back predicts; it is never trained further
     method = build_method(recipe)
     load_weights(method, tensors, metadata, recipe)
     method.eval().requires_grad_(False)
@@ -94,6 +96,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         CheckpointError: the disk is full or not writable. An existing file is left unchanged.
     """
+    # sorted keys: equal metadata are equal bytes
     text = json.dumps(dict(metadata), sort_keys=True)
     try:
         with replacing(path) as part:
@@ -152,6 +155,7 @@ def load_weights(
     Raises:
         CheckpointError: they belong to another method, or do not fit the recipe.
     """
+    # a clear message for what load_state_dict would report key by key
     name = metadata.get("method")
     if name != recipe.method:
         raise CheckpointError(
@@ -190,6 +194,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore what `pack_optimizer` packed."""
+    # keys are optim/<parameter number>/<name>; the file also holds other tensors
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optim/"):

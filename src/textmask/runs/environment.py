@@ -37,6 +37,8 @@ def prepare_cpu() -> bool:
     """
     if sys.platform != "linux":
         return False
+
+    # musl and others have no mallopt
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
@@ -61,6 +63,7 @@ def environment() -> dict[str, Any]:
     """What a reader needs to repeat a run: versions, machine, git commit and the command line."""
     import torch
 
+    # an optional package that is not installed is recorded as such
     packages = {}
     for name in PACKAGES:
         try:

@@ -51,6 +51,7 @@ class RunFolder:
             ConfigError: it already contains a run, or a run of another recipe.
             CheckpointError: there is nothing to resume from.
         """
+        # a new run never overwrites another one
         recipe_path = self.path / layout.RECIPE
         if not resume:
             if recipe_path.exists():
@@ -59,6 +60,7 @@ class RunFolder:
                 )
             return False
 
+        # only the same recipe gives the same numbers
         if not recipe_path.exists():
             raise CheckpointError(
                 f"{self.path} contains no run to resume. Start it without --resume."
@@ -86,6 +88,7 @@ class RunFolder:
         """
         keys = splits["train"].keys
         try:
+            # which images each split and stage has, for later leak checks
             (self.path / layout.SPLITS).mkdir(parents=True, exist_ok=True)
             for name, data in splits.items():
                 _write_names(layout.split_list(self.path, name), data.keys)
@@ -93,6 +96,7 @@ class RunFolder:
                 if len(rows) < len(keys):
                     _write_names(layout.labelled_list(self.path, name), [keys[row] for row in rows])
 
+            # where and on what
             write_json(self.path / layout.ENVIRONMENT, environment())
             stored = self._stored_data(len(keys), labelled)
             stored["sentences_cut"] = {
@@ -168,6 +172,7 @@ class RunFolder:
         result["weights_sha256"] = file_sha256(self.path / layout.WEIGHTS)
         write_json(self.path / layout.RESULT, result)
 
+        # the same in words
         card, manifest = get_method(self.recipe.method).card, self.manifest
         chosen = f"epoch {epoch}" + (f", the {variant}" if variant else "")
         if score is not None:
@@ -191,11 +196,14 @@ class RunFolder:
 
     def _stored_data(self, train_rows: int, labelled: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """The content of data.json but for the prompts that are cut."""
+        # what `--resume` and `evaluate` need to read the same data again
         stored: dict[str, Any] = {}
         if self.options is not None:
             stored["options"] = self.options.as_json()
         if self.source is not None:
             stored["source"] = str(self.source.absolute())
+
+        # what the data are
         stored["name"] = self.manifest.name
         stored["hash"] = self.manifest.hash()
         stored["counts"] = dict(self.manifest.splits)

@@ -37,6 +37,7 @@ DEFAULT_RUN = PACKAGE / "default"
 
 def run_path(run: Path | str) -> Path:
     """The folder of a run; `default` is the bundled model unless there is a folder of that name."""
+    # a folder that the user made comes first
     path = Path(run)
     return DEFAULT_RUN if str(path) == DEFAULT and not path.exists() else path
 
@@ -87,6 +88,7 @@ def output_folder(run: Path, out: Path | None, *inside: str) -> Path:
     Raises:
         ConfigError: the folder is inside the installed package, as it is for the bundled model without `out`.
     """
+    # an installed package may be read-only, shared, or replaced by an update
     folder = run.joinpath(*inside) if out is None else out
     if PACKAGE in (folder.resolve(), *folder.resolve().parents):
         raise ConfigError(

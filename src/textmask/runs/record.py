@@ -61,6 +61,7 @@ def read_record(run: Path | str) -> RunRecord:
     Raises:
         CheckpointError: not a run folder, or a file is damaged.
     """
+    # a run folder: one file per part; the last two may be missing
     path = run_path(run)
     if not is_hub_folder(path):
         result, environment = path / RESULT, path / ENVIRONMENT
@@ -72,6 +73,7 @@ def read_record(run: Path | str) -> RunRecord:
             read_json(environment) if environment.exists() else {},
         )
 
+    # a hub folder: one file with all parts; hubs store no environment
     config = read_json(path / HUB_CONFIG)
     names = ("recipe", "data", "result")
     if not all(isinstance(config.get(name), dict) for name in names):

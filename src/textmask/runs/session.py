@@ -26,13 +26,15 @@ def find_device(name: str) -> torch.device:
     Raises:
         ConfigError: the name is unknown, or this machine does not have the device.
     """
+    # the fastest device that this machine has
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,2})?", name):
         raise ConfigError(f"unknown device {name!r}, expected {DEVICES}.")
 
+    # a device that is named must be there: nothing falls back to the CPU in silence
     device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -92,8 +94,11 @@ class Session:
     @contextmanager
     def running(self) -> Iterator[Method]:
         """The method in eval mode, without gradients, in the precision of its recipe."""
+        # fp32 means fp32 on every device, so that masks do not depend on it
         bf16, kind = self.precision == "bf16", self.device.type
         exact = nullcontext() if bf16 or kind != "cuda" else _TF32_OFF
+
+        # validation interrupts a training, which goes back to its own mode
         was_training = self.method.training
         if was_training:
             self.method.eval()
@@ -106,7 +111,7 @@ class Session:
 
 
 class _WithoutTF32:
-    """Convolutions in real fp32 on CUDA: torch rounds their inputs to 10 bits (TF32) unless it is told not to.
+    """Convolutions in real fp32 on CUDA: torch rounds their inputs to 10 bits (TF32) by default.
 
     The setting is one for the process, so the first thread that enters changes it and the last one that leaves
     restores it.
@@ -127,6 +132,7 @@ class _WithoutTF32:
     def __exit__(self, *problem: object) -> None:
         with self._lock:
             self._inside -= 1
+            # the last thread that leaves
             if not self._inside:
                 torch.backends.cudnn.allow_tf32 = self._before
 

@@ -24,15 +24,15 @@ def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float
 def validate_variants(
     method: Method, data: SplitData, recipe: Recipe
 ) -> tuple[str, dict[str, float]]:
-    """Validate each of a method's variants (student, teacher) and make it use the best one from then on.
+    """Validate each of a method's weights (student, teacher) and make it use the best one from then on.
 
     Args:
-        method: may have no variants.
+        method: may have only one kind of weights.
         data: the validation split.
         recipe: names the score to choose by.
 
     Returns:
-        The best variant ("" if the method has none) and its scores, followed by those of each as `variant/score`.
+        The best weights ("" if the method has only one kind) and their scores, then those of each as `weights/score`.
     """
     if not method.weights_to_use:
         return "", validate(method, data, recipe)

@@ -76,6 +76,7 @@ class GraphBackend:
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
         """The features (None computes them), the image and B prompts -> logits."""
+        # every input that any graph may have; each takes what it names
         maps = self.image_features(image) if features is None else features
         feed = {"image": _array(image), "zones": _array(text.zones)}
         feed.update(self._text_inputs(text))
@@ -87,6 +88,7 @@ class GraphBackend:
         """The encoded prompts as inputs of the last graph; nothing if that graph reads no words."""
         if not set(TEXT_INPUTS) & set(self._rest.inputs):
             return {}
+        # a batch often repeats a prompt, and a session repeats those of earlier batches
         distinct = list(dict.fromkeys(text.prompts))
         known = {prompt: self._rows[prompt] for prompt in distinct if prompt in self._rows}
         known.update(self._encoded([prompt for prompt in distinct if prompt not in known]))
@@ -118,6 +120,7 @@ class GraphBackend:
         feed = {"token_ids": tokenized.token_ids.numpy(), "token_mask": token_mask.numpy()}
         tokens, embedding = map(torch.from_numpy, self.graphs[TEXT](feed))
 
+        # without padding, whose length differs from batch to batch
         new = {}
         for i, prompt in enumerate(prompts):
             new[prompt] = tokens[i][token_mask[i]].clone(), embedding[i].clone()

@@ -39,6 +39,7 @@ class OnnxGraph:
     """
 
     def __init__(self, path: Path, threads: int) -> None:
+        # warnings of the runtime are about graphs, which users cannot change
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -132,6 +133,7 @@ def _excluded(path: Path, keep_first: bool, kept: Sequence[str]) -> list[str]:
     """Nodes that stay in fp32: the first convolution, those named, and products of two activations."""
     from onnx import load  # part of the same extra
 
+    # products with a constant are layers, the others are attention
     graph = load(str(path)).graph
     constants = {tensor.name for tensor in graph.initializer}
     excluded = []

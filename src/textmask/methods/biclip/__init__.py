@@ -1,11 +1,15 @@
 """`biclip`: bidirectional language-image fusion through a pseudo image (Talaei et al.)."""
 
-from typing import Literal, Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
 
 from textmask.config import Augment, Optim, Recipe, Schedule, Stage
-from textmask.methods.biclip.method import BiCLIP
 from textmask.methods.registry import Card, MethodSpec
-from textmask.nn.image_encoders import LITE_WIDTHS, NormName
+from textmask.nn.fields import LITE_WIDTHS, NormName
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="BiCLIP: text refined by the image, a pseudo image painted from it, U-Net over both",
@@ -99,4 +103,11 @@ class BiCLIPRecipe(Recipe):
         return super().smoke().model_copy(update={**small, **net})
 
 
-SPEC = MethodSpec("biclip", CARD, BiCLIPRecipe, BiCLIP)
+def build_biclip(recipe: BiCLIPRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.biclip.method import BiCLIP
+
+    return BiCLIP(recipe)
+
+
+SPEC = MethodSpec("biclip", CARD, BiCLIPRecipe, build_biclip)

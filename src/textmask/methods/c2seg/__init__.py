@@ -1,14 +1,17 @@
 """`c2seg`: cluster-aware contrastive pretraining, bidirectional complementary attention, KAN gates."""
 
-from typing import Literal, Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from textmask.config import Optim, Recipe, Schedule, Stage
-from textmask.methods.c2seg.method import C2Seg
 from textmask.methods.registry import Arm, Card, MethodSpec
-from textmask.nn.image_encoders import NormName
-from textmask.nn.ukan import UKAN_LITE_WIDTHS, UKAN_WIDTHS
+from textmask.nn.fields import UKAN_LITE_WIDTHS, UKAN_WIDTHS, NormName
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="C2Seg: cluster-aware contrastive pretraining, then bidirectional complementary attention with KAN gates",
@@ -205,4 +208,12 @@ ABLATION_TABLES = {
     ),
 }
 
-SPEC = MethodSpec("c2seg", CARD, C2SegRecipe, C2Seg, ablation_tables=ABLATION_TABLES)
+
+def build_c2seg(recipe: C2SegRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.c2seg.method import C2Seg
+
+    return C2Seg(recipe)
+
+
+SPEC = MethodSpec("c2seg", CARD, C2SegRecipe, build_c2seg, ablation_tables=ABLATION_TABLES)

@@ -1,13 +1,17 @@
 """`dusss`: a vision-language model that knows its uncertainty, and pseudo-labels refined by sentences."""
 
-from typing import Literal, Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
-from textmask.methods.dusss.method import DuSSS
 from textmask.methods.registry import Arm, Card, MethodSpec
-from textmask.nn.image_encoders import LITE_WIDTHS, NormName
+from textmask.nn.fields import LITE_WIDTHS, NormName
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="DuSSS: similarity supervised by uncertainty, then pseudo-labels refined by sentences",
@@ -210,4 +214,12 @@ ABLATION_TABLES = {
     ),
 }
 
-SPEC = MethodSpec("dusss", CARD, DuSSSRecipe, DuSSS, ablation_tables=ABLATION_TABLES)
+
+def build_dusss(recipe: DuSSSRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.dusss.method import DuSSS
+
+    return DuSSS(recipe)
+
+
+SPEC = MethodSpec("dusss", CARD, DuSSSRecipe, build_dusss, ablation_tables=ABLATION_TABLES)

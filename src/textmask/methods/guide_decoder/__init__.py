@@ -1,13 +1,16 @@
 """`guide_decoder`: a text-guided decoder, one of the two backbones that the field stands on."""
 
-from typing import Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
-from textmask.methods.guide_decoder.method import GuideDecoderMethod
 from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR
 from textmask.methods.registry import Card, MethodSpec
-from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE
-from textmask.nn.guide_decoder import GuideDecoderFields
+from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, GuideDecoderFields
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="GuideDecoder: every scale of the decoder asks the sentence",
@@ -63,4 +66,11 @@ class GuideDecoderRecipe(Recipe):
         )
 
 
-SPEC = MethodSpec("guide_decoder", CARD, GuideDecoderRecipe, GuideDecoderMethod)
+def build_guide_decoder(recipe: GuideDecoderRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.guide_decoder.method import GuideDecoderMethod
+
+    return GuideDecoderMethod(recipe)
+
+
+SPEC = MethodSpec("guide_decoder", CARD, GuideDecoderRecipe, build_guide_decoder)

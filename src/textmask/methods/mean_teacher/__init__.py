@@ -1,12 +1,16 @@
 """`mean_teacher`: the semi-supervised baseline; consistency with an average of the student's own weights."""
 
-from typing import Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
 
 from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
-from textmask.methods.mean_teacher.method import MeanTeacher
 from textmask.methods.presets import LITE0_LR
 from textmask.methods.registry import Card, MethodSpec
-from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="Mean Teacher: consistency of a text-guided student with the average of its own weights",
@@ -79,4 +83,11 @@ class MeanTeacherRecipe(Recipe):
         return super().smoke().model_copy(update=net)
 
 
-SPEC = MethodSpec("mean_teacher", CARD, MeanTeacherRecipe, MeanTeacher)
+def build_mean_teacher(recipe: MeanTeacherRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.mean_teacher.method import MeanTeacher
+
+    return MeanTeacher(recipe)
+
+
+SPEC = MethodSpec("mean_teacher", CARD, MeanTeacherRecipe, build_mean_teacher)

@@ -1,13 +1,16 @@
 """`mmi_unet`: image and sentence update each other in the encoder; the other backbone that the field stands on."""
 
-from typing import Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
-from textmask.methods.mmi_unet.method import MMIUNetMethod
 from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR
 from textmask.methods.registry import Card, MethodSpec
-from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE
-from textmask.nn.mmi_unet import MMIUNetFields
+from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, MMIUNetFields
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="MMI-UNet: image and sentence update each other between the scales of the encoder",
@@ -63,4 +66,11 @@ class MMIUNetRecipe(Recipe):
         )
 
 
-SPEC = MethodSpec("mmi_unet", CARD, MMIUNetRecipe, MMIUNetMethod)
+def build_mmi_unet(recipe: MMIUNetRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.mmi_unet.method import MMIUNetMethod
+
+    return MMIUNetMethod(recipe)
+
+
+SPEC = MethodSpec("mmi_unet", CARD, MMIUNetRecipe, build_mmi_unet)

@@ -1,14 +1,18 @@
 """`semi_medref`: semi-supervised referring segmentation whose augmentations keep picture and sentence together."""
 
-from typing import Literal, Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
 from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
 from textmask.methods.presets import LITE0_LR
 from textmask.methods.registry import Arm, Card, MethodSpec
-from textmask.methods.semi_medref.method import SemiMedRef
-from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="Semi-MedRef: teacher and student whose mixed pictures and sentences stay true to each other",
@@ -194,6 +198,14 @@ ABLATION_TABLES = {
     ),
 }
 
+
+def build_semi_medref(recipe: SemiMedRefRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.semi_medref.method import SemiMedRef
+
+    return SemiMedRef(recipe)
+
+
 SPEC = MethodSpec(
-    "semi_medref", CARD, SemiMedRefRecipe, SemiMedRef, ablation_tables=ABLATION_TABLES
+    "semi_medref", CARD, SemiMedRefRecipe, build_semi_medref, ablation_tables=ABLATION_TABLES
 )

@@ -1,14 +1,18 @@
 """`ssa`: symmetric optimal transport alignment and composite directional guidance over a text-guided backbone."""
 
-from typing import Literal, Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from textmask.config import Ramp, Recipe, Stage
 from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR
 from textmask.methods.registry import Arm, Card, MethodSpec
-from textmask.methods.ssa.method import SSA
-from textmask.nn.backbones import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="SSA: tokens aligned by optimal transport, the mask held to the places that the sentence names",
@@ -130,4 +134,12 @@ ABLATION_TABLES = {
     ),
 }
 
-SPEC = MethodSpec("ssa", CARD, SSARecipe, SSA, ablation_tables=ABLATION_TABLES)
+
+def build_ssa(recipe: SSARecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.ssa.method import SSA
+
+    return SSA(recipe)
+
+
+SPEC = MethodSpec("ssa", CARD, SSARecipe, build_ssa, ablation_tables=ABLATION_TABLES)

@@ -1,12 +1,16 @@
 """`statement_unet`: the sentence only as its parsed statement; what a language model must beat."""
 
-from typing import Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
 from textmask.methods.presets import BASELINE_STAGE
 from textmask.methods.registry import Card, MethodSpec
-from textmask.methods.statement_unet.method import StatementUNet
-from textmask.nn.image_encoders import LITE_WIDTHS, NormName
+from textmask.nn.fields import LITE_WIDTHS, NormName
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="U-Net told the parsed zones, no language model",
@@ -48,4 +52,11 @@ class StatementUNetRecipe(Recipe):
         )
 
 
-SPEC = MethodSpec("statement_unet", CARD, StatementUNetRecipe, StatementUNet)
+def build_statement_unet(recipe: StatementUNetRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.statement_unet.method import StatementUNet
+
+    return StatementUNet(recipe)
+
+
+SPEC = MethodSpec("statement_unet", CARD, StatementUNetRecipe, build_statement_unet)

@@ -1,10 +1,14 @@
 """`text_prior`: the text-only baseline; how far the sentence alone goes without looking at the picture."""
 
-from typing import Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
 from textmask.methods.registry import Card, MethodSpec
-from textmask.methods.text_prior.method import TextPrior
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="mean training mask of the same statement, no image",
@@ -33,9 +37,11 @@ class TextPriorRecipe(Recipe):
         return super().smoke().model_copy(update={"grid": (8, 8), "min_count": 1})
 
 
-SPEC = MethodSpec(
-    "text_prior",
-    CARD,
-    TextPriorRecipe,
-    lambda recipe: TextPrior(recipe.grid, recipe.cut, recipe.min_count),
-)
+def build_text_prior(recipe: TextPriorRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.text_prior.method import TextPrior
+
+    return TextPrior(recipe.grid, recipe.cut, recipe.min_count)
+
+
+SPEC = MethodSpec("text_prior", CARD, TextPriorRecipe, build_text_prior)

@@ -1,13 +1,16 @@
 """`ukan`: U-KAN, image only; what C2Seg stands on."""
 
-from typing import Literal, Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
 
 from textmask.config import Recipe, Stage
 from textmask.methods.presets import BASELINE_STAGE
 from textmask.methods.registry import Card, MethodSpec
-from textmask.methods.ukan.method import UKAN
-from textmask.nn.image_encoders import NormName
-from textmask.nn.ukan import UKAN_LITE_WIDTHS, UKAN_WIDTHS
+from textmask.nn.fields import UKAN_LITE_WIDTHS, UKAN_WIDTHS, NormName
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="U-KAN, image only: convolutions at the fine scales, KAN blocks at the coarse ones",
@@ -55,4 +58,11 @@ class UKANRecipe(Recipe):
         return super().smoke().model_copy(update={"widths": (4, 8, 12), "kan_stages": 1})
 
 
-SPEC = MethodSpec("ukan", CARD, UKANRecipe, UKAN)
+def build_ukan(recipe: UKANRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.ukan.method import UKAN
+
+    return UKAN(recipe)
+
+
+SPEC = MethodSpec("ukan", CARD, UKANRecipe, build_ukan)

@@ -1,12 +1,16 @@
 """`unet`: the image-only baseline that every result table carries."""
 
-from typing import Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
 from textmask.methods.presets import BASELINE_STAGE
 from textmask.methods.registry import Card, MethodSpec
-from textmask.methods.unet.method import UNetMethod
-from textmask.nn.image_encoders import LITE_WIDTHS, NormName
+from textmask.nn.fields import LITE_WIDTHS, NormName
+
+if TYPE_CHECKING:
+    from textmask.methods.base import Method
 
 CARD = Card(
     title="U-Net, image only",
@@ -43,9 +47,11 @@ class UNetRecipe(Recipe):
         return super().smoke().model_copy(update={"widths": (8, 12), "stem_stride": 2})
 
 
-SPEC = MethodSpec(
-    "unet",
-    CARD,
-    UNetRecipe,
-    lambda recipe: UNetMethod(recipe.widths, recipe.stem_stride, recipe.norm),
-)
+def build_unet(recipe: UNetRecipe) -> Method:
+    """Build the network; only this imports torch."""
+    from textmask.methods.unet.method import UNetMethod
+
+    return UNetMethod(recipe.widths, recipe.stem_stride, recipe.norm)
+
+
+SPEC = MethodSpec("unet", CARD, UNetRecipe, build_unet)

@@ -10,7 +10,8 @@ from textmask.errors import DataError
 from textmask.losses.segmentation import bce, soft_dice
 from textmask.methods.base import Method
 from textmask.nn.decoders import UNet
-from textmask.nn.image_encoders import NormName, standardise
+from textmask.nn.fields import NormName
+from textmask.nn.image_encoders import standardise
 from textmask.types import Batch, Image, Output, Text
 
 

@@ -17,7 +17,7 @@ from textmask.metrics.overlap import Floats, Ints
 from textmask.plots.charts import scatter_panels_png
 from textmask.plots.overlays import PALETTE
 from textmask.runs.checkpoint import Run, load_run, load_weights, read_tensors
-from textmask.runs.layout import output_folder, stage_weights
+from textmask.runs.layout import stage_weights
 
 LETTERS = 90  # of a sentence in the legend
 SHUFFLES = 20  # relabellings that the floor is the mean of
@@ -77,7 +77,6 @@ def draw_features(
         raise ConfigError(
             f"got {len(runs)} runs and top {top}, expected at least one run and top 2 to {len(PALETTE)}."
         )
-    output_folder(out.parent, out.parent)
     sentences = frequent([row.text for row in manifest.rows_of(split)], top)
     panels, found = [], []
     for path in runs:

@@ -1,0 +1,87 @@
+"""Sizes and settings of the networks, without torch: what recipes and cards need before any network is built."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from textmask.config import Config
+
+NormName = Literal["batch", "group"]
+# of the CPU presets: 2 M parameters with a stem at stride 4
+LITE_WIDTHS = (32, 80, 144, 208)
+UKAN_WIDTHS = (16, 32, 128, 160, 256)
+UKAN_LITE_WIDTHS = (32, 64, 128, 160, 208)  # of the CPU presets, with a stem at stride 4
+
+
+class MMIUNetFields(Config):
+    """Fields of MMI-UNet; the defaults are those of the released code.
+
+    Attributes:
+        scales: how many of the encoder's coarsest scales the decoder uses.
+        fused: how many of those, counted from the coarsest, have a bridger; the others are plain skips.
+        heads, hidden, dropout: of the interactors.
+        head_channels: channels at full resolution.
+    """
+
+    scales: int = Field(4, ge=2)
+    fused: int = Field(4, ge=1)
+    heads: int = Field(8, ge=1)
+    hidden: int = Field(128, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    head_channels: int = Field(24, ge=1)
+
+
+class GuideDecoderFields(Config):
+    """Fields of GuideDecoder; the defaults are those of the released code.
+
+    Attributes:
+        token_counts: to how many tokens the sentence is mixed at each guided scale, coarse to fine.
+        max_tokens: sentence length that the mixing reads; what is longer is cut with a warning.
+        gate: initial value of the learned factor on what the sentence says: 1.421 in LanGuideMedSeg, 0.01 in the copies
+            in MMI-UNet, SGSeg and Semi-MedRef, so that results of "GuideDecoder" differ by repository.
+        heads: of the cross-attention.
+        head_channels: channels at full resolution.
+    """
+
+    token_counts: tuple[int, ...] = (24, 12, 9)
+    max_tokens: int = Field(24, ge=3)
+    gate: float = 1.421
+    heads: int = Field(4, ge=1)
+    head_channels: int = Field(24, ge=1)
+
+
+class BackboneFields(Config):
+    """Which backbone, on which image encoder, with which fields (only those of the named one count).
+
+    Attributes:
+        name: of the backbone.
+        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
+    """
+
+    name: Literal["mmi_unet", "guide_decoder"] = "mmi_unet"
+    image_encoder: str = "convnext_tiny"
+    mmi_unet: MMIUNetFields = MMIUNetFields()
+    guide_decoder: GuideDecoderFields = GuideDecoderFields()
+
+    @property
+    def scales(self) -> int:
+        """How many maps meet the sentence."""
+        return (
+            self.mmi_unet.fused if self.name == "mmi_unet" else len(self.guide_decoder.token_counts)
+        )
+
+
+# of the CPU presets
+LITE_BACKBONE = BackboneFields(
+    image_encoder="efficientnet_lite0",
+    mmi_unet=MMIUNetFields(fused=3, head_channels=8),
+    guide_decoder=GuideDecoderFields(max_tokens=32, head_channels=8),
+)
+# of the tests
+SMOKE_BACKBONE = BackboneFields(
+    image_encoder="tiny",
+    mmi_unet=MMIUNetFields(heads=2, hidden=8, head_channels=4),
+    guide_decoder=GuideDecoderFields(token_counts=(6, 4, 3), head_channels=4),
+)
