@@ -10,11 +10,12 @@ import time
 from itertools import combinations
 
 import torch
+from einops import rearrange
 from timing import Goals, interleave
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from textmask.nn.attention import CrossAttention
+from textmask.nn.attention import Attention
 from textmask.nn.image_encoders import UNetEncoder
 from textmask.nn.text_encoders import BertTextEncoder, TextCache
 from textmask.types import Text, TextFeatures
@@ -52,13 +53,17 @@ class SmallNet(nn.Module):
     def __init__(self, text_width: int) -> None:
         super().__init__()
         self.encoder = UNetEncoder((32, 80, 144, 208), stem_stride=4)
-        self.fusion = CrossAttention(208, text_width)
+        self.text = nn.Linear(text_width, 208)
+        self.attention = Attention(208)
         self.head = nn.Conv2d(208, 1, 1)
 
     def forward(self, image: Tensor, text: TextFeatures) -> Tensor:
         """Image B 3 H W -> logits B 1 H/32 W/32."""
         feature = self.encoder(image)[-1]
-        out: Tensor = self.head(self.fusion(feature, text.text_tokens, text.token_mask))
+        places = rearrange(feature, "b c h w -> b (h w) c")
+        words = self.text(text.text_tokens)
+        places = places + self.attention(places, words, words, text.token_mask)
+        out: Tensor = self.head(rearrange(places, "b (h w) c -> b c h w", h=feature.shape[2]))
         return out
 
 

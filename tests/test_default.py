@@ -13,7 +13,7 @@ from textmask.cli.app import app
 from textmask.data.phantom import PhantomConfig, make_phantom
 from textmask.inference.predictor import Predictor
 from textmask.io.files import file_sha256
-from textmask.runs.checkpoint import DEFAULT_RUN
+from textmask.runs.layout import DEFAULT_RUN
 
 
 @pytest.fixture(scope="module")

@@ -62,15 +62,16 @@ __all__ = [
 ]
 
 
-def load(path: str | Path | None = None) -> Predictor:
+def load(path: str | Path | None = None, device: str = "auto") -> Predictor:
     """A trained run, ready to segment: `load("runs/biclip").set_image("film.png").segment("lower left lung").mask`.
 
-    Without a path it is the model that comes with the package, see docs/default-model.md.
+    Without a path it is the model that comes with the package, see docs/default-model.md. The device is auto, cpu,
+    cuda, cuda:N or mps.
     """
     from textmask.inference.predictor import Predictor
-    from textmask.runs.checkpoint import DEFAULT_RUN
+    from textmask.runs.layout import DEFAULT_RUN
 
-    return Predictor(DEFAULT_RUN if path is None else path)
+    return Predictor(DEFAULT_RUN if path is None else path, device=device)
 
 
 def __getattr__(name: str) -> Any:

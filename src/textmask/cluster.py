@@ -45,12 +45,16 @@ class Launcher:
 
 
 def run_tasks(
-    engine: Launcher, function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]]
+    engine: Launcher,
+    function: Callable[..., Result],
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    device: str = "cpu",
 ) -> Iterator[tuple[int, Result | None, str]]:
     """Call a function of this package with each tuple of arguments; yields (number, answer, error) as each ends.
 
     The processes share the folders that the arguments name. An error of a task is told, not raised: its answer is
-    None then.
+    None then. A task reserves a GPU if `device` says that it uses one, see `ray_gpus`.
 
     Raises:
         ConfigError: the engine is not installed or not reachable, or cannot run single tasks (slurm).
@@ -64,7 +68,9 @@ def run_tasks(
     ray = import_ray()
     with ray_cluster(ray):
         threads = ray_threads(ray, engine)
-        remote = ray.remote(function).options(num_cpus=threads, name="textmask")
+        remote = ray.remote(function).options(
+            num_cpus=threads, num_gpus=ray_gpus(ray, device), name="textmask"
+        )
         waiting = {remote.remote(*task): i for i, task in enumerate(tasks)}
         while waiting:
             (ended,), _ = ray.wait(list(waiting), num_returns=1)
@@ -107,6 +113,22 @@ def ray_threads(ray: Any, engine: Launcher) -> int:
             f"{threads} threads would wait for ever. Give --threads {largest}."
         )
     return threads
+
+
+def ray_gpus(ray: Any, device: str) -> int:
+    """GPUs that a task reserves: one if it runs on CUDA, or on `auto` in a cluster that has any; else none.
+
+    Raises:
+        ConfigError: CUDA is asked for, and no machine of the cluster has a GPU.
+    """
+    if not device.startswith(("auto", "cuda")):
+        return 0
+    found = any(node.get("GPU", 0) for node in ray_nodes(ray))
+    if device != "auto" and not found:
+        raise ConfigError(
+            f"--device {device}: no machine of the Ray cluster has a GPU. Use --device auto or cpu."
+        )
+    return int(found)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Machine code from plain loops, by numba."""
+"""Plain loops compiled to machine code by numba."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def compiled(function: F, **options: Any) -> F:
-    """Compile `function` at its first call and keep the machine code where a cache folder is writable.
+    """Compile `function` at its first call; cache the machine code if a cache folder is writable.
 
     Args:
-        function: plain loops over arrays; a type checker wrapped around it is taken off.
+        function: plain loops over arrays; a wrapper of a type checker is removed.
         options: of `numba.njit`, e.g. fastmath=True, parallel=True.
     """
-    from numba import njit  # slow to import, and not needed by everyone who imports the caller
+    from numba import njit  # slow to import, and not every import of the caller needs it
 
     loop = inspect.unwrap(function)
     try:

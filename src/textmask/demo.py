@@ -1,8 +1,11 @@
-"""The main job on embedded data: synthetic films, a small text-guided model, its baselines, two opposite sentences."""
+"""A demonstration on synthetic radiographs: the bundled model, a training, its evaluation and the report."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -18,105 +21,188 @@ from textmask.io.images import write_png
 from textmask.methods.registry import get_method
 from textmask.plots.overlays import overlay, side_by_side
 from textmask.reports.page import Section, write_report
-from textmask.runs.checkpoint import DEFAULT_RUN
+from textmask.runs.layout import DEFAULT_RUN
 from textmask.statement import Side
 from textmask.text.edit import mirror
-from textmask.training.loop import train
+from textmask.training.loop import TrainOptions, train
 
-MODEL, BASELINES = "statement_unet", ("text_prior", "unet")
-FILMS = {"train": 640, "valid": 80, "test": 80}
 SIZE = (112, 112)
+COUNTS = {"train": 480, "valid": 48, "test": 64}  # images per split
 MARK = ".textmask-demo"
 
+# each model's share of the time that is left for training when its turn comes; the map of places takes no steps
+SHARES = {"text_prior": 0.0, "unet": 0.35, "statement_unet": 1.0}
+MODEL = "statement_unet"
+EPOCHS, MAX_STEPS = 10, 200  # per training, and per epoch
+PROBE_STEPS = 3
+TRAINING_SHARE = (
+    0.75  # of the budget is over when the last training ends; evaluation and report need the rest
+)
+PLANNED_SHARE = (
+    0.85  # of the time for a training is spent in its steps; validation and saving need the rest
+)
 
-def run_demo(out: Path, *, smoke: bool = False, seed: int = 0) -> Path:
-    """Make films, train, evaluate, segment one film by two opposite sentences, and write `out`/report.html.
+
+def run_demo(
+    out: Path,
+    *,
+    smoke: bool = False,
+    seed: int = 0,
+    minutes: float = 3.0,
+    started: float | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Segment a synthetic radiograph with the bundled model, train and evaluate models of its kind, write a report.
 
     Args:
-        out: folder to make; what an earlier demo left in it is replaced.
-        smoke: everything tiny, for tests.
-        seed: of films and training.
+        out: folder to create; what an earlier demo left in it is replaced.
+        smoke: everything tiny, for tests; `minutes` has no meaning then.
+        seed: of images and training.
+        minutes: time budget of the whole; each model trains for at least one step.
+        started: reading of `time.perf_counter` from which the budget counts; None means now.
+        say: prints one line.
 
     Returns:
-        The report.
+        Path of the report, `out`/report.html.
 
     Raises:
-        ConfigError: `out` holds something that no demo has made.
+        ConfigError: `out` contains something that no demo has written, or `minutes` is not above 0.
     """
+    started = time.perf_counter() if started is None else started
+    if not minutes > 0:
+        raise ConfigError(f"the demo's time budget is {minutes} minutes, expected more than 0.")
     _make_folder(out)
     config = PhantomConfig(size=(64, 64) if smoke else SIZE, difficulty=0.3)
-    films = {split: n // 20 for split, n in FILMS.items()} if smoke else FILMS
-    manifest = read_manifest(write_phantoms(out / "data", films, config, seed))
-    for method in (*BASELINES, MODEL):
-        train(
-            _demo_recipe(method, smoke, seed),
-            manifest,
-            out / "runs" / method,
-            cache_dir=out / "data" / "cache",
-        )
+    image = two_sided_phantom(config)
+    prompts = _opposite_prompts(image)
+
+    # the quickest result first
+    bundled = _segment_row(DEFAULT_RUN, image, prompts)
+    path = out / "bundled-model.png"
+    write_png(path, bundled)
+    say(
+        f"{path}: the bundled model on a synthetic radiograph; prompts {prompts[0]!r} and {prompts[1]!r}."
+    )
+
+    say("Drawing synthetic radiographs.")
+    counts = {split: n // 20 + 4 for split, n in COUNTS.items()} if smoke else COUNTS
+    manifest = read_manifest(write_phantoms(out / "data", counts, config, seed))
+
+    deadline = started + minutes * 60 * TRAINING_SHARE
+    for method, share in SHARES.items():
+        recipe = _demo_recipe(method, smoke, seed)
+        seconds = max(deadline - time.perf_counter(), 0.0) * share
+        say(f"Training {method}" + ("." if smoke or not share else f" for about {seconds:.0f} s."))
+        _train(recipe, manifest, out, None if smoke else seconds)
+
+    say(f"Evaluating {MODEL} on {counts['test']} test images.")
     run = out / "runs" / MODEL
-    evaluate(run, manifest, "test", zones="phantom", cache_dir=out / "data" / "cache")
-    return write_report(
-        run, out / "report.html", extra=[_two_sentences(run, manifest, config, out)]
+    evaluate(run, manifest, "test", zones="phantom", cache_dir=_cache(out))
+    trained = _segment_row(run, image, prompts)
+    write_png(out / "two-sentences.png", trained)
+    write_png(out / "two-models.png", np.vstack([trained, bundled]))
+    return write_report(run, out / "report.html", extra=[_two_prompts(out, prompts)])
+
+
+def two_sided_phantom(config: PhantomConfig, first_seed: int = 10_000) -> Phantom:
+    """The first image from `first_seed` whose prompt names the left only, with unnamed opacities on the right.
+
+    Raises:
+        ConfigError: there is none among 2000 seeds.
+    """
+    for seed in range(first_seed, first_seed + 2000):
+        phantom = make_phantom(config, seed)
+        others = {lesion.zone[0] for lesion in phantom.distractors}
+        if (
+            phantom.statement.sides == {Side.LEFT}
+            and others == {Side.RIGHT}
+            and mirror(phantom.text)
+        ):
+            return phantom
+    raise ConfigError(
+        "no image with opacities on both sides among 2000; raise the difficulty or distractor_share."
     )
 
 
 def _make_folder(out: Path) -> None:
     """Empty an earlier demo's folder; nothing that a person may have put there is deleted."""
     if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is no demo folder. Remove it, or give another --out.")
+        raise ConfigError(
+            f"{out} exists and is not a demo folder. Remove it, or give another --out."
+        )
     for name in ("data", "runs"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
 
 
+def _cache(out: Path) -> Path:
+    """Where the demo keeps its decoded images."""
+    return out / "data" / "cache"
+
+
 def _demo_recipe(method: str, smoke: bool, seed: int) -> Recipe:
-    """The CPU preset with fewer, smaller pictures; flips come with mirrored sentences and double the films."""
+    """The CPU preset with smaller images; flips come with mirrored prompts and double the number of images."""
     base: Recipe = get_method(method).recipe()
     if smoke:
         return base.smoke().override(f"seed={seed}")
     recipe = base.lite().override(f"seed={seed}", f"image_size={list(SIZE)}")
     if recipe.stages[0].optim is None:
         return recipe
-    augment = Augment(flip=0.5).model_dump_json()
-    return recipe.override("stages.*.epochs=20", f"stages.*.augment={augment}")
+    return recipe.override(f"stages.*.augment={Augment(flip=0.5).model_dump_json()}")
 
 
-def _two_sentences(run: Path, manifest: Manifest, config: PhantomConfig, out: Path) -> Section:
-    """One film with opacities in both lungs, asked for by its own sentence and by the opposite one."""
-    film = two_sided_film(config)
-    opposite = mirror(film.text)
-    if opposite is None:
-        raise ConfigError(f"the sentence {film.text!r} cannot be mirrored.")
-    rows = []
-    for model in (run, DEFAULT_RUN):
-        opened = Predictor(model).open(film.image)
-        answers = [opened.segment(text, abstain=False).mask for text in (film.text, opposite)]
-        panels = [film.image, *(overlay(film.image, mask) for mask in answers)]
-        rows.append(
-            side_by_side(
-                [cv2.resize(panel, (336, 336), interpolation=cv2.INTER_NEAREST) for panel in panels]
-            )
-        )
-    write_png(out / "two-sentences.png", rows[0])
-    write_png(out / "two-models.png", np.vstack(rows))
-    return Section(
-        "One film, two opposite sentences",
-        (out / "two-models.png").read_bytes(),
-        f"Above, the model trained just now on such films: the film; what it marks for {film.text!r}; and for "
-        f"{opposite!r}. The film shows opacities in both lungs, so only the sentence says which one is meant. Below, "
-        "the model that comes with the package, which was trained on real films and has never seen a synthetic one.",
+def _train(recipe: Recipe, manifest: Manifest, out: Path, seconds: float | None) -> None:
+    """Train a recipe into `out`/runs; `seconds` sets the number of its steps, None leaves it to the recipe."""
+    options = TrainOptions()
+    if seconds is not None and recipe.stages[0].optim is not None:
+        deadline = time.perf_counter() + seconds
+        step_s = _step_seconds(recipe, manifest, out)
+        seconds = max(deadline - time.perf_counter(), 0.0)
+
+        # the schedule ends with the time; the limit is for a machine that becomes slower meanwhile
+        steps = int(np.clip(seconds * PLANNED_SHARE / step_s / EPOCHS, 1, MAX_STEPS))
+        recipe = recipe.override(f"stages.*.epochs={EPOCHS}", f"stages.*.steps_per_epoch={steps}")
+        options = TrainOptions(time_limit_s=seconds)
+    train(recipe, manifest, out / "runs" / recipe.method, cache_dir=_cache(out), options=options)
+
+
+def _step_seconds(recipe: Recipe, manifest: Manifest, out: Path) -> float:
+    """Seconds per training step, measured in the second of two short epochs."""
+    run = out / "runs" / f"speed-{recipe.method}"
+    short = recipe.override(
+        "stages.*.epochs=2", f"stages.*.steps_per_epoch={PROBE_STEPS}", "stages.*.select=last"
     )
+    train(short, manifest, run, cache_dir=_cache(out), progress=False)
+    last = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    shutil.rmtree(run)
+    return float(recipe.stages[0].batch_size / json.loads(last)["images_per_s"])
 
 
-def two_sided_film(config: PhantomConfig, first_seed: int = 10_000) -> Phantom:
-    """The first film after `first_seed` whose sentence names the left only, with unnamed opacities on the right."""
-    for seed in range(first_seed, first_seed + 2000):
-        film = make_phantom(config, seed)
-        others = {lesion.zone[0] for lesion in film.distractors}
-        if film.statement.sides == {Side.LEFT} and others == {Side.RIGHT} and mirror(film.text):
-            return film
-    raise ConfigError(
-        "no film with opacities on both sides among 2000; raise the difficulty or distractor_share."
+def _opposite_prompts(image: Phantom) -> tuple[str, str]:
+    """An image's own prompt and the one for the other side."""
+    opposite = mirror(image.text)
+    if opposite is None:
+        raise ConfigError(f"the prompt {image.text!r} cannot be mirrored.")
+    return image.text, opposite
+
+
+def _segment_row(run: Path, image: Phantom, prompts: Sequence[str]) -> np.ndarray:
+    """The image, then a model's overlay for each prompt, next to each other."""
+    opened = Predictor(run).open(image.image)
+    panels = [image.image]
+    for prompt in prompts:
+        panels.append(overlay(image.image, opened.segment(prompt, abstain=False).mask))
+    enlarged = [cv2.resize(panel, (336, 336), interpolation=cv2.INTER_NEAREST) for panel in panels]
+    return side_by_side(enlarged)
+
+
+def _two_prompts(out: Path, prompts: Sequence[str]) -> Section:
+    """The part of the report that shows both models on one image."""
+    return Section(
+        "One image, two opposite prompts",
+        (out / "two-models.png").read_bytes(),
+        f"Top row, the model that was just trained on such images: the image; its mask for {prompts[0]!r}; its mask "
+        f"for {prompts[1]!r}. The image shows opacities in both lungs, so only the prompt says which one is meant. "
+        "Bottom row, the bundled model, which was trained on real radiographs and has never seen a synthetic one.",
     )

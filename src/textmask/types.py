@@ -1,4 +1,4 @@
-"""What flows between the parts: enums, the batch, the output of a method, and shape aliases."""
+"""Shared data types: the batch, the output of a method, and shape aliases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ZoneBits: TypeAlias = Float[Tensor, "b 9"]
 
 
 class TextFeatures(NamedTuple):
-    """What a text encoder returns. `token_mask` is True for real tokens."""
+    """The result of a text encoder; `token_mask` is True for real tokens."""
 
     text_tokens: TextTokens
     text_embedding: Embedding
@@ -32,14 +32,14 @@ class TextFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class Text:
-    """Everything a model may know of the sentences of a batch.
+    """Everything a model may know about the prompts of a batch.
 
     Attributes:
-        prompts: the B sentences, after any rewriting by a transform.
-        zones: B 9, the parsed `Statement.bits()` of each sentence (all 0 when nothing was parsed).
-        statements: the B parsed sentences, which also say whose left is meant; () where nobody parsed them.
-        token_ids, token_mask: B L, filled by `TextEncoder.tokenize` for encoders that train; a frozen encoder looks
-            its cached output up by sentence and needs neither.
+        prompts: the B prompts, after any rewriting by a transform.
+        zones: B 9, 0 or 1, the parsed `Statement.bits()` of each prompt (all 0 if nothing was parsed).
+        statements: the B parsed prompts, with their laterality convention; () if they were not parsed.
+        token_ids, token_mask: B L, set by `TextEncoder.tokenize` for encoders that train; a frozen encoder finds its
+            cached output by the prompt and needs neither.
     """
 
     prompts: tuple[str, ...]
@@ -49,12 +49,12 @@ class Text:
     statements: tuple[Statement, ...] = ()
 
     def __len__(self) -> int:
-        """Number of sentences B."""
+        """Number of prompts B."""
         return len(self.prompts)
 
     @classmethod
     def joined(cls, first: Text, second: Text) -> Text:
-        """The sentences of both, one after the other; token numbers are left to the encoder."""
+        """The prompts of both, one after the other, on one device; token ids are left to the encoder."""
         zones = torch.cat([first.zones, second.zones])
         return cls(
             first.prompts + second.prompts, zones, statements=first.statements + second.statements
@@ -75,11 +75,11 @@ class Batch:
     """B samples. Labelled means `mask is not None`.
 
     Attributes:
-        image: B 3 H W in [0, 1], grey pictures repeated; a method normalises inside.
-        text: the sentences.
+        image: B 3 H W in [0, 1], gray images repeated; a method normalizes inside.
+        text: the prompts.
         mask: B 1 H W, 0 or 1.
         keys: the B row keys of the manifest (the image path).
-        views: further pictures with the same geometry as `image`, e.g. {"strong": B 3 H W}.
+        views: further images with the same geometry as `image`, e.g. {"strong": B 3 H W}.
         unlabelled: the unlabelled half of a semi-supervised step.
     """
 
@@ -99,17 +99,18 @@ class Batch:
         device: torch.device | str,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> Batch:
-        """Move the tensors to `device`; pictures also to `memory_format`."""
+        """Move the tensors to `device`; images also to `memory_format`."""
 
-        def picture(x: Tensor) -> Tensor:
+        def moved(x: Tensor) -> Tensor:
             return x.to(device).contiguous(memory_format=memory_format)
 
+        # only images are convolved, so only they have a memory format
         return replace(
             self,
-            image=picture(self.image),
+            image=moved(self.image),
             text=self.text.to(device),
             mask=None if self.mask is None else self.mask.to(device),
-            views={name: picture(view) for name, view in self.views.items()},
+            views={name: moved(view) for name, view in self.views.items()},
             unlabelled=None
             if self.unlabelled is None
             else self.unlabelled.to(device, memory_format),
@@ -118,7 +119,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Output:
-    """What a method predicts.
+    """The prediction of a method.
 
     Attributes:
         logits: B 1 H W before the sigmoid, at the size of the input image.

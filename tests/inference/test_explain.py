@@ -77,7 +77,7 @@ def test_the_command_line_writes_skips_and_makes_again(runs, film, tmp_path):
         "--out",
         str(tmp_path / "again"),
     ]
-    assert "holds no picture" in str(
+    assert "contains no image" in str(
         CliRunner().invoke(app, folder).exception
     )  # results are never read as pictures
 

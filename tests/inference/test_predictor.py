@@ -20,7 +20,8 @@ from textmask.inference.predictor import Predictor
 from textmask.io.images import read_image
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
-from textmask.runs.checkpoint import WEIGHTS, Run, load_run
+from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import WEIGHTS
 from textmask.training.loop import train
 from textmask.types import Output
 
@@ -169,10 +170,10 @@ def test_names_of_odd_prompts_are_short_safe_and_do_not_collide(tmp_path):
 def test_nothing_to_do_says_so(tmp_path, film):
     with pytest.raises(DataError, match="does not exist"):
         read_jobs(tmp_path / "nope.png", "left")
-    with pytest.raises(DataError, match="needs a sentence"):
+    with pytest.raises(DataError, match="needs a prompt"):
         read_jobs(film, None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="contains no image"):
         read_jobs(tmp_path / "empty", "left")
     for name, text in (
         ("a.csv", "picture,sentence\nx,y\n"),
@@ -249,12 +250,12 @@ def test_arrays_that_are_no_picture_are_refused(half, shape):
 
 def test_a_picture_that_fails_does_not_leave_the_one_before_in_its_place(half, film, tmp_path):
     predictor = Predictor(half)
-    with pytest.raises(DataError, match="no picture is set"):
+    with pytest.raises(DataError, match="no image is set"):
         predictor.segment("left lung")
     predictor.set_image(film)
     with pytest.raises(DataError, match="no such file"):
         predictor.set_image(tmp_path / "gone.png")
-    with pytest.raises(DataError, match="no picture is set"):
+    with pytest.raises(DataError, match="no image is set"):
         predictor.segment("left lung")
 
 
@@ -386,7 +387,7 @@ def test_another_models_result_is_not_passed_off_as_this_ones(half, film, tmp_pa
     assert same.message == ""
     (other,) = predict_folder(make_run(tmp_path / "other", b"model two"), [job], out)
     assert other.status == "skipped"
-    assert "another model's result" in other.message
+    assert "made by another model" in other.message
 
 
 def test_a_full_disk_fails_the_job_and_leaves_no_result(half, film, tmp_path, monkeypatch):
@@ -394,9 +395,9 @@ def test_a_full_disk_fails_the_job_and_leaves_no_result(half, film, tmp_path, mo
     predict_folder(half, [job], out)
 
     def full(path, value):
-        raise OSError(28, "No space left on device")
+        raise DataError("No space left on device")
 
-    monkeypatch.setattr(jobs_module, "write_json", full)
+    monkeypatch.setattr("textmask.inference.results.write_json", full)
     (result,) = predict_folder(half, [job], out, overwrite=True)
     assert result.status == "failed"
     assert "No space left" in result.message
@@ -457,7 +458,7 @@ def test_jobs_keep_the_sentence_as_it_is(film):
     ("name", "content", "message"),
     [
         ("a.csv", "picture,sentence\nfilm.png,x\n", "expected columns image and text"),
-        ("a.csv", "image,text\n", "holds no job"),
+        ("a.csv", "image,text\n", "contains no items"),
         ("a.csv", "", "is empty"),
         ("a.csv", "image,text\n,left lung\n", "row 2: image is ''"),
         ("a.csv", "image,text\nfilm.png,left, lung\n", "row 2: 3 cells"),
@@ -470,7 +471,7 @@ def test_jobs_keep_the_sentence_as_it_is(film):
         ("a.json", '[{"image": 3, "text": "x"}]', "item 1: image is 3"),
         ("a.json", '[{"image": "a\\u0000b", "text": "x"}]', "expected the path of a picture"),
         ("a.json", '[{"image": "film.png", "text": "x", "name": [1]}]', "expected texts"),
-        ("a.json", "[]", "holds no job"),
+        ("a.json", "[]", "contains no items"),
     ],
 )
 def test_jobs_files_that_are_wrong_say_where(tmp_path, name, content, message):
@@ -562,7 +563,7 @@ def test_a_picture_that_was_opened_does_not_change(half, film):
     predictor.set_image(np.zeros((9, 9), np.uint8)).segment("lower left lung")
     assert first.segment("lower left lung").mask.shape == (50, 70)
     with pytest.raises(FrozenInstanceError):
-        first.picture = None
+        first.loaded = None
 
 
 def test_the_result_records_what_the_contract_and_the_check_did(half, tmp_path, film):
@@ -657,11 +658,12 @@ def test_a_report_gives_a_job_for_each_finding(film):
 
 def test_jobs_that_are_shared_among_processes_come_back_in_order(half, film, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs_module, "PART", 2)
-    monkeypatch.setattr(jobs_module, "_loaded", lambda path, backend, export: Predictor(half))
+    monkeypatch.setattr(jobs_module, "_loaded", lambda path, *how: Predictor(half))
     handed = []
 
-    def backwards(engine, function, tasks):
+    def backwards(engine, function, tasks, device):
         handed.extend(tasks)
+        assert device == "auto"
         for i in reversed(range(len(tasks))):
             yield (i, None, "the machine went away") if i == 1 else (i, function(*tasks[i]), "")
 
@@ -683,7 +685,7 @@ def test_jobs_that_are_shared_among_processes_come_back_in_order(half, film, tmp
     assert [r.job.text for r in results] == [job.text for job in jobs] + ["left lung"]
     assert results[2].message == "the machine went away"
     assert len(handed) == 3
-    assert seen[-1] == (5, 5)
+    assert seen[-1] == ("images", 5, 5)
     assert [r.status for r in predict_folder(half, jobs, tmp_path / "out")] == [
         "skipped",
         "skipped",

@@ -12,10 +12,11 @@ from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.errors import CheckpointError, ConfigError, DataError
 from textmask.inference.calibration import calibrate_run, vocabulary
 from textmask.inference.predictor import Predictor
-from textmask.inference.screening import CALIBRATION, CODES, Calibration, confidence, screen
+from textmask.inference.screening import CODES, Calibration, confidence, screen
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
-from textmask.runs.checkpoint import WEIGHTS, Run, load_run
+from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import CALIBRATION, WEIGHTS
 from textmask.text.edit import UNRELATED
 from textmask.text.grammar import WARNINGS, parse
 from textmask.training.loop import train

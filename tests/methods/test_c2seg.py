@@ -243,7 +243,7 @@ def test_image_only_does_not_read_the_sentence():
 
 
 def test_the_named_studies_are_valid_recipes():
-    studies = get_method("c2seg").studies
+    studies = get_method("c2seg").ablation_tables
     assert [arm.name for arm in studies["table3"]] == list("abcdefgh")
     for arms in studies.values():
         for arm in arms:

@@ -366,7 +366,7 @@ def test_mean_teacher_is_the_squared_distance_of_probabilities():
 
 def test_the_tables_are_lists_and_every_ablation_is_a_value():
     spec = get_method("semi_medref")
-    assert [arm.name for arm in spec.studies["table2"]] == [
+    assert [arm.name for arm in spec.ablation_tables["table2"]] == [
         "baseline",
         "teacher",
         "posaug",
@@ -374,7 +374,8 @@ def test_the_tables_are_lists_and_every_ablation_is_a_value():
         "itcl",
     ]
     recipes = {
-        arm.name: SemiMedRefRecipe().override(*arm.settings) for arm in spec.studies["table2"]
+        arm.name: SemiMedRefRecipe().override(*arm.settings)
+        for arm in spec.ablation_tables["table2"]
     }
     assert [recipes[name].mix for name in ("teacher", "posaug", "mix", "itcl")] == [
         "none",
@@ -383,14 +384,14 @@ def test_the_tables_are_lists_and_every_ablation_is_a_value():
         "position",
     ]
     assert recipes["baseline"].stages[1].weights["cons"] == 0
-    assert {arm.name for arm in spec.studies["table3"]} >= {"text-strong", "cutmix", "v3"}
-    for study in spec.studies.values():
+    assert {arm.name for arm in spec.ablation_tables["table3"]} >= {"text-strong", "cutmix", "v3"}
+    for study in spec.ablation_tables.values():
         for arm in study:
             preset_recipe(arm.method or "semi_medref", "lite").override(*arm.settings)
 
 
 def test_the_arms_of_few_labels_see_as_many_labelled_pictures():
-    arms = get_method("semi_medref").studies["few_labels"]
+    arms = get_method("semi_medref").ablation_tables["few_labels"]
     recipes = [
         preset_recipe(arm.method or "semi_medref", "lite").override(*arm.settings) for arm in arms
     ]

@@ -357,14 +357,14 @@ def test_sentences_that_name_nothing_train_without_nan(prompts):
 
 def test_the_ablations_are_weights_and_the_tables_are_lists():
     spec = get_method("ssa")
-    assert [arm.name for arm in spec.studies["table2"]] == ["1", "2", "3", "4"]
+    assert [arm.name for arm in spec.ablation_tables["table2"]] == ["1", "2", "3", "4"]
     off = {
         arm.name: {
             term
             for term, weight in SSARecipe().override(*arm.settings).stages[0].weights.items()
             if not isinstance(weight, Ramp) and weight == 0
         }
-        for arm in spec.studies["table2"]
+        for arm in spec.ablation_tables["table2"]
     }
     assert off == {
         "1": {"global", "local", "guide"},
@@ -374,7 +374,7 @@ def test_the_ablations_are_weights_and_the_tables_are_lists():
     }
     fractions = [
         SSARecipe().override(*arm.settings).stages[0].labelled_fraction
-        for arm in spec.studies["table3"][1:]
+        for arm in spec.ablation_tables["table3"][1:]
     ]
     assert fractions == [0.15, 0.25, 0.5, 1.0]
 

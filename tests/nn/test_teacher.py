@@ -98,7 +98,7 @@ class Pair(Method):
 
 def test_the_choice_of_who_answers_is_part_of_the_state():
     method = Pair().eval()
-    assert method.variants == ("student", "teacher")
+    assert method.weights_to_use == ("student", "teacher")
     assert method.answering(method.net) is method.net
     method.use("teacher")
     assert method.answering(method.net) is method.teacher.net

@@ -26,11 +26,11 @@ class Gated(Segmenter):
         self.__dict__.update(segmenter.__dict__)
         self.gate, self.begun = threading.Event(), threading.Event()
 
-    def segment(self, upload, request):
+    def segment_opened(self, upload, request):
         if request.prompt == "wait":
             self.begun.set()
             assert self.gate.wait(20)
-        return super().segment(upload, request)
+        return super().segment_opened(upload, request)
 
 
 def upload(client, data, name="film.png", **how):

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from textmask.data.layouts.read import merge_split
 from textmask.data.manifest import write_manifest
+from textmask.data.splits import merge_split
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.methods.registry import get_method
-from textmask.runs import checkpoint
+from textmask.runs import checkpoint, layout
 from textmask.training import loop as train_module
-from textmask.training.loop import train
+from textmask.training.loop import TrainOptions, train
 
 
 def smoke(name="unet", **changes):
@@ -69,7 +69,7 @@ def test_a_run_folder_explains_itself(phantom_manifest, tmp_path):
 def test_the_frozen_text_tower_is_not_stored(phantom_manifest, tmp_path):
     run = tmp_path / "run"
     train(smoke("biclip"), phantom_manifest, run, cache_dir=tmp_path, progress=False)
-    for name in (checkpoint.WEIGHTS, checkpoint.LAST):
+    for name in (layout.WEIGHTS, layout.LAST):
         tensors, _ = checkpoint.read_tensors(run / name)
         assert not [key for key in tensors if "tower" in key or "embeddings" in key]
     assert checkpoint.load_run(run).recipe.method == "biclip"
@@ -108,6 +108,23 @@ def test_validation_every_few_epochs_and_at_the_last(phantom_manifest, tmp_path)
     scores = {row["epoch"]: row.get("valid/dice_per_image") for row in log_of(tmp_path / "run")}
     assert [epoch for epoch, score in scores.items() if score is not None] == [2, 4, 5]
     assert scores[result.best_epoch] == result.best
+
+
+def test_a_time_limit_stops_each_stage_after_an_epoch_and_validates_it(phantom_manifest, tmp_path):
+    recipe = smoke(epochs=50, validate_every=7)
+    options = TrainOptions(time_limit_s=1e-6)
+    run = tmp_path / "run"
+    result = train(
+        recipe, phantom_manifest, run, cache_dir=tmp_path, progress=False, options=options
+    )
+    (row,) = log_of(run)
+    assert (result.best_epoch, result.best) == (1, row["valid/dice_per_image"])
+    assert (run / "result.json").exists()
+
+    two_stages = get_method("c2seg").recipe().smoke().override("stages.*.epochs=3")
+    both = tmp_path / "both"
+    train(two_stages, phantom_manifest, both, cache_dir=tmp_path, progress=False, options=options)
+    assert [row["stage"] for row in log_of(both)] == ["pretrain", "segment"]
 
 
 def test_text_prior_is_the_mean_mask_of_the_statement(phantom_manifest, tmp_path):
@@ -184,8 +201,8 @@ def test_kill_9_loses_at_most_one_epoch_and_resume_is_bit_for_bit(
         output, _ = process.communicate(timeout=180)
         assert process.returncode == 0, output
     assert same_numbers(log_of(tmp_path / "killed"), log_of(tmp_path / "whole"))
-    a, _ = checkpoint.read_tensors(tmp_path / "killed" / checkpoint.WEIGHTS)
-    b, _ = checkpoint.read_tensors(tmp_path / "whole" / checkpoint.WEIGHTS)
+    a, _ = checkpoint.read_tensors(tmp_path / "killed" / layout.WEIGHTS)
+    b, _ = checkpoint.read_tensors(tmp_path / "whole" / layout.WEIGHTS)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -323,7 +340,7 @@ def test_no_labelled_row_is_an_error_and_rows_without_masks_are_the_unlabelled_o
 def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
     recipe = smoke()
     train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
-    before = (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes()
+    before = (tmp_path / "run" / layout.WEIGHTS).read_bytes()
     with pytest.raises(ConfigError, match="already holds a run"):
         train(recipe, phantom_manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
     other = recipe.model_copy(update={"seed": 9})
@@ -339,7 +356,7 @@ def test_an_existing_run_is_never_overwritten(phantom_manifest, tmp_path):
     train(
         recipe, phantom_manifest, tmp_path / "run", resume=True, cache_dir=tmp_path, progress=False
     )
-    assert (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes() == before
+    assert (tmp_path / "run" / layout.WEIGHTS).read_bytes() == before
 
 
 def test_resuming_with_other_labelled_pictures_is_refused(phantom_manifest, tmp_path):
@@ -349,7 +366,7 @@ def test_resuming_with_other_labelled_pictures_is_refused(phantom_manifest, tmp_
     train(smoke(), phantom_manifest, tmp_path / "run", labelled_list=names, **options)
     with pytest.raises(
         DataError,
-        match=r"other labelled pictures \(5 in stage 'segment', now 24\).*--labelled-list",
+        match=r"other labelled images \(5 in stage 'segment', now 24\).*--labelled-list",
     ):
         train(smoke(), phantom_manifest, tmp_path / "run", resume=True, **options)
     train(smoke(), phantom_manifest, tmp_path / "run", labelled_list=names, resume=True, **options)
@@ -443,7 +460,7 @@ def test_damaged_foreign_and_pickled_weights_are_refused(phantom_manifest, tmp_p
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     train(smoke(), phantom_manifest, run, cache_dir=tmp_path, progress=False)
-    weights = run / checkpoint.WEIGHTS
+    weights = run / layout.WEIGHTS
     good = weights.read_bytes()
     weights.write_bytes(good[: len(good) // 2])
     with pytest.raises(CheckpointError, match="damaged or truncated"):
@@ -475,7 +492,7 @@ def test_tensorboard_tracker_writes_events(phantom_manifest, tmp_path):
         tmp_path / "run",
         cache_dir=tmp_path,
         progress=False,
-        trackers=("tensorboard",),
+        options=TrainOptions(trackers=("tensorboard",)),
     )
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
     with pytest.raises(ConfigError, match="unknown tracker"):
@@ -485,7 +502,7 @@ def test_tensorboard_tracker_writes_events(phantom_manifest, tmp_path):
             tmp_path / "r2",
             cache_dir=tmp_path,
             progress=False,
-            trackers=("wandb",),
+            options=TrainOptions(trackers=("wandb",)),
         )
 
 

@@ -46,7 +46,8 @@ def inspect(
 
     Example: textmask data inspect downloads/QaTa-COV19
     """
-    from textmask.data.checks import check, summary_rows
+    from textmask.data.check_report import summary_rows
+    from textmask.data.checks import check
     from textmask.data.layouts.published import compare_counts
     from textmask.data.layouts.read import detect
 
@@ -60,9 +61,7 @@ def inspect(
         lines = [[c.split, str(c.found), str(c.published)] for c in published.splits]
         print_table(["split", "rows", f"published ({published.source})"], lines)
     with progress_bars() as step:
-        report = check(
-            manifest, pixels=pixels, progress=lambda done, total: step("pictures", done, total)
-        )
+        report = check(manifest, pixels=pixels, progress=step)
     say(
         f"declared: left means the {manifest.laterality} side; {len({row.text for row in manifest.rows})} distinct "
         f"sentences, {len({row.group for row in manifest.rows if row.group})} named groups"
@@ -136,7 +135,7 @@ def describe_command(
             style=style,
             laterality=side,
             zones=zones,
-            progress=lambda done, total: step("masks", done, total),
+            progress=step,
         )
     say(
         f"{out}: {made.described} sentences from masks ({made.agreeing} agree with theirs), "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from textmask.errors import ConfigError, choose
+from textmask.progress import Progress
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
@@ -29,11 +30,9 @@ DataPath = Annotated[
 
 def known_run(path: Path) -> Path:
     """The folder itself; `default`, where there is no such folder, is the model that comes with the package."""
-    if str(path) != "default" or path.exists():
-        return path
-    from textmask.runs.checkpoint import DEFAULT_RUN  # brings torch
+    from textmask.runs.layout import run_path
 
-    return DEFAULT_RUN
+    return run_path(path)
 
 
 RunPath = Annotated[
@@ -87,8 +86,9 @@ def read_data(
     merge_valid: bool = False,
 ) -> Manifest:
     """The table of a data set as the options above describe it."""
-    from textmask.data.layouts.read import hold_out as hold_some_out
-    from textmask.data.layouts.read import merge_split, read_layout
+    from textmask.data.layouts.read import read_layout
+    from textmask.data.splits import hold_out as hold_some_out
+    from textmask.data.splits import merge_split
     from textmask.statement import Laterality
 
     side = (
@@ -112,12 +112,12 @@ def print_table(head: list[str], lines: list[list[str]]) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars() -> Iterator[Progress]:
     """A progress bar per named task."""
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
 
     tasks: dict[str, Any] = {}
-    with Progress(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
+    with Bars(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
 
         def step(name: str, done: int, total: int) -> None:
             if name not in tasks:

@@ -96,8 +96,9 @@ def predict_command(
     """
     from textmask.inference.batch import predict_folder as run_prediction
     from textmask.inference.jobs import read_jobs, split_reports
-    from textmask.runs.checkpoint import DEFAULT_RUN, is_run, load_run
+    from textmask.runs.checkpoint import load_run
     from textmask.runs.environment import prepare_cpu
+    from textmask.runs.layout import DEFAULT_RUN, is_run
 
     where = None
     if engine != "local":
@@ -137,7 +138,7 @@ def predict_command(
             engine=where,
             backend=backend,
             export=exported,
-            progress=lambda done, total: step("pictures", done, total),
+            progress=step,
         )
     for note in notes:
         say(note)
@@ -194,8 +195,8 @@ def calibrate_command(
     Example: textmask calibrate runs/biclip data/table.csv
     """
     from textmask.inference.calibration import calibrate_run as run_calibration
-    from textmask.inference.screening import CALIBRATION
     from textmask.runs.environment import prepare_cpu
+    from textmask.runs.layout import CALIBRATION
 
     prepare_cpu()
     manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)

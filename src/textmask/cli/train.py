@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +62,7 @@ def train_command(
 
     Example: textmask train biclip data/table.csv --preset lite --out runs/biclip
     """
+    from textmask.training.loop import TrainOptions
     from textmask.training.loop import train as run_training
 
     if recipe is not None and data is None:
@@ -84,9 +86,8 @@ def train_command(
         resume=resume,
         cache_dir=cache_dir,
         labelled_list=labelled_list,
-        devices=devices,
-        trackers=tuple(tracker or ()),
         progress=not quiet,
+        options=TrainOptions(trackers=tuple(tracker or ()), devices=devices),
     )
     say(
         f"{result.path}: epoch {result.best_epoch} chosen, "
@@ -97,13 +98,21 @@ def train_command(
 
 def demo_command(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("demo"),
-    preset: Annotated[str, typer.Option(help="lite (minutes) or smoke (seconds).")] = "lite",
+    minutes: Annotated[
+        float, typer.Option(help="Time budget in minutes (default: 3).", show_default=False)
+    ] = 3.0,
+    preset: Annotated[
+        str, typer.Option(help="lite, or smoke: a few seconds of training, for tests.")
+    ] = "lite",
 ) -> None:
-    """Do the main job on embedded synthetic films: train, evaluate, segment by two opposite sentences, report.
+    """Show the package on synthetic radiographs: the bundled model, then training, evaluation and a report.
 
-    Example: textmask demo --out demo
+    Example: textmask demo --out demo --minutes 3
     """
+    started = time.perf_counter()
+    choose("preset", preset, ("lite", "smoke"))
+    say("Loading PyTorch and the bundled model.")
     from textmask.demo import run_demo as run_demo
 
-    choose("preset", preset, ("lite", "smoke"))
-    say(f"report: {run_demo(out, smoke=preset == 'smoke')}")
+    report = run_demo(out, smoke=preset == "smoke", minutes=minutes, started=started, say=say)
+    say(f"report: {report}")

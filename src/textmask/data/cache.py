@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -16,6 +15,7 @@ from textmask.data.manifest import Manifest, Row
 from textmask.errors import DataError
 from textmask.io.files import write_json
 from textmask.io.images import read_image, read_mask, resize_image, resize_mask
+from textmask.progress import Progress, with_progress
 from textmask.statement import Statement
 from textmask.text.grammar import parse
 
@@ -72,7 +72,7 @@ def open_split(
     split: str,
     image_size: tuple[int, int],
     cache_dir: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SplitData:
     """Open a split, decoding it on the first call and reading the cache afterwards.
 
@@ -81,7 +81,7 @@ def open_split(
         split: which rows.
         image_size: rows and columns to resize to.
         cache_dir: where to keep the decoded pictures.
-        progress: called with (done, total) while decoding.
+        progress: called with (task, done, total) while decoding.
 
     Raises:
         DataError: an unreadable picture, sizes that differ between picture and mask, or a full disk.
@@ -121,7 +121,7 @@ def _decode_rows(
     rows: tuple[Row, ...],
     size: tuple[int, int],
     stem: Path,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> None:
     """Write the two memory maps beside their final names, then rename; the JSON comes last and makes them valid."""
     parts = {name: stem.with_suffix(f".{name}.{os.getpid()}.part") for name in ("images", "masks")}
@@ -129,7 +129,7 @@ def _decode_rows(
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         with parts["images"].open("wb") as image_file, parts["masks"].open("wb") as mask_file:
-            for i, row in enumerate(rows):
+            for i, row in enumerate(with_progress(rows, "decoding", progress)):
                 image, mask = _read_pair(manifest, row)
                 sizes.append(list(image.shape[:2]))
                 if image.ndim == 3 and channels == 1:
@@ -139,8 +139,6 @@ def _decode_rows(
                 planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
                 np.ascontiguousarray(np.broadcast_to(planes, (channels, *size))).tofile(image_file)
                 np.ascontiguousarray(resize_mask(mask, size)).tofile(mask_file)
-                if progress:
-                    progress(i + 1, len(rows))
         for name, part in parts.items():
             part.replace(stem.with_suffix(f".{name}.memmap"))
         write_json(stem.with_suffix(".json"), {"channels": channels, "native_sizes": sizes})

@@ -2,94 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
 
-from textmask.data.facts import Facts, Progress, measure, near_identical
+from textmask.data.check_report import SEVERITIES, CheckReport, part_of
+from textmask.data.claim_checks import (
+    LocatedClaim,
+    check_absence,
+    check_lateral,
+    check_laterality,
+    check_sides,
+)
+from textmask.data.facts import Facts, measure, near_identical
 from textmask.data.layouts.published import compare_counts
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import PromptWarning
-from textmask.statement import Laterality, Side, Statement
+from textmask.progress import Progress
+from textmask.statement import Statement
 from textmask.text.grammar import parse
-
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-# a verdict needs this many one-sided sentences, and this share of them on one side
-MIN_ONE_SIDED = 10
-CLEAR = 0.8
-# "bilateral" with less than this share of the mask on the smaller side, "unilateral" with more
-ONLY_ONE_SIDE = 0.005
-BOTH_SIDES = 0.2
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to know of a data set.
-
-    Attributes:
-        code: stable short name.
-        severity: "error": do not use it like this; "warning": figures will be off; "note": good to know.
-        message: what, how often, what to do.
-        keys: the rows concerned.
-    """
-
-    code: str
-    severity: Severity
-    message: str
-    keys: tuple[str, ...] = ()
-
-
-@dataclass
-class CheckReport:
-    """Findings and measurements of one data set."""
-
-    name: str
-    findings: list[Finding] = field(default_factory=list)
-    measured: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, code: str, severity: Severity, message: str, rows: Iterable[Row] = ()) -> None:
-        """Note a finding."""
-        self.findings.append(
-            Finding(code, severity, message, tuple(dict.fromkeys(row.image for row in rows)))
-        )
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether something must be mended before use."""
-        return any(finding.severity == "error" for finding in self.findings)
-
-    def to_json(self) -> str:
-        """Everything, as JSON text."""
-        content = {
-            "name": self.name,
-            "measured": self.measured,
-            "findings": [asdict(f) for f in self.findings],
-        }
-        return json.dumps(content, indent=2, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class LocatedClaim:
-    """A row with its parsed sentence and its measured pixels."""
-
-    fact: Facts
-    statement: Statement
-
-    @property
-    def one_side(self) -> Side | None:
-        """The single half the sentence names; None when it names both, the middle, or none."""
-        sides = self.statement.sides
-        return next(iter(sides)) if len(sides) == 1 and Side.CENTER not in sides else None
-
-    @property
-    def on_named_side(self) -> float:
-        """Share of the mask in the half of the image that the sentence names; call only where both are known."""
-        left = self.fact.left_share or 0.0
-        return left if self.one_side is Side.LEFT else 1.0 - left
 
 
 def check(
@@ -100,7 +31,7 @@ def check(
     Args:
         manifest: the data set.
         pixels: also read every picture and mask (about 1 ms per 224 x 224 pair).
-        progress: called with (rows done, rows in all) while pixels are read.
+        progress: called with (task, rows done, rows in total) while pixels are read.
     """
     report = CheckReport(manifest.name or str(manifest.root))
     report.measured |= {
@@ -121,29 +52,12 @@ def check(
             for fact in facts
             if fact.left_share is not None
         ]
-        convention = _check_laterality(manifest, claims, report)
-        _check_sides(claims, convention, report)
-        _check_lateral(claims, report)
-        _check_absence(facts, statements, report)
+        convention = check_laterality(manifest, claims, report)
+        check_sides(claims, convention, report)
+        check_lateral(claims, report)
+        check_absence(facts, statements, report)
     report.findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return report
-
-
-def summary_rows(report: CheckReport, keys: int = 3) -> list[tuple[str, str, str, str]]:
-    """(severity, code, message, first keys) of each finding, worst first, to print as a table."""
-
-    def first(finding: Finding) -> str:
-        more = len(finding.keys) - keys
-        return ", ".join(finding.keys[:keys]) + (f" and {more} more" if more > 0 else "")
-
-    return [
-        (finding.severity, finding.code, finding.message, first(finding))
-        for finding in report.findings
-    ]
-
-
-def _part_of(part: int, whole: int) -> str:
-    return f"{part} of {whole} ({100 * part / max(whole, 1):.1f} %)"
 
 
 def _check_counts(manifest: Manifest, report: CheckReport) -> None:
@@ -192,7 +106,7 @@ def _check_groups(manifest: Manifest, report: CheckReport) -> None:
         report.add(
             "no-group",
             "note",
-            f"{_part_of(nameless, len(manifest))} rows name no group, so patients shared between splits cannot be seen "
+            f"{part_of(nameless, len(manifest))} rows name no group, so patients shared between splits cannot be seen "
             "and intervals take every image as independent.",
         )
 
@@ -216,7 +130,7 @@ def _check_sentences(manifest: Manifest, report: CheckReport) -> dict[str, State
         report.add(
             "no-text",
             "warning",
-            f"{_part_of(len(empty), len(manifest))} rows have no sentence.",
+            f"{part_of(len(empty), len(manifest))} rows have no sentence.",
             empty,
         )
     unknown = [
@@ -226,7 +140,7 @@ def _check_sentences(manifest: Manifest, report: CheckReport) -> dict[str, State
         report.add(
             "not-understood",
             "note",
-            f"{_part_of(len(unknown), len(manifest))} sentences fit no known grammar; side and level cannot be "
+            f"{part_of(len(unknown), len(manifest))} sentences fit no known grammar; side and level cannot be "
             f"checked, e.g. {unknown[0].text[:80]!r}.",
             unknown,
         )
@@ -242,7 +156,7 @@ def _check_sentences(manifest: Manifest, report: CheckReport) -> dict[str, State
         report.add(
             f"text-{code}",
             "note",
-            f"{_part_of(count, len(manifest))} sentences, e.g. {rows[0].text[:80]!r}.",
+            f"{part_of(count, len(manifest))} sentences, e.g. {rows[0].text[:80]!r}.",
             rows,
         )
     return statements
@@ -253,7 +167,7 @@ def _check_files(facts: list[Facts], report: CheckReport) -> None:
         report.add(
             "unreadable",
             "error",
-            f"{_part_of(len(broken), len(facts))} rows cannot be read; the first: {broken[0].errors[0]}",
+            f"{part_of(len(broken), len(facts))} rows cannot be read; the first: {broken[0].errors[0]}",
             [fact.row for fact in broken],
         )
     unequal = [
@@ -264,7 +178,7 @@ def _check_files(facts: list[Facts], report: CheckReport) -> None:
         report.add(
             "size-mismatch",
             "error",
-            f"{_part_of(len(unequal), len(facts))} masks have another size than their picture, e.g. {first.row.image}: "
+            f"{part_of(len(unequal), len(facts))} masks have another size than their picture, e.g. {first.row.image}: "
             f"picture {first.size}, mask {first.mask_size} (rows, columns).",
             [fact.row for fact in unequal],
         )
@@ -339,128 +253,6 @@ def _check_masks(facts: list[Facts], report: CheckReport) -> None:
         report.add(
             "empty-mask",
             "warning",
-            f"{_part_of(len(partly), len(masked))} masks are empty; say which empty-mask policy a figure uses.",
+            f"{part_of(len(partly), len(masked))} masks are empty; say which empty-mask policy a figure uses.",
             partly,
-        )
-
-
-def _check_laterality(
-    manifest: Manifest, claims: list[LocatedClaim], report: CheckReport
-) -> Laterality:
-    """Measure whose left the sentences mean, and return the convention to read them by."""
-    sided = [claim for claim in claims if claim.one_side]
-    agree = sum(claim.on_named_side > 0.5 for claim in sided)
-    share = agree / len(sided) if sided else None
-    measured = Laterality.UNKNOWN
-    if share is not None and len(sided) >= MIN_ONE_SIDED:
-        measured = (
-            Laterality.IMAGE
-            if share >= CLEAR
-            else Laterality.PATIENT
-            if share <= 1 - CLEAR
-            else Laterality.UNKNOWN
-        )
-    report.measured["laterality"] = {
-        "one_sided": len(sided),
-        "on_image_side": share,
-        "verdict": measured,
-    }
-    _compare_laterality(manifest, measured, _part_of(agree, len(sided)), report)
-    return measured if measured is not Laterality.UNKNOWN else manifest.laterality
-
-
-def _compare_laterality(
-    manifest: Manifest, measured: Laterality, agree: str, report: CheckReport
-) -> None:
-    declared = manifest.laterality
-    said = f"{agree} one-sided sentences have most of their mask on that side of the image"
-    means = f"left means the {measured}'s left"
-    if len({row.laterality for row in manifest.rows}) > 1:
-        report.add(
-            "laterality-mixed",
-            "error",
-            "rows declare different meanings of left; use one per data set.",
-        )
-    elif measured is Laterality.UNKNOWN:
-        report.add(
-            "laterality",
-            "note",
-            f"whose left is meant is not told by the masks (declared {declared}): {said}.",
-        )
-    elif measured is declared:
-        report.add("laterality", "note", f"{means}, as declared: {said}.")
-    elif declared is Laterality.UNKNOWN:
-        report.add(
-            "laterality-undeclared", "warning", f"{means}: {said}. Declare laterality={measured}."
-        )
-    else:
-        report.add("laterality-contradicted", "error", f"declared {declared}, but {means}: {said}.")
-
-
-def _check_sides(claims: list[LocatedClaim], convention: Laterality, report: CheckReport) -> None:
-    """One-sided sentences whose mask lies mostly on the other side."""
-    if convention is Laterality.UNKNOWN:
-        return
-    sided = [claim for claim in claims if claim.one_side]
-    mirrored = convention is Laterality.PATIENT
-    wrong = [
-        claim
-        for claim in sided
-        if (claim.on_named_side > 0.5 if mirrored else claim.on_named_side < 0.5)
-    ]
-    report.measured["side_contradictions"] = {"n": len(wrong), "of": len(sided)}
-    if wrong:
-        report.add(
-            "side-contradiction",
-            "warning",
-            f"{_part_of(len(wrong), len(sided))} one-sided sentences have most of their mask on the other side "
-            f"(left read as the {convention}'s left).",
-            [claim.fact.row for claim in wrong],
-        )
-
-
-def _check_lateral(claims: list[LocatedClaim], report: CheckReport) -> None:
-    """Sentences that say unilateral or bilateral against their mask."""
-
-    def contradicts(claim: LocatedClaim) -> bool:
-        left = claim.fact.left_share or 0.0
-        smaller = min(left, 1.0 - left)
-        return (
-            smaller < ONLY_ONE_SIDE
-            if claim.statement.lateral == "bilateral"
-            else smaller > BOTH_SIDES
-        )
-
-    said = [claim for claim in claims if claim.statement.lateral]
-    wrong = [claim for claim in said if contradicts(claim)]
-    report.measured["lateral_contradictions"] = {"n": len(wrong), "of": len(said)}
-    if wrong:
-        report.add(
-            "lateral-contradiction",
-            "warning",
-            f"{_part_of(len(wrong), len(said))} sentences say unilateral or bilateral against their mask.",
-            [claim.fact.row for claim in wrong],
-        )
-
-
-def _check_absence(
-    facts: list[Facts], statements: dict[str, Statement], report: CheckReport
-) -> None:
-    """Sentences that say there is nothing beside a mask, or name a place beside an empty mask."""
-
-    def contradicts(fact: Facts) -> bool:
-        statement = statements[fact.row.text]
-        return (
-            bool(fact.mask_share)
-            if statement.absent
-            else statement.has_location and not fact.mask_share
-        )
-
-    wrong = [fact.row for fact in facts if fact.mask_share is not None and contradicts(fact)]
-    if wrong:
-        report.add(
-            "absence-contradiction",
-            "warning",
-            f"{len(wrong)} sentences say there is no finding beside a mask, or name a place beside an empty mask.",
-            wrong,
         )

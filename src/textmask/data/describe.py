@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from textmask.errors import ConfigError, DataError
 from textmask.io.files import write_whole
 from textmask.io.images import read_mask
 from textmask.metrics.agreement import Shown, agreement, shown
+from textmask.progress import Progress, with_progress
 from textmask.statement import ZONES, Laterality, Statement
 from textmask.text.grammar import parse
 
@@ -96,7 +96,7 @@ def describe_masks(
     style: str = "lesion",
     laterality: Laterality = Laterality.IMAGE,
     zones: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Described:
     """Give every row with a mask the sentence that is true of it; write the native table `out` and a note beside it.
 
@@ -106,7 +106,7 @@ def describe_masks(
         style: as `describe_mask` takes it.
         laterality: likewise.
         zones: likewise.
-        progress: called with (done, total).
+        progress: called with (task, done, total).
 
     Raises:
         ConfigError: `out` or its note exists, or as `describe_mask`.
@@ -124,7 +124,7 @@ def describe_masks(
         )
     table = zones or style_map(style)
     rows, absent, placeless, agreeing = [], 0, 0, 0
-    for done, row in enumerate(manifest.rows, start=1):
+    for row in with_progress(manifest.rows, "masks", progress):
         if row.mask is not None:
             found = _look(read_mask(manifest.mask_path(row)), table)
             row = replace(row, text=_caption_of(found, style, laterality), laterality=laterality)
@@ -132,8 +132,6 @@ def describe_masks(
             placeless += not found.empty[0] and not found.zones.any()
             agreeing += _agrees(found, parse(row.text, laterality=laterality))
         rows.append(row)
-        if progress:
-            progress(done, len(manifest))
     described = sum(row.mask is not None for row in rows)
     made = replace(manifest, rows=tuple(rows))
     result = Described(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -14,13 +13,12 @@ import numpy.typing as npt
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import DataError
 from textmask.io.images import Bytes, read_image, read_mask
+from textmask.progress import Progress, with_progress
 
 THUMBNAIL = 32
 # of 23 million pairs of chest films across the splits of QaTa, the three above this are one film each (looked at)
 MIN_CORRELATION = 0.985
 BLOCK = 1024
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,11 @@ def measure(manifest: Manifest, progress: Progress | None = None) -> list[Facts]
 
     Args:
         manifest: the data set.
-        progress: called with (rows done, rows in all).
+        progress: called with (task, rows done, rows in total).
     """
     facts = []
-    for done, row in enumerate(manifest.rows, start=1):
+    for row in with_progress(manifest.rows, "images", progress):
         facts.append(_measure_row(manifest, row))
-        if progress is not None:
-            progress(done, len(manifest))
     return facts
 
 

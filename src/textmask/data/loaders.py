@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -35,8 +34,6 @@ __all__ = [
     "SplitData",
     "build_text",
     "for_tiles",
-    "indices_from_list",
-    "labelled_indices",
     "open_split",
     "scaled",
     "to_image",
@@ -46,55 +43,6 @@ PREFETCH = 2
 Damage = Callable[
     [torch.Tensor, Sequence[str]], torch.Tensor
 ]  # pictures B C H W in [0, 1] and their keys
-
-
-def labelled_indices(keys: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    """Row numbers of a seeded fraction; smaller fractions are subsets of larger ones, whatever the row order.
-
-    The count is rounded half up: 57, 286, 572 and 1429 of QaTa's 5716 rows are the published 1, 5, 10 and 25 %.
-    """
-    if not 0 < fraction <= 1:
-        raise ConfigError(
-            f"labelled_fraction is {fraction}, expected a number above 0 and at most 1."
-        )
-    order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
-    shuffled = np.random.default_rng([seed, 0x1ABE1]).permutation(order)
-    count = max(int(np.floor(len(keys) * fraction + 0.5)), 1)
-    return np.sort(shuffled[:count])
-
-
-def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
-    """Row numbers of the names in a text file (one a line): a row's own path, else its file stem, where letter case and
-    `mask_` are ignored.
-
-    Raises:
-        DataError: a name matches no row, or several; the first ones are listed.
-    """
-
-    def stem(name: str) -> str:
-        return PurePosixPath(name.strip().replace("\\", "/")).stem.lower().removeprefix("mask_")
-
-    exact = {key: i for i, key in enumerate(keys)}
-    stems: dict[str, list[int]] = {}
-    for i, key in enumerate(keys):
-        stems.setdefault(stem(key), []).append(i)
-    names = [
-        line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
-    ]
-    found = {name: [exact[name]] if name in exact else stems.get(stem(name), []) for name in names}
-    missing = [name for name, rows in found.items() if not rows]
-    if missing or not names:
-        raise DataError(
-            f"{path}: {len(missing)} of {len(names)} names match no training row, e.g. {missing[:3]}. "
-            "Write one image or mask name a line."
-        )
-    for name, rows in found.items():
-        if len(rows) > 1:
-            raise DataError(
-                f"{path}: {name} matches {len(rows)} training rows: {', '.join(keys[i] for i in rows[:3])}. "
-                "Write the path as it stands in the table."
-            )
-    return np.array(sorted({rows[0] for rows in found.values()}))
 
 
 def build_text(prompts: Sequence[str], statements: Sequence[Statement]) -> Text:

@@ -8,8 +8,9 @@ from typing import Any
 
 from textmask.errors import CheckpointError
 from textmask.evaluation.protocol import labelled_rows
-from textmask.io.files import read_json
 from textmask.runs.checkpoint import Run
+from textmask.runs.layout import run_path
+from textmask.runs.record import read_record
 
 BASELINES = ("text_prior", "unet", "statement_unet")
 
@@ -25,8 +26,8 @@ def find_beside(run: Run, beside: Sequence[Path] = ()) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     seen = {run.path.resolve()}
-    for path in map(Path, beside):
-        method = str(read_json(path / "recipe.json").get("method"))
+    for path in map(run_path, beside):
+        method = read_record(path).method
         if path.resolve() not in seen:
             seen.add(path.resolve())
             names = (method, f"{method} ({path.name})", f"{method} ({path})")
@@ -34,12 +35,12 @@ def find_beside(run: Run, beside: Sequence[Path] = ()) -> dict[str, Path]:
     likest: dict[str, tuple[Any, ...]] = {}
     for path in sorted(run.path.resolve().parent.iterdir()):
         try:
-            recipe, data = read_json(path / "recipe.json"), read_json(path / "data.json")
+            record = read_record(path)
         except CheckpointError:
             continue
-        name = str(recipe.get("method"))
+        recipe, data, name = record.recipe, record.data, record.method
         usable = name in BASELINES and name != run.recipe.method and name not in found
-        if usable and data.get("hash") == run.data["hash"] and (path / "result.json").exists():
+        if usable and data.get("hash") == run.data["hash"] and record.result:
             differs = (
                 labelled_rows(data) != labelled_rows(run.data),
                 tuple(recipe.get("image_size", ())) != run.recipe.image_size,

@@ -14,7 +14,7 @@ from textmask.evaluation.agreement import add_agreement
 from textmask.evaluation.baselines import BASELINES, find_beside
 from textmask.evaluation.files import write_evaluation
 from textmask.evaluation.protocol import labelled_rows, protocol_of, refuse_leaks
-from textmask.evaluation.scoring import SURFACE, Progress, Scored, Scorer, overlap_of
+from textmask.evaluation.scoring import SURFACE, Scored, Scorer, overlap_of
 from textmask.evaluation.tables import as_value
 from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
@@ -28,7 +28,9 @@ from textmask.metrics.statistics import (
     paired_permutation,
     paired_permutation_pooled,
 )
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import EVALUATION, output_folder, run_path
 
 
 def evaluate(
@@ -44,6 +46,7 @@ def evaluate(
     seed: int = 0,
     zones: str | None = None,
     cache_dir: Path | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run on a split and write per_image.csv, table.md, cases/ and, last, summary.json.
@@ -52,7 +55,7 @@ def evaluate(
     `unet` and `statement_unet` trained on the same data. All rows are scored against the same masks.
 
     Args:
-        run: run folder.
+        run: run folder, or `default` for the bundled model, which needs `out`.
         manifest: the table that holds the split.
         split: its name.
         beside: further run folders; the baselines are looked for among the run's neighbours as well.
@@ -64,6 +67,7 @@ def evaluate(
         zones: key of `textmask.text.zones.ZONE_MAPS` by which masks are read for the agreement; None chooses by the
             grammar of each sentence.
         cache_dir: of the decoded pictures.
+        device: auto, cpu, cuda, cuda:N or mps.
         progress: called with (row name, done, total).
 
     Returns:
@@ -73,12 +77,12 @@ def evaluate(
         DataError: rows of the split were trained on, or have no mask.
         CheckpointError: not a run folder, or `out` cannot be written.
     """
-    loaded = load_run(run)
+    out = output_folder(run_path(run), out, EVALUATION, split)
+    loaded = load_run(run, device)
     refuse_leaks(loaded.path, manifest.rows_of(split), split)
     name, size = loaded.recipe.method, loaded.recipe.image_size
     data = open_split(manifest, split, size, cache_dir)
     scorer = Scorer(manifest, split, data, surface, native, cache_dir, progress, zones)
-    out = out or loaded.path / "evaluation" / split
     probabilities = scorer.predict(name, loaded, scorer.data)
     rows = [scorer.score(name, loaded, probabilities, scorer.data.prompts)]
     changed, same_claim, notes = _other_sentences(scorer, loaded, seed)
@@ -92,7 +96,7 @@ def evaluate(
             )
     for label, path in neighbours.items():
         refuse_leaks(path, scorer.data.rows, split)
-        rows.append(scorer.neighbour(label, load_run(path)))
+        rows.append(scorer.neighbour(label, load_run(path, device)))
     groups = [row.group for row in scorer.data.rows]
     policy = loaded.recipe.empty_policy
     summary = {

@@ -20,6 +20,7 @@ from textmask.io.images import write_png
 from textmask.io.spreadsheets import safe_cell
 from textmask.metrics.overlap import EmptyPolicy, overlap
 from textmask.plots.overlays import error_overlay, overlay, side_by_side
+from textmask.runs import layout
 
 CASES = 4
 
@@ -30,7 +31,7 @@ def read_summary(run: Path, split: str) -> dict[str, Any]:
     Raises:
         CheckpointError: the run has not been evaluated on that split.
     """
-    path = run / "evaluation" / split / "summary.json"
+    path = run / layout.EVALUATION / split / layout.SUMMARY
     if not path.exists():
         raise CheckpointError(
             f"{path} does not exist. Evaluate first: textmask evaluate {run} DATA --split {split}."
@@ -49,7 +50,7 @@ def write_evaluation(
     (out / "cases").mkdir(parents=True, exist_ok=True)
     policy: EmptyPolicy = rows[0].run.recipe.empty_policy
     write_whole(
-        out / "per_image.csv",
+        out / layout.PER_IMAGE,
         _per_image_csv(rows, scorer.data, policy).encode("utf-8", "backslashreplace"),
     )
     facts = "\n".join(f"- {line}" for line in provenance_lines(summary))
@@ -57,9 +58,9 @@ def write_evaluation(
         out / "table.md",
         f"{evaluation_table(summary)}\n{agreement_table(summary)}\n{facts}\n".encode(),
     )
-    scorer.store(rows[0], out / "scores.npz")
+    scorer.store(rows[0], out / layout.SCORES)
     _write_cases(out / "cases", rows[0], probabilities, scorer.data)
-    write_json(out / "summary.json", summary)
+    write_json(out / layout.SUMMARY, summary)
 
 
 def _per_image_csv(rows: list[Scored], data: SplitData, policy: EmptyPolicy) -> str:

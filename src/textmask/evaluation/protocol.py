@@ -10,8 +10,10 @@ from typing import Any
 from textmask.data.manifest import Row
 from textmask.errors import CheckpointError, DataError
 from textmask.evaluation.scoring import Scorer
-from textmask.io.files import file_sha256, read_json
+from textmask.io.files import file_sha256
 from textmask.runs.checkpoint import Run
+from textmask.runs.layout import split_list
+from textmask.runs.record import read_record
 
 # figures stand in one table only where these agree
 COMPARABLE = ("data_hash", "split", "n", "size", "empty_policy", "hd95")
@@ -49,7 +51,7 @@ def labelled_rows(data: dict[str, Any]) -> int:
 
 
 def _listed(run: Path, split: str) -> set[str]:
-    path = run / "splits" / f"{split}.txt"
+    path = split_list(run, split)
     return set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
 
 
@@ -76,7 +78,6 @@ def refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
 
 def protocol_of(scorer: Scorer, run: Run, groups: list[str], n_bootstrap: int) -> dict[str, Any]:
     """What a table has to say of its run, its pictures and its rules."""
-    environment = run.path / "environment.json"
     stage = run.recipe.stages[-1]
     chosen_by = (
         f"valid {run.recipe.select_on}"
@@ -102,7 +103,7 @@ def protocol_of(scorer: Scorer, run: Run, groups: list[str], n_bootstrap: int) -
         "weights_sha256": file_sha256(run.weights),
         "train_seconds": run.result.get("seconds"),
         "seed": run.recipe.seed,
-        "git_commit": read_json(environment).get("git_commit", "") if environment.exists() else "",
+        "git_commit": read_record(run.path).environment.get("git_commit", ""),
         "laterality": run.data.get("laterality"),
     }
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,12 +23,13 @@ from textmask.io.images import read_mask
 from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, EmptyPolicy, Overlap, counts, overlap
 from textmask.metrics.surface import SurfaceResult, surface_distances
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run
 from textmask.runs.environment import git_commit
+from textmask.runs.layout import EVALUATION, SCORES, is_bundled
 
 SURFACE = ("hd95_pooled", "hd95_max_directed", "assd")
 SHOWN = ("zones", "pieces", "empty")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,14 @@ class Scorer:
 
     def neighbour(self, name: str, run: Run) -> Scored:
         """Score another run with the split's own sentences, or read what scoring the same weights gave before."""
-        path = run.path / "evaluation" / self.split / "scores.npz"
+        path = run.path / EVALUATION / self.split / SCORES
         stored = self._read(name, run, path)
         if stored is not None:
             return stored
         sized = open_split(self.manifest, self.split, run.recipe.image_size, self.cache_dir)
         scored = self.score(name, run, self.predict(name, run, sized), sized.prompts)
+        if is_bundled(run.path):
+            return scored
         with contextlib.suppress(
             OSError, DataError
         ):  # a neighbour's folder may be read-only: predicted again then

@@ -10,6 +10,7 @@ from textmask.io.files import file_sha256, read_json
 from textmask.methods.registry import get_method
 from textmask.runs.checkpoint import Run, text_fingerprint
 from textmask.runs.environment import git_commit
+from textmask.runs.layout import EVALUATION, SUMMARY
 from textmask.statement import ZONES
 
 USE = "Research use only: not a medical device, not validated for any clinical use."
@@ -21,7 +22,7 @@ def describe_graphs(run: Run) -> dict[str, Any]:
 
     recipe = run.recipe
     size = list(recipe.image_size)
-    encoder = getattr(run.method, "text_encoder", None)
+    encoder = run.method.text_encoder
     return {
         "library_name": "textmask",
         "textmask_version": __version__,
@@ -41,7 +42,7 @@ def describe_graphs(run: Run) -> dict[str, Any]:
         "laterality": str(run.data.get("laterality", "unknown")),
         "text": {
             "used": get_method(recipe.method).card.uses_text,
-            "encoder": getattr(encoder, "name", ""),
+            "encoder": "" if encoder is None else encoder.name,
             "fingerprint": text_fingerprint(run.method),
             "max_tokens": getattr(encoder, "max_length", 0),
             "tokenizer": "the tokenizer folder, or the encoder's own",
@@ -131,7 +132,7 @@ def hub_card(run: Run, notes: Sequence[str] = ()) -> str:
 
 def _measured(run: Run) -> list[str]:
     """The tables of the run's evaluations, each with its protocol and all rows."""
-    paths = sorted(run.path.glob("evaluation/*/summary.json"))
+    paths = sorted((run.path / EVALUATION).glob(f"*/{SUMMARY}"))
     tables = [evaluation_table(read_json(path)).rstrip() for path in paths]
     return ["", "## Measured", "", "\n\n".join(tables)] if tables else []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +24,8 @@ from textmask.export.cards import describe_graphs, gate_lines, hub_card, run_car
 from textmask.export.graphs import write_graphs
 from textmask.export.monai import write_bundle
 from textmask.export.parity import BOUNDS, Parity, compare_backends
-from textmask.inference import screening as prompt_check
 from textmask.inference.backends.graphs import (
     DECODER,
-    EXPORT,
     IMAGE,
     TEXT,
     TEXT_INPUTS,
@@ -38,7 +36,10 @@ from textmask.inference.backends.graphs import (
 )
 from textmask.inference.backends.onnxruntime import OnnxGraph, quantise
 from textmask.io.files import file_sha256, write_json, write_whole
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import CALIBRATION, EXPORT, HUB_CONFIG, HUB_WEIGHTS, RECIPE
+from textmask.runs.session import find_device
 
 TARGETS = ("onnx", "monai", "hf")
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -49,7 +50,6 @@ RUNTIMES = {
 }
 CALIBRATION_IMAGES = 64  # train images for the ranges of int8
 TOKENIZER = "tokenizer"
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def export(
     kept: Sequence[str] = (),
     notes: Sequence[str] = (),
     cache_dir: Path | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Exported:
     """Export a run for other programs; if the gate refuses the export, nothing is left behind.
@@ -103,6 +104,7 @@ def export(
         kept: name prefixes of graph nodes that stay in fp32 in an int8 export.
         notes: sentences for the card of `hf`, such as the license of the data.
         cache_dir: folder of the decoded images; None means the cache folder of the user.
+        device: device of eager fp32 in the gate: auto, cpu, cuda, cuda:N or mps.
         progress: called with (step, done, total).
 
     Raises:
@@ -111,6 +113,7 @@ def export(
     """
     choose("target", target, TARGETS)
     choose("precision", precision, PRECISIONS)
+    find_device(device)
     if out.exists():
         raise ConfigError(f"{out} exists. Give a folder that does not exist, or remove this one.")
 
@@ -134,7 +137,7 @@ def export(
         # the gate: runtimes within the bound, the fastest first
         found: dict[str, Parity] = {}
         if gate and rows is not None:
-            found = _gate(loaded, files, rows, precision, progress)
+            found = _gate(loaded, files, rows, precision, device, progress)
         passed = [name for name, parity in found.items() if parity.measured(precision) <= bound]
         passed.sort(key=lambda name: found[name].ms_exported)
         if found and not passed:
@@ -148,7 +151,7 @@ def export(
         if target == "monai":
             write_bundle(loaded, folder, description)
         else:
-            write_whole(folder / "recipe.json", loaded.recipe.to_json().encode())
+            write_whole(folder / RECIPE, loaded.recipe.to_json().encode())
             write_whole(folder / "README.md", run_card(loaded, description).encode())
     return result
 
@@ -163,12 +166,12 @@ def write_hub_folder(run: Run, folder: Path, notes: Sequence[str] = ()) -> None:
         folder: existing folder.
         notes: sentences for the card.
     """
-    shutil.copyfile(run.weights, folder / "model.safetensors")
-    shutil.copymode(Path(__file__), folder / "model.safetensors")
+    shutil.copyfile(run.weights, folder / HUB_WEIGHTS)
+    shutil.copymode(Path(__file__), folder / HUB_WEIGHTS)
     _save_tokenizer(run, folder)
-    write_json(folder / "config.json", describe_graphs(run))
-    if (run.path / prompt_check.CALIBRATION).exists():
-        shutil.copyfile(run.path / prompt_check.CALIBRATION, folder / prompt_check.CALIBRATION)
+    write_json(folder / HUB_CONFIG, describe_graphs(run))
+    if (run.path / CALIBRATION).exists():
+        shutil.copyfile(run.path / CALIBRATION, folder / CALIBRATION)
     write_whole(folder / "README.md", hub_card(run, notes).encode())
 
 
@@ -209,11 +212,7 @@ def _export_rows(
         return None
 
     def opened(name: str) -> SplitData:
-        def step(done: int, total: int) -> None:
-            if progress:
-                progress("decoding", done, total)
-
-        return open_split(data, name, run.recipe.image_size, cache_dir, step)
+        return open_split(data, name, run.recipe.image_size, cache_dir, progress)
 
     # a fixed sample of the train rows
     train = None
@@ -281,6 +280,7 @@ def _gate(
     files: Mapping[str, Path],
     rows: ExportRows,
     precision: str,
+    device: str,
     progress: Progress | None,
 ) -> dict[str, Parity]:
     backends = {
@@ -292,7 +292,7 @@ def _gate(
         if progress:
             progress("comparing", done, total)
 
-    return compare_backends(run, backends, rows.gate, progress=step)
+    return compare_backends(run, backends, rows.gate, device=device, progress=step)
 
 
 def _refusal(found: Mapping[str, Parity], precision: str, bound: float) -> str:
@@ -347,7 +347,7 @@ def gate_report(result: Exported) -> list[str]:
 
 def _save_tokenizer(run: Run, folder: Path) -> None:
     """Write the files of the tokenizer if there is one; the tiny encoder hashes words and has none."""
-    encoder = getattr(run.method, "text_encoder", None)
+    encoder = run.method.text_encoder
     tokenizer = getattr(getattr(encoder, "encoder", encoder), "tokenizer", None)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder / TOKENIZER))

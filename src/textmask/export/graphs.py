@@ -55,8 +55,8 @@ class _Rest(nn.Module):
         super().__init__()
         self.method = deepcopy(method)
         self.given = _Given()
-        if hasattr(method, "text_encoder"):
-            self.method.text_encoder = self.given
+        if method.text_encoder is not None:
+            self.method.set_submodule("text_encoder", self.given)
 
     def forward(
         self,
@@ -114,7 +114,7 @@ def write_graphs(
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(len(EXAMPLES), 3, *size, generator=generator)
     text = build_text(EXAMPLES, tuple(map(parse, EXAMPLES)))
-    encoder = getattr(method, "text_encoder", None)
+    encoder = method.text_encoder
     features: tuple[Tensor, ...] = ()
     written: dict[str, Path] = {}
 

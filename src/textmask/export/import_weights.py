@@ -19,7 +19,8 @@ from textmask.export.monai import DESCRIPTION
 from textmask.io.archives import check_archive, safe_extract
 from textmask.io.files import read_json, write_json, write_whole
 from textmask.methods.registry import build_method, load_recipe
-from textmask.runs.checkpoint import WEIGHTS, load_weights, text_fingerprint, write_tensors
+from textmask.runs.checkpoint import load_weights, text_fingerprint, write_tensors
+from textmask.runs.layout import DATA, RECIPE, RESULT, WEIGHTS
 
 SECONDS = 600
 
@@ -75,12 +76,12 @@ def import_weights(
     out.mkdir(parents=True, exist_ok=True)
     convention = description["data"].get("laterality", laterality)
     write_tensors(out / WEIGHTS, tensors, {**metadata, "laterality": convention})
-    if not (out / "recipe.json").exists():
-        write_whole(out / "recipe.json", chosen.to_json().encode())
-    if not (out / "data.json").exists():
-        write_json(out / "data.json", description["data"])
-    if description["result"] and not (out / "result.json").exists():
-        write_json(out / "result.json", description["result"])
+    if not (out / RECIPE).exists():
+        write_whole(out / RECIPE, chosen.to_json().encode())
+    if not (out / DATA).exists():
+        write_json(out / DATA, description["data"])
+    if description["result"] and not (out / RESULT).exists():
+        write_json(out / RESULT, description["result"])
     return out / WEIGHTS
 
 
@@ -114,12 +115,12 @@ def _description_of(
 ) -> dict[str, Any]:
     """`recipe`, `data`, `result` and `text` of the weights, from the bundle or from files."""
     if described is None:
-        path = recipe if recipe is not None else out / "recipe.json"
+        path = recipe if recipe is not None else out / RECIPE
         if not path.is_file():
             raise ConfigError(
                 f"the method of these weights is unknown: {path} does not exist. Give a recipe.json with --recipe."
             )
-        data = out / "data.json"
+        data = out / DATA
         described = {
             "recipe": read_json(path),
             "data": read_json(data) if data.exists() else {"laterality": laterality},

@@ -16,6 +16,7 @@ from textmask.inference.backends.graphs import Backend
 from textmask.inference.tiles import predict_tiles
 from textmask.metrics.overlap import counts, dice_per_image
 from textmask.runs.checkpoint import Run
+from textmask.runs.session import Session
 
 BOUNDS = {"fp32": 1e-4, "bf16": 0.005, "int8": 0.005}  # share of flipped pixels; loss of mean Dice
 
@@ -69,6 +70,7 @@ def compare_backends(
     data: SplitData,
     *,
     batch_size: int = 8,
+    device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Parity]:
     """Run eager fp32 and every backend over a split.
@@ -78,6 +80,7 @@ def compare_backends(
         backends: the exported graphs, by runtime.
         data: the split.
         batch_size: images per call; 1 with tiles.
+        device: device of eager fp32; None means where the model is. Backends run on the CPU.
         progress: called with (done, total).
 
     Returns:
@@ -92,15 +95,17 @@ def compare_backends(
     masks: dict[str, list[np.ndarray]] = {name: [] for name in models}
     seconds, worst = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
     size = batch_size if recipe.tiles is None else 1
+    session = Session(run.method, recipe, device, precision="fp32")
+    places = {name: session.device if name == "eager" else torch.device("cpu") for name in models}
 
     # all models take turns on each batch, so that their times are comparable
-    with torch.inference_mode():
+    with session.running():
         for begin in range(0, len(data), size):
             part = slice(begin, min(begin + size, len(data)))
             found = {}
             for name, model in models.items():
                 started = time.perf_counter()
-                found[name] = _probability(run, model, data, part)
+                found[name] = _probability(run, model, data, part, places[name])
                 seconds[name] += time.perf_counter() - started
                 masks[name].append(found[name] > recipe.threshold)
                 worst[name] = max(worst[name], float(np.abs(found[name] - found["eager"]).max()))
@@ -127,16 +132,20 @@ def compare_backends(
     return results
 
 
-def _probability(run: Run, model: Backend, data: SplitData, part: slice) -> np.ndarray:
+def _probability(
+    run: Run, model: Backend, data: SplitData, part: slice, device: torch.device
+) -> np.ndarray:
     """Probabilities of some rows, float32 B H W."""
-    if run.recipe.tiles is not None:
+    tiles = run.recipe.tiles
+    if tiles is not None:
         prompt, statement = data.prompts[part.start], data.statements[part.start]
-        found = predict_tiles(model, data.images[part][0], prompt, statement, run.recipe.tiles)
+        image = data.images[part][0]
+        found = predict_tiles(model, image, prompt, statement, tiles, device=device)
         return found["probability"][None]
 
     text = build_text(data.prompts[part], data.statements[part])
-    output = model(to_image(data.images[part]), text)
-    return output.probability[:, 0].numpy()
+    output = model(to_image(data.images[part]).to(device), text.to(device))
+    return output.probability[:, 0].cpu().numpy()
 
 
 def _dice(masks: np.ndarray, data: SplitData) -> float | None:

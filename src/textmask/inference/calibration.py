@@ -1,4 +1,4 @@
-"""What is usual for a run: the words of its training sentences and how sure it is of its validation masks."""
+"""Measure what is usual for a run: the words of its training prompts and its confidence in validation masks."""
 
 from __future__ import annotations
 
@@ -15,83 +15,88 @@ from textmask.data.manifest import Manifest
 from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import ConfigError, DataError
 from textmask.inference.predict_split import predict_split
-from textmask.inference.screening import CALIBRATION, Calibration, confidence
+from textmask.inference.screening import Calibration, confidence
 from textmask.io.files import file_sha256, write_json
 from textmask.runs.checkpoint import load_run
+from textmask.runs.layout import CALIBRATION, output_folder, run_path
 from textmask.text.edit import UNRELATED
 from textmask.text.vocabulary import known_share
 from textmask.text.words import clean, split_words
 
 QUANTILES = np.linspace(0, 1, 101)
-MIN_CASES = 20  # below that a quantile of one in a hundred says nothing
-MIN_ROWS = 2  # training rows that must have a word: what a single row has may be a name
+MIN_CASES = 20  # with fewer, a quantile of one in a hundred means nothing
+MIN_ROWS = 2  # training rows that must contain a word: a word of a single row may be a name
 
 
 def calibrate_run(
-    run: Path,
+    run: Path | str,
     manifest: Manifest,
     split: str = "valid",
     *,
     level: float = 0.01,
+    out: Path | None = None,
     cache_dir: Path | None = None,
+    device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write calibration.json into a run folder and return it; `Predictor` abstains by it from then on.
+    """Write calibration.json, by which `Predictor` abstains from then on, and return its content.
 
-    Two signals, which any method has. Text: the share of the content words of a sentence that the training sentences
-    or medicine know; needed is half way between the lowest validation sentences (quantile `level`) and the best of
-    `text.edit.UNRELATED`. Mask: the mean probability within the mask, against its quantile `level` on the split.
-    Sentences are not stored, only words that at least two training rows have. What the limits would withhold on the
-    split itself, with its own sentences and with those of other pictures, is stored beside them.
+    There are two signals, which every method has. Text: the share of the content words of a prompt that are known
+    from the training prompts or from medicine. The limit is half way between the lowest validation prompts (quantile
+    `level`) and the best of `text.edit.UNRELATED`. Mask: the mean probability inside the mask, compared with its
+    quantile `level` on the split. Prompts are not stored, only words that occur in at least two training rows. What
+    the limits would withhold on the split itself, with its own prompts and with those of other images, is stored too.
 
     Args:
-        run: folder of a finished run.
-        manifest: the table it was trained on.
-        split: what its masks are taken from; never the one that is reported.
-        level: share of the split's masks that may fall below the limit.
-        cache_dir: of the decoded pictures.
+        run: folder of a finished run, or `default` for the bundled model, which needs `out`.
+        manifest: the data it was trained on.
+        split: where its masks are measured; never the split that is reported.
+        level: share of the split's masks that may fall below the limit, in (0, 0.5).
+        out: folder of calibration.json; None means the run, where `Predictor` finds it.
+        cache_dir: folder of the decoded images.
+        device: auto, cpu, cuda, cuda:N or mps.
         progress: called with (done, total).
 
     Raises:
-        ConfigError: `level` is not above 0 and below 0.5.
-        DataError: fewer than 20 pictures of the split get a mask.
-        CheckpointError: no run folder, or it cannot be written.
+        ConfigError: `level` is not in (0, 0.5); this machine does not have the device; the bundled model without `out`.
+        DataError: fewer than 20 images of the split get a mask, or the file cannot be written.
+        CheckpointError: not a run folder.
     """
     if not 0 < level < 0.5:
         raise ConfigError(
             f"level is {level}, expected a number above 0 and below 0.5, such as 0.01."
         )
-    loaded = load_run(run)
+
+    # a wrong folder or device is answered before anything is predicted
+    folder = output_folder(run_path(run), out)
+    loaded = load_run(run, device)
     recipe = loaded.recipe
     data = open_split(manifest, split, recipe.image_size, cache_dir)
-    total = 2 * len(data)
-    own = predict_split(
-        loaded.method,
-        data,
-        recipe,
-        progress=(lambda done, _: progress(done, total)) if progress else None,
-    )
+
+    def step(before: int) -> Callable[[int, int], None]:
+        def report(done: int, _: int) -> None:
+            if progress:
+                progress(before + done, 2 * len(data))
+
+        return report
+
+    # the split with its own prompts, and with those of other images
+    own = predict_split(loaded.method, data, recipe, progress=step(0))
     others, _ = shuffled_prompts(data, recipe.seed)
-    foreign = predict_split(
-        loaded.method,
-        data,
-        recipe,
-        prompts=others,
-        progress=(lambda done, _: progress(len(data) + done, total)) if progress else None,
-    )
-    own_sure, foreign_sure = (
-        _confidences(own, recipe.threshold),
-        _confidences(foreign, recipe.threshold),
-    )
+    foreign = predict_split(loaded.method, data, recipe, prompts=others, progress=step(len(data)))
+    own_sure = _confidences(own, recipe.threshold)
+    foreign_sure = _confidences(foreign, recipe.threshold)
     sure = [value for value in own_sure if value is not None]
     if len(sure) < MIN_CASES:
         raise DataError(
-            f"{len(sure)} of {len(data)} pictures of split {split!r} get a mask, expected at least {MIN_CASES}. Take a "
+            f"{len(sure)} of {len(data)} images of split {split!r} get a mask, expected at least {MIN_CASES}. Use a "
             "larger split (--split), or train longer."
         )
+
+    # the limits
     words = vocabulary([row.text for row in manifest.rows_of("train")])
     needed, best_unrelated = _share_needed(list(data.prompts), words, level)
-    quantiles = [float(x) for x in np.quantile(sure, QUANTILES)]
+    quantiles = np.quantile(sure, QUANTILES).tolist()
     found = Calibration(
         frozenset(words), needed, tuple(quantiles), level, file_sha256(loaded.weights)
     )
@@ -110,20 +115,27 @@ def calibrate_run(
         "weights_sha256": found.weights_sha256,
         "vocabulary": words,
     }
-    write_json(run / CALIBRATION, value)
+
+    # atomic: a reader sees the old or the new limits
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CALIBRATION, value)
     return value
 
 
-def vocabulary(sentences: list[str]) -> list[str]:
-    """Words that at least two of the sentences have, sorted; numbers are none."""
-    counts = Counter(word for text in sentences for word in set(split_words(clean(text)[0])))
+def vocabulary(prompts: list[str]) -> list[str]:
+    """Words that occur in at least two of the prompts, sorted, without numbers."""
+    # each prompt counts a word once
+    counts: Counter[str] = Counter()
+    for prompt in prompts:
+        counts.update(set(split_words(clean(prompt)[0])))
     return sorted(
         word for word, n in counts.items() if n >= MIN_ROWS and re.fullmatch(r"[^\W\d_]+", word)
     )
 
 
 def _share_needed(prompts: list[str], words: list[str], level: float) -> tuple[float, float]:
-    """Half way between the split's lowest and the best unrelated sentence; 0 (nothing is withheld) if these cross."""
+    """Half way between the split's lowest and the best unrelated prompt; 0 (nothing is withheld) if these cross."""
+    # prompts without content words have no share
     known = frozenset(words)
     shares = [share for text in prompts if (share := known_share(text, known)) is not None]
     best = max(known_share(text, known) or 0.0 for text in UNRELATED)
@@ -132,13 +144,16 @@ def _share_needed(prompts: list[str], words: list[str], level: float) -> tuple[f
 
 
 def _confidences(probabilities: np.ndarray, threshold: float) -> list[float | None]:
-    """Of each picture; None where nothing is marked."""
+    """The confidence of each image; None if nothing is marked."""
     return [confidence(probability.astype(np.float32), threshold) for probability in probabilities]
 
 
 def _withheld(found: Calibration, prompts: list[str], sure: list[float | None]) -> float:
-    """Share of the pictures whose answer the limits would withhold."""
-    shares = [known_share(text, found.vocabulary) for text in prompts]
-    by_text = [share is not None and share < found.share for share in shares]
-    by_mask = [value is not None and found.rank(value) < found.level for value in sure]
-    return float(np.mean([text or mask for text, mask in zip(by_text, by_mask, strict=True)]))
+    """Share of the images whose mask the limits would withhold."""
+    withheld = []
+    for text, value in zip(prompts, sure, strict=True):
+        share = known_share(text, found.vocabulary)
+        by_text = share is not None and share < found.share
+        by_mask = value is not None and found.rank(value) < found.level
+        withheld.append(by_text or by_mask)
+    return float(np.mean(withheld))

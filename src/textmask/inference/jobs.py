@@ -1,4 +1,4 @@
-"""What a batch is asked: one item per image and prompt."""
+"""The items of a batch: one image and one prompt each."""
 
 from __future__ import annotations
 
@@ -15,29 +15,24 @@ from textmask.io.spreadsheets import column_of, read_json_records, read_table
 from textmask.text.findings import read_findings
 
 NIFTI = (".nii", ".nii.gz")
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", *NIFTI)
-RESULTS = (
-    ".mask.png",
-    ".mask.nii.gz",
-    ".overlay.png",
-    ".probability.png",
-    ".explain.png",
-)  # never read as pictures
-COLUMNS = (
-    "image",
-    "text",
-    "name",
-    "laterality",
-    "view",
-    "index",
-)  # of a jobs file; the first two are needed
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", *NIFTI)
+# endings of results, which are never read as images
+RESULTS = (".mask.png", ".mask.nii.gz", ".overlay.png", ".probability.png", ".explain.png")
+# columns of a jobs file; the first two are required
+COLUMNS = ("image", "text", "name", "laterality", "view", "index")
 
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One picture and one sentence; `name` is the start of its output files, "" derives it.
+    """One image and one prompt.
 
-    `laterality`, `view` and `index` are as `Opened.segment`, `Predictor.open` and `load_image` take them.
+    Attributes:
+        image: path of the image.
+        text: the prompt.
+        name: start of the names of its output files; "" derives it.
+        laterality: see `Opened.segment`.
+        view: see `Predictor.open`.
+        index: slice or frame, see `load_image`.
     """
 
     image: Path
@@ -49,17 +44,17 @@ class BatchItem:
 
     @property
     def stem(self) -> str:
-        """File-name start that is short, safe and different for different pictures, sentences or ways to ask."""
+        """Start of the file names: short, safe, and different for different images, prompts or options."""
         words = re.sub(r"[^a-z0-9]+", "-", (self.name or f"{self.image.stem} {self.text}").lower())
-        # the hash alone tells "lung?" from "lung!", and two jobs of one name apart
-        how = [self.laterality, self.view, self.index]
-        parts = [
-            str(self.image),
-            self.text,
-            *([] if how == [None] * 3 else [str(part) for part in how]),
-        ]
+        shown = words.strip("-")[:60].strip("-") or "picture"
+
+        # only the hash distinguishes "lung?" from "lung!", and two items of one name
+        parts = [str(self.image), self.text]
+        options = [self.laterality, self.view, self.index]
+        if options != [None] * 3:
+            parts += map(str, options)
         digest = hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:10]
-        return f"{words.strip('-')[:60].strip('-') or 'picture'}-{digest}"
+        return f"{shown}-{digest}"
 
     @property
     def shown(self) -> tuple[Path, int | None, str | None]:
@@ -75,103 +70,122 @@ def read_jobs(
     view: str | None = None,
     index: int | None = None,
 ) -> list[BatchItem]:
-    """Jobs of a picture, a folder of pictures (one sentence for all), or a csv/json file of (image, text).
+    """Items of an image, a folder of images (one prompt for all), or a csv/json file of (image, text).
 
-    Hidden files and results of an earlier prediction are left out of a folder. Paths in a jobs file start from its
-    folder; its columns `laterality`, `view` and `index` say for a picture what the arguments say for all others.
+    Hidden files and results of an earlier prediction in a folder are ignored. Paths in a jobs file are relative to
+    its folder; its columns `laterality`, `view` and `index` replace the arguments of the same names per row.
+
+    Args:
+        source: image, folder, or jobs file.
+        sentence: the prompt; None for a jobs file, which contains the prompts.
+        laterality: convention of the prompts: image, patient or unknown.
+        view: of the images, a name of `io.orientation.VIEWS`.
+        index: slice or frame of the images.
 
     Raises:
-        DataError: nothing to do, no sentence, one too many, or a jobs file without the two columns.
+        DataError: nothing to do, no prompt, a prompt too many, or a jobs file without the two columns.
         ConfigError: an unknown convention or view.
     """
+    # what the arguments say holds for every item that does not say otherwise
     common = BatchItem(source, "", "", laterality, view, index)
     if source.is_dir():
-        found = (
-            path
-            for path in source.rglob("*")
-            if path.name.lower().endswith(PICTURES) and path.is_file()
-        )
-        images = sorted(
-            path
-            for path in found
-            if not path.name.startswith(".") and not path.name.endswith(RESULTS)
-        )
-        if not images:
-            raise DataError(f"{source} holds no picture ({', '.join(PICTURES)}).")
-        jobs = [replace(common, image=path, text=_needed(sentence, source)) for path in images]
+        found = [replace(common, image=path) for path in _images_below(source)]
+        items = [replace(item, text=_required(sentence, source)) for item in found]
     elif not source.exists():
         raise DataError(
-            f"{source} does not exist. Give a picture, a folder, or a jobs file (csv or json)."
+            f"{source} does not exist. Give an image, a folder, or a jobs file (csv or json)."
         )
     elif source.suffix.lower() not in (".csv", ".json"):
-        jobs = [replace(common, text=_needed(sentence, source))]
+        items = [replace(common, text=_required(sentence, source))]
     elif sentence is not None:
-        raise DataError(f"{source} brings its own sentences; leave {sentence[:80]!r} out.")
+        raise DataError(f"{source} contains its own prompts; omit {sentence[:80]!r}.")
     else:
-        items = _json_items(source) if source.suffix.lower() == ".json" else _csv_items(source)
-        jobs = [_job(source, where, item, common) for where, item in items]
-    if not jobs:
-        raise DataError(f"{source} holds no job.")
-    for job in jobs:
-        if job.laterality is not None:
-            choose("laterality", job.laterality, CONVENTIONS)
-        if job.view is not None:
-            choose("view", job.view, list(VIEWS))
-    return jobs
+        read = _read_json if source.suffix.lower() == ".json" else _read_csv
+        items = [_item(source, where, row, common) for where, row in read(source)]
+
+    if not items:
+        raise DataError(f"{source} contains no items. Add a row with an image and a text.")
+
+    # wrong words are answered before the first image is opened
+    for item in items:
+        if item.laterality is not None:
+            choose("laterality", item.laterality, CONVENTIONS)
+        if item.view is not None:
+            choose("view", item.view, list(VIEWS))
+    return items
 
 
 def split_reports(jobs: Sequence[BatchItem]) -> tuple[list[BatchItem], list[str]]:
-    """A job for each finding that the texts of `jobs` (reports) name, and what is to be said of each report."""
-    made: list[BatchItem] = []
+    """One item per finding that the texts of `jobs` (reports) name, and one note per report."""
+    items: list[BatchItem] = []
     notes: list[str] = []
     for job in jobs:
         found = read_findings(job.text)
-        made += [replace(job, text=sentence) for sentence in found.named]
+        items += [replace(job, text=finding) for finding in found.named]
         denied = f"; denied: {'; '.join(found.denied)}" if found.denied else ""
         notes.append(f"{job.image.name}: {len(found.named)} findings with a place{denied}")
-    return made, notes
+    return items, notes
 
 
-def _csv_items(source: Path) -> list[tuple[str, Mapping[str, object]]]:
+def _images_below(folder: Path) -> list[Path]:
+    """Images in a folder and its subfolders, sorted."""
+    # results of an earlier prediction may be in the same folder
+    found = []
+    for path in folder.rglob("*"):
+        is_image = path.name.lower().endswith(IMAGES) and path.is_file()
+        if is_image and not path.name.startswith(".") and not path.name.endswith(RESULTS):
+            found.append(path)
+    if not found:
+        raise DataError(f"{folder} contains no image ({', '.join(IMAGES)}).")
+    return sorted(found)
+
+
+def _read_csv(source: Path) -> list[tuple[str, Mapping[str, object]]]:
+    # columns may have any order and letter case
     header, records = read_table(source)
     columns = {key: column for key in COLUMNS if (column := column_of(header, [key]))}
     if not {"image", "text"} <= columns.keys():
-        further = ", ".join(COLUMNS[2:])
+        optional = ", ".join(COLUMNS[2:])
         raise DataError(
-            f"{source}: expected columns image and text (and {further} or not), got {', '.join(header)}."
+            f"{source}: expected the columns image and text (optional: {optional}), got {', '.join(header)}."
         )
-    items: list[tuple[str, Mapping[str, object]]] = []
+
+    rows: list[tuple[str, Mapping[str, object]]] = []
     for number, cells in records:
         if len(cells) != len(header):
             raise DataError(
                 f"{source} row {number}: {len(cells)} cells, the header has {len(header)}; quote commas."
             )
-        row = dict(zip(header, cells, strict=True))
-        items.append((f"row {number}", {key: row[column] for key, column in columns.items()}))
-    return items
+        named = dict(zip(header, cells, strict=True))
+        row = {key: named[column] for key, column in columns.items()}
+        rows.append((f"row {number}", row))
+    return rows
 
 
-def _json_items(source: Path) -> list[tuple[str, Mapping[str, object]]]:
+def _read_json(source: Path) -> list[tuple[str, Mapping[str, object]]]:
     content = read_json_records(source)
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
         raise DataError(
-            f'{source}: expected a list like [{{"image": "film.png", "text": "lower left lung"}}].'
+            f'{source}: expected a list like [{{"image": "image.png", "text": "lower left lung"}}].'
         )
-    return [(f"item {number}", item) for number, item in enumerate(content, start=1)]
+    return [(f"item {number}", row) for number, row in enumerate(content, start=1)]
 
 
-def _job(source: Path, where: str, item: Mapping[str, object], common: BatchItem) -> BatchItem:
-    image, text, name = item.get("image"), item.get("text"), item.get("name") or ""
+def _item(source: Path, where: str, row: Mapping[str, object], common: BatchItem) -> BatchItem:
+    """The item of a row, after checking that each cell has the right type."""
+    image, text, name = row.get("image"), row.get("text"), row.get("name") or ""
     if not isinstance(image, str) or not image.strip() or "\0" in image:
-        raise DataError(f"{source} {where}: image is {image!r}, expected the path of a picture.")
+        raise DataError(f"{source} {where}: image is {image!r}, expected the path of an image.")
     if not isinstance(text, str) or not isinstance(name, str):
         raise DataError(f"{source} {where}: text is {text!r} and name {name!r}, expected texts.")
-    laterality, view, index = (item.get(key) or None for key in COLUMNS[3:])
-    index = item.get("index") if item.get("index") == 0 else index
+
+    laterality, view = row.get("laterality") or None, row.get("view") or None
     if not isinstance(laterality, str | None) or not isinstance(view, str | None):
         raise DataError(
             f"{source} {where}: laterality is {laterality!r} and view {view!r}, expected words."
         )
+    # an empty cell is no index, the number 0 is one
+    index = None if row.get("index") in (None, "") else row["index"]
     if index is not None and not str(index).strip().isdecimal():
         raise DataError(
             f"{source} {where}: index is {index!r}, expected the number of a slice or frame."
@@ -186,9 +200,9 @@ def _job(source: Path, where: str, item: Mapping[str, object], common: BatchItem
     )
 
 
-def _needed(sentence: str | None, source: Path) -> str:
+def _required(sentence: str | None, source: Path) -> str:
     if sentence is None:
         raise DataError(
-            f'{source} needs a sentence: textmask predict RUN {source} "lower left lung" --out DIR.'
+            f'{source} needs a prompt: textmask predict RUN {source} "lower left lung" --out DIR.'
         )
     return sentence

@@ -1,9 +1,9 @@
-"""The laterality contract: whose left a sentence means, whose left a model has learnt, and how one becomes the other.
+"""The laterality contract: which side a prompt means, which side the model has learned, and how one becomes the other.
 
-A model, a picture and a request each carry `image`, `patient` or `unknown`. The network is shown a picture in its usual
-view where its orientation is known (the patient's left on the right of the picture), and as it is stored where not; the
-sentence is rewritten so that it is true of what the network is shown, in the words the model has learnt. What cannot be
-known is refused, never guessed. docs/laterality.md has the table of cases.
+A model, an image and a request each have a convention: `image`, `patient` or `unknown`. The network sees an image in
+its usual view if its orientation is known (the patient's left on the right of the image), otherwise as it is stored.
+The prompt is rewritten so that it is true of what the network sees, in the convention of the model. What cannot be
+determined is refused, never guessed. docs/laterality.md has the table of cases.
 """
 
 from __future__ import annotations
@@ -20,14 +20,11 @@ from textmask.text.grammar import parse
 from textmask.text.words import MAX_LENGTH, clean, split_words
 
 CONVENTIONS = [str(side) for side in Laterality]
-# what a sentence means where nobody says: a plain picture has no patient in its file, the other formats speak of one
+# the convention of a prompt if the user names none: a plain image has no patient in its file, the other formats do
 DEFAULTS = {"picture": Laterality.IMAGE, "nifti": Laterality.PATIENT, "dicom": Laterality.PATIENT}
-OF_THE_PICTURE = (
-    "polyp",
-    "nuclei",
-    "lesion",
-)  # grammars whose places are parts of the picture, not of a lung
-# names of a place in one lung, as the zone that they lie in: the other lung has no such name
+# grammars whose places are parts of the image, not of a lung
+OF_THE_IMAGE = ("polyp", "nuclei", "lesion")
+# names of a place in one lung, and the zone they are in: the other lung has no such name
 _PLAIN = (
     (re.compile(r"\brml\b", re.IGNORECASE), "right middle zone"),
     (re.compile(r"\b(?:lml|lingular?)\b", re.IGNORECASE), "left middle zone"),
@@ -37,15 +34,15 @@ _PLAIN = (
 
 @dataclass(frozen=True)
 class SideConversion:
-    """What became of a request.
+    """What was done with the sides in a prompt.
 
     Attributes:
-        said: whose left its sentence means.
-        model: whose left the model has learnt.
-        view: what is known of the orientation, e.g. "L\\F (PatientOrientation)"; "" where nothing is.
-        sentence: as the network reads it.
+        said: the convention of the prompt.
+        model: the convention of the model.
+        view: the orientation of the image, e.g. "L\\F (PatientOrientation)"; "" if it is unknown.
+        sentence: the prompt as the network reads it.
         conversion: what was done, in words.
-        assumed: `said` or `model` is an assumption of whoever asked.
+        assumed: `said` or `model` is an assumption of the user.
     """
 
     said: Laterality
@@ -56,7 +53,7 @@ class SideConversion:
     assumed: bool = False
 
     def as_json(self) -> dict[str, str | bool]:
-        """For results and logs; the sentence is in it."""
+        """For results and logs; contains the prompt."""
         return {
             "said": str(self.said),
             "model": str(self.model),
@@ -73,10 +70,10 @@ NOTHING_ASKED = SideConversion(
 
 
 def convention(name: str | None, default: Laterality) -> Laterality:
-    """The convention of that name; None is the default.
+    """The convention of that name; None means the default.
 
     Raises:
-        ConfigError: another word than image, patient or unknown.
+        ConfigError: the name is not image, patient or unknown.
     """
     return default if name is None else Laterality(choose("laterality", name, CONVENTIONS))
 
@@ -88,72 +85,87 @@ def translate(
     orientation: Orientation | None,
     assume: str | None = None,
 ) -> SideConversion:
-    """The sentence for a network that is shown the picture in its usual view, or as stored where `orientation` is None.
+    """The prompt for a network that sees the image in its usual view, or as stored if `orientation` is None.
 
     Args:
-        sentence: any text; what is longer than 2000 characters is cut, hidden characters are dropped.
-        said: whose left the sentence means; `image` is the left of the picture as it is stored.
-        model: whose left the model has learnt.
-        orientation: of the picture as stored.
-        assume: `image` or `patient`, in the place of an unknown `said` or `model`; it never stands in for a view.
+        sentence: any text; it is cut after 2000 characters, hidden characters are dropped.
+        said: convention of the prompt; `image` is the left side of the stored image.
+        model: convention of the model.
+        orientation: of the stored image.
+        assume: `image` or `patient`, used if `said` or `model` is unknown; it never replaces a view.
 
     Raises:
-        LateralityError: a side is named, and which side of the picture that is cannot be known, or not be written.
+        LateralityError: the prompt names a side, and which side of the image that is cannot be determined, or the
+            prompt for the other side cannot be written.
         ConfigError: `assume` is another word.
     """
+    # a prompt without a side needs no convention at all
     if assume is not None:
         choose("assumed laterality", assume, [str(Laterality.IMAGE), str(Laterality.PATIENT)])
     text = _readable_part(sentence)
-    view = "" if orientation is None else _in_words(orientation)
+    view = "" if orientation is None else _view_text(orientation)
     _refuse_turned_levels(text, orientation)
     if not names_side(text):
         return SideConversion(said, model, view, text, "none: no side is named")
+
+    # unknown conventions: what the user assumes, or an error
     assumed = assume is not None and Laterality.UNKNOWN in (said, model)
     if assume is not None:
-        said, model = (
-            Laterality(assume) if side is Laterality.UNKNOWN else side for side in (said, model)
-        )
+        said = Laterality(assume) if said is Laterality.UNKNOWN else said
+        model = Laterality(assume) if model is Laterality.UNKNOWN else model
     _refuse_unknown(text, said, model)
+
+    # the sides agree in what the network sees
     if not _must_swap(text, said, model, orientation):
-        return SideConversion(
-            said, model, view, text, _unchanged(said, model, orientation), assumed
-        )
-    out = mirrored(text)
-    if out is None:
+        if said is model:
+            done = f"none: the prompt and the model both mean the {said} side"
+        else:
+            done = f"none: in this image the {said} side is the {model} side, {view}"
+        return SideConversion(said, model, view, text, done, assumed)
+
+    # the sides are opposite: only a prompt that can be rewritten exactly is accepted
+    swapped = mirrored(text)
+    if swapped is None:
         raise LateralityError(
-            f"{text[:80]!r} means the {said} side, and the model must be told the other one, but the sentence cannot "
-            "be rewritten safely. Name the place by left or right and upper, middle or lower, in English."
+            f"{text[:80]!r} means the {said} side, and the model expects the opposite side, but the prompt cannot be "
+            "rewritten safely. Name the place by left or right and upper, middle or lower, in English."
         )
-    return SideConversion(said, model, view, out, _changed(said, model, orientation), assumed)
+    done = f"left and right exchanged: from the {said} side to the {model} side"
+    if said is model:
+        done = "left and right exchanged: the image is stored mirrored and the model sees it in its usual view"
+    return SideConversion(said, model, view, swapped, done, assumed)
 
 
 def names_side(sentence: str) -> bool:
-    """Whether the sentence would say something else with left and right exchanged ("both lungs" would not)."""
-    plain, out = _rewritten(sentence)
-    if out is None:
+    """Whether the prompt would mean something else with left and right exchanged ("both lungs" would not)."""
+    plain, swapped = _rewritten(sentence)
+    if swapped is None:
         return True
-    before, after = parse(plain), parse(out)
-    claims = (before.zones, before.negated) == (after.zones, after.negated)
-    return not claims or Counter(split_words(plain)) != Counter(split_words(out))
+    # other zones, or other words that the grammar does not know
+    before, after = parse(plain), parse(swapped)
+    if (before.zones, before.negated) != (after.zones, after.negated):
+        return True
+    return Counter(split_words(plain)) != Counter(split_words(swapped))
 
 
 def mirrored(sentence: str) -> str | None:
-    """The sentence with left and right exchanged; None where that cannot be written.
+    """The prompt with left and right exchanged; None if that cannot be written.
 
-    As `text.edit.mirror`, after misspelt places were put right and names that one lung alone has ("right middle lobe",
-    "lingula") were written as the zone they lie in: here no picture is turned, so that the name need not be one.
+    Like `text.edit.mirror`, after misspelled places were corrected and names that only one lung has ("right middle
+    lobe", "lingula") were replaced by the zone they are in: the image is not mirrored here, so the name may change.
     """
     return _rewritten(sentence)[1]
 
 
 def _rewritten(sentence: str) -> tuple[str, str | None]:
-    """The plainest change of wording that can be mirrored, and its mirror; the sentence itself and None without one."""
+    """The smallest change of wording that can be mirrored, and its mirror; the prompt itself and None without one."""
     claims = _comparable_claims(parse(sentence))
     for plain in (sentence, legible(sentence), _without_lobes(legible(sentence))):
         for text in (plain, plain.lower()):
-            out = mirror(text) if _comparable_claims(parse(text)) == claims else None
-            if out is not None:
-                return text, out
+            # a wording that claims something else is not the same prompt
+            swapped = mirror(text) if _comparable_claims(parse(text)) == claims else None
+            if swapped is not None:
+                return text, swapped
     return sentence, None
 
 
@@ -168,98 +180,81 @@ def _without_lobes(sentence: str) -> str:
 
 
 def _readable_part(sentence: str) -> str:
-    """What of a sentence is read at all: its first 2000 characters, without hidden ones."""
+    """The part of a prompt that is read: its first 2000 characters, without hidden ones."""
     text, hidden = clean(sentence)
     return text if hidden else sentence[:MAX_LENGTH]
 
 
 def _refuse_unknown(text: str, said: Laterality, model: Laterality) -> None:
-    """Raise where nobody knows whose left is meant or learnt."""
-    unknown = [
-        words
-        for side, words in (
-            (said, "whose left this sentence means"),
-            (model, "whose left the model has learnt"),
-        )
-        if side is Laterality.UNKNOWN
-    ]
+    """Raise if the convention of the prompt or of the model is unknown."""
+    unknown = []
+    if said is Laterality.UNKNOWN:
+        unknown.append("the prompt's laterality convention")
+    if model is Laterality.UNKNOWN:
+        unknown.append("the model's laterality convention")
     if unknown:
+        verb = "is" if len(unknown) == 1 else "are"
         raise LateralityError(
-            f"{text[:80]!r} names a side, and it is unknown {' and '.join(unknown)}. Say --laterality image or patient "
-            "for the sentence, or take one of the two for all that is unknown with --assume image or patient; both are "
-            "recorded."
+            f"{text[:80]!r} names a side, but {' and '.join(unknown)} {verb} unknown. Set the convention of the prompt "
+            "with --laterality image or patient, or assume one for all that is unknown with --assume image or patient; "
+            "both are recorded."
         )
 
 
 def _refuse_turned_levels(text: str, orientation: Orientation | None) -> None:
-    """Raise where "the top of the image" would not be what it is in the picture as stored."""
+    """Raise if "the top of the image" is another place in the usual view than in the stored image."""
     if orientation is None or orientation.rows == orientation.usual.rows:
         return
     statement = parse(text)
-    if statement.grammar in OF_THE_PICTURE and statement.levels - {Level.MIDDLE}:
+    if statement.grammar in OF_THE_IMAGE and statement.levels - {Level.MIDDLE}:
         raise LateralityError(
-            f"{text[:80]!r} names the top or the bottom of the picture, but the picture is shown to the model turned "
-            f"({_in_words(orientation)}). Name the place in the patient, or turn the picture and say its view."
+            f"{text[:80]!r} names the top or the bottom of the image, but the model sees the image turned "
+            f"({_view_text(orientation)}). Name the place in the patient, or turn the image and name its view."
         )
 
 
 def _must_swap(
     text: str, said: Laterality, model: Laterality, orientation: Orientation | None
 ) -> bool:
-    """Whether the network must be told the other side.
+    """Whether the model expects the opposite side.
 
-    In the usual view the patient's left is the right of the picture, so that the side of the patient and that of the
-    picture shown are always each other's opposite.
+    In the usual view the patient's left is on the right of the image, so the side of the patient and the side of the
+    image are always opposite.
     """
+    # as stored: which side is which is unknown, but the same convention needs no answer
     if orientation is None:
-        if said is not model:
-            raise LateralityError(
-                f"{text[:80]!r} means the {said} side, the model has learnt the {model} side, and nothing says where "
-                "the patient's left lies in this picture. Say what it shows (--view pa, ap, mirrored or axial), or ask "
-                f"in the model's own terms (--laterality {model})."
-            )
-        return False
-    _refuse_lateral(text, said, model, orientation)
-    opposite_of_shown = _turned(text, orientation) if said is Laterality.IMAGE else True
+        if said is model:
+            return False
+        raise LateralityError(
+            f"{text[:80]!r} means the {said} side, the model has learned the {model} side, and it is unknown where "
+            "the patient's left is in this image. Specify the view with --view pa, ap, mirrored or axial, or use the "
+            f"convention of the model (--laterality {model})."
+        )
+
+    # in a lateral view only the left of the image itself can be meant
+    within_image = said is model is Laterality.IMAGE and parse(text).grammar in OF_THE_IMAGE
+    if orientation.patient_left is None and not within_image:
+        raise LateralityError(
+            f"{text[:80]!r} names a side, but a lateral (sagittal) view shows both sides over each other "
+            f"({_view_text(orientation)}). Use a prompt without a side, or another view."
+        )
+    opposite_of_shown = said is not Laterality.IMAGE or _is_turned(text, orientation)
     return opposite_of_shown != (model is Laterality.PATIENT)
 
 
-def _refuse_lateral(
-    text: str, said: Laterality, model: Laterality, orientation: Orientation
-) -> None:
-    """Raise where the patient's sides lie over each other; the left of the picture itself can still be meant."""
-    of_the_picture = said is model is Laterality.IMAGE and parse(text).grammar in OF_THE_PICTURE
-    if orientation.patient_left is None and not of_the_picture:
-        raise LateralityError(
-            f"{text[:80]!r} names a side, but a lateral (sagittal) view shows both sides over each other "
-            f"({_in_words(orientation)}). Ask without a side, or take another view."
-        )
-
-
-def _turned(text: str, orientation: Orientation) -> bool:
-    """Whether the left of the stored picture is the right of what the network is shown."""
+def _is_turned(text: str, orientation: Orientation) -> bool:
+    """Whether the left of the stored image is the right of what the network sees."""
+    # the columns must run along the left-right axis
     usual = orientation.usual.columns
     if orientation.columns not in (usual, OPPOSITE[usual]):
         raise LateralityError(
-            f"{text[:80]!r} names a side of the picture, but the picture lies on its side ({_in_words(orientation)}), "
-            "so that its left is neither side of the patient. Name the patient's side (--laterality patient)."
+            f"{text[:80]!r} names a side of the image, but the image is rotated by 90 degrees "
+            f"({_view_text(orientation)}), so its left is neither side of the patient. Name the patient's side "
+            "(--laterality patient)."
         )
     return orientation.columns != usual
 
 
-def _unchanged(said: Laterality, model: Laterality, orientation: Orientation | None) -> str:
-    if said is model:
-        return f"none: the sentence and the model both mean the {said} side"
-    view = "" if orientation is None else _in_words(orientation)
-    return f"none: in this picture the {said} side is the {model} side, {view}"
-
-
-def _changed(said: Laterality, model: Laterality, orientation: Orientation | None) -> str:
-    if said is model:
-        return "left and right exchanged: the picture is stored mirrored and shown to the model in its usual view"
-    return f"left and right exchanged: from the {said} side to the {model} side"
-
-
-def _in_words(orientation: Orientation) -> str:
+def _view_text(orientation: Orientation) -> str:
     pair = f"{orientation.columns}\\{orientation.rows}"
     return f"{pair} ({orientation.source})" if orientation.source else pair

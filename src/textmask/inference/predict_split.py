@@ -1,13 +1,11 @@
-"""Predict a whole split, batch by batch; training validates and `evaluate` scores through this one function."""
+"""Predict a whole split, batch by batch: the one function by which training validates and `evaluate` scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 import cv2
 import numpy as np
-import torch
 
 from textmask.config import Recipe
 from textmask.data.loaders import Damage, SplitData, build_text, scaled, to_image
@@ -15,6 +13,7 @@ from textmask.data.shuffled_text import read_prompts
 from textmask.errors import DataError
 from textmask.inference.tiles import predict_tiles
 from textmask.methods.base import Method
+from textmask.runs.session import Session
 
 
 def predict_split(
@@ -24,67 +23,71 @@ def predict_split(
     *,
     prompts: Sequence[str] | None = None,
     damage: Damage | None = None,
+    device: str | None = None,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Probabilities N H W (float16) of a split.
+    """Probabilities N H W (float16, in [0, 1]) of a split.
 
     Args:
-        method: the model; put into eval mode meanwhile.
-        data: the decoded split.
-        recipe: says the precision, and how pictures are cut into tiles.
-        prompts: N sentences that replace the split's own; they are parsed again, so that the zones follow them.
-        damage: changes the pictures (B C H W in [0, 1]; C is 1 when all are grey) of the given keys before they are
-            shown to the model.
-        batch_size: pictures at a time, where they are not cut up.
+        method: the model; in eval mode while it predicts.
+        data: the decoded split, N images.
+        recipe: gives the precision and the tiles.
+        prompts: N prompts that replace the split's own; they are parsed again, so that the zones follow them.
+        damage: changes the images (B C H W in [0, 1]; C is 1 if all are grey) of the given keys before the model
+            sees them.
+        device: see `find_device`; None leaves the method where it is.
+        batch_size: images per batch; an image that is cut into tiles is a batch of its own.
         progress: called with (done, total).
 
     Raises:
         DataError: `prompts` has another length than the split.
     """
-    if prompts is not None and len(prompts) != len(data):
-        raise DataError(
-            f"got {len(prompts)} sentences for {len(data)} pictures; give one a picture."
-        )
-    sentences = data.prompts if prompts is None else tuple(prompts)
+    # other prompts are parsed with the laterality of their rows
     statements = data.statements
-    if prompts is not None:
-        statements = read_prompts(sentences, data.rows)
+    if prompts is None:
+        prompts = data.prompts
+    elif len(prompts) == len(data):
+        statements = read_prompts(tuple(prompts), data.rows)
+    else:
+        raise DataError(
+            f"got {len(prompts)} prompts for {len(data)} images, expected one per image."
+        )
+
+    # half precision: a large split must fit into memory
+    session = Session(method, recipe, device)
+    size = batch_size if recipe.tiles is None else 1
     out = np.empty((len(data), *data.masks.shape[1:]), np.float16)
-    device = next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
-    was_training = method.training
-    method.eval()
-    try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"),
-        ):
-            size = (
-                1 if recipe.tiles is not None else batch_size
-            )  # one picture fills a batch with its tiles
-            for begin in range(0, len(data), size):
-                part = slice(begin, min(begin + size, len(data)))
-                pixels, keys = data.images[part], data.keys[part]
-                if recipe.tiles is not None:
-                    if damage is not None:
-                        pixels = damage(scaled(pixels), keys).numpy()
-                    told = sentences[begin], statements[begin]
-                    out[part] = predict_tiles(
-                        method, pixels[0], *told, recipe.tiles, device=device
-                    )["probability"]
-                else:
-                    image = to_image(pixels, damage, keys).to(device)
-                    text = build_text(sentences[part], statements[part]).to(device)
-                    out[part] = method(image, text).probability[:, 0].cpu().numpy()
-                if progress:
-                    progress(part.stop, len(data))
-    finally:
-        method.train(was_training)
+    with session.running() as model:
+        for begin in range(0, len(data), size):
+            part = slice(begin, min(begin + size, len(data)))
+            pixels, keys = data.images[part], data.keys[part]
+
+            # whole images in a batch, or the tiles of one image
+            if recipe.tiles is None:
+                image = to_image(pixels, damage, keys).to(session.device)
+                text = build_text(prompts[part], statements[part]).to(session.device)
+                out[part] = model(image, text).probability[:, 0].cpu().numpy()
+            else:
+                if damage is not None:
+                    pixels = damage(scaled(pixels), keys).numpy()
+                planes = predict_tiles(
+                    model,
+                    pixels[0],
+                    prompts[begin],
+                    statements[begin],
+                    recipe.tiles,
+                    device=session.device,
+                )
+                out[part] = planes["probability"]
+
+            if progress:
+                progress(part.stop, len(data))
     return out
 
 
 def resize_probability(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Probabilities H W to `size` (rows, columns), float32, bilinear as `predict` does it: never the hard mask."""
+    """Resize probabilities H W to `size` (rows, columns), float32, bilinear like `predict`: never the binary mask."""
     rows, columns = size
     return np.asarray(
         cv2.resize(probability.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)

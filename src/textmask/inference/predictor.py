@@ -1,4 +1,4 @@
-"""Segment a picture by sentences: opened once, asked as often as wanted, from any number of threads."""
+"""Segment an image by text prompts: opened once, queried any number of times, from any number of threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from textmask.data.loaders import build_text, to_image
@@ -31,7 +30,7 @@ from textmask.inference.laterality import (
     convention,
     translate,
 )
-from textmask.inference.screening import CALIBRATION, CODES, CUT, Calibration, screen
+from textmask.inference.screening import CODES, CUT, Calibration, screen
 from textmask.inference.tiles import predict_tiles
 from textmask.io.files import file_sha256, read_json
 from textmask.io.images import resize_image
@@ -40,32 +39,30 @@ from textmask.io.orientation import Orientation
 from textmask.io.read import load_image
 from textmask.plots.overlays import heat, overlay, side_by_side
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.layout import CALIBRATION
 from textmask.statement import Laterality, Statement
 from textmask.text.grammar import parse
 
-MAPS = (
-    "attention",
-    "prior",
-    "guide",
-)  # what a method may publish in `Output.aux`, B 1 h w in [0, 1]
+# what a method may publish in `Output.aux`, B 1 h w in [0, 1]
+MAPS = ("attention", "prior", "guide")
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The answer to one sentence, in the size and the geometry of the picture as it is stored.
+    """The result for one prompt, in the size and the geometry of the stored image.
 
     Attributes:
-        mask: uint8 H W, 0 or 1; all 0 where the model abstained, and where the sentence denies the finding.
-        probability: float32 H W, as the network said it, also where it abstained.
-        statement: what was understood of the sentence, before any conversion.
-        warnings: codes of what is wrong with the request (`textmask.inference.screening.CODES` has each in words).
-        maps: what the method publishes of `MAPS`, float32 H W in [0, 1]: where it looks for what the sentence names,
-            where the sentence says, and both together.
-        asked: whose left was meant, and what the network was told.
-        abstained: the mask is withheld, for what the codes say.
-        compatibility: in [0, 1], how usual sentence and mask are among those of the validation split; None without a
-            calibration.
-        unknown_words: words that the sentences of the training never had; () without a calibration.
+        mask: uint8 H W, 0 or 1; all 0 if the model abstained or the prompt denies the finding.
+        probability: float32 H W in [0, 1], as the network predicted it, also if the model abstained.
+        statement: what was understood of the prompt, before any conversion of sides.
+        warnings: codes for questionable requests; `textmask.inference.screening.CODES` explains each.
+        maps: what the method publishes of `MAPS`, float32 H W in [0, 1]: `attention` is where it looks for what the
+            prompt names, `prior` is where the prompt locates it, `guide` combines both.
+        asked: which laterality convention was used, and the prompt that the network read.
+        abstained: the mask is withheld; the codes say why.
+        compatibility: in [0, 1], how usual the prompt and the mask are compared with the validation split; None
+            without a calibration.
+        unknown_words: words that do not occur in the training prompts; () without a calibration.
     """
 
     mask: np.ndarray
@@ -81,22 +78,22 @@ class Segmentation:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """One picture that a model has been shown, to be asked any number of sentences.
+    """One image that is ready for any number of prompts.
 
-    Nothing in it changes: `segment` may be called from several threads at once, and answers as if called alone.
+    It never changes: `segment` may be called from several threads at once, with the same results as one by one.
 
     Attributes:
         predictor: the model.
-        picture: as it is stored.
-        orientation: that of the picture, or the view somebody named; None where nobody knows.
-        image: 1 3 h w in [0, 1], in the usual view and the model's size; None where the model cuts tiles.
-        planes: C h w uint8, what tiles are cut from.
+        loaded: the image as it is stored.
+        orientation: of the stored image, or of the view that the user named; None if it is unknown.
+        image: 1 3 h w in [0, 1] on the device, in the usual view and the model's size; None if the model cuts tiles.
+        planes: C h w uint8, from which tiles are cut.
         shown_size: rows and columns in the usual view, before any resizing.
-        features: of the image, where the method computes them apart from the sentence.
+        features: of the image, if the method computes them without the prompt.
     """
 
     predictor: Predictor
-    picture: LoadedImage
+    loaded: LoadedImage
     orientation: Orientation | None
     image: Tensor | None
     planes: np.ndarray
@@ -111,224 +108,256 @@ class Opened:
         *,
         abstain: bool = True,
     ) -> Segmentation:
-        """Segment what a sentence names.
+        """Segment what a prompt names.
 
         Args:
-            sentence: any text.
-            laterality: whose left it means: image (the left of the picture as it is stored), patient or unknown; None
-                is image for a plain picture, and patient for DICOM and NIfTI.
-            assume: image or patient, in the place of whatever convention is unknown; recorded in `asked`.
-            abstain: give an empty mask where the model abstains or the sentence denies the finding; False keeps what
+            sentence: the prompt; any text.
+            laterality: convention of the prompt: `image` (left side of the stored image), `patient` or `unknown`;
+                None means image for a plain image, and patient for DICOM and NIfTI.
+            assume: `image` or `patient`, used for any convention that is unknown; recorded in `asked`.
+            abstain: return an empty mask if the model abstains or the prompt denies the finding; False keeps what
                 the network marked. The codes are the same.
 
         Raises:
-            LateralityError: a side is named, and which side of the picture that is cannot be known.
-            ConfigError: another convention.
+            LateralityError: the prompt names a side, and it cannot be determined which side of the image that is.
+            ConfigError: the convention is unknown.
         """
         return self.ask(sentence, laterality, assume, abstain)[0]
 
     def ask(
         self, sentence: str, laterality: str | None, assume: str | None, abstain: bool
     ) -> tuple[Segmentation, list[str]]:
-        """As `segment`, and what the text encoder has to say of the sentence in words."""
+        """Like `segment`; also returns the messages of the text encoder about the prompt."""
+        # what the prompt means, and how it reads in the convention of the model
         predictor, recipe = self.predictor, self.predictor.run.recipe
-        said = convention(laterality, DEFAULTS[self.picture.format])
+        said = convention(laterality, DEFAULTS[self.loaded.format])
         asked = translate(sentence, said, predictor.laterality, self.orientation, assume)
         statement = parse(sentence, laterality=asked.said)
-        with (
-            collected_prompt_warnings() as complaints
-        ):  # that the sentence was cut is all that can be one here
+
+        # the only message there can be is that the prompt was cut
+        with collected_prompt_warnings() as complaints:
             cut = bool(predictor.run.method.too_long([asked.sentence]))
-            planes = self._answer(asked.sentence, parse(asked.sentence, laterality=asked.model))
-        cut = cut or bool(complaints)
-        verdict = screen(
+            planes = self._predict(asked.sentence, parse(asked.sentence, laterality=asked.model))
+
+        # whether the prediction should be trusted
+        screening = screen(
             sentence,
             statement,
             planes["probability"],
             recipe.threshold,
             predictor.calibration,
-            cut=cut,
+            cut=cut or bool(complaints),
         )
-        maps = {name: self._as_stored(value) for name, value in planes.items()}
+
+        # back to the size and geometry of the stored image
+        maps = {name: self._as_stored(plane) for name, plane in planes.items()}
         probability = maps.pop("probability")
         mask = (probability > recipe.threshold).astype(np.uint8)
-        if abstain and verdict.empty:
+        if abstain and screening.empty:
             mask = np.zeros_like(mask)
+
+        codes = screening.codes
+        if self._view_is_overruled():
+            codes += ("view_overruled",)
         found = Segmentation(
             mask,
             probability,
             statement,
-            verdict.codes + self._about_the_view(),
+            codes,
             maps,
             asked,
-            verdict.abstained,
-            verdict.compatibility,
-            verdict.unknown_words,
+            screening.abstained,
+            screening.compatibility,
+            screening.unknown_words,
         )
         return found, complaints
 
-    def _answer(self, sentence: str, statement: Statement) -> dict[str, np.ndarray]:
-        """Probability and maps, float32 h w each, of the whole picture at once or of its tiles."""
-        recipe, model = self.predictor.run.recipe, self.predictor.model
-        with (
-            torch.inference_mode(),
-            torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"),
-        ):
-            if recipe.tiles is not None:
+    def _predict(self, sentence: str, statement: Statement) -> dict[str, np.ndarray]:
+        """Probability and maps, float32 h w each, of the whole image at once or of its tiles."""
+        predictor = self.predictor
+        tiles, device = predictor.run.recipe.tiles, predictor.session.device
+        with predictor.session.running():
+            if tiles is not None:
                 return predict_tiles(
-                    model, self.planes, sentence, statement, recipe.tiles, maps=MAPS
+                    predictor.model,
+                    self.planes,
+                    sentence,
+                    statement,
+                    tiles,
+                    maps=MAPS,
+                    device=device,
                 )
             image = to_image(self.planes[None]) if self.image is None else self.image
-            output = model.decode(self.features, image, build_text([sentence], [statement]))
-        found = {"probability": output.probability} | {
-            name: output.aux[name] for name in MAPS if name in output.aux
-        }
-        return {name: value[0, 0].float().numpy() for name, value in found.items()}
+            text = build_text([sentence], [statement]).to(device)
+            output = predictor.model.decode(self.features, image.to(device), text)
 
-    def _as_stored(self, values: np.ndarray) -> np.ndarray:
-        """Values h w of the picture as the model was shown it, in the size and the geometry of the file."""
-        values = _resized(values, self.shown_size)
-        return values if self.orientation is None else self.orientation.from_usual(values)
+        # maps may be bf16, which NumPy does not have
+        planes = {"probability": output.probability}
+        planes.update({name: output.aux[name] for name in MAPS if name in output.aux})
+        return {name: plane[0, 0].float().cpu().numpy() for name, plane in planes.items()}
 
-    def _about_the_view(self) -> tuple[str, ...]:
-        """A code where somebody named another view than the file has."""
-        file, view = self.picture.orientation, self.orientation
-        overruled = (
-            file is not None
-            and view is not None
-            and (file.columns, file.rows) != (view.columns, view.rows)
-        )
-        return ("view_overruled",) if overruled else ()
+    def _as_stored(self, plane: np.ndarray) -> np.ndarray:
+        """A plane h w as the model sees the image, in the size and the geometry of the file."""
+        # first the size, then the orientation: it may swap rows and columns
+        if plane.shape != self.shown_size:
+            size = self.shown_size[::-1]
+            resized = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
+            plane = np.asarray(resized, np.float32)
+        return plane if self.orientation is None else self.orientation.from_usual(plane)
+
+    def _view_is_overruled(self) -> bool:
+        """Whether the user named another view than the file has."""
+        file, named = self.loaded.orientation, self.orientation
+        if file is None or named is None:
+            return False
+        return (file.columns, file.rows) != (named.columns, named.rows)
 
 
 class Predictor:
-    """A trained run that answers sentences about pictures.
+    """A trained run that segments images by prompts.
 
-    `open` and the picture it returns may be used from several threads at once. `set_image` and `segment` remember one
-    picture between them, and are for one thread.
+    `open` and the image it returns may be used from several threads at once. `set_image` and `segment` share one
+    current image and are for one thread.
 
     Args:
-        run: run folder, or a run that was loaded.
+        run: run folder, `default` for the bundled model, or a run that is already loaded, which is moved to `device`.
         backend: `torch`, `onnxruntime` or `openvino`; the last two need an export, see `open_backend`, and publish no
             maps.
-        export: where it lies; None means `onnx` within the run.
+        export: folder of the export; None means `onnx` inside the run.
+        device: where torch runs: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. The other backends
+            run on the CPU.
+        calibration: a calibration.json to use instead of the one in the run.
 
     Example:
         >>> predictor = Predictor("runs/biclip")  # doctest: +SKIP
-        >>> predictor.set_image("film.png").segment("lower left lung").mask  # doctest: +SKIP
+        >>> predictor.set_image("image.png").segment("lower left lung").mask  # doctest: +SKIP
 
     Raises:
+        ConfigError: this machine does not have the device, or the backend does not run on it.
         CheckpointError: not a run folder.
     """
 
     def __init__(
-        self, run: Run | Path | str, backend: str = "torch", export: Path | None = None
+        self,
+        run: Run | Path | str,
+        backend: str = "torch",
+        export: Path | None = None,
+        *,
+        device: str = "auto",
+        calibration: Path | None = None,
     ) -> None:
-        self.run = run if isinstance(run, Run) else load_run(run)
+        # exported graphs are checked and run on the CPU only
+        if backend != "torch":
+            if device not in ("auto", "cpu"):
+                raise ConfigError(
+                    f"backend {backend} runs on the CPU, got device {device}. Use backend torch, or device cpu."
+                )
+            device = "cpu"
+        self.run = run if isinstance(run, Run) else load_run(run, device)
+        self.session = self.run.session(device)
         self.backend = backend
         self.model: Backend = open_backend(self.run, backend, export)
+
+        self._calibration = calibration or self.run.path / CALIBRATION
         self._opened: Opened | None = None
 
     @cached_property
     def laterality(self) -> Laterality:
-        """Whose left the model has learnt."""
+        """The laterality convention of the training prompts."""
         name = str(self.run.data.get("laterality", Laterality.UNKNOWN))
         return Laterality(choose("laterality in data.json", name, CONVENTIONS))
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Which model answers, as a hash of its weights file."""
+        """Hash of the weights file, which identifies the model."""
         return file_sha256(self.run.weights)
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What `textmask calibrate` found to be usual for the run; None where it was not called.
+        """What `textmask calibrate` found to be usual for the run; None if it has not been called.
 
         Raises:
-            CheckpointError: it is damaged, or of other weights.
+            CheckpointError: the file is damaged, or was computed for other weights.
         """
-        path = self.run.path / CALIBRATION
+        path = self._calibration
         if not path.exists():
             return None
+
+        # limits of other weights would abstain at random
         found = Calibration.from_json(read_json(path))
         if found.weights_sha256 != self.weights_sha256:
             raise CheckpointError(
-                f"{path} is of other weights. Run textmask calibrate again, or remove the file."
+                f"{path} was computed for different weights. Run textmask calibrate again, or remove the file."
             )
         return found
 
     @property
     def opened(self) -> Opened:
-        """The picture that was set.
+        """The current image.
 
         Raises:
-            DataError: none was set.
+            DataError: no image has been set.
         """
         if self._opened is None:
-            raise DataError("no picture is set; call set_image first.")
+            raise DataError("no image is set; call set_image first.")
         return self._opened
 
     @property
     def pixels(self) -> np.ndarray:
-        """The pixels of the picture that was set, uint8 H W or H W 3.
+        """The pixels of the current image, uint8 H W or H W 3.
 
         Raises:
-            DataError: none was set.
+            DataError: no image has been set.
         """
-        return self.opened.picture.pixels
+        return self.opened.loaded.pixels
 
     def open(self, image: Path | str | np.ndarray | LoadedImage, view: str | None = None) -> Opened:
-        """Decode, turn and resize a picture once, for any number of sentences and threads.
+        """Decode, turn and resize an image once, for any number of prompts and threads.
 
         Args:
-            image: path, pixels (uint8 H W or H W 3), or a picture that was read already.
-            view: what it shows: pa, ap, mirrored, lateral or axial; it overrules what the file says.
+            image: path, pixels (uint8 H W or H W 3), or an image that is already loaded.
+            view: pa, ap, mirrored, lateral or axial; it overrules the orientation in the file.
 
         Raises:
-            DataError: the picture cannot be read.
-            ConfigError: another view.
+            DataError: the image cannot be read.
+            ConfigError: the view is unknown.
         """
-        picture = as_picture(image)
-        pixels = picture.pixels
-        if (
-            pixels.dtype != np.uint8
-            or pixels.ndim not in (2, 3)
-            or pixels.shape[2:] not in ((), (3,))
-            or not pixels.size
-        ):
+        loaded = as_loaded_image(image)
+        pixels = loaded.pixels
+        grey_or_color = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+        if pixels.dtype != np.uint8 or not grey_or_color or not pixels.size:
             raise DataError(
-                f"got a picture of {pixels.dtype} with shape {pixels.shape}, expected uint8 H W or H W 3."
+                f"got an image of {pixels.dtype} with shape {pixels.shape}, expected uint8 H W or H W 3."
             )
+
+        # the usual view, in the size of the model unless its tiles are cut at full resolution
         recipe = self.run.recipe
-        orientation = picture.orientation if view is None else Orientation.of_view(view)
+        orientation = loaded.orientation if view is None else Orientation.of_view(view)
         shown = pixels if orientation is None else orientation.to_usual(pixels)
-        sized = (
-            shown
-            if recipe.tiles is not None and recipe.tiles.native
-            else resize_image(shown, recipe.image_size)
-        )
+        native = recipe.tiles is not None and recipe.tiles.native
+        sized = shown if native else resize_image(shown, recipe.image_size)
         planes = sized[None] if sized.ndim == 2 else sized.transpose(2, 0, 1)
         size = (shown.shape[0], shown.shape[1])
         if recipe.tiles is not None:
-            return Opened(self, picture, orientation, None, planes, size, None)
-        network_image = to_image(planes[None])
-        with (
-            torch.inference_mode(),
-            torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"),
-        ):
+            return Opened(self, loaded, orientation, None, planes, size, None)
+
+        # the part of the network that does not depend on the prompt
+        network_image = to_image(planes[None]).to(self.session.device)
+        with self.session.running():
             features = self.model.image_features(network_image)
-        return Opened(self, picture, orientation, network_image, planes, size, features)
+        return Opened(self, loaded, orientation, network_image, planes, size, features)
 
     def set_image(
         self, image: Path | str | np.ndarray | LoadedImage, view: str | None = None
     ) -> Predictor:
-        """As `open`, and remember the picture for `segment`.
+        """Like `open`, and make the image the current one.
 
         Raises:
-            DataError: the picture cannot be read.
-            ConfigError: another view.
+            DataError: the image cannot be read.
+            ConfigError: the view is unknown.
         """
-        self._opened = None  # a picture that fails must not leave the one before in its place
+        # after an error there is no current image: prompts must not reach the previous one
+        self._opened = None
         self._opened = self.open(image, view)
         return self
 
@@ -340,25 +369,25 @@ class Predictor:
         *,
         abstain: bool = True,
     ) -> Segmentation:
-        """As `Opened.segment`, in the picture that was set; what is wrong with the request is also a Python warning.
+        """Like `Opened.segment`, in the current image; questionable requests also raise Python warnings.
 
         Raises:
-            DataError: no picture was set.
-            LateralityError: a side is named, and which side of the picture that is cannot be known.
+            DataError: no image has been set.
+            LateralityError: the prompt names a side, and it cannot be determined which side of the image that is.
         """
         found, complaints = self.opened.ask(sentence, laterality, assume, abstain)
-        said = [
-            f"{sentence[:80]!r}: {CODES[code]}"
-            for code in found.warnings
-            if code != CUT or not complaints
-        ]
-        for message in [*complaints, *said]:
+        # the text encoder's own message says more than the code
+        messages = list(complaints)
+        for code in found.warnings:
+            if code != CUT or not complaints:
+                messages.append(f"{sentence[:80]!r}: {CODES[code]}")
+        for message in messages:
             warnings.warn(message, PromptWarning, stacklevel=2)
         return found
 
 
-def as_picture(image: Path | str | np.ndarray | LoadedImage) -> LoadedImage:
-    """A picture of whatever names it; pixels know nothing of a patient.
+def as_loaded_image(image: Path | str | np.ndarray | LoadedImage) -> LoadedImage:
+    """Load a path; wrap pixels, whose orientation is unknown.
 
     Raises:
         DataError: the file cannot be read.
@@ -370,27 +399,18 @@ def as_picture(image: Path | str | np.ndarray | LoadedImage) -> LoadedImage:
     return load_image(image)
 
 
-def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """H W to another size, bilinear."""
-    if values.shape == size:
-        return values
-    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
-
-
 def explanation(pixels: np.ndarray, found: Segmentation) -> np.ndarray:
-    """The picture, each published map over it, and the mask side by side (Fig. 4 of SSA): uint8 H W' 3.
+    """The image, each published map over it, and the mask side by side (Fig. 4 of SSA): uint8 H W' 3.
 
     Raises:
         ConfigError: the method publishes no attention map.
     """
     if "attention" not in found.maps:
         raise ConfigError(
-            "this method publishes no attention map, so there is nothing to explain. Leave --explain out, or take a "
-            "run of a method that publishes one in Output.aux['attention'], such as one that aligns places with words."
+            "this method publishes no attention map, so there is nothing to explain. Omit --explain, or use a run of "
+            "a method that publishes one in Output.aux['attention'], such as one that aligns places with words."
         )
-    panels = [
-        pixels,
-        *(heat(pixels, values) for values in found.maps.values()),
-        overlay(pixels, found.mask),
-    ]
-    return side_by_side(panels, ["image", *found.maps, "prediction"])
+    maps = [heat(pixels, values) for values in found.maps.values()]
+    return side_by_side(
+        [pixels, *maps, overlay(pixels, found.mask)], ["image", *found.maps, "prediction"]
+    )

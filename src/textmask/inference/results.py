@@ -1,14 +1,14 @@
-"""Files of a segmentation."""
+"""The files of a segmentation: NAME.mask.png, NAME.overlay.png and, last, NAME.json."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from textmask.errors import DataError
 from textmask.inference.jobs import NIFTI, BatchItem
 from textmask.inference.predictor import Opened, Predictor, Segmentation, explanation
 from textmask.io.files import write_json
@@ -20,7 +20,16 @@ from textmask.plots.overlays import overlay
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of a job: `done`, `skipped` (existed) or `failed`; `message` says why it failed or what is odd."""
+    """Outcome of an item.
+
+    Attributes:
+        job: the item.
+        status: `done`, `skipped` (its files existed) or `failed`.
+        message: why it failed, or what to know about a skipped result.
+        warnings: codes, see `screening.CODES`.
+        unknown_words: words that do not occur in the training prompts.
+        conversion: what was done with the sides in the prompt.
+    """
 
     job: BatchItem
     status: str
@@ -30,79 +39,101 @@ class BatchResult:
     conversion: str = ""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is made of every job, see `predict`."""
-
-    overwrite: bool
-    probability: bool
-    explain: bool
-    assume: str | None
-    abstain: bool
-
-    @property
-    def extra(self) -> tuple[str, ...]:
-        """Endings of the files beside mask, overlay and result."""
-        endings = ((".probability.png", self.probability), (".explain.png", self.explain))
-        return tuple(ending for ending, wanted in endings if wanted)
-
-
 def is_done(out: Path, job: BatchItem, extra: Sequence[str]) -> bool:
     """Whether all files of an item exist; `extra` are further file endings."""
+    # a volume has no mask.png, a single slice has both
     volume = job.image.name.lower().endswith(NIFTI)
     endings = (".json", ".overlay.png", ".mask.nii.gz" if volume else ".mask.png", *extra)
     return all((out / f"{job.stem}{ending}").exists() for ending in endings)
 
 
 def is_stale(out: Path, job: BatchItem, predictor: Predictor) -> str:
-    """What to say of a result that another model made, "" when this one did."""
+    """A message if the existing result was made by another model, "" if by this one."""
     made_by = read_json_records(out / f"{job.stem}.json")
     if isinstance(made_by, dict) and made_by.get("weights_sha256") == predictor.weights_sha256:
         return ""
-    return f"{out / job.stem}.json is another model's result; --overwrite makes it again"
+    return f"{out / job.stem}.json was made by another model; --overwrite replaces it"
 
 
 def write_segmentation(
-    out: Path, job: BatchItem, found: Segmentation, opened: Opened, extra: Sequence[str]
+    out: Path,
+    job: BatchItem,
+    found: Segmentation,
+    opened: Opened,
+    extra: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """The JSON comes last: a job counts as done when it exists."""
-    pixels = opened.picture.pixels
-    (out / f"{job.stem}.json").unlink(
-        missing_ok=True
-    )  # it must not vouch for pictures that are being replaced
-    if opened.picture.format == "nifti":
-        write_nifti_mask(
-            out / f"{job.stem}.mask.nii.gz",
-            {opened.picture.index or 0: found.mask},
-            opened.picture.header,
-        )
-    write_png(out / f"{job.stem}.mask.png", found.mask * 255)
-    write_png(out / f"{job.stem}.overlay.png", overlay(pixels, found.mask))
-    if ".probability.png" in extra:
-        write_png(
-            out / f"{job.stem}.probability.png", (found.probability * 65535 + 0.5).astype(np.uint16)
-        )
-    if ".explain.png" in extra:
-        write_png(out / f"{job.stem}.explain.png", explanation(pixels, found))
-    write_item(out, job, result_record(job, found, opened.predictor))
+    """Write the files of one image and prompt; the JSON file comes last, so an item is done when it exists.
 
-
-def write_item(out: Path, job: BatchItem, result: Mapping[str, object]) -> None:
-    """Write NAME.json of an item.
+    Args:
+        out: an existing folder.
+        job: names the files.
+        found: what was segmented.
+        opened: the image.
+        extra: further files: `.probability.png`, `.explain.png`.
+        facts: entries of the JSON file to add or replace.
 
     Raises:
-        DataError: the folder cannot be written.
+        DataError: a file cannot be written.
     """
-    try:
-        write_json(out / f"{job.stem}.json", result)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {out / job.stem}.json ({error.strerror}). Free some space."
-        ) from error
+    pixels = opened.loaded.pixels
+    # an old JSON file must not describe files that are being replaced
+    (out / f"{job.stem}.json").unlink(missing_ok=True)
+
+    # masks, in the geometry of the file where it has one
+    if opened.loaded.format == "nifti":
+        masks = {opened.loaded.index or 0: found.mask}
+        write_nifti_mask(out / f"{job.stem}.mask.nii.gz", masks, opened.loaded.header)
+    write_png(out / f"{job.stem}.mask.png", found.mask * np.uint8(255))
+    write_png(out / f"{job.stem}.overlay.png", overlay(pixels, found.mask))
+
+    # what was asked for in addition
+    if ".probability.png" in extra:
+        sixteen_bit = (found.probability * 65535 + 0.5).astype(np.uint16)
+        write_png(out / f"{job.stem}.probability.png", sixteen_bit)
+    if ".explain.png" in extra:
+        write_png(out / f"{job.stem}.explain.png", explanation(pixels, found))
+
+    # last: it vouches for the files above
+    record = result_record(job, found, opened.predictor)
+    record.update(facts or {})
+    write_json(out / f"{job.stem}.json", record)
 
 
-def result_record(job: BatchItem, found: Segmentation, predictor: Predictor) -> dict[str, object]:
-    """What is recorded of a request and its answer."""
+def write_volume(
+    out: Path,
+    job: BatchItem,
+    masks: Mapping[int, np.ndarray],
+    largest: Segmentation,
+    opened: Opened,
+) -> None:
+    """Write one volume of masks in the geometry of its NIfTI file, and an overlay of the slice with the largest mask.
+
+    Args:
+        out: an existing folder.
+        job: names the files.
+        masks: per slice, uint8 H W, in order.
+        largest: the segmentation of the slice with the largest mask, which the JSON file describes.
+        opened: that slice.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    (out / f"{job.stem}.json").unlink(missing_ok=True)
+    write_nifti_mask(out / f"{job.stem}.mask.nii.gz", masks, opened.loaded.header)
+    write_png(out / f"{job.stem}.overlay.png", overlay(opened.loaded.pixels, largest.mask))
+
+    # the record is that of one slice, the areas are those of all
+    areas = [int(mask.sum()) for mask in masks.values()]
+    record = result_record(job, largest, opened.predictor)
+    record["foreground_px"] = sum(areas)
+    record["foreground_px_of_slices"] = areas
+    write_json(out / f"{job.stem}.json", record)
+
+
+def result_record(job: BatchItem, found: Segmentation, predictor: Predictor) -> dict[str, Any]:
+    """The content of NAME.json: the request, what was understood, the answer and the model."""
+    recipe, statement = predictor.run.recipe, found.statement
     return {
         "image": str(job.image),
         "index": job.index,
@@ -115,15 +146,15 @@ def result_record(job: BatchItem, found: Segmentation, predictor: Predictor) -> 
         "abstained": found.abstained,
         "compatibility": found.compatibility,
         "understood": {
-            "zones": sorted(f"{side} {level}" for side, level in found.statement.zones),
-            "count": found.statement.count,
-            "absent": found.statement.absent,
-            "grammar": found.statement.grammar,
+            "zones": sorted(f"{zone[0]} {zone[1]}" for zone in statement.zones),
+            "count": statement.count,
+            "absent": statement.absent,
+            "grammar": statement.grammar,
         },
         "asked": found.asked.as_json(),
         "left_means": f"{found.asked.said} side",
-        "method": predictor.run.recipe.method,
+        "method": recipe.method,
         "weights_sha256": predictor.weights_sha256,
-        "threshold": predictor.run.recipe.threshold,
+        "threshold": recipe.threshold,
         "backend": predictor.backend,
     }

@@ -1,4 +1,4 @@
-"""What is wrong with a request, as codes, and whether the model should answer it at all."""
+"""Codes for questionable requests, and whether the model should abstain."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from textmask.statement import Statement
 from textmask.text.grammar import WARNINGS
 from textmask.text.vocabulary import known_share, unknown_words
 
-CALIBRATION = "calibration.json"  # in a run folder
 CUT = "longer_than_window"
-HALF = 1e-3  # the masks of the split were predicted in half precision, and values may repeat
+# the masks of the split were predicted in half precision, and values may repeat
+HALF = 1e-3
 CODES: Mapping[str, str] = {
     **WARNINGS,
-    CUT: "the text encoder does not read the sentence to its end; what is said there is lost",
-    "other_script": "letters of another script; the grammar reads English",
-    "out_of_vocabulary": "words that the sentences of the training never had",
-    "absent_finding": "the sentence says that there is no finding, so nothing is marked",
-    "negated": "what is said to be free of findings is not marked",
-    "view_overruled": "the view that was named is not the one the file has; the one that was named counts",
-    "abstained": "no mask is given, for the reason beside this code",
-    "no_medical_word": "neither a place nor a medical word was found in the sentence",
-    "unlike_training_text": "too few words of the sentence are known from the training or from medicine",
-    "unlike_validation_masks": "the model is less sure of this mask than of nearly all masks of its validation split",
+    CUT: "the text encoder does not read the prompt to its end; the rest is lost",
+    "other_script": "letters of a non-Latin script; the grammar reads English",
+    "out_of_vocabulary": "words that do not occur in the training prompts",
+    "absent_finding": "the prompt reports that there is no finding, so nothing is marked",
+    "negated": "places reported as free of findings are not marked",
+    "view_overruled": "the named view differs from the one in the file; the named one is used",
+    "abstained": "the mask is withheld, for the reason next to this code",
+    "no_medical_word": "neither a place nor a medical word was found in the prompt",
+    "unlike_training_text": "too few words of the prompt are known from the training prompts or from medicine",
+    "unlike_validation_masks": "the model is less confident in this mask than in nearly all of its validation masks",
 }
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is usual for a run, taken from its training sentences and its validation split.
+    """What is usual for a run, measured on its training prompts and its validation split.
 
     Attributes:
-        vocabulary: words of the training sentences.
-        share: smallest share of known words of a sentence that is answered.
-        confidence: 101 ascending quantiles of the mean probability within the mask, over the validation split.
-        level: share of the validation masks below which the model abstains.
-        weights_sha256: of the weights that were calibrated.
+        vocabulary: words of the training prompts.
+        share: smallest share of known words in a prompt that is answered, in [0, 1].
+        confidence: 101 ascending quantiles of the mean probability inside the mask, over the validation split.
+        level: share of the validation masks below which the model abstains, in (0, 0.5).
+        weights_sha256: hash of the weights that were calibrated.
     """
 
     vocabulary: frozenset[str]
@@ -55,15 +55,13 @@ class Calibration:
         """Read back what `textmask calibrate` wrote.
 
         Raises:
-            CheckpointError: a field is missing or of another type.
+            CheckpointError: a field is missing or has another type.
         """
+        # the file may be edited by hand or truncated
         try:
-            words, quantiles = (
-                value["vocabulary"],
-                tuple(float(x) for x in value["confidence_quantiles"]),
-            )
+            quantiles = tuple(map(float, value["confidence_quantiles"]))
             found = cls(
-                frozenset(str(word) for word in words),
+                frozenset(map(str, value["vocabulary"])),
                 float(value["share_needed"]),
                 quantiles,
                 float(value["level"]),
@@ -71,35 +69,34 @@ class Calibration:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"calibration.json is not one ({error!r}). Run textmask calibrate again."
+                f"calibration.json is malformed ({error!r}). Run textmask calibrate again."
             ) from error
-        if (
-            not quantiles
-            or not np.isfinite(quantiles).all()
-            or list(quantiles) != sorted(quantiles)
-        ):
+
+        # ranks need ascending quantiles
+        finite = bool(quantiles) and bool(np.isfinite(quantiles).all())
+        if not finite or list(quantiles) != sorted(quantiles):
             raise CheckpointError(
-                "calibration.json has no ascending quantiles. Run textmask calibrate again."
+                "calibration.json is malformed: expected ascending quantiles. Run textmask calibrate again."
             )
         return found
 
     def rank(self, confidence: float) -> float:
-        """Share of the validation masks that the model was at most as sure of."""
+        """Share of the validation masks in which the model was at most as confident, in [0, 1]."""
         place = np.searchsorted(self.confidence, confidence + HALF, side="right")
         return float(place / len(self.confidence))
 
 
 @dataclass(frozen=True)
 class Screening:
-    """What is to be said of a request.
+    """The assessment of a request.
 
     Attributes:
-        codes: of `CODES`, in the order of importance within their source.
-        empty: nothing is to be marked: the model abstains, or the sentence denies the finding.
+        codes: keys of `CODES`, per source in the order of importance.
+        empty: nothing should be marked: the model abstains, or the prompt denies the finding.
         abstained: the model abstains.
-        compatibility: the lower of the share of known words and of the rank of the mask's confidence, in [0, 1]; None
+        compatibility: the lower of the share of known words and the rank of the mask's confidence, in [0, 1]; None
             without a calibration.
-        unknown_words: content words that the training never had.
+        unknown_words: content words that do not occur in the training prompts.
     """
 
     codes: tuple[str, ...]
@@ -118,37 +115,42 @@ def screen(
     *,
     cut: bool = False,
 ) -> Screening:
-    """Judge a sentence and the answer to it.
+    """Assess a prompt and the prediction for it.
 
     Args:
-        sentence: as it was asked.
+        sentence: the prompt as given.
         statement: what it claims.
-        probability: h w, what the network said.
-        threshold: above which a pixel is foreground.
-        calibration: of the run, where there is one.
-        cut: the text encoder did not read the sentence to its end.
+        probability: h w in [0, 1], as the network predicted it.
+        threshold: probability above which a pixel is foreground.
+        calibration: of the run, if it has been calibrated.
+        cut: the text encoder did not read the prompt to its end.
     """
-    codes = [
-        *statement.warnings,
-        *([CUT] if cut else []),
-        *(["other_script"] if _other_script(sentence) else []),
-    ]
-    strange = () if calibration is None else unknown_words(sentence, calibration.vocabulary)
+    vocabulary = frozenset() if calibration is None else calibration.vocabulary
+    strange = () if calibration is None else unknown_words(sentence, vocabulary)
     denied = not statement.zones and (statement.absent or bool(statement.negated))
-    codes += ["out_of_vocabulary"] if strange else []
-    codes += (
-        ["absent_finding"]
-        if statement.absent and denied
-        else ["negated"]
-        if statement.negated
-        else []
-    )
-    share = known_share(sentence, () if calibration is None else calibration.vocabulary)
-    if share is None:  # sides, levels and numbers alone
+
+    # what is questionable about the prompt alone
+    codes = list(statement.warnings)
+    if cut:
+        codes.append(CUT)
+    if _has_other_script(sentence):
+        codes.append("other_script")
+    if strange:
+        codes.append("out_of_vocabulary")
+    if statement.absent and denied:
+        codes.append("absent_finding")
+    elif statement.negated:
+        codes.append("negated")
+
+    # a prompt of sides, levels and numbers alone has no share of known words
+    share = known_share(sentence, vocabulary)
+    if share is None:
         share = float(statement.has_location or denied)
     reasons = []
     if {"nothing_parsed", "empty_text"} & set(statement.warnings) and share == 0:
         reasons.append("no_medical_word")
+
+    # what is unusual compared with the training prompts and the validation masks
     compatibility = None
     if calibration is not None:
         compatibility = share
@@ -158,19 +160,23 @@ def screen(
         if sure is not None and not denied:
             rank = calibration.rank(sure)
             compatibility = min(share, rank)
-            reasons += ["unlike_validation_masks"] if rank < calibration.level else []
+            if rank < calibration.level:
+                reasons.append("unlike_validation_masks")
+
+    # the reasons follow the code that they explain
     abstained = bool(reasons)
-    codes += ["abstained", *reasons] if abstained else []
+    if abstained:
+        codes += ["abstained", *reasons]
     return Screening(tuple(codes), abstained or denied, abstained, compatibility, strange)
 
 
 def confidence(probability: np.ndarray, threshold: float) -> float | None:
-    """Mean probability within the mask; None where nothing is marked."""
+    """Mean probability inside the mask; None if nothing is marked."""
     inside = probability[probability > threshold]
     return float(inside.mean()) if inside.size else None
 
 
-def _other_script(sentence: str) -> bool:
-    """Whether a letter is none of the Latin alphabet (marks and full-width forms of Latin letters are)."""
+def _has_other_script(sentence: str) -> bool:
+    """Whether a letter is not Latin; accents and full-width forms of Latin letters are Latin."""
     letters = (c for c in unicodedata.normalize("NFKC", sentence[:2000]) if c.isalpha())
     return any(not unicodedata.name(c, "").startswith("LATIN") for c in letters)

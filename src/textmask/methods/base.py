@@ -1,4 +1,4 @@
-"""The one base class of all methods, and how methods are found."""
+"""The base class of all methods."""
 
 from __future__ import annotations
 
@@ -8,33 +8,46 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from torch import Tensor, nn
 
 from textmask.errors import ConfigError
-from textmask.nn.teacher import Teacher
 
 if TYPE_CHECKING:
+    from textmask.nn.teacher import Teacher
+    from textmask.nn.text_encoders import TextCache, TextEncoder
     from textmask.types import Batch, Embedding, Image, Output, Text
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
 class Method(nn.Module):
-    """A model, its losses, and what it does after a step. The training loop knows nothing else of it.
+    """A model, its losses, and what it does after a step. The training loop knows nothing else about it.
 
     Subclasses implement `forward` and `losses`. The mask is never an input of `forward`.
+
+    Attributes:
+        text_encoder: encodes the prompts; None if the method reads no text, or only the parsed statement.
+        teacher: moving average of the student's weights; None if the method has no teacher.
     """
 
+    text_encoder: TextEncoder | TextCache | None
+    teacher: Teacher | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_encoder = None
+        self.teacher = None
+
     def forward(self, image: Image, text: Text) -> Output:
-        """Predict: image B 3 H W in [0, 1] and its sentences -> logits B 1 H W."""
+        """Predict: image B 3 H W in [0, 1] and its prompts -> logits B 1 H W."""
         raise NotImplementedError(f"{type(self).__name__}.forward")
 
     def image_features(self, image: Image) -> tuple[Tensor, ...] | None:
-        """What of a picture can be computed before its sentence is known: image B 3 H W in [0, 1] -> maps for `decode`.
+        """Compute everything that depends on the image alone: image B 3 H W in [0, 1] -> maps for `decode`.
 
-        None: the sentence is mixed in from the start, and every sentence costs a whole `forward`.
+        Returns None if the text takes part from the start; then each prompt costs a whole `forward`.
         """
         return None
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
-        """The rest of `forward`: `decode(image_features(x), x, text)` equals `self(x, text)`."""
+        """Compute the rest of `forward`: `decode(image_features(x), x, text)` equals `self(x, text)`."""
         out: Output = self(image, text)
         return out
 
@@ -43,54 +56,57 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__}.losses")
 
     def embed_image(self, image: Image) -> Embedding:
-        """One vector a picture, where a method has one: image B 3 H W in [0, 1] -> B D.
+        """One vector per image, if the method has one: image B 3 H W in [0, 1] -> B D.
 
         Raises:
-            ConfigError: this method publishes none.
+            ConfigError: this method has no image embedding.
         """
         raise ConfigError(
-            f"{type(self).__name__} publishes no image vector. Take a run of a method that implements "
-            "`Method.embed_image`, such as one that aligns pictures with sentences."
+            f"{type(self).__name__} has no image embedding. Use a run of a method that implements "
+            "`Method.embed_image`, for example one that aligns images with text."
         )
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """See every distinct training sentence once before the first stage (statistics, cached text features)."""
+        """See every distinct training prompt once, before the first stage; encodes them if there is a text encoder."""
+        if self.text_encoder is not None:
+            self.text_encoder.prepare(prompts)
 
     def too_long(self, prompts: Sequence[str]) -> int:
-        """How many sentences have an end that the method's `text_encoder` does not read; 0 where it has none."""
-        count = getattr(getattr(self, "text_encoder", None), "too_long", None)
-        return 0 if count is None else int(count(prompts))
+        """How many prompts are longer than the text encoder reads; 0 without a text encoder."""
+        return 0 if self.text_encoder is None else self.text_encoder.too_long(prompts)
 
     def observe(self, stage: str, batch: Batch) -> None:
         """See one batch of a stage without gradient training (`Stage.optim is None`)."""
         raise NotImplementedError(f"{type(self).__name__}.observe")
 
     def monitors(self) -> dict[str, Tensor]:
-        """Scalars of the last step that are logged beside the losses (mean over the epoch) but not trained on."""
+        """Scalars of the last step that are logged next to the losses (mean over the epoch) but not trained on."""
         return {}
 
     def after_step(self, stage: str, step: int) -> None:
-        """Run after each optimiser step; a teacher's moving average lives here."""
+        """Run after each optimizer step, for example to update a teacher."""
 
     @property
-    def variants(self) -> tuple[str, ...]:
-        """Weights that can answer in eval mode; training validates each and keeps the better one."""
-        return ("student", "teacher") if isinstance(getattr(self, "teacher", None), Teacher) else ()
+    def weights_to_use(self) -> tuple[str, ...]:
+        """Names of the weights that can predict in eval mode. Training validates each and keeps the best."""
+        return () if self.teacher is None else ("student", "teacher")
 
-    def use(self, variant: str) -> None:
-        """Let one of `variants` answer from now on; the choice is part of the state dict.
+    def use(self, weights: str) -> None:
+        """Predict with these weights from now on. The choice is part of the state dict.
+
+        Args:
+            weights: one of `weights_to_use`.
 
         Raises:
-            ConfigError: there is no such variant.
+            ConfigError: the method does not have these weights.
         """
-        if variant not in self.variants:
-            raise ConfigError(
-                f"{type(self).__name__} has no weights {variant!r}; it has: {', '.join(self.variants)}."
-            )
-        self.get_submodule("teacher").get_buffer("answers").fill_(variant == "teacher")
+        if self.teacher is None or weights not in self.weights_to_use:
+            known = ", ".join(self.weights_to_use) or "only one set"
+            raise ConfigError(f"{type(self).__name__} has no weights {weights!r}; it has: {known}.")
+        self.teacher.answers.fill_(weights == "teacher")
 
     def answering(self, student: Net) -> Net:
-        """The student; or the network of its teacher where that one was chosen and this is no training."""
-        teacher = getattr(self, "teacher", None)
-        chosen = isinstance(teacher, Teacher) and not self.training and bool(teacher.answers)
-        return cast(Net, teacher.net) if chosen and teacher is not None else student
+        """The network that predicts: the teacher's in eval mode if it was chosen with `use`, otherwise the student."""
+        if self.teacher is None or self.training or not bool(self.teacher.answers):
+            return student
+        return cast(Net, self.teacher.net)

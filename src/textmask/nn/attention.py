@@ -29,16 +29,17 @@ def position_codes(
     """
     if channels % 4:
         raise ConfigError(f"position codes need channels in multiples of 4, got {channels}.")
-    quarter = channels // 4
-    frequency = 2 * math.pi * 100.0 ** (torch.arange(quarter, device=device) / max(quarter, 1)) / 4
-
-    def code(n: int) -> Tensor:
-        angle = ((torch.arange(n, device=device) + 0.5) / n)[:, None] * frequency
-        return torch.cat([angle.sin(), angle.cos()], dim=1)
-
-    row = code(rows)[:, None].expand(rows, columns, -1)
-    column = code(columns)[None].expand(rows, columns, -1)
+    row = _axis_codes(rows, channels // 4, device)[:, None].expand(rows, columns, -1)
+    column = _axis_codes(columns, channels // 4, device)[None].expand(rows, columns, -1)
     return rearrange(torch.cat([row, column], dim=-1), "h w c -> (h w) c")
+
+
+def _axis_codes(n: int, frequencies: int, device: torch.device | None) -> Float[Tensor, "n _c"]:
+    """Sines, then cosines, of `n` places along one axis."""
+    exponent = torch.arange(frequencies, device=device) / max(frequencies, 1)
+    frequency = 2 * math.pi * 100.0**exponent / 4
+    angle = ((torch.arange(n, device=device) + 0.5) / n)[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 class Attention(nn.Module):

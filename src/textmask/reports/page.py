@@ -46,6 +46,7 @@ from textmask.reports.robustness import (
     study_texts,
 )
 from textmask.reports.runs import ReportedRun, read_runs
+from textmask.runs.layout import REPORT, output_folder
 
 MEANING = {
     "image": "the left of the picture (in an ordinary chest film that is the patient's right)",
@@ -118,9 +119,9 @@ def write_report(
         studies=_studies(found),
         made=[_made(run) for run in found],
     )
-    out = out or (
-        paths[0] / "report.html" if len(found) == 1 else paths[0].resolve().parent / "report.html"
-    )
+    if out is None:
+        first = found[0].path
+        out = output_folder(first if len(found) == 1 else first.resolve().parent, None) / REPORT
     write_whole(out, page.encode("utf-8", "replace"))
     return out
 

@@ -17,6 +17,7 @@ from textmask.evaluation.tables import bar, cell
 from textmask.io.files import read_json
 from textmask.plots.svg import Curve, intervals_svg, lines_svg
 from textmask.reports.runs import ReportedRun
+from textmask.runs.layout import STUDIES, SUMMARY
 
 KIND = ("kind", "corruption", "edit", "name", "row")
 SEVERITY = ("severity", "level")
@@ -54,7 +55,7 @@ def read_studies(runs: Sequence[ReportedRun]) -> dict[str, list[ReportedStudy]]:
     """
     found: dict[str, list[ReportedStudy]] = {}
     for run in runs:
-        for path in sorted((run.path / "studies").glob("*/summary.json")):
+        for path in sorted((run.path / STUDIES).glob(f"*/{SUMMARY}")):
             found.setdefault(path.parent.name, []).append(_read_study(path, run.label))
     return dict(sorted(found.items()))
 

@@ -15,6 +15,8 @@ from textmask.evaluation.protocol import comparable_key, not_a_summary
 from textmask.io.files import read_json
 from textmask.io.spreadsheets import read_csv
 from textmask.metrics.overlap import Counts, Floats
+from textmask.runs.layout import EVALUATION, LOG, PER_IMAGE, SUMMARY, run_path
+from textmask.runs.record import RunRecord, read_record
 
 _COUNTED = ("intersection", "predicted", "true")
 
@@ -76,22 +78,15 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     Raises:
         CheckpointError: none given, not a run folder, or an evaluation that cannot be read.
     """
-    folders = list({path.resolve(): path for path in paths}.values())
+    folders = list({run_path(path).resolve(): run_path(path) for path in paths}.values())
     if not folders:
         raise CheckpointError("no run given; name at least one folder made by `textmask train`.")
-    recipes = [read_json(folder / "recipe.json") for folder in folders]
-    methods = [str(recipe.get("method")) for recipe in recipes]
+    records = [read_record(folder) for folder in folders]
+    methods = [record.method for record in records]
     return [
-        _read_run(folder, label, recipe)
-        for folder, label, recipe in zip(
-            folders, _run_labels(folders, methods), recipes, strict=True
-        )
+        _read_run(record, label)
+        for record, label in zip(records, _run_labels(folders, methods), strict=True)
     ]
-
-
-def optional_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where the file is missing."""
-    return read_json(path) if path.exists() else {}
 
 
 def _run_labels(folders: Sequence[Path], methods: Sequence[str]) -> list[str]:
@@ -104,19 +99,17 @@ def _run_labels(folders: Sequence[Path], methods: Sequence[str]) -> list[str]:
     )
 
 
-def _read_run(folder: Path, label: str, recipe: dict[str, Any]) -> ReportedRun:
+def _read_run(record: RunRecord, label: str) -> ReportedRun:
+    summaries = sorted((record.path / EVALUATION).glob(f"*/{SUMMARY}"))
     return ReportedRun(
-        folder,
+        record.path,
         label,
-        recipe,
-        read_json(folder / "data.json"),
-        optional_json(folder / "result.json"),
-        optional_json(folder / "environment.json"),
-        _log(folder / "log.jsonl"),
-        tuple(
-            _read_evaluation(path)
-            for path in sorted((folder / "evaluation").glob("*/summary.json"))
-        ),
+        record.recipe,
+        record.data,
+        record.result,
+        record.environment,
+        _log(record.path / LOG),
+        tuple(_read_evaluation(path) for path in summaries),
     )
 
 
@@ -135,7 +128,7 @@ def _read_evaluation(path: Path) -> Evaluated:
     try:
         model = next(iter(summary["rows"]))
         found = Evaluated(
-            path.parent, summary, model, _read_per_image(path.parent / "per_image.csv", model)
+            path.parent, summary, model, _read_per_image(path.parent / PER_IMAGE, model)
         )
         comparable_key(found.protocol)
     except (KeyError, TypeError, AttributeError, StopIteration) as error:

@@ -1,1 +1,1 @@
-"""What a trained run is on disk."""
+"""What a trained run is on disk, and the session that runs it."""

@@ -1,4 +1,4 @@
-"""Run folders: what is written, atomically, and how it is read back. Safetensors and JSON only, never a pickle."""
+"""Weights on disk and runs read back. Safetensors and JSON only, never a pickle."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from textmask.config import Recipe
+from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError
-from textmask.io.files import read_json, replacing
+from textmask.io.files import replacing
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, load_recipe
+from textmask.nn.text_encoders import TextCache
+from textmask.runs.layout import weights_file
+from textmask.runs.record import read_record, stored_options, stored_source
+from textmask.runs.session import Session, find_device
 
-WEIGHTS = "weights.safetensors"
-LAST = "last.safetensors"
 # one entry: safetensors writes several in a random order, and equal weights would hash differently
 METADATA = "textmask"
-# the model inside the package, made by `textmask export --target hf`; its README.md is its card
-DEFAULT_RUN = Path(__file__).resolve().parents[1] / "default"
-HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"  # of a folder as model hubs hold it
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,62 @@ class Run:
     @property
     def weights(self) -> Path:
         """The weights file."""
-        return _weights(self.path)
+        return weights_file(self.path)
+
+    @property
+    def options(self) -> DataOptions:
+        """How its data were read, see `stored_options`."""
+        return stored_options(self.data)
+
+    @property
+    def source(self) -> Path | None:
+        """Where its data were, see `stored_source`."""
+        return stored_source(self.data)
+
+    def session(self, device: str | None = None) -> Session:
+        """The method on a device, ready to run; None leaves it where it is. See `Session`."""
+        return Session(self.method, self.recipe, device)
+
+
+def load_run(run: Path | str, device: str = "cpu") -> Run:
+    """Read a run folder, or one made by `textmask export --target hf`, back with its chosen weights.
+
+    Args:
+        run: the folder; `default` is the bundled model.
+        device: where the method is put: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        ConfigError: the device is unknown, or this machine does not have it; nothing is read then.
+        CheckpointError: not a run folder, no weights yet, or weights that do not fit.
+    """
+    # before anything is read: a wrong device is answered at once
+    find_device(device)
+    record = read_record(run)
+    recipe = load_recipe(json.dumps(record.recipe))
+    tensors, metadata = read_tensors(weights_file(record.path))
+
+    # a run that is read back predicts; it is never trained further
+    method = build_method(recipe)
+    load_weights(method, tensors, metadata, recipe)
+    method.eval().requires_grad_(False)
+
+    found = Run(record.path, recipe, method, record.data, record.result)
+    found.session(device)
+    return found
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write a safetensors file; a reader sees the old or the new file, never half of one.
+    """Write a safetensors file atomically.
+
+    Args:
+        path: the file.
+        tensors: from any device; stored contiguous.
+        metadata: a JSON object, stored in the header of the file.
 
     Raises:
-        CheckpointError: the disk is full or not writable; the previous file survives.
+        CheckpointError: the disk is full or not writable. An existing file is left unchanged.
     """
+    # sorted keys: equal metadata are equal bytes
     text = json.dumps(dict(metadata), sort_keys=True)
     try:
         with replacing(path) as part:
@@ -68,29 +115,31 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a file written by `write_tensors`.
 
     Raises:
-        CheckpointError: missing, a pickle, truncated, or without our metadata.
+        CheckpointError: missing, a pickle, truncated, or without metadata of textmask.
     """
     if not path.is_file():
         raise CheckpointError(
             f"{path} does not exist. Is this a run folder, and has it finished an epoch?"
         )
+
+    # a safetensors file is 8 bytes of length and a JSON object; the length may begin like a pickle
     with path.open("rb") as stream:
         head = stream.read(9)
-    # a safetensors file is 8 bytes of length and a JSON object; the length may begin like a pickle
     if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise CheckpointError(
             f"{path} is a pickle, which can run code when opened; only safetensors files are read. "
             "Convert it with a tool you trust, or train again."
         )
+
     try:
         with safe_open(path, framework="pt") as file:
-            found = file.metadata() or {}
-            # runs of earlier versions have one entry a key
-            metadata = (
-                json.loads(found[METADATA])
-                if METADATA in found
-                else {k: json.loads(v) for k, v in found.items()}
-            )
+            header = file.metadata() or {}
+            if METADATA in header:
+                metadata = json.loads(header[METADATA])
+            else:  # runs of earlier versions have one entry per key
+                metadata = {}
+                for key, value in header.items():
+                    metadata[key] = json.loads(value)
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
@@ -104,13 +153,16 @@ def load_weights(
     """Put weights into a method.
 
     Raises:
-        CheckpointError: they are another method's, or do not fit the recipe.
+        CheckpointError: they belong to another method, or do not fit the recipe.
     """
+    # a clear message for what load_state_dict would report key by key
     name = metadata.get("method")
     if name != recipe.method:
         raise CheckpointError(
             f"these weights are of method {name!r}, the recipe says {recipe.method!r}."
         )
+
+    # the frozen text encoder is not in the file, so the installed one must be the same
     fingerprint = text_fingerprint(method)
     if metadata.get("text_encoder") != fingerprint:
         raise CheckpointError(
@@ -126,66 +178,23 @@ def load_weights(
 
 
 def text_fingerprint(method: Method) -> str:
-    """Identity of a method's frozen text encoder, "" when it has none: the tower itself is never stored."""
-    return str(getattr(getattr(method, "text_encoder", None), "fingerprint", ""))
-
-
-def load_run(path: Path | str) -> Run:
-    """Read a run folder, or one made by `textmask export --target hf`, back with its chosen weights.
-
-    Raises:
-        CheckpointError: not a run folder, no weights yet, or weights that do not fit.
-    """
-    path = Path(path)
-    told = _described(path)
-    recipe = load_recipe(json.dumps(told["recipe"]))
-    tensors, metadata = read_tensors(_weights(path))
-    method = build_method(recipe)
-    load_weights(method, tensors, metadata, recipe)
-    method.eval().requires_grad_(False)
-    return Run(path, recipe, method, told["data"], told["result"])
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder looks like a run or like one made by `textmask export --target hf`."""
-    return (path / "recipe.json").is_file() or _is_hub_folder(path)
-
-
-def _is_hub_folder(path: Path) -> bool:
-    return (path / HUB_CONFIG).is_file() and not (path / "recipe.json").exists()
-
-
-def _weights(path: Path) -> Path:
-    return path / (HUB_WEIGHTS if _is_hub_folder(path) else WEIGHTS)
-
-
-def _described(path: Path) -> dict[str, dict[str, Any]]:
-    """`recipe`, `data` and `result` of a folder."""
-    names = ("recipe", "data", "result")
-    if not _is_hub_folder(path):
-        found = {name: read_json(path / f"{name}.json") for name in names[:2]}
-        result = path / "result.json"
-        return found | {"result": read_json(result) if result.exists() else {}}
-    config = read_json(path / HUB_CONFIG)
-    if not all(isinstance(config.get(name), dict) for name in names):
-        raise CheckpointError(
-            f"{path / HUB_CONFIG} is not one of textmask: it lacks {', '.join(names)}."
-        )
-    return {name: config[name] for name in names}
+    """Identity of a method's frozen text encoder, "" if it has none: the encoder itself is never stored."""
+    encoder = method.text_encoder
+    return encoder.fingerprint if isinstance(encoder, TextCache) else ""
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state as flat tensors `optim/<parameter number>/<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optim/{i}/{key}": torch.as_tensor(value)
-        for i, entry in state.items()
-        for key, value in entry.items()
-    }
+    """Optimizer state as flat tensors `optim/<parameter number>/<name>`."""
+    packed = {}
+    for number, entry in optimizer.state_dict()["state"].items():
+        for name, value in entry.items():
+            packed[f"optim/{number}/{name}"] = torch.as_tensor(value)
+    return packed
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore what `pack_optimizer` packed."""
+    # keys are optim/<parameter number>/<name>; the file also holds other tensors
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optim/"):

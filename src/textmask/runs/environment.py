@@ -1,4 +1,4 @@
-"""The machine a run happens on: memory allocation for training on CPUs, and the record of the environment."""
+"""The machine of a run: CPU memory allocation, threads, and the record of the environment."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ PACKAGES = (
 
 
 def prepare_cpu() -> bool:
-    """Keep freed memory in the process instead of handing it back to the kernel after every step.
+    """Keep freed memory in the process instead of returning it to the kernel after every step.
 
-    glibc maps and unmaps large tensors each time, which costs a third of a training step on a CPU. Returns whether
-    it could be set (glibc only); calling it twice does no harm.
+    glibc maps and unmaps large tensors each time, which costs a third of a training step on a CPU. Calling it again
+    changes nothing.
+
+    Returns:
+        Whether it could be set; only glibc can.
     """
     if sys.platform != "linux":
         return False
+
+    # musl and others have no mallopt
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
@@ -43,7 +48,7 @@ def prepare_cpu() -> bool:
 
 @contextmanager
 def limited_threads(threads: int | None) -> Iterator[None]:
-    """Let torch use so many threads meanwhile; None leaves it as it is."""
+    """Limit the threads of torch inside the block; None changes nothing."""
     import torch
 
     before = torch.get_num_threads()
@@ -58,6 +63,13 @@ def environment() -> dict[str, Any]:
     """What a reader needs to repeat a run: versions, machine, git commit and the command line."""
     import torch
 
+    # an optional package that is not installed is recorded as such
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = ""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -65,13 +77,13 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": packages,
         "git_commit": git_commit(),
     }
 
 
 def git_commit() -> str:
-    """Commit of the source checkout, "+changes" when a tracked file under src differs; "" outside a checkout."""
+    """Commit of the source checkout, "+changes" if a tracked file under src differs; "" outside a checkout."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -82,17 +94,8 @@ def git_commit() -> str:
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + (
-            "+changes"
-            if commit and git("status", "--porcelain", "-uno", "--", str(folder.parent))
-            else ""
-        )
-    except OSError:
-        return ""
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
+        if commit and git("status", "--porcelain", "-uno", "--", str(folder.parent)):
+            return f"{commit}+changes"
+        return commit
+    except OSError:  # git is not installed
         return ""

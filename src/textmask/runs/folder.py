@@ -1,8 +1,9 @@
-"""A run folder explains itself: what was asked, on which data and machine, what happened, what was kept."""
+"""Writing a run folder: what was trained, on which data and machine, what happened, what was kept."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,153 +16,208 @@ from torch import Tensor
 from textmask.config import Recipe
 from textmask.data.loaders import SplitData
 from textmask.data.manifest import Manifest
-from textmask.errors import CheckpointError, ConfigError
-from textmask.io.files import file_sha256, write_json
+from textmask.data.options import DataOptions
+from textmask.errors import CheckpointError, ConfigError, DataError
+from textmask.io.files import file_sha256, write_json, write_whole
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
-from textmask.runs import checkpoint
+from textmask.runs import layout
+from textmask.runs.checkpoint import text_fingerprint, write_tensors
 from textmask.runs.environment import environment
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Writes recipe.json, data.json, environment.json, splits/, log.jsonl, log.csv, weights, result.json, card.md."""
+    """Writes the files of a run that `textmask.runs.layout` names.
+
+    Attributes:
+        path: the folder.
+        recipe: what is trained and how.
+        manifest: what it is trained on.
+        options: how the data were read; stored if given.
+        source: where the data are; stored as an absolute path if given.
+    """
 
     path: Path
     recipe: Recipe
     manifest: Manifest
+    options: DataOptions | None = None
+    source: Path | None = None
 
     def open(self, resume: bool) -> bool:
         """Check that the folder may be written; returns whether there is something to resume.
 
         Raises:
-            ConfigError: it holds a run already, or one of another recipe.
-            CheckpointError: nothing to resume from.
+            ConfigError: it already contains a run, or a run of another recipe.
+            CheckpointError: there is nothing to resume from.
         """
-        recipe_path, last = self.path / "recipe.json", self.path / checkpoint.LAST
+        # a new run never overwrites another one
+        recipe_path = self.path / layout.RECIPE
         if not resume:
             if recipe_path.exists():
                 raise ConfigError(
                     f"{self.path} already holds a run. Use --resume to continue it, or another --out."
                 )
             return False
+
+        # only the same recipe gives the same numbers
         if not recipe_path.exists():
-            raise CheckpointError(f"{self.path} holds no run to resume. Start it without --resume.")
+            raise CheckpointError(
+                f"{self.path} contains no run to resume. Start it without --resume."
+            )
         if recipe_path.read_text(encoding="utf-8") != self.recipe.to_json():
             raise ConfigError(
-                f"{self.path} was started with another recipe. Resume with the one it holds ({recipe_path}), "
+                f"{self.path} was started with another recipe. Resume with the recipe in {recipe_path}, "
                 "or start a new run."
             )
-        return last.exists()  # killed before the first epoch was saved: starts again
+        # a run that was killed before its first epoch was saved starts again
+        return (self.path / layout.LAST).exists()
 
     def describe(
         self, splits: Mapping[str, SplitData], labelled: Mapping[str, np.ndarray], method: Method
     ) -> None:
-        """Write what the run is, before its first step; `labelled` are the train rows each stage may see masks of.
+        """Write what the run is, before its first step.
 
-        `method` counts the sentences that its text encoder cuts off.
+        Args:
+            splits: the data by the name of the split; `train` is one of them.
+            labelled: per stage, the numbers of the train rows whose masks it may use.
+            method: counts the prompts that its text encoder cuts off.
 
         Raises:
             CheckpointError: the folder cannot be written.
         """
+        keys = splits["train"].keys
         try:
-            (self.path / "splits").mkdir(parents=True, exist_ok=True)
+            # which images each split and stage has, for later leak checks
+            (self.path / layout.SPLITS).mkdir(parents=True, exist_ok=True)
             for name, data in splits.items():
-                self._write_list(name, data.keys)
-            keys = splits["train"].keys
-            for name, indices in labelled.items():
-                if len(indices) < len(keys):
-                    self._write_list(f"labelled-{name}", [keys[i] for i in indices])
-            write_json(self.path / "environment.json", environment())
-            cut = {name: method.too_long(data.prompts) for name, data in splits.items()}
-            write_json(
-                self.path / "data.json", self._data(len(keys), labelled) | {"sentences_cut": cut}
-            )
-            (self.path / "recipe.json").write_text(self.recipe.to_json(), encoding="utf-8")
-        except OSError as error:
+                _write_names(layout.split_list(self.path, name), data.keys)
+            for name, rows in labelled.items():
+                if len(rows) < len(keys):
+                    _write_names(layout.labelled_list(self.path, name), [keys[row] for row in rows])
+
+            # where and on what
+            write_json(self.path / layout.ENVIRONMENT, environment())
+            stored = self._stored_data(len(keys), labelled)
+            stored["sentences_cut"] = {
+                name: method.too_long(data.prompts) for name, data in splits.items()
+            }
+            write_json(self.path / layout.DATA, stored)
+            # last: this file makes the folder a run
+            write_whole(self.path / layout.RECIPE, self.recipe.to_json().encode())
+        except (OSError, DataError) as error:
             raise CheckpointError(f"cannot write the run folder {self.path}: {error}.") from error
 
     def weights_path(self, stage: str) -> Path:
-        """Chosen weights of a stage; those of the last stage are the run's."""
-        last = stage == self.recipe.stages[-1].name
-        return self.path / (checkpoint.WEIGHTS if last else f"weights-{stage}.safetensors")
+        """Chosen weights of a stage; those of the last stage are the weights of the run."""
+        if stage == self.recipe.stages[-1].name:
+            return self.path / layout.WEIGHTS
+        return layout.stage_weights(self.path, stage)
 
     def save_weights(self, stage: str, method: Method, epoch: int, score: float | None) -> None:
-        """Keep a stage's best weights so far; a stage that is not validated has no score."""
+        """Save the best weights of a stage so far; a stage that is not validated has no score."""
         metadata = {
             "method": self.recipe.method,
             "stage": stage,
             "epoch": epoch,
             **self._score(score),
-            "text_encoder": checkpoint.text_fingerprint(method),
+            "text_encoder": text_fingerprint(method),
             "laterality": str(self.manifest.laterality),
             "data": self.manifest.hash(),
         }
-        checkpoint.write_tensors(self.weights_path(stage), method.state_dict(), metadata)
+        write_tensors(self.weights_path(stage), method.state_dict(), metadata)
 
     def save_last(
         self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], log: Sequence[dict[str, Any]]
     ) -> None:
-        """Everything that `--resume` needs, in one file, then the readable log."""
-        checkpoint.write_tensors(self.path / checkpoint.LAST, tensors, {"state": state, "log": log})
-        columns = list(dict.fromkeys(key for row in log for key in row))
+        """Save everything that `--resume` needs in one file, then the readable log.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        write_tensors(self.path / layout.LAST, tensors, {"state": state, "log": log})
+
+        # rows differ in their columns: not every epoch is validated
+        columns: dict[str, None] = {}
+        for row in log:
+            columns.update(dict.fromkeys(row))
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(columns))
+        writer.writeheader()
+        writer.writerows(log)
+
+        lines = "".join(json.dumps(row) + "\n" for row in log)
         try:
-            with (self.path / "log.csv").open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, columns)
-                writer.writeheader()
-                writer.writerows(log)
-            lines = "".join(json.dumps(row) + "\n" for row in log)
-            (self.path / "log.jsonl").write_text(lines, encoding="utf-8")
-        except OSError as error:
+            write_whole(self.path / layout.LOG_CSV, stream.getvalue().encode())
+            write_whole(self.path / layout.LOG, lines.encode())
+        except DataError as error:
             raise CheckpointError(
                 f"cannot write the log in {self.path}: {error}. Free space and --resume."
             ) from error
 
     def finish(self, epoch: int, score: float | None, seconds: float, variant: str = "") -> None:
-        """Write result.json and the card; `variant` names the weights that answer, where a method has several."""
-        result = {
-            "stage": self.recipe.stages[-1].name,
-            "epoch": epoch,
-            **({"variant": variant} if variant else {}),
-            **self._score(score),
-            "seconds": round(seconds, 1),
-            "weights_sha256": file_sha256(self.path / checkpoint.WEIGHTS),
-        }
-        write_json(self.path / "result.json", result)
-        card = get_method(self.recipe.method).card
+        """Write result.json and the card.
+
+        Args:
+            epoch: the chosen epoch.
+            score: its validation score; None if the last stage is not validated.
+            seconds: of training.
+            variant: the weights that predict, for a method that has several.
+        """
+        result: dict[str, Any] = {"stage": self.recipe.stages[-1].name, "epoch": epoch}
+        if variant:
+            result["variant"] = variant
+        result.update(self._score(score))
+        result["seconds"] = round(seconds, 1)
+        result["weights_sha256"] = file_sha256(self.path / layout.WEIGHTS)
+        write_json(self.path / layout.RESULT, result)
+
+        # the same in words
+        card, manifest = get_method(self.recipe.method).card, self.manifest
+        chosen = f"epoch {epoch}" + (f", the {variant}" if variant else "")
+        if score is not None:
+            chosen += f" by valid {self.recipe.select_on} = {score:.4f}"
         lines = [
             f"# {self.recipe.method}: {card.title}",
             "",
-            f"- data: {self.manifest.name or 'own'} {dict(self.manifest.splits)}, sha256 {self.manifest.hash()}",
-            f"- left and right in its sentences: {self.manifest.laterality} side",
-            f"- chosen: epoch {epoch}"
-            + (f", the {variant}" if variant else "")
-            + ("" if score is None else f" by valid {self.recipe.select_on} = {score:.4f}"),
+            f"- data: {manifest.name or 'own'} {dict(manifest.splits)}, sha256 {manifest.hash()}",
+            f"- left and right in its prompts: {manifest.laterality} side",
+            f"- chosen: {chosen}",
             f"- seed {self.recipe.seed}, {seconds / 60:.1f} minutes",
             f"- paper: {card.paper or 'none, a baseline'}",
             "- research use only: not a medical device, not validated for any clinical use",
-            *([f"- limits: {card.limits}"] if card.limits else []),
         ]
-        (self.path / "card.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if card.limits:
+            lines.append(f"- limits: {card.limits}")
+        write_whole(self.path / layout.CARD, ("\n".join(lines) + "\n").encode())
 
     def _score(self, score: float | None) -> dict[str, float]:
         return {} if score is None else {f"valid/{self.recipe.select_on}": score}
 
-    def _write_list(self, name: str, keys: Sequence[str]) -> None:
-        (self.path / "splits" / f"{name}.txt").write_text("\n".join(keys) + "\n", encoding="utf-8")
+    def _stored_data(self, train_rows: int, labelled: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The content of data.json but for the prompts that are cut."""
+        # what `--resume` and `evaluate` need to read the same data again
+        stored: dict[str, Any] = {}
+        if self.options is not None:
+            stored["options"] = self.options.as_json()
+        if self.source is not None:
+            stored["source"] = str(self.source.absolute())
 
-    def _data(self, train_rows: int, labelled: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        return {
-            "name": self.manifest.name,
-            "hash": self.manifest.hash(),
-            "counts": dict(self.manifest.splits),
-            "laterality": str(self.manifest.laterality),
-            "train_rows": train_rows,
-            "labelled_rows": {name: len(indices) for name, indices in labelled.items()},
-        }
+        # what the data are
+        stored["name"] = self.manifest.name
+        stored["hash"] = self.manifest.hash()
+        stored["counts"] = dict(self.manifest.splits)
+        stored["laterality"] = str(self.manifest.laterality)
+        stored["train_rows"] = train_rows
+        stored["labelled_rows"] = {name: len(rows) for name, rows in labelled.items()}
+        return stored
+
+
+def _write_names(path: Path, names: Sequence[str]) -> None:
+    write_whole(path, ("\n".join(names) + "\n").encode())
 
 
 def labelled_names(run: Path, stage: str, train_keys: Sequence[str]) -> list[str]:
-    """Train pictures whose masks a stage of a run may see; no list is kept where that is all of them."""
-    path = run / "splits" / f"labelled-{stage}.txt"
+    """Train images whose masks a stage of a run may use; no list is stored if these are all of them."""
+    path = layout.labelled_list(run, stage)
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else list(train_keys)

@@ -15,11 +15,11 @@ from textmask import __version__
 from textmask.errors import DataError
 from textmask.inference.dicom_request import request_of
 from textmask.inference.jobs import BatchItem
-from textmask.inference.predictor import Opened, Predictor
+from textmask.inference.predictor import Opened, Predictor, Segmentation
+from textmask.inference.results import write_segmentation
 from textmask.inference.screening import CODES
 from textmask.io.dicom.facts import ModelFacts, RequestFacts, ResultUids
-from textmask.io.files import write_json
-from textmask.io.images import png_bytes, stored_size, write_png
+from textmask.io.images import png_bytes, stored_size
 from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
 from textmask.io.read import kind_of, read_bytes
@@ -117,12 +117,17 @@ def message_of(code: str) -> str:
 class Segmenter:
     """A trained run that may be used from several threads.
 
+    Args:
+        run: run folder, `default`, or a predictor.
+        device: auto, cpu, cuda, cuda:N or mps; a predictor stays where it is.
+
     Raises:
+        ConfigError: this machine does not have the device.
         CheckpointError: not a run folder.
     """
 
-    def __init__(self, run: Path | str | Predictor) -> None:
-        self._predictor = run if isinstance(run, Predictor) else Predictor(run)
+    def __init__(self, run: Path | str | Predictor, device: str = "auto") -> None:
+        self._predictor = run if isinstance(run, Predictor) else Predictor(run, device=device)
         self.method = self._predictor.run.recipe.method
         self.threshold = float(self._predictor.run.recipe.threshold)
         self.laterality = str(self._predictor.laterality)
@@ -167,6 +172,14 @@ class Segmenter:
         _check_pixels(image.pixels.shape, max_pixels)
         return Upload(image, _count(image), hashlib.sha256(data).hexdigest())
 
+    def segment_opened(self, upload: Upload, request: PromptRequest) -> tuple[Opened, Segmentation]:
+        """Open the image, once per view, and segment one prompt; errors as in `segment`."""
+        opened = upload.opened.get(request.view)
+        if opened is None:
+            opened = self._predictor.open(upload.image, request.view)
+            upload.opened[request.view] = opened
+        return opened, opened.segment(request.prompt, request.laterality, request.assume)
+
     def segment(self, upload: Upload, request: PromptRequest) -> ServedSegmentation:
         """Segment one prompt.
 
@@ -174,10 +187,7 @@ class Segmenter:
             LateralityError: the prompt names a side, and it is unknown which side of the image that is.
             DataError: the request cannot be fulfilled.
         """
-        view = request.view
-        opened = upload.opened.get(view) or self._predictor.open(upload.image, view)
-        upload.opened[view] = opened
-        found = opened.segment(request.prompt, request.laterality, request.assume)
+        opened, found = self.segment_opened(upload, request)
 
         # what was understood is shown as the user wrote it, not as the network got it
         shown = parse(request.prompt, laterality=found.asked.said)
@@ -194,7 +204,7 @@ class Segmenter:
             found.abstained,
             found.abstained or denied,
             found.compatibility,
-            request_of(request.prompt, [found], opened.orientation, view),
+            request_of(request.prompt, [found], opened.orientation, request.view),
             opened.orientation,
         )
 
@@ -268,22 +278,10 @@ class Segmenter:
             raise DataError(f"{item.image.name} cannot be read ({error.strerror}).") from error
 
         upload = self.read(data, item.index or 0, max_pixels)
-        found = self.segment(upload, request)
-        write_png(out / f"{item.stem}.mask.png", found.mask * np.uint8(255))
-        write_png(out / f"{item.stem}.overlay.png", overlay(upload.image.pixels, found.mask))
-        record = {
-            "image": item.image.name,
-            "image_sha256": upload.sha256,
-            "text": item.text,
-            "asked": dict(found.conversion),
-            "abstained": found.abstained,
-            "foreground_px": int(found.mask.sum()),
-            "warnings": list(found.warnings),
-            "method": self.method,
-            "weights_sha256": self.sha256,
-            "threshold": self.threshold,
-        }
-        write_json(out / f"{item.stem}.json", record)
+        opened, found = self.segment_opened(upload, request)
+        # clients do not see the folders of this machine
+        facts = {"image": item.image.name, "image_sha256": upload.sha256}
+        write_segmentation(out, item, found, opened, facts=facts)
         return found.warnings
 
 

@@ -1,94 +1,72 @@
-"""The one training loop: for stage, for epoch, for batch: sum the weighted losses, step, log, save."""
+"""The one training loop: for each stage, epoch and step, sum the weighted losses, update, validate and save."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from textmask.config import Recipe, Stage
-from textmask.data.loaders import (
-    Loader,
-    SplitData,
-    for_tiles,
-    indices_from_list,
-    labelled_indices,
-    open_split,
-)
+from textmask.data.loaders import Loader, for_tiles
 from textmask.data.manifest import Manifest
-from textmask.errors import ConfigError, DataError, TextMaskError
-from textmask.inference.predict_split import predict_split
+from textmask.data.options import DataOptions
+from textmask.errors import DataError
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method
-from textmask.metrics.overlap import counts, overlap
 from textmask.runs import checkpoint
 from textmask.runs.environment import prepare_cpu
-from textmask.runs.folder import RunFolder, labelled_names
-from textmask.training.optim import (
-    build_optimizer,
-    learning_rate,
-    parameter_groups,
-    set_learning_rate,
-    weighted_sum,
-)
+from textmask.runs.folder import RunFolder
+from textmask.training.console import TrainConsole
+from textmask.training.labels import refuse_other_labels, unlabelled_rows
+from textmask.training.saving import NO_SCORE, SavedRun, TrainState, pack, restore
+from textmask.training.splits import TrainSplits, open_train_splits
+from textmask.training.steps import GradientStep
 from textmask.training.trackers import Tracker, build_trackers
-from textmask.types import Batch
+from textmask.training.validation import validate_variants
 
-NO_SCORE = -1.0  # below every score; JSON has no minus infinity
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a training is executed. Nothing here is part of the recipe.
+
+    Attributes:
+        trackers: "tensorboard", "mlflow".
+        time_limit_s: stop after the epoch that reaches this many seconds of training and validation; every stage
+            trains for at least one epoch.
+        devices: processes per node or a list of GPU numbers, as in Lightning Fabric; batch sizes are global.
+        num_nodes: as in Lightning Fabric.
+        strategy: as in Lightning Fabric.
+        accelerator: as in Lightning Fabric.
+        data_options: how the data were read; kept in the run, see `Run.options`.
+        source: path of the data; kept in the run, see `Run.source`.
+    """
+
+    trackers: tuple[str, ...] = ()
+    time_limit_s: float | None = None
+    devices: int | list[int] = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    accelerator: str = "auto"
+    data_options: DataOptions | None = None
+    source: Path | None = None
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the run is and what it chose; `best` is -1 where the last stage has no validation score."""
+    """Where the run is and which epoch it chose; `best` is -1 if the last stage has no validation score."""
 
     path: Path
     best: float
     best_epoch: int
     seconds: float
-
-
-@dataclass
-class Progressed:
-    """How far a run has come; stored with `last.safetensors`, so that a resumed run goes on exactly there."""
-
-    stage: int = 0
-    epoch: int = 0  # finished epochs of the stage
-    step: int = 0
-    best: float = NO_SCORE
-    best_epoch: int = -1
-    best_variant: str = ""  # which weights scored best, where a method has several
-    seconds: float = 0.0
-    done: bool = False
-
-
-class LossModule(nn.Module):
-    """The losses as a `forward`, so that autocast and gradient synchronisation see them."""
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, stage: str, batch: Callable[[], Batch]) -> dict[str, Tensor]:
-        """Unweighted loss terms. The batch comes in a closure: Fabric would copy and cast a bare dataclass."""
-        return self.method.losses(stage, batch())
 
 
 def train(
@@ -99,424 +77,258 @@ def train(
     resume: bool = False,
     cache_dir: Path | None = None,
     labelled_list: Path | None = None,
-    devices: int = 1,
-    num_nodes: int = 1,
-    strategy: str = "auto",
-    accelerator: str = "auto",
-    trackers: Sequence[str] = (),
     progress: bool = True,
+    options: TrainOptions | None = None,
 ) -> TrainResult:
-    """Train a recipe on a manifest's `train` split, choose on `valid`, and leave a run folder.
+    """Train a recipe on a manifest's `train` split, choose an epoch on `valid`, and leave a run folder.
 
-    With the same seed the numbers are the same; after a kill at any moment `resume=True` continues from the last
-    finished epoch, bit for bit on a CPU. The test split is never read.
+    The same seed gives the same numbers. After a kill at any moment `resume=True` continues from the last finished
+    epoch, bit for bit on a CPU. The test split is never read.
 
     Args:
         recipe: what to train and how.
-        manifest: the table of the data.
+        manifest: the data.
         out: the run folder; must not hold a run unless `resume`.
         resume: continue the run in `out`.
-        cache_dir: where decoded pictures are kept; None is the user's cache folder.
+        cache_dir: folder of the decoded images; None means the user's cache folder.
         labelled_list: a text file of image names: only these train rows are labelled (a published few-label list).
-        devices: processes a node, as in Lightning Fabric; batch sizes are global.
-        num_nodes: as in Lightning Fabric.
-        strategy: as in Lightning Fabric.
-        accelerator: as in Lightning Fabric.
-        trackers: "tensorboard", "mlflow".
         progress: draw a progress bar.
+        options: trackers, time limit, devices.
 
     Returns:
         The chosen epoch and its validation score.
 
     Raises:
         ConfigError: the run folder exists and `resume` is off, or it holds another recipe.
-        DataError: no train rows, or no valid rows to choose by; a resumed run had other labelled pictures.
+        DataError: no train rows, or no valid rows to choose by; a resumed run had other labelled images.
         CheckpointError: the disk is full; the previous checkpoint survives.
     """
     prepare_cpu()
-    precision: Any = "bf16-mixed" if recipe.precision == "bf16" else "32-true"
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy,
-        precision=precision,
-    )
-    fabric.launch()
-    folder = RunFolder(Path(out), recipe, manifest)
-    run = _Run(fabric, folder, resume, cache_dir, labelled_list, tuple(trackers), progress)
-    return run.go()
+    options = options or TrainOptions()
+    fabric = _launch(recipe, options)
+
+    folder = RunFolder(Path(out), recipe, manifest, options.data_options, options.source)
+    resumed = folder.open(resume)
+    splits = open_train_splits(fabric, recipe, manifest, cache_dir, labelled_list)
+    if resumed:
+        refuse_other_labels(folder.path, splits.train.keys, splits.labelled)
+
+    method = _build(recipe, splits, fabric.device)
+    saved = restore(folder, method) if resumed else SavedRun()
+    trackers: list[Tracker] = []
+    if fabric.is_global_zero:
+        if not resumed:
+            folder.describe(splits.by_name(), splits.labelled, method)
+        trackers = build_trackers(options.trackers, folder.path, recipe)
+
+    with TrainConsole(progress and fabric.is_global_zero) as console:
+        limit_s = options.time_limit_s
+        state = _Training(fabric, folder, splits, method, saved, console, trackers, limit_s).run()
+
+    for tracker in trackers:
+        tracker.close()
+    if fabric.is_global_zero:
+        score = None if state.best == NO_SCORE else state.best
+        folder.finish(state.best_epoch, score, state.seconds, state.best_variant)
+    fabric.barrier()
+    return TrainResult(folder.path, state.best, state.best_epoch, state.seconds)
 
 
-@dataclass
-class _Run:
-    """State of one `train` call; the methods below read top-down as the loop."""
+class _Training:
+    """One training on one process. Read `run` first: stage, epoch, step.
 
-    fabric: Fabric
-    folder: RunFolder
-    resume: bool
-    cache_dir: Path | None
-    labelled_list: Path | None
-    tracker_names: tuple[str, ...]
-    show: bool
-    state: Progressed = field(default_factory=Progressed)
-    log: list[dict[str, Any]] = field(default_factory=list)
+    Args:
+        fabric: launched.
+        folder: where the run is written.
+        splits: train and valid.
+        method: on the device of `fabric`.
+        saved: what a resumed run has reached.
+        console: shows progress.
+        trackers: receive the row of each epoch.
+        time_limit_s: see `TrainOptions`.
+    """
 
-    def go(self) -> TrainResult:
-        """Prepare, run the stages that are left, finish."""
-        self.recipe, self.manifest = self.folder.recipe, self.folder.manifest
-        resumed = self.folder.open(self.resume)
-        self.train_data, self.valid_data = self._open("train"), self._open_valid()
-        if resumed:
-            self._refuse_other_labels()
-        self.method = build_method(self.recipe)
-        told, _ = for_tiles(self.train_data.prompts, self.train_data.statements, self.recipe.tiles)
-        self.method.prepare(sorted(set(told)))
-        self.method.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        restored = self._restore() if resumed else {}
-        self.trackers: list[Tracker] = []
-        if self.fabric.is_global_zero:
-            if not resumed:
-                labelled = {stage.name: self._labelled(stage) for stage in self.recipe.stages}
-                splits = {"train": self.train_data, "valid": self.valid_data}
-                self.folder.describe(
-                    {n: data for n, data in splits.items() if data is not None},
-                    labelled,
-                    self.method,
-                )
-            self.trackers = build_trackers(self.tracker_names, self.folder.path, self.recipe)
-        with self._bar() as self.bar:
-            while not self.state.done:
-                self._run_stage(self.recipe.stages[self.state.stage], restored)
-                restored = {}
-        for tracker in self.trackers:
-            tracker.close()
-        if self.fabric.is_global_zero:
-            score = None if self.state.best == NO_SCORE else self.state.best
-            self.folder.finish(
-                self.state.best_epoch, score, self.state.seconds, self.state.best_variant
-            )
-        self.fabric.barrier()
-        return TrainResult(
-            self.folder.path, self.state.best, self.state.best_epoch, self.state.seconds
-        )
+    def __init__(
+        self,
+        fabric: Fabric,
+        folder: RunFolder,
+        splits: TrainSplits,
+        method: Method,
+        saved: SavedRun,
+        console: TrainConsole,
+        trackers: list[Tracker],
+        time_limit_s: float | None,
+    ) -> None:
+        self.fabric, self.folder, self.recipe = fabric, folder, folder.recipe
+        self.splits, self.method = splits, method
+        self.state, self.log, self.restored = saved.state, saved.log, saved.tensors
+        self.console, self.trackers = console, trackers
+        self.time_limit_s = time_limit_s
 
-    def _run_stage(self, stage: Stage, restored: Mapping[str, Tensor]) -> None:
+    def run(self) -> TrainState:
+        """Train the stages that are left."""
+        while not self.state.done:
+            stage = self.recipe.stages[self.state.stage]
+            if stage.epochs:
+                self.run_stage(stage)
+            self.state.next_stage(len(self.recipe.stages))
+        return self.state
+
+    def run_stage(self, stage: Stage) -> None:
         """Train (or observe) one stage from the epoch it has reached."""
-        if not stage.epochs:
-            self._next_stage()
-            return
+        restored, self.restored = self.restored, {}
         if stage.start_from and not restored:
             tensors, metadata = checkpoint.read_tensors(self.folder.weights_path(stage.start_from))
             checkpoint.load_weights(self.method, tensors, metadata, self.recipe)
-        loader = Loader(
-            self.train_data,
-            stage,
-            seed=self.recipe.seed,
-            train=stage.optim is not None,
-            indices=self._labelled(stage),
-            unlabelled_indices=self._unlabelled(stage),
-            tiles=self.recipe.tiles,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-        )
-        if stage.optim is None:
-            self._observe(stage, loader)
-        else:
-            self._optimise(stage, loader, restored)
-        self._next_stage()
 
-    def _next_stage(self) -> None:
-        """Go on to the stage behind a finished one, or be done."""
-        if self.state.stage + 1 == len(self.recipe.stages):
-            self.state.done = True
+        loader = self.build_loader(stage)
+        if stage.optim is None:
+            self.observe(stage, loader)
             return
-        self.state.stage, self.state.epoch = self.state.stage + 1, 0
-        self.state.best, self.state.best_epoch = NO_SCORE, -1
-
-    def _optimise(self, stage: Stage, loader: Loader, restored: Mapping[str, Tensor]) -> None:
-        if stage.optim is None:
-            raise ConfigError(f"stage {stage.name!r} has no optimiser.")
-        optimizer = build_optimizer(stage.optim, parameter_groups(self.method, stage))
-        if any(key.startswith("optim/") for key in restored):
-            checkpoint.unpack_optimizer(optimizer, restored)
-        average = self._average(stage, restored)
-        module, optimizer = self.fabric.setup(LossModule(self.method), optimizer)
-        while self.state.epoch < stage.epochs and not self._out_of_patience(stage):
+        step = GradientStep(
+            self.fabric, self.method, stage, stage.optim, loader.steps_per_epoch, restored
+        )
+        while not self.is_finished(stage):
             begin = time.perf_counter()
-            row = self._train_epoch(stage, loader, module, optimizer, average)
-            self._end_epoch(stage, row, begin, optimizer, average)
+            row = self.train_epoch(stage, loader, step)
+            self.end_epoch(stage, row, begin, step.trained, step.tensors)
 
-    def _train_epoch(
-        self,
-        stage: Stage,
-        loader: Loader,
-        module: Any,
-        optimizer: Any,
-        average: AveragedModel | None,
-    ) -> dict[str, Any]:
-        """One epoch; returns the mean losses and the throughput."""
-        if stage.optim is None:
-            raise ConfigError(f"stage {stage.name!r} has no optimiser.")
-        epoch, per_epoch = self.state.epoch, loader.steps_per_epoch
-        total_steps = per_epoch * stage.epochs
+    def train_epoch(self, stage: Stage, loader: Loader, step: GradientStep) -> dict[str, Any]:
+        """Train for one epoch; returns its learning rate, mean losses and throughput."""
+        epoch, total = self.state.epoch, loader.steps_per_epoch
         sums: dict[str, float] = {}
-        images, begin, lr = 0, time.perf_counter(), stage.optim.lr
+        images, lr, begin = 0, step.lr, time.perf_counter()
         self.method.train()
-        with _seeded(self.recipe.seed, self.state.stage, epoch, self.fabric.global_rank):
-            task = self.bar.add_task(
-                f"{stage.name} {epoch + 1}/{stage.epochs}", total=per_epoch, note=""
-            )
+
+        with (
+            _seeded(self.recipe.seed, self.state.stage, epoch, self.fabric.global_rank),
+            self.console.steps(f"{stage.name} {epoch + 1}/{stage.epochs}", total) as advance,
+        ):
             for i, cpu_batch in enumerate(loader.epoch(epoch)):
-                step = epoch * per_epoch + i
-                lr = learning_rate(stage.schedule, stage.optim.lr, step, total_steps, per_epoch)
-                set_learning_rate(optimizer, lr)
+                lr = step.start_step(epoch, i)
                 batch = cpu_batch.to(self.fabric.device, torch.channels_last)
-                losses = module(stage.name, lambda batch=batch: batch)
-                loss = weighted_sum(losses, stage.weights, epoch + i / per_epoch)
-                values = {
-                    "loss": loss.item(),
-                    **{f"loss/{name}": term.item() for name, term in losses.items()},
-                }
-                values |= {
-                    f"monitor/{name}": float(value)
-                    for name, value in self.method.monitors().items()
-                }
-                if not math.isfinite(values["loss"]):
-                    raise TextMaskError(
-                        f"the loss is not finite at epoch {epoch + 1}, step {i + 1}: {values}. "
-                        "Lower the learning rate or set precision=fp32."
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                self.fabric.backward(loss)
-                if stage.clip_norm is not None:
-                    self.fabric.clip_gradients(
-                        module, optimizer, max_norm=stage.clip_norm, error_if_nonfinite=False
-                    )
-                optimizer.step()
-                self.method.after_step(stage.name, step)
-                if average is not None:
-                    average.update_parameters(self.method)
+                values = step.run(batch, epoch, i)
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value
                 images += len(batch) * self.fabric.world_size
                 rate = images / (time.perf_counter() - begin)
-                self.bar.update(
-                    task, advance=1, note=f"loss {values['loss']:.3f} · {rate:.0f} images/s"
-                )
-            self.bar.remove_task(task)
-        self.state.step += per_epoch
-        means = {name: value / per_epoch for name, value in sums.items()}
-        if self.fabric.world_size > 1:
-            means = {
-                name: float(self.fabric.all_reduce(torch.tensor(v), reduce_op="mean"))
-                for name, v in means.items()
-            }
+                advance(f"loss {values['loss']:.3f} · {rate:.0f} images/s")
+
+        self.state.step += total
+        means = {name: self.mean_over_processes(value / total) for name, value in sums.items()}
         return {"lr": lr, **means, "images_per_s": images / (time.perf_counter() - begin)}
 
-    def _observe(self, stage: Stage, loader: Loader) -> None:
-        """A stage without gradient: every training batch once."""
+    def observe(self, stage: Stage, loader: Loader) -> None:
+        """Show every training batch once to the method of a stage without gradient."""
         begin = time.perf_counter()
-        with torch.no_grad():
-            task = self.bar.add_task(stage.name, total=loader.steps_per_epoch, note="")
+        with torch.no_grad(), self.console.steps(stage.name, loader.steps_per_epoch) as advance:
             for batch in loader.epoch(0):
                 self.method.observe(stage.name, batch.to(self.fabric.device))
-                self.bar.advance(task)
-            self.bar.remove_task(task)
-        self._end_epoch(stage, {"lr": 0.0}, begin, None, None)
+                advance("")
+        self.end_epoch(
+            stage, {"lr": 0.0}, begin, self.method, lambda: pack(self.method, None, None)
+        )
 
-    def _end_epoch(
+    def end_epoch(
         self,
         stage: Stage,
-        row: dict[str, Any],
+        row: Mapping[str, Any],
         begin: float,
-        optimizer: Any,
-        average: AveragedModel | None,
+        trained: Method,
+        tensors: Callable[[], dict[str, Tensor]],
     ) -> None:
-        """Validate, choose, save, log; on rank 0 only, the others wait."""
+        """Validate, choose, save and log on the first process; the others wait for its state."""
         if self.fabric.is_global_zero:
-            chosen: Method = self.method if average is None else average.module  # type: ignore[assignment]
             self.state.epoch += 1
-            due = self.state.epoch % stage.validate_every == 0 or self.state.epoch == stage.epochs
-            variant, scores = (
-                self._validated(chosen) if due and stage.select == "metric" else ("", {})
-            )
+            variant, scores = self.validate(stage, trained, begin)
             self.state.seconds += time.perf_counter() - begin
+
             score = scores.get(self.recipe.select_on)
             if stage.select == "last" or (score is not None and score > self.state.best):
-                self.state.best, self.state.best_epoch = (
-                    NO_SCORE if score is None else score,
-                    self.state.epoch,
-                )
-                self.state.best_variant = variant
-                self.folder.save_weights(stage.name, chosen, self.state.epoch, score)
+                self.state.keep(score, variant)
+                self.folder.save_weights(stage.name, trained, self.state.epoch, score)
+
             entry = {"stage": stage.name, "epoch": self.state.epoch, "step": self.state.step, **row}
-            entry |= {f"valid/{name}": score for name, score in scores.items()} | {
-                "seconds": self.state.seconds
-            }
+            for name, value in scores.items():
+                entry[f"valid/{name}"] = value
+            entry["seconds"] = self.state.seconds
             self.log.append(entry)
-            self.folder.save_last(self._tensors(optimizer, average), vars(self.state), self.log)
+            self.folder.save_last(tensors(), vars(self.state), self.log)
+
             for tracker in self.trackers:
                 tracker.log(entry, self.state.epoch)
-            star = " *" if self.state.best_epoch == self.state.epoch else ""
-            figures = {
-                f"valid {name}": scores[name]
-                for name in ("dice_per_image", "dice_pooled")
-                if name in scores
-            }
-            figures |= {
-                key.removeprefix("monitor/"): v
-                for key, v in row.items()
-                if key.startswith("monitor/")
-            }
-            self.bar.console.print(
-                f"{stage.name} {self.state.epoch}/{stage.epochs}: loss {row.get('loss', 0.0):.4f}, "
-                + "".join(f"{name} {value:.4f}, " for name, value in figures.items())
-                + f"{row.get('images_per_s', 0.0):.1f} images/s{star}",
-                highlight=False,
-            )
-        state: Any = self.fabric.broadcast(vars(self.state))
-        self.state = Progressed(**state)
+            chosen = self.state.best_epoch == self.state.epoch
+            self.console.print_epoch(stage.epochs, entry, chosen)
+        self.state = TrainState(**self.fabric.broadcast(vars(self.state)))
 
-    def _validated(self, chosen: Method) -> tuple[str, dict[str, float]]:
-        """Scores of the best of a method's variants, which from then on answers, and those of each by its name."""
-        if self.valid_data is None:
+    def validate(self, stage: Stage, trained: Method, begin: float) -> tuple[str, dict[str, float]]:
+        """Best variant and scores of the epoch that began at `begin`; no scores if no validation is due."""
+        last = self.state.epoch == stage.epochs or self.out_of_time(time.perf_counter() - begin)
+        due = last or self.state.epoch % stage.validate_every == 0
+        if stage.select != "metric" or not due:
+            return "", {}
+        if self.splits.valid is None:
             raise DataError("there is no valid split to choose by.")
-        if not chosen.variants:
-            return "", validate(chosen, self.valid_data, self.recipe)
-        found: dict[str, dict[str, float]] = {}
-        for variant in chosen.variants:
-            chosen.use(variant)
-            found[variant] = validate(chosen, self.valid_data, self.recipe)
-        best = max(found, key=lambda variant: found[variant][self.recipe.select_on])
-        chosen.use(best)
-        each = {
-            f"{variant}/{name}": value
-            for variant, scores in found.items()
-            for name, value in scores.items()
-        }
-        return best, found[best] | each
+        return validate_variants(trained, self.splits.valid, self.recipe)
 
-    def _out_of_patience(self, stage: Stage) -> bool:
-        return (
-            stage.patience is not None
-            and self.state.epoch - max(self.state.best_epoch, 0) >= stage.patience
+    def is_finished(self, stage: Stage) -> bool:
+        """Whether a stage has trained all its epochs, or is out of patience or time."""
+        epoch, best = self.state.epoch, max(self.state.best_epoch, 0)
+        if epoch >= stage.epochs or (epoch and self.out_of_time()):
+            return True
+        return stage.patience is not None and epoch - best >= stage.patience
+
+    def out_of_time(self, more_s: float = 0.0) -> bool:
+        """Whether the run, `more_s` seconds from its last finished epoch, has used up its time limit."""
+        return self.time_limit_s is not None and self.state.seconds + more_s >= self.time_limit_s
+
+    def build_loader(self, stage: Stage) -> Loader:
+        """The batches of a stage for this process."""
+        labelled = self.splits.labelled[stage.name]
+        return Loader(
+            self.splits.train,
+            stage,
+            seed=self.recipe.seed,
+            train=stage.optim is not None,
+            indices=labelled,
+            unlabelled_indices=unlabelled_rows(self.splits.train, stage, labelled),
+            tiles=self.recipe.tiles,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
         )
 
-    def _average(self, stage: Stage, restored: Mapping[str, Tensor]) -> AveragedModel | None:
-        """Moving average of the parameters; buffers (running statistics) are copied from the model, not averaged."""
-        if stage.ema_decay is None:
-            return None
-        decay = get_ema_multi_avg_fn(stage.ema_decay)  # type: ignore[no-untyped-call]
-        average = AveragedModel(self.method, multi_avg_fn=decay)
-        state = {
-            key.removeprefix("average/"): v
-            for key, v in restored.items()
-            if key.startswith("average/")
-        }
-        if state:
-            average.load_state_dict(state)
-        return average
-
-    def _labelled(self, stage: Stage) -> np.ndarray:
-        keys = self.train_data.keys
-        if self.labelled_list is not None:
-            return indices_from_list(self.labelled_list, keys)
-        return labelled_indices(keys, stage.labelled_fraction, self.recipe.seed)
-
-    def _refuse_other_labels(self) -> None:
-        keys = self.train_data.keys
-        for stage in self.recipe.stages:
-            kept, now = labelled_names(self.folder.path, stage.name, keys), self._labelled(stage)
-            if set(kept) != {keys[i] for i in now}:
-                raise DataError(
-                    f"{self.folder.path} was started with other labelled pictures ({len(kept)} in stage "
-                    f"{stage.name!r}, now {len(now)}). Resume with the same --labelled-list, or start a new run."
-                )
-
-    def _unlabelled(self, stage: Stage) -> np.ndarray | None:
-        """Train rows whose masks the stage does not see; None without an unlabelled stream or without such a row."""
-        if not stage.unlabelled_batch_size:
-            return None
-        seen = np.zeros(len(self.train_data), dtype=bool)
-        seen[self._labelled(stage)] = True
-        seen &= self.train_data.has_mask & np.array(
-            [row.labelled for row in self.train_data.rows], dtype=bool
-        )
-        return None if seen.all() else np.flatnonzero(~seen)
-
-    def _open_valid(self) -> SplitData | None:
-        """None where there is no valid split and every stage keeps its last epoch, so that none is needed."""
-        needed = any(stage.epochs and stage.select == "metric" for stage in self.recipe.stages)
-        return self._open("valid") if needed or "valid" in self.manifest.splits else None
-
-    def _open(self, split: str) -> SplitData:
-        if split not in self.manifest.splits:
-            held = "hold some of train out with `--hold-out 0.1`, or keep the last epoch with stages.*.select=last"
-            hint = held if split == "valid" else "name a split 'train'"
-            raise DataError(
-                f"the data has no {split!r} split (it has {dict(self.manifest.splits)}). Training needs one: {hint}."
-            )
-        if self.fabric.is_global_zero:
-            open_split(self.manifest, split, self.recipe.image_size, self.cache_dir)
-        self.fabric.barrier()
-        return open_split(self.manifest, split, self.recipe.image_size, self.cache_dir)
-
-    def _tensors(self, optimizer: Any, average: AveragedModel | None) -> dict[str, Tensor]:
-        """All that training changes, as flat tensors."""
-        tensors = {f"method/{key}": value for key, value in self.method.state_dict().items()}
-        if optimizer is not None:
-            tensors |= checkpoint.pack_optimizer(optimizer.optimizer)
-        if average is not None:
-            tensors |= {f"average/{key}": value for key, value in average.state_dict().items()}
-        return tensors
-
-    def _restore(self) -> dict[str, Tensor]:
-        """Load `last.safetensors`; returns its tensors for the optimiser when its stage is not finished."""
-        tensors, metadata = checkpoint.read_tensors(self.folder.path / checkpoint.LAST)
-        self.state = Progressed(**metadata["state"])
-        self.log = metadata["log"]
-        prefix = "method/"
-        self.method.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
-        stage = self.recipe.stages[self.state.stage]
-        if self.state.epoch >= stage.epochs or stage.optim is None:
-            self._next_stage()
-            return {}
-        return tensors
-
-    def _bar(self) -> Progress:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        return Progress(
-            *columns, disable=not (self.show and self.fabric.is_global_zero), transient=True
-        )
+    def mean_over_processes(self, value: float) -> float:
+        """Mean of a number over all processes."""
+        if self.fabric.world_size == 1:
+            return value
+        return float(self.fabric.all_reduce(torch.tensor(value), reduce_op="mean"))
 
 
-def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float]:
-    """Mean per-image and pooled overlap of a split at the recipe's size and threshold."""
-    found = overlap(
-        counts(predict_split(method, data, recipe) > recipe.threshold, data.masks),
-        recipe.empty_policy,
+def _launch(recipe: Recipe, options: TrainOptions) -> Fabric:
+    """Start the processes of a training."""
+    fabric = Fabric(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
     )
-    return {
-        "dice_per_image": found.dice_per_image_mean,
-        "dice_pooled": found.dice_pooled,
-        "iou_per_image": found.iou_per_image_mean,
-        "iou_pooled": found.iou_pooled,
-    }
+    fabric.launch()
+    return fabric
+
+
+def _build(recipe: Recipe, splits: TrainSplits, device: torch.device) -> Method:
+    """A new method that has seen the prompts it will be trained with."""
+    method = build_method(recipe)
+    prompts, _ = for_tiles(splits.train.prompts, splits.train.statements, recipe.tiles)
+    method.prepare(sorted(set(prompts)))
+    method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return method
 
 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """Give library code that draws from torch's default generator (dropout) a seed of its own; restored afterwards."""
+    """Seed torch's default generator, from which library code draws (dropout); restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
         yield

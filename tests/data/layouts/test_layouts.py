@@ -9,8 +9,9 @@ import openpyxl
 import pytest
 
 from textmask.data.layouts.published import compare_counts
-from textmask.data.layouts.read import LAYOUTS, detect, hold_out, merge_split, read_layout
+from textmask.data.layouts.read import LAYOUTS, detect, read_layout
 from textmask.data.manifest import Manifest, Row, read_manifest, write_manifest
+from textmask.data.splits import hold_out, merge_split
 from textmask.errors import ConfigError, DataError, DataWarning
 from textmask.statement import Laterality
 

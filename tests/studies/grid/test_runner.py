@@ -349,9 +349,7 @@ def test_other_labelled_pictures_in_an_old_folder_are_refused(
     whole, go, trainings, listed, tmp_path
 ):
     path, names = listed
-    with pytest.raises(
-        DataError, match=r"other labelled pictures \(24 in stage 'segment', this study has 6\)"
-    ):
+    with pytest.raises(DataError, match=r"other labelled images \(24 in stage 'segment', now 6\)"):
         go(whole[0], labelled_list=path)
     everyone = tmp_path / "everyone.txt"
     everyone.write_text("\n".join(row.image for row in go.manifest.rows_of("train")))

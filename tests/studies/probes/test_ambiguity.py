@@ -14,7 +14,8 @@ from textmask.data.manifest import write_manifest
 from textmask.errors import ConfigError, DataError
 from textmask.io.images import read_image
 from textmask.methods.registry import build_method, get_method
-from textmask.runs.checkpoint import WEIGHTS, text_fingerprint, write_tensors
+from textmask.runs.checkpoint import Run, text_fingerprint, write_tensors
+from textmask.runs.layout import WEIGHTS
 from textmask.studies.probes import ambiguity as module
 from textmask.studies.probes.ambiguity import (
     FIGURES,
@@ -129,9 +130,8 @@ def test_a_map_that_follows_the_sentence_stays_when_reworded_and_leaves_when_swa
     assert len(chosen) == usable > 5
     method = torch.nn.Module()
     method.forward = follower
-    run = SimpleNamespace(
-        method=method, recipe=SimpleNamespace(precision="fp32", method="mine"), path=tmp_path
-    )
+    recipe = SimpleNamespace(precision="fp32", method="mine")
+    run = Run(tmp_path, recipe, method, {}, {})
     looks = look(run, data, chosen, 2)
     assert len(looks.maps) == 2
     one_sided = [k for k, (i, _) in enumerate(chosen) if len(data.statements[i].sides) == 1]

@@ -104,7 +104,7 @@ def go(trained, phantom_manifest, tmp_path, monkeypatch):
     ):
         if method is not None:
             monkeypatch.setattr(
-                variants, "load_run", lambda path: replace(load_run(path), method=method)
+                variants, "load_run", lambda path, device: replace(load_run(path), method=method)
             )
         options = {
             "n_bootstrap": N,

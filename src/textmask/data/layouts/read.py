@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import posixpath
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from textmask.data.layouts.detect import LAYOUTS, LOOKED_FOR, LayoutSource, detect_in, native_tables
 from textmask.data.layouts.entries import (
@@ -23,23 +19,16 @@ from textmask.data.layouts.entries import (
     read_semi_medref,
     read_sgseg,
 )
-from textmask.data.layouts.pairing import Kind, Tree, stem_of
+from textmask.data.layouts.pairing import stem_of
 from textmask.data.layouts.plain_csv import read_plain
 from textmask.data.layouts.published import group_of, identify, known_laterality
-from textmask.data.manifest import (
-    SPLIT,
-    TRUTH,
-    Manifest,
-    Row,
-    read_manifest,
-    text_problem,
-    warn_about_texts,
-)
-from textmask.data.paths import Fence, path_problem
+from textmask.data.layouts.rows import Pairing
+from textmask.data.manifest import Manifest, Row, read_manifest, warn_about_texts
+from textmask.data.paths import Fence
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.statement import Laterality
 
-__all__ = ["LAYOUTS", "detect", "hold_out", "merge_split", "read_layout"]
+__all__ = ["LAYOUTS", "detect", "read_layout"]
 
 READERS: dict[str, Reader] = {
     "csv": read_plain,
@@ -51,7 +40,6 @@ READERS: dict[str, Reader] = {
     "madapter": read_madapter,
     "folders": read_folders,
 }
-SHOWN = 10
 
 
 def detect(path: str | Path) -> str:
@@ -106,171 +94,6 @@ def read_layout(
             manifest, rows=tuple(replace(row, laterality=laterality) for row in manifest.rows)
         )
     return manifest
-
-
-def hold_out(
-    manifest: Manifest,
-    fraction: float = 0.1,
-    seed: int = 0,
-    source: str = "train",
-    name: str = "valid",
-) -> Manifest:
-    """Move a seeded part of one split into a new one, whole groups at a time where rows name a group.
-
-    Args:
-        manifest: the data set.
-        fraction: share of the rows of `source` to move, in (0, 1); groups are added while they fit.
-        seed: of the draw.
-        source: split to take from.
-        name: split to make.
-
-    Raises:
-        ConfigError: the fraction is not in (0, 1), the split exists already, or all rows are one group.
-    """
-    rows = manifest.rows_of(source)
-    if not 0 < fraction < 1:
-        raise ConfigError(f"hold_out: fraction is {fraction}, expected a number between 0 and 1.")
-    if name in manifest.splits:
-        raise ConfigError(f"hold_out: there is a split {name!r} already; choose another name.")
-    groups: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        groups.setdefault((row.group, "" if row.group else row.image), []).append(row.image)
-    if len(groups) < 2:
-        raise ConfigError(
-            f"hold_out: all {len(rows)} rows of {source!r} are one group; none can be moved."
-        )
-    wanted = max(1, round(fraction * len(rows)))
-    names = sorted(groups)
-    taken: set[str] = set()
-    for index in np.random.default_rng(seed).permutation(len(names)):
-        if len(taken) + len(groups[names[index]]) <= wanted:
-            taken.update(groups[names[index]])
-    if not taken:  # every group is larger than the share
-        taken.update(groups[min(names, key=lambda group: len(groups[group]))])
-    moved = (
-        replace(row, split=name) if row.split == source and row.image in taken else row
-        for row in manifest.rows
-    )
-    return replace(manifest, rows=tuple(moved))
-
-
-def merge_split(manifest: Manifest, source: str = "valid", into: str = "train") -> Manifest:
-    """Give all rows of one split to another: LViT's 24 + 6 pictures of MoNuSeg are the 30 that DuSSS trains on.
-
-    What then chooses the checkpoint is part of train (`hold_out`) or the last epoch (`Stage.select`), never test.
-
-    Raises:
-        ConfigError: one of the two does not exist, or test would be trained on.
-    """
-    for split in (source, into):
-        manifest.rows_of(split)
-    if "test" in (source, into):
-        raise ConfigError(
-            f"merge_split: {source!r} into {into!r} mixes test with other rows; it is only for scoring."
-        )
-    moved = (replace(row, split=into) if row.split == source else row for row in manifest.rows)
-    return replace(manifest, rows=tuple(moved))
-
-
-@dataclass
-class Pairing:
-    """Looks up the files of entries and keeps what is missing."""
-
-    tree: Tree
-    total: int
-    missing: dict[Kind, list[LayoutEntry]] = field(
-        default_factory=lambda: {"image": [], "mask": []}
-    )
-    wrong: list[str] = field(default_factory=list)
-
-    def find(
-        self, kind: Kind, name: str, entry: LayoutEntry, splits: Sequence[str]
-    ) -> tuple[str, str] | None:
-        """(path, split) of a file of an entry; what cannot be found is noted."""
-        if problem := path_problem(name.replace("\\", "/")):
-            self.wrong.append(f"{entry.where}: {kind} {problem}")
-            return None
-        exact = posixpath.normpath(name)
-        found = (
-            (exact, splits[0]) if exact in self.tree.known else self.tree.find(kind, name, splits)
-        )
-        if found is None:
-            self.missing[kind].append(entry)
-        return found
-
-    def row(self, entry: LayoutEntry) -> Row | None:
-        """The row of an entry, None when a file is missing."""
-        image = self.find("image", entry.name, entry, entry.splits)
-        mask: tuple[str, str] | None = None
-        wants_mask = entry.mask != "" and not (entry.mask is None and not self.tree.folders("mask"))
-        if wants_mask and image is not None:
-            mask = self.find("mask", entry.mask or entry.name, entry, (image[1],))
-        if problem := text_problem(entry.text):
-            self.wrong.append(f"{entry.where}: {problem}")
-        if image is None or (wants_mask and mask is None):
-            return None
-        path = mask[0] if mask else None
-        split = entry.becomes or image[1]
-        if not SPLIT.fullmatch(split):
-            self.wrong.append(
-                f"{entry.where}: split {split!r}; expected train, valid, test or another name"
-            )
-        return Row(
-            image[0],
-            path,
-            entry.text,
-            split,
-            entry.group,
-            self._side(entry),
-            self._labelled(entry, path),
-        )
-
-    def _side(self, entry: LayoutEntry) -> Laterality:
-        try:
-            return Laterality(entry.laterality.lower() or "unknown")
-        except ValueError:
-            self.wrong.append(
-                f"{entry.where}: laterality {entry.laterality!r}; expected image, patient or unknown"
-            )
-            return Laterality.UNKNOWN
-
-    def _labelled(self, entry: LayoutEntry, mask: str | None) -> bool:
-        name = entry.labelled.lower()
-        if name and (name not in TRUTH or (TRUTH[name] and mask is None)):
-            self.wrong.append(
-                f"{entry.where}: labelled {entry.labelled!r}; expected true (with a mask) or false"
-            )
-        return TRUTH.get(name, True) and mask is not None
-
-    def raise_any(self, path: Path) -> None:
-        """Raise what is missing or wrong.
-
-        Raises:
-            DataError: with the first names of each kind.
-        """
-        lines = _first_lines(self.wrong)
-        for kind, entries in self.missing.items():
-            if entries:
-                names = ", ".join(f"{entry.name!r} ({entry.where})" for entry in entries[:SHOWN])
-                more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
-                what = "picture" if kind == "image" else "mask"
-                lines.append(
-                    f"{len(entries)} of {self.total} names have no {what}: {names}{more}; {self._where(kind)}"
-                )
-        if lines:
-            raise DataError(f"{path}: " + "\n  ".join(lines))
-
-    def _where(self, kind: Kind) -> str:
-        folders = self.tree.folder_names(kind)
-        if not folders:
-            return f"no folder of {kind}s was found"
-        return (
-            f"looked in {', '.join(folders[:6])}, ignoring letter case, suffix and a leading mask_"
-        )
-
-
-def _first_lines(lines: list[str]) -> list[str]:
-    return lines[:SHOWN] + ([f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
 
 
 def _manifest(source: LayoutSource, entries: list[LayoutEntry], layout: str, how: str) -> Manifest:

@@ -1,1 +1,1 @@
-"""What runs a model: eager torch, or exported graphs in ONNX Runtime or OpenVINO."""
+"""Backends: eager torch, or exported graphs in ONNX Runtime or OpenVINO."""

@@ -1,4 +1,4 @@
-"""ONNX Runtime: runs exported graphs, and turns them into int8."""
+"""ONNX Runtime: runs exported graphs and quantizes them to int8."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from textmask.errors import CheckpointError, ConfigError
 
 Feed = Mapping[str, np.ndarray]
-QUANTISED = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # what costs; all else stays in fp32
+# the expensive operators; everything else stays in fp32
+QUANTIZED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
 def _onnxruntime() -> Any:
@@ -26,11 +27,11 @@ def _onnxruntime() -> Any:
 
 
 class OnnxGraph:
-    """A graph run by ONNX Runtime on the CPU; may be called from several threads.
+    """A graph that ONNX Runtime runs on the CPU; may be called from several threads.
 
     Args:
-        path: of the .onnx file.
-        threads: within one call.
+        path: the .onnx file.
+        threads: per call.
 
     Raises:
         ConfigError: ONNX Runtime is not installed.
@@ -38,6 +39,7 @@ class OnnxGraph:
     """
 
     def __init__(self, path: Path, threads: int) -> None:
+        # warnings of the runtime are about graphs, which users cannot change
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -46,7 +48,7 @@ class OnnxGraph:
             self._session = runtime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # the runtime has an exception class of its own for each cause
+        except Exception as error:  # the runtime raises a different class per cause
             raise CheckpointError(
                 f"ONNX Runtime cannot read {path}: {error}. Export the run again."
             ) from error
@@ -54,36 +56,35 @@ class OnnxGraph:
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
     def __call__(self, feed: Feed) -> list[np.ndarray]:
-        """Arrays by name (more than needed do no harm) -> the outputs in order."""
-        found: list[np.ndarray] = self._session.run(
-            None, {name: feed[name] for name in self.inputs}
-        )
-        return found
+        """Arrays by name (unknown names are ignored) -> the outputs in order."""
+        inputs = {name: feed[name] for name in self.inputs}
+        outputs: list[np.ndarray] = self._session.run(None, inputs)
+        return outputs
 
     @property
     def shapes(self) -> dict[str, tuple[str, list[int | str]]]:
-        """Element type and shape of each input and output; a free axis is named."""
-        values = [*self._session.get_inputs(), *self._session.get_outputs()]
-        return {
-            v.name: (v.type.removeprefix("tensor(").removesuffix(")"), list(v.shape))
-            for v in values
-        }
+        """Element type and shape of each input and output; a dynamic axis has a name."""
+        found = {}
+        for value in [*self._session.get_inputs(), *self._session.get_outputs()]:
+            element = value.type.removeprefix("tensor(").removesuffix(")")
+            found[value.name] = element, list(value.shape)
+        return found
 
 
 def quantise(
     path: Path, out: Path, feeds: Sequence[Feed], *, keep_first: bool, kept: Sequence[str] = ()
 ) -> None:
-    """Write an int8 graph: weights per channel, what enters a convolution or matrix product per tensor.
+    """Write an int8 graph: weights are quantized per channel, inputs of convolutions and products per tensor.
 
-    Ranges are those seen in `feeds`. Results of products stay in fp32, so that a sum of branches loses nothing, and so
-    does a product of two activations.
+    Ranges are those seen in `feeds`. Results of products stay in fp32, so that a sum of branches loses nothing.
+    Products of two activations stay in fp32 too.
 
     Args:
         path: fp32 graph.
         out: file to write.
-        feeds: inputs of the graph by name, one picture each.
-        keep_first: leave the first convolution in fp32: what it makes of a picture everything else reads.
-        kept: starts of the names of further nodes that stay in fp32.
+        feeds: inputs of the graph by name, one image each.
+        keep_first: leave the first convolution in fp32, because all others depend on its result.
+        kept: name prefixes of further nodes that stay in fp32.
     """
     _onnxruntime()
     from onnxruntime.quantization import (
@@ -96,16 +97,15 @@ def quantise(
 
     class Reader(CalibrationDataReader):
         def __init__(self, names: Sequence[str]) -> None:
-            self.feeds: Iterator[Feed] = iter(
-                [{name: feed[name] for name in names} for feed in feeds]
-            )
+            self.feeds: Iterator[Feed] = ({name: feed[name] for name in names} for feed in feeds)
 
         def get_next(self) -> Feed | None:
             return next(self.feeds, None)
 
+    # the quantizer warns about every vector without channels
     prepared = out.with_name(out.stem + ".prepared.onnx")
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # a warning for every vector that has no channels
+    logging.root.setLevel(logging.ERROR)
     try:
         quant_pre_process(str(path), str(prepared))
         quantize_static(
@@ -114,12 +114,13 @@ def quantise(
             Reader(OnnxGraph(prepared, 1).inputs),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QInt8,  # symmetric: no zero point to subtract, which OpenVINO does in fp32
+            # symmetric: OpenVINO would subtract a zero point in fp32
+            activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=list(QUANTISED),
+            op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=_excluded(prepared, keep_first, kept),
             extra_options={
-                "OpTypesToExcludeOutputQuantization": list(QUANTISED),
+                "OpTypesToExcludeOutputQuantization": list(QUANTIZED),
                 "ActivationSymmetric": True,
             },
         )
@@ -130,14 +131,17 @@ def quantise(
 
 def _excluded(path: Path, keep_first: bool, kept: Sequence[str]) -> list[str]:
     """Nodes that stay in fp32: the first convolution, those named, and products of two activations."""
-    from onnx import load  # comes with the same extra
+    from onnx import load  # part of the same extra
 
+    # products with a constant are layers, the others are attention
     graph = load(str(path)).graph
     constants = {tensor.name for tensor in graph.initializer}
-    first = [node.name for node in graph.node if node.op_type == "Conv"][: int(keep_first)]
-    return first + [
-        node.name
-        for node in graph.node
-        if node.name.startswith(tuple(kept))
-        or (node.op_type in ("MatMul", "Gemm") and not constants.intersection(node.input))
-    ]
+    excluded = []
+    if keep_first:
+        excluded += [node.name for node in graph.node if node.op_type == "Conv"][:1]
+    for node in graph.node:
+        is_product = node.op_type in ("MatMul", "Gemm")
+        of_activations = is_product and not constants.intersection(node.input)
+        if of_activations or node.name.startswith(tuple(kept)):
+            excluded.append(node.name)
+    return excluded

@@ -1,4 +1,4 @@
-"""OpenVINO: runs exported graphs on CPUs, in fp32 unless bf16 is asked for."""
+"""OpenVINO: runs exported graphs on the CPU, in fp32 unless bf16 is requested."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from textmask.errors import CheckpointError, ConfigError
 
 
 class OpenVinoGraph:
-    """A graph run by OpenVINO on the CPU; may be called from several threads.
+    """A graph that OpenVINO runs on the CPU; may be called from several threads.
 
     Args:
-        path: of the .onnx file.
-        threads: within one call.
-        bf16: compute in bf16. Left to itself OpenVINO does so on every CPU that can, and flips pixels; hence the hint
-            is always given.
+        path: the .onnx file.
+        threads: per call.
+        bf16: compute in bf16. By default OpenVINO does so on every CPU that supports it, which flips pixels; so the
+            hint is always set.
 
     Raises:
         ConfigError: OpenVINO is not installed.
@@ -46,15 +46,15 @@ class OpenVinoGraph:
             ) from error
         self.inputs = tuple(_name(port) for port in self._compiled.inputs)
         self.outputs = tuple(_name(port) for port in self._compiled.outputs)
-        self._own = threading.local()  # a request serves one thread
+        # a request serves one thread
+        self._own = threading.local()
 
     def __call__(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Arrays by name (more than needed do no harm) -> the outputs in order."""
+        """Arrays by name (unknown names are ignored) -> the outputs in order."""
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
-        found = self._own.request.infer(
-            {name: feed[name] for name in self.inputs}, share_inputs=True
-        )
+        inputs = {name: feed[name] for name in self.inputs}
+        found = self._own.request.infer(inputs, share_inputs=True)
         return [np.array(found[port]) for port in self._compiled.outputs]
 
 

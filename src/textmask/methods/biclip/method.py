@@ -28,9 +28,8 @@ from textmask.nn.pretrained_text import build_text_encoder
 from textmask.types import Batch, Embedding, Image, Mask, Output, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from textmask.methods.biclip import BiCLIPRecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class Painting(NamedTuple):
@@ -43,6 +42,8 @@ class Painting(NamedTuple):
 
 class BiCLIP(Method):
     """Bidirectional and consistent language-image processing."""
+
+    text_encoder: TextEncoder | TextCache
 
     def __init__(self, recipe: BiCLIPRecipe) -> None:
         super().__init__()
@@ -58,10 +59,6 @@ class BiCLIP(Method):
         self.image_to_text = PooledBranch(recipe.head_widths, recipe.branch_pool, width)
         self.unet = UNet(recipe.widths, recipe.stem_stride, in_channels=6, norm=recipe.norm)
         self.projection = ProjectionHead(self.unet.decoder.out_channels, recipe.iac_width)
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def paint(self, image: Image, text: Text) -> Painting:
         """Text refined by the image (Eq. 1) and the pseudo image made from it."""
@@ -98,20 +95,26 @@ class BiCLIP(Method):
         }
 
     def _views(self, batch: Batch, pseudo: Image, mask: Mask) -> tuple[Image, Image, Mask, Image]:
-        """Weak picture, pseudo image, mask and strong picture in one geometry (Eq. 3-4)."""
+        """Weak image, pseudo image, mask and strong image in one geometry (Eq. 3-4)."""
         image, recipe = batch.image, self.recipe
-        generator = torch.Generator(device="cpu").manual_seed(int(torch.randint(2**31, ())))
         strong = batch.views.get("strong")
-        if recipe.warp == "joint":
-            seed = int(torch.randint(2**31, (), generator=generator))
-            size = (image.shape[-2], image.shape[-1])
-            matrices = sample_affine(len(batch), recipe.spatial, size, np.random.default_rng(seed))
-            joint = warp(torch.cat([image, pseudo.to(image.dtype)], 1), matrices)
-            image, pseudo = joint[:, :3], joint[:, 3:]
-            mask, strong = warp(mask, matrices, mode="nearest"), None
-        if strong is None:
-            strong = photometric(image, PHOTOMETRIC[recipe.strong], generator)
-        return photometric(image, PHOTOMETRIC[recipe.weak], generator), pseudo, mask, strong
+        generator = torch.Generator(device="cpu").manual_seed(int(torch.randint(2**31, ())))
+
+        # autocast would round the coordinates of the warp and the filtered images to bf16
+        with torch.autocast(image.device.type, enabled=False):
+            if recipe.warp == "joint":
+                seed = int(torch.randint(2**31, (), generator=generator))
+                size = (image.shape[-2], image.shape[-1])
+                rng = np.random.default_rng(seed)
+                matrices = sample_affine(len(batch), recipe.spatial, size, rng)
+                joint = warp(torch.cat([image, pseudo.to(image.dtype)], 1), matrices)
+                image, pseudo = joint[:, :3], joint[:, 3:]
+                mask, strong = warp(mask, matrices, mode="nearest"), None
+
+            if strong is None:
+                strong = photometric(image, PHOTOMETRIC[recipe.strong], generator)
+            weak = photometric(image, PHOTOMETRIC[recipe.weak], generator)
+        return weak, pseudo, mask, strong
 
     @staticmethod
     def _concat(image: Image, pseudo: Image) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.c2seg import C2SegRecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class NormedLinear(nn.Sequential):
@@ -41,6 +41,8 @@ class NormedLinear(nn.Sequential):
 
 class C2Seg(Method):
     """Consistency-enhanced two-stage segmentation over a U-KAN."""
+
+    text_encoder: TextEncoder | TextCache
 
     def __init__(self, recipe: C2SegRecipe) -> None:
         super().__init__()
@@ -67,10 +69,6 @@ class C2Seg(Method):
         self.decoder = UKANDecoder(widths, kan, norm=recipe.norm)
         self.head = build_head(widths[0], recipe.stem_stride, recipe.norm)
         self._monitors: dict[str, Tensor] = {}
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def embed_image(self, image: Image) -> Embedding:
         """V = W_v GAP(V_4), of length 1: image B 3 H W -> B d_t."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,24 +37,30 @@ from textmask.types import Batch, Embedding, Image, Logits, Mask, Output, Text, 
 
 if TYPE_CHECKING:
     from textmask.methods.dusss import DuSSSRecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class VisionLanguage(nn.Module):
-    """The vision-language model of step 1: Gaussians of pictures and sentences, and a mask for a sentence."""
+    """The vision-language model of step 1: Gaussians of images and sentences, and a mask for a sentence.
+
+    Without SSS an embedding is a point: there are no heads that estimate its distribution.
+    """
 
     def __init__(self, recipe: DuSSSRecipe, text_width: int) -> None:
         super().__init__()
         width = recipe.width
+        self.sss = recipe.sss
         self.encoder = build_image_encoder(recipe.image_encoder)
         channels = self.encoder.info.channels
+
         self.patch, self.whole = nn.Linear(channels[-2], width), nn.Linear(channels[-1], width)
         self.token, self.sentence = nn.Linear(text_width, width), nn.Linear(text_width, width)
-        self.image_head, self.text_head = (
-            GaussianHead(width, recipe.heads),
-            GaussianHead(width, recipe.heads),
-        )
+        self.image_head = GaussianHead(width, recipe.heads)
+        self.text_head = GaussianHead(width, recipe.heads)
         self.grounding = GroundingDecoder(channels[-2], width)
         self.log_tau = nn.Parameter(torch.tensor(recipe.tau).log())
+        if not recipe.sss:  # they would be trained without ever getting a gradient
+            del self.patch, self.token, self.image_head, self.text_head
 
     @property
     def tau(self) -> Tensor:
@@ -66,6 +71,9 @@ class VisionLanguage(nn.Module):
         """B 3 H W in [0, 1] -> its Gaussian, patch features B C h w; [CLS] is the mean of the coarsest map."""
         *_, patches, coarsest = self.encoder(image)
         whole = self.whole(coarsest.mean(dim=(2, 3)))
+        if not self.sss:
+            return _as_point(whole), patches
+
         tokens = torch.cat(
             [whole[:, None], self.patch(rearrange(patches, "b c h w -> b (h w) c"))], dim=1
         )
@@ -74,6 +82,9 @@ class VisionLanguage(nn.Module):
     def text(self, features: TextFeatures) -> Gaussian:
         """Features of the frozen encoder -> the Gaussian of a sentence; [CLS] is its pooled vector."""
         whole = self.sentence(features.text_embedding)
+        if not self.sss:
+            return _as_point(whole)
+
         tokens = torch.cat([whole[:, None], self.token(features.text_tokens)], dim=1)
         mask = torch.cat([features.token_mask.new_ones(len(whole), 1), features.token_mask], dim=1)
         return _as_gaussian(whole, *self.text_head(tokens, mask))
@@ -91,6 +102,11 @@ def _as_gaussian(embedding: Embedding, mean: Embedding, log_variance: Embedding)
     return Gaussian(
         embedding.float(), mean.float(), torch.exp(0.5 * log_variance.float().clamp(-10, 10))
     )
+
+
+def _as_point(embedding: Embedding) -> Gaussian:
+    point = embedding.float()
+    return Gaussian(point, point, torch.zeros_like(point))
 
 
 def merged_label(teacher: Logits, text: Logits, merge: str) -> Mask:
@@ -111,6 +127,9 @@ def merged_label(teacher: Logits, text: Logits, merge: str) -> Mask:
 class DuSSS(Method):
     """Uncertainty-supervised vision-language model and a teacher-student U-Net."""
 
+    text_encoder: TextEncoder | TextCache
+    teacher: Teacher
+
     def __init__(self, recipe: DuSSSRecipe) -> None:
         super().__init__()
         self.recipe = recipe
@@ -121,10 +140,6 @@ class DuSSS(Method):
         self.net = UNet(recipe.widths, recipe.stem_stride, norm=recipe.norm)
         self.teacher = Teacher(self.net, recipe.ema)
         self._monitors: dict[str, Tensor] = {}
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def after_step(self, stage: str, step: int) -> None:
         """The teacher follows the student (Eq. 12)."""
@@ -159,6 +174,7 @@ class DuSSS(Method):
             strong = torch.cat([strong, other.views.get("strong", other.image)])
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
         second = build_text([meaning_kept(prompt, rng) for prompt in text.prompts], text.statements)
+        second = second.to(image.device)
         features = self.text_encoder(text)
         i1, patches = self.vlm.image(image)
         i2, _ = self.vlm.image(strong)
@@ -168,10 +184,11 @@ class DuSSS(Method):
         cross, d_sss = self._similarity(i1, t1)
         pixels, logits = self.vlm.grounding(patches, t1.embedding)
         region = pooled_region(pixels, logits)
-        self._monitors = {
-            **{f"d_sss_{q}": torch.quantile(d_sss.detach(), q / 100) for q in (25, 50, 75)},
-            "tau": tau.detach(),
-        }
+        self._monitors = {"tau": tau.detach()}
+        if d_sss is not None:
+            for q in (25, 50, 75):
+                self._monitors[f"d_sss_{q}"] = torch.quantile(d_sss.detach(), q / 100)
+
         within = info_nce(
             self._similarity(i1, i2)[0], torch.eye(len(image), device=image.device), tau
         )
@@ -216,14 +233,12 @@ class DuSSS(Method):
         text = self.vlm.mask_logits(unlabelled.image, self.text_encoder(unlabelled.text)).float()
         return merged_label(teacher, text, self.recipe.merge), torch.sigmoid(text)
 
-    def _similarity(self, a: Gaussian, b: Gaussian) -> tuple[Pairs, Pairs]:
-        """Eq. 5, or the plain cosine without SSS; and D_SSS."""
-        similarity, d_sss = uncertain_similarity(
-            a, b, self.vlm.tau, self.recipe.constants, self.recipe.lam
-        )
-        return (
-            similarity if self.recipe.sss else cosine_similarity_matrix(a.embedding, b.embedding)
-        ), d_sss
+    def _similarity(self, a: Gaussian, b: Gaussian) -> tuple[Pairs, Pairs | None]:
+        """Eq. 5 and D_SSS; without SSS the cosine and None."""
+        recipe = self.recipe
+        if not recipe.sss:
+            return cosine_similarity_matrix(a.embedding, b.embedding), None
+        return uncertain_similarity(a, b, self.vlm.tau, recipe.constants, recipe.lam)
 
     def _target(self, sentence: Embedding) -> Pairs:
         """One-to-one, or with the mass shared by equal sentences."""

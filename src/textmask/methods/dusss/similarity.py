@@ -14,6 +14,7 @@ from textmask.nn.attention import Attention
 from textmask.types import Embedding
 
 Constants = Literal["scaled", "released"]
+EXACT = "donot_use_mm_for_euclid_dist"  # a matrix product loses the digits of small distances
 MAX_RELATIVE = 50.0  # of the relative uncertainty: equal embeddings divide by 0
 
 
@@ -59,13 +60,9 @@ class GaussianHead(nn.Module):
 
 def wasserstein2(a: Gaussian, b: Gaussian) -> Pairs:
     """D_2W = ||mu_1 - mu_2||^2 + ||sigma_1 - sigma_2||^2 of every pair, B B (Eq. 1)."""
-
-    def squared(x: Embedding, y: Embedding) -> Pairs:
-        return torch.cdist(
-            x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist"
-        ).square()
-
-    return squared(a.mean, b.mean) + squared(a.sigma, b.sigma)
+    means = torch.cdist(a.mean.float(), b.mean.float(), compute_mode=EXACT)
+    sigmas = torch.cdist(a.sigma.float(), b.sigma.float(), compute_mode=EXACT)
+    return means.square() + sigmas.square()
 
 
 def uncertain_similarity(
@@ -88,7 +85,7 @@ def uncertain_similarity(
     distance = torch.cdist(
         nn.functional.normalize(a.embedding.float(), dim=1),
         nn.functional.normalize(b.embedding.float(), dim=1),
-        compute_mode="donot_use_mm_for_euclid_dist",
+        compute_mode=EXACT,
     )
     level = wasserstein2(a, b)
     if constants == "scaled":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -17,20 +16,19 @@ from textmask.types import Batch, Image, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.guide_decoder import GuideDecoderRecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class GuideDecoderMethod(Method):
     """Image encoder, frozen text encoder, guide blocks in the decoder."""
+
+    text_encoder: TextEncoder | TextCache
 
     def __init__(self, recipe: GuideDecoderRecipe) -> None:
         super().__init__()
         self.text_encoder = build_text_encoder(recipe.text_encoder)
         encoder = build_image_encoder(recipe.image_encoder)
         self.net = GuideDecoder(encoder, self.text_encoder.width, recipe.net)
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,20 +17,20 @@ from textmask.types import Batch, Image, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.mean_teacher import MeanTeacherRecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class MeanTeacher(Method):
     """Teacher and student over GuideDecoder or MMI-UNet; `net` is the student."""
+
+    text_encoder: TextEncoder | TextCache
+    teacher: Teacher
 
     def __init__(self, recipe: MeanTeacherRecipe) -> None:
         super().__init__()
         self.text_encoder = build_text_encoder(recipe.text_encoder)
         self.net = build_backbone(recipe.backbone, self.text_encoder.width)
         self.teacher = Teacher(self.net, recipe.ema)
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def after_step(self, stage: str, step: int) -> None:
         """The teacher follows, from the first step of the burn-in on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,10 +28,14 @@ from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.semi_medref import SemiMedRefRecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class SemiMedRef(Method):
     """Teacher and student over GuideDecoder or MMI-UNet; `net` is the student."""
+
+    text_encoder: TextEncoder | TextCache
+    teacher: Teacher
 
     def __init__(self, recipe: SemiMedRefRecipe) -> None:
         super().__init__()
@@ -49,10 +53,6 @@ class SemiMedRef(Method):
         )
         self.teacher = Teacher(self.net, recipe.ema)
         self._monitors: dict[str, Tensor] = {}
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def after_step(self, stage: str, step: int) -> None:
         """The teacher follows, from the first step of the burn-in on."""
@@ -127,6 +127,7 @@ class SemiMedRef(Method):
         settings = PatchMix(recipe.mix, recipe.block_px, recipe.mix_share, recipe.tau, recipe.gate)
         strong = unlabelled.views.get("strong_blur", unlabelled.image).clone()
         mixed = patch_mix(strong, probability, unlabelled.text, spoken.prompts, settings, generator)
+        mixed = replace(mixed, text=mixed.text.to(strong.device))
         changed = sum(a != b for a, b in zip(spoken.prompts, unlabelled.text.prompts, strict=True))
         self._monitors = {
             "pseudo_share": mixed.target.float().mean(),

@@ -67,7 +67,7 @@ def prior(
             halved again by "lower left", hence the default.
     """
     device = box.device
-    named = torch.zeros(len(statements), 3, 3, device=device)
+    named = torch.zeros(len(statements), 3, 3)  # on the CPU: read below
     for b, statement in enumerate(statements):
         for side, level in directed_zones(statement):
             named[b, list(Side).index(side), list(Level).index(level)] = 1
@@ -80,7 +80,7 @@ def prior(
     sides = _band_weights(
         [[table.sides[side] for side in Side] for table in tables], size[1], box[:, 2:], frame
     )
-    down = (named[..., None] * levels[:, None]).amax(
+    down = (named.to(device)[..., None] * levels[:, None]).amax(
         dim=2
     )  # B side H: the level that is named there
     found = torch.zeros(len(statements), *size, device=device)
@@ -88,7 +88,8 @@ def prior(
         :, 0
     ].tolist():  # sides that nobody names cost nothing
         torch.maximum(found, down[:, i, :, None] * sides[:, i, None], out=found)
-    found[~named.flatten(1).any(dim=1)] = 1
+    nothing_named = ~named.flatten(1).any(dim=1)
+    found.masked_fill_(nothing_named.to(device)[:, None, None], 1.0)
     return found[:, None]
 
 

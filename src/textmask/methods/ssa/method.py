@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,10 +25,13 @@ from textmask.types import Batch, Image, Output, Text, TextFeatures
 
 if TYPE_CHECKING:
     from textmask.methods.ssa import SSARecipe
+    from textmask.nn.text_encoders import TextCache, TextEncoder
 
 
 class SSA(Method):
     """Spatial-aware symmetric alignment over GuideDecoder or MMI-UNet."""
+
+    text_encoder: TextEncoder | TextCache
 
     def __init__(self, recipe: SSARecipe) -> None:
         super().__init__()
@@ -42,10 +44,6 @@ class SSA(Method):
             recipe, self.net.widths[recipe.align_scale], self.net.bidirectional
         )
         self._monitors: dict[str, Tensor] = {}
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode the training sentences once."""
-        self.text_encoder.prepare(prompts)
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W; only the backbone decides them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from textmask.config import Recipe
-from textmask.data.loaders import indices_from_list, labelled_indices, open_split
+from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.evaluation.protocol import refuse_leaks
@@ -22,10 +22,13 @@ from textmask.evaluation.scoring import Scorer, overlap_of
 from textmask.io.files import file_sha256, read_json, write_json
 from textmask.methods.registry import Arm, build_method, load_recipe
 from textmask.metrics.overlap import Counts
-from textmask.runs.checkpoint import WEIGHTS, load_run
-from textmask.runs.folder import labelled_names
+from textmask.runs.checkpoint import load_run
+from textmask.runs.layout import RECIPE, RESULT, WEIGHTS
+from textmask.runs.record import read_record
+from textmask.runs.session import fabric_device
 from textmask.studies.grid.summary import Finished
-from textmask.training.loop import train
+from textmask.training.labels import indices_from_list, labelled_indices, refuse_other_labels
+from textmask.training.loop import TrainOptions, train
 
 
 class BusyError(TextMaskError):
@@ -88,6 +91,7 @@ class TrialSet:
     """Cells, and what they share: the data, the split, and the masks (of size `size`) all of them are scored against.
 
     `labelled_list` names the labelled pictures of every cell; None leaves them to each recipe's fraction and seed.
+    `device` is where each cell trains and predicts; see `runs.session.find_device`.
 
     Cells know nothing of each other, so that they may run in any order and anywhere; the order here is that of the
     list.
@@ -99,6 +103,7 @@ class TrialSet:
     base: Recipe
     cache_dir: Path | None
     labelled_list: LabelledList | None = None
+    device: str = "auto"
 
     def check(self) -> None:
         """Find out before hours of training what would stop it.
@@ -114,7 +119,7 @@ class TrialSet:
             refuse_leaks(cell.path, rows, self.split)
             self._refuse_two_answers(cell)
             _refuse_other(cell, self.manifest, self.labelled_list)
-            if cell.arm.name not in built and not (cell.path / "result.json").exists():
+            if cell.arm.name not in built and not (cell.path / RESULT).exists():
                 built.add(cell.arm.name)
                 build_method(cell.recipe)
 
@@ -128,7 +133,7 @@ class TrialSet:
     def read(self, cell: Trial) -> Finished | None:
         """The result of a finished cell, None where it still has to be made."""
         paths = self._paths(cell)
-        result = cell.path / "result.json"
+        result = cell.path / RESULT
         if not (paths[0].exists() and result.exists()):
             return None
         row = read_json(paths[0])
@@ -163,17 +168,25 @@ class TrialSet:
             raise DataError(
                 f"{listed.path} changed while the study ran. Restore it, or give another --out."
             )
-        if not (cell.path / "result.json").exists():
-            resume = (cell.path / "recipe.json").exists()
-            options: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": bar}
-            options["labelled_list"] = None if listed is None else listed.path
-            train(cell.recipe, self.manifest, cell.path, resume=resume, **options)
+        if not (cell.path / RESULT).exists():
+            resume = (cell.path / RECIPE).exists()
+            accelerator, devices = fabric_device(self.device)
+            train(
+                cell.recipe,
+                self.manifest,
+                cell.path,
+                resume=resume,
+                cache_dir=self.cache_dir,
+                labelled_list=None if listed is None else listed.path,
+                progress=bar,
+                options=TrainOptions(accelerator=accelerator, devices=devices),
+            )
         return self._score(cell)
 
     def _score(self, cell: Trial) -> Finished:
         """Predict the split and leave the row of a trained cell."""
         refuse_leaks(cell.path, self.manifest.rows_of(self.split), self.split)
-        run = load_run(cell.path)
+        run = load_run(cell.path, self.device)
         masks = open_split(self.manifest, self.split, self.base.image_size, self.cache_dir)
         sized = open_split(self.manifest, self.split, run.recipe.image_size, self.cache_dir)
         scorer = Scorer(self.manifest, self.split, masks, True, False, self.cache_dir, None)
@@ -203,7 +216,7 @@ class TrialSet:
             "assd_px": float(scored.surface.assd.mean()),
             "epoch": run.result.get("epoch"),
             "seconds": run.result.get("seconds"),
-            "commit": read_json(cell.path / "environment.json").get("git_commit", ""),
+            "commit": read_record(cell.path).environment.get("git_commit", ""),
             "method": cell.recipe.method,
             "settings": " ".join(cell.settings),
             "weights_sha256": file_sha256(cell.path / WEIGHTS),
@@ -247,7 +260,7 @@ def _held(path: Path) -> Iterator[None]:
 
 def _refuse_other(cell: Trial, manifest: Manifest, listed: LabelledList | None) -> None:
     """Raise where the folder of a cell holds something else; a field that is newer than the run has its default."""
-    path = cell.path / "recipe.json"
+    path = cell.path / RECIPE
     if not path.exists():
         return
     try:
@@ -266,22 +279,18 @@ def _refuse_other(cell: Trial, manifest: Manifest, listed: LabelledList | None) 
             f"{cell.path} holds a run of other settings (it differs in {', '.join(fields)}). A study never mixes them: "
             "ask for the same settings again, or give another --out."
         )
-    data_hash, found = manifest.hash(), read_json(cell.path / "data.json").get("hash")
+    data_hash, found = manifest.hash(), read_record(cell.path).data.get("hash")
     if found != data_hash:
         raise DataError(
             f"{cell.path} was trained on another table (sha256 {str(found)[:12]}, this one is {data_hash[:12]}). "
             "Give the same data and options, or another --out."
         )
     keys = [row.image for row in manifest.rows_of("train")]
+    labelled: dict[str, Sequence[int] | np.ndarray] = {}
     for stage in cell.recipe.stages:
-        wanted = (
+        labelled[stage.name] = (
             listed.indices
             if listed
             else labelled_indices(keys, stage.labelled_fraction, cell.recipe.seed)
         )
-        labelled = labelled_names(cell.path, stage.name, keys)
-        if {keys[i] for i in wanted} != set(labelled):
-            raise DataError(
-                f"{cell.path} was trained with other labelled pictures ({len(labelled)} in stage {stage.name!r}, this "
-                f"study has {len(wanted)}). Give the same --labelled-list, or another --out."
-            )
+    refuse_other_labels(cell.path, keys, labelled)

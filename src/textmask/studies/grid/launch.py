@@ -19,7 +19,7 @@ from textmask.cluster import (
     import_ray,
     last_line,
     ray_cluster,
-    ray_nodes,
+    ray_gpus,
     ray_threads,
     slurm_parameter,
 )
@@ -149,9 +149,10 @@ def _ray(
     with ray_cluster(ray):
         threads = ray_threads(ray, engine)
         grid.decode()
-        gpus = 1 if any(node.get("GPU", 0) for node in ray_nodes(ray)) else 0
+        gpus = ray_gpus(ray, grid.device)
         task = ray.remote(work_elsewhere).options(num_cpus=threads, num_gpus=gpus, name="textmask")
-        shared = ray.put(grid)
+        # Ray shows a task only the GPU it has reserved
+        shared = ray.put(replace(grid, device=grid.device.partition(":")[0]))
         waiting = {task.remote(shared, cell, threads): cell for cell in cells}
         for cell in cells:
             started(cell, "a task of Ray")

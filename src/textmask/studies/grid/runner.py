@@ -15,6 +15,7 @@ from textmask.data.manifest import Manifest
 from textmask.errors import CheckpointError, ConfigError, TextMaskError
 from textmask.evaluation.protocol import HD95
 from textmask.methods.registry import Arm, preset_recipe
+from textmask.runs.session import find_device
 from textmask.studies.grid.cells import LabelledList, Trial, TrialSet
 from textmask.studies.grid.design import StudyPlan
 from textmask.studies.grid.launch import TrialOutcome, run_trials
@@ -73,6 +74,7 @@ def run_study(
     split: str = "test",
     n_bootstrap: int = 2000,
     cache_dir: Path | None = None,
+    device: str = "auto",
     engine: Launcher | None = None,
     progress: Say | None = None,
 ) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def run_study(
         split: what is predicted and scored.
         n_bootstrap: resamples of an interval.
         cache_dir: of the decoded pictures.
+        device: auto, cpu, cuda, cuda:N or mps.
         engine: where the cells run; None is here, one after another.
         progress: called with a line of text per cell; None is silence.
 
@@ -109,6 +112,8 @@ def run_study(
         CheckpointError: a folder cannot be written.
         TextMaskError: cells that failed on other machines, when all others are finished.
     """
+    if engine is None or engine.name == "local":
+        find_device(device)  # other machines have devices of their own
     out, manifest = (
         out.absolute(),
         replace(manifest, root=manifest.root.absolute()),
@@ -119,7 +124,9 @@ def run_study(
     listed = (
         None if labelled_list is None else LabelledList.read(labelled_list.absolute(), manifest)
     )
-    grid = TrialSet(cells, manifest, split, base, cache_dir and cache_dir.absolute(), listed)
+    grid = TrialSet(
+        cells, manifest, split, base, cache_dir and cache_dir.absolute(), listed, device
+    )
     grid.check()
     groups = [row.group for row in manifest.rows_of(split)]
     shared: dict[str, Any] = {

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from textmask.data.loaders import SplitData, build_text, open_split, to_image
 from textmask.data.manifest import Manifest
@@ -59,6 +57,7 @@ def measure_ambiguity(
     count: int = 64,
     seed: int = 0,
     cache_dir: Path | None = None,
+    device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Draw the activation maps of a few pictures for similar sentences, and measure on more how the maps move.
@@ -80,6 +79,7 @@ def measure_ambiguity(
         count: how many to measure on, if the split has as many that allow every wording.
         seed: of the choice of pictures and of the wording.
         cache_dir: of the decoded pictures.
+        device: auto, cpu, cuda, cuda:N or mps.
         progress: called with (done, total).
 
     Returns:
@@ -94,7 +94,7 @@ def measure_ambiguity(
         raise ConfigError(
             f"ambiguity: got pictures {pictures} and count {count}, expected at least 1 each."
         )
-    loaded = load_run(run)
+    loaded = load_run(run, device)
     data = open_split(manifest, split, loaded.recipe.image_size, cache_dir)
     chosen, usable = choose_rows(data, max(pictures, count), seed)
     looks = look(loaded, data, chosen[: max(pictures, count)], pictures, progress)
@@ -176,16 +176,13 @@ def look(
     Raises:
         ConfigError: the method publishes no attention map.
     """
-    method = run.method
-    device = next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
+    session = run.session()
+    device = session.device
     maps, figures, share = [], [], []
     for done, (i, said) in enumerate(chosen, start=1):
         image = to_image(data.images[i : i + 1]).to(device).expand(len(said), -1, -1, -1)
         statements = [parse(sentence, laterality=data.rows[i].laterality) for sentence in said]
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16"),
-        ):
+        with session.running() as method:
             found = method(image, build_text(said, statements).to(device)).aux.get("attention")
         if found is None:
             raise ConfigError(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from textmask.data.loaders import SplitData, open_split, to_image
 from textmask.data.manifest import Manifest
@@ -19,6 +17,7 @@ from textmask.metrics.overlap import Floats, Ints
 from textmask.plots.charts import scatter_panels_png
 from textmask.plots.overlays import PALETTE
 from textmask.runs.checkpoint import Run, load_run, load_weights, read_tensors
+from textmask.runs.layout import stage_weights
 
 LETTERS = 90  # of a sentence in the legend
 SHUFFLES = 20  # relabellings that the floor is the mean of
@@ -52,6 +51,7 @@ def draw_features(
     top: int = 5,
     stage: str | None = None,
     cache_dir: Path | None = None,
+    device: str = "auto",
 ) -> list[Separation]:
     """Draw the images of the most frequent sentences by their vectors, a panel a run, and write the figures beside.
 
@@ -66,6 +66,7 @@ def draw_features(
         top: how many of its most frequent sentences.
         stage: use the weights chosen in this earlier stage, e.g. "pretrain"; None is the finished run.
         cache_dir: of the decoded pictures.
+        device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
         ConfigError: `top` below 2 or more than there are colours; a method without an image vector; no run.
@@ -79,11 +80,9 @@ def draw_features(
     sentences = frequent([row.text for row in manifest.rows_of(split)], top)
     panels, found = [], []
     for path in runs:
-        run = load_run(path)
+        run = load_run(path, device)
         if stage is not None:
-            load_weights(
-                run.method, *read_tensors(path / f"weights-{stage}.safetensors"), run.recipe
-            )
+            load_weights(run.method, *read_tensors(stage_weights(run.path, stage)), run.recipe)
         data = open_split(manifest, split, run.recipe.image_size, cache_dir)
         rows = np.array([i for i, prompt in enumerate(data.prompts) if prompt in sentences])
         labels = np.array([sentences.index(data.prompts[i]) for i in rows], np.int64)
@@ -133,17 +132,13 @@ def embed(run: Run, data: SplitData, rows: np.ndarray, batch_size: int = 32) -> 
         ConfigError: the method of the run publishes none.
         DataError: a vector is not finite.
     """
-    method = run.method
-    device = next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
+    session = run.session()
     parts = []
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16"),
-    ):
+    with session.running() as method:
         for begin in range(0, len(rows), batch_size):
-            image = to_image(data.images[rows[begin : begin + batch_size]]).to(device)
+            image = to_image(data.images[rows[begin : begin + batch_size]]).to(session.device)
             try:
-                parts.append(method.embed_image(image).double().cpu().numpy())
+                parts.append(method.embed_image(image).cpu().double().numpy())
             except ConfigError as error:
                 raise ConfigError(f"{run.path}: {error}") from error
     vectors: Floats = np.concatenate(parts)

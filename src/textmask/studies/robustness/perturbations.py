@@ -24,12 +24,14 @@ from textmask.data.manifest import Manifest, Row
 from textmask.data.shuffled_text import read_prompts
 from textmask.errors import CheckpointError, ConfigError, choose
 from textmask.evaluation.protocol import protocol_of, refuse_leaks
-from textmask.evaluation.scoring import Progress, Scored, Scorer
+from textmask.evaluation.scoring import Scored, Scorer
 from textmask.io.files import write_whole
 from textmask.methods.registry import get_method
 from textmask.metrics.overlap import Bools
+from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.environment import git_commit
+from textmask.runs.layout import STUDIES, output_folder
 from textmask.statement import Statement
 from textmask.text.zones import ZONE_MAPS
 
@@ -129,6 +131,7 @@ class RobustnessOptions:
         n_bootstrap: resamples of an interval.
         cache_dir: of the decoded pictures.
         progress: called with (name of a variant, done, total).
+        device: auto, cpu, cuda, cuda:N or mps.
     """
 
     out: Path | None = None
@@ -138,6 +141,7 @@ class RobustnessOptions:
     n_bootstrap: int = 2000
     cache_dir: Path | None = None
     progress: Progress | None = None
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -299,7 +303,7 @@ def open_bench(
     """
     if options.zones is not None:
         choose("zone map", options.zones, list(ZONE_MAPS))
-    loaded, limit = load_run(run), options.limit
+    loaded, limit = load_run(run, options.device), options.limit
     rows = manifest.rows_of(split)
     chosen = limited(rows, limit, options.seed)
     refuse_leaks(loaded.path, [rows[i] for i in chosen], split)
@@ -307,7 +311,7 @@ def open_bench(
     if len(chosen) < len(data):
         data = data.take(chosen)
     folder = f"{study}-{split}" if limit is None else f"{study}-{split}-{limit}"
-    out = options.out or loaded.path / "studies" / folder
+    out = output_folder(loaded.path, options.out, STUDIES, folder)
     try:
         (out / "predictions").mkdir(parents=True, exist_ok=True)
     except OSError as error:

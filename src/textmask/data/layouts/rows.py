@@ -1,0 +1,116 @@
+"""Turns the entries of a layout into manifest rows: each name becomes the path of a file."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from textmask.data.layouts.entries import LayoutEntry
+from textmask.data.layouts.pairing import Kind, Tree
+from textmask.data.manifest import SHOWN, SPLIT, TRUTH, Row, text_problem
+from textmask.data.paths import path_problem
+from textmask.errors import DataError
+from textmask.statement import Laterality
+
+
+@dataclass
+class Pairing:
+    """Looks up the files of entries and keeps what is missing."""
+
+    tree: Tree
+    total: int
+    missing: dict[Kind, list[LayoutEntry]] = field(
+        default_factory=lambda: {"image": [], "mask": []}
+    )
+    wrong: list[str] = field(default_factory=list)
+
+    def find(
+        self, kind: Kind, name: str, entry: LayoutEntry, splits: Sequence[str]
+    ) -> tuple[str, str] | None:
+        """(path, split) of a file of an entry; what cannot be found is noted."""
+        if problem := path_problem(name.replace("\\", "/")):
+            self.wrong.append(f"{entry.where}: {kind} {problem}")
+            return None
+        exact = posixpath.normpath(name)
+        found = (
+            (exact, splits[0]) if exact in self.tree.known else self.tree.find(kind, name, splits)
+        )
+        if found is None:
+            self.missing[kind].append(entry)
+        return found
+
+    def row(self, entry: LayoutEntry) -> Row | None:
+        """The row of an entry, None when a file is missing."""
+        image = self.find("image", entry.name, entry, entry.splits)
+        mask: tuple[str, str] | None = None
+        wants_mask = entry.mask != "" and not (entry.mask is None and not self.tree.folders("mask"))
+        if wants_mask and image is not None:
+            mask = self.find("mask", entry.mask or entry.name, entry, (image[1],))
+        if problem := text_problem(entry.text):
+            self.wrong.append(f"{entry.where}: {problem}")
+        if image is None or (wants_mask and mask is None):
+            return None
+        path = mask[0] if mask else None
+        split = entry.becomes or image[1]
+        if not SPLIT.fullmatch(split):
+            self.wrong.append(
+                f"{entry.where}: split {split!r}; expected train, valid, test or another name"
+            )
+        return Row(
+            image[0],
+            path,
+            entry.text,
+            split,
+            entry.group,
+            self._side(entry),
+            self._labelled(entry, path),
+        )
+
+    def _side(self, entry: LayoutEntry) -> Laterality:
+        try:
+            return Laterality(entry.laterality.lower() or "unknown")
+        except ValueError:
+            self.wrong.append(
+                f"{entry.where}: laterality {entry.laterality!r}; expected image, patient or unknown"
+            )
+            return Laterality.UNKNOWN
+
+    def _labelled(self, entry: LayoutEntry, mask: str | None) -> bool:
+        name = entry.labelled.lower()
+        if name and (name not in TRUTH or (TRUTH[name] and mask is None)):
+            self.wrong.append(
+                f"{entry.where}: labelled {entry.labelled!r}; expected true (with a mask) or false"
+            )
+        return TRUTH.get(name, True) and mask is not None
+
+    def raise_any(self, path: Path) -> None:
+        """Raise what is missing or wrong.
+
+        Raises:
+            DataError: with the first names of each kind.
+        """
+        lines = _first_lines(self.wrong)
+        for kind, entries in self.missing.items():
+            if entries:
+                names = ", ".join(f"{entry.name!r} ({entry.where})" for entry in entries[:SHOWN])
+                more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+                what = "picture" if kind == "image" else "mask"
+                lines.append(
+                    f"{len(entries)} of {self.total} names have no {what}: {names}{more}; {self._where(kind)}"
+                )
+        if lines:
+            raise DataError(f"{path}: " + "\n  ".join(lines))
+
+    def _where(self, kind: Kind) -> str:
+        folders = self.tree.folder_names(kind)
+        if not folders:
+            return f"no folder of {kind}s was found"
+        return (
+            f"looked in {', '.join(folders[:6])}, ignoring letter case, suffix and a leading mask_"
+        )
+
+
+def _first_lines(lines: list[str]) -> list[str]:
+    return lines[:SHOWN] + ([f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])

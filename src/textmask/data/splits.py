@@ -1,0 +1,74 @@
+"""Change which split the rows of a manifest belong to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from textmask.data.manifest import Manifest
+from textmask.errors import ConfigError
+
+
+def hold_out(
+    manifest: Manifest,
+    fraction: float = 0.1,
+    seed: int = 0,
+    source: str = "train",
+    name: str = "valid",
+) -> Manifest:
+    """Move a seeded part of one split into a new one, whole groups at a time where rows name a group.
+
+    Args:
+        manifest: the data set.
+        fraction: share of the rows of `source` to move, in (0, 1); groups are added while they fit.
+        seed: of the draw.
+        source: split to take from.
+        name: split to make.
+
+    Raises:
+        ConfigError: the fraction is not in (0, 1), the split exists already, or all rows are one group.
+    """
+    rows = manifest.rows_of(source)
+    if not 0 < fraction < 1:
+        raise ConfigError(f"hold_out: fraction is {fraction}, expected a number between 0 and 1.")
+    if name in manifest.splits:
+        raise ConfigError(f"hold_out: there is a split {name!r} already; choose another name.")
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row.group, "" if row.group else row.image), []).append(row.image)
+    if len(groups) < 2:
+        raise ConfigError(
+            f"hold_out: all {len(rows)} rows of {source!r} are one group; none can be moved."
+        )
+    wanted = max(1, round(fraction * len(rows)))
+    names = sorted(groups)
+    taken: set[str] = set()
+    for index in np.random.default_rng(seed).permutation(len(names)):
+        if len(taken) + len(groups[names[index]]) <= wanted:
+            taken.update(groups[names[index]])
+    if not taken:  # every group is larger than the share
+        taken.update(groups[min(names, key=lambda group: len(groups[group]))])
+    moved = (
+        replace(row, split=name) if row.split == source and row.image in taken else row
+        for row in manifest.rows
+    )
+    return replace(manifest, rows=tuple(moved))
+
+
+def merge_split(manifest: Manifest, source: str = "valid", into: str = "train") -> Manifest:
+    """Give all rows of one split to another: LViT's 24 + 6 pictures of MoNuSeg are the 30 that DuSSS trains on.
+
+    What then chooses the checkpoint is part of train (`hold_out`) or the last epoch (`Stage.select`), never test.
+
+    Raises:
+        ConfigError: one of the two does not exist, or test would be trained on.
+    """
+    for split in (source, into):
+        manifest.rows_of(split)
+    if "test" in (source, into):
+        raise ConfigError(
+            f"merge_split: {source!r} into {into!r} mixes test with other rows; it is only for scoring."
+        )
+    moved = (replace(row, split=into) if row.split == source else row for row in manifest.rows)
+    return replace(manifest, rows=tuple(moved))

@@ -1,0 +1,140 @@
+"""The one place where a trained method runs under its recipe: device, precision, memory format, inference mode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+from threading import Lock
+
+import torch
+
+from textmask.config import Recipe
+from textmask.errors import ConfigError
+from textmask.methods.base import Method
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA if there is any, else MPS, else the CPU.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises:
+        ConfigError: the name is unknown, or this machine does not have the device.
+    """
+    # the fastest device that this machine has
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
+        raise ConfigError(f"unknown device {name!r}, expected {DEVICES}.")
+
+    # a device that is named must be there: nothing falls back to the CPU in silence
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(
+                f"device {name} is not available: torch {torch.__version__} finds {count} CUDA devices on this "
+                "machine. Use auto or cpu, or install a CUDA build of torch."
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device mps is not available on this machine. Use auto or cpu.")
+    return device
+
+
+def fabric_device(name: str) -> tuple[str, int | list[int]]:
+    """The same device as `accelerator` and `devices` of `textmask.train`."""
+    kind, _, index = name.partition(":")
+    return kind, [int(index)] if index else 1
+
+
+def device_of(method: torch.nn.Module) -> torch.device:
+    """Where the parameters of a method are; the CPU if it has none."""
+    return next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
+
+
+class Session:
+    """A trained method on one device, ready to run any number of times, from any number of threads.
+
+    Args:
+        method: moved to `device`.
+        recipe: gives the precision.
+        device: see `find_device`; None leaves the method where it is, as validation inside training needs it.
+        precision: `fp32` or `bf16` instead of that of the recipe.
+
+    Example:
+        >>> session = run.session("auto")  # doctest: +SKIP
+        >>> with session.running() as model:  # doctest: +SKIP
+        ...     output = model(image.to(session.device), text.to(session.device))
+
+    Raises:
+        ConfigError: this machine does not have the device.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        device: str | None = None,
+        *,
+        precision: str | None = None,
+    ) -> None:
+        self.method = method
+        self.device = device_of(method) if device is None else find_device(device)
+        self.precision = precision or recipe.precision
+        if device is not None:
+            method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @contextmanager
+    def running(self) -> Iterator[Method]:
+        """The method in eval mode, without gradients, in the precision of its recipe."""
+        # fp32 means fp32 on every device, so that masks do not depend on it
+        bf16, kind = self.precision == "bf16", self.device.type
+        exact = nullcontext() if bf16 or kind != "cuda" else _TF32_OFF
+
+        # validation interrupts a training, which goes back to its own mode
+        was_training = self.method.training
+        if was_training:
+            self.method.eval()
+        try:
+            with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=bf16), exact:
+                yield self.method
+        finally:
+            if was_training:
+                self.method.train()
+
+
+class _WithoutTF32:
+    """Convolutions in real fp32 on CUDA: torch rounds their inputs to 10 bits (TF32) by default.
+
+    The setting is one for the process, so the first thread that enters changes it and the last one that leaves
+    restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = torch.backends.cudnn.allow_tf32
+                torch.backends.cudnn.allow_tf32 = False
+            self._inside += 1
+
+    def __exit__(self, *problem: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            # the last thread that leaves
+            if not self._inside:
+                torch.backends.cudnn.allow_tf32 = self._before
+
+
+_TF32_OFF = _WithoutTF32()

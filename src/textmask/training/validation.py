@@ -1,0 +1,50 @@
+"""Validation scores, by which a training chooses its epoch."""
+
+from __future__ import annotations
+
+from textmask.config import Recipe
+from textmask.data.cache import SplitData
+from textmask.inference.predict_split import predict_split
+from textmask.methods.base import Method
+from textmask.metrics.overlap import counts, overlap
+
+
+def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float]:
+    """Mean per-image and pooled overlap of a split at the recipe's size and threshold."""
+    masks = predict_split(method, data, recipe) > recipe.threshold
+    found = overlap(counts(masks, data.masks), recipe.empty_policy)
+    return {
+        "dice_per_image": found.dice_per_image_mean,
+        "dice_pooled": found.dice_pooled,
+        "iou_per_image": found.iou_per_image_mean,
+        "iou_pooled": found.iou_pooled,
+    }
+
+
+def validate_variants(
+    method: Method, data: SplitData, recipe: Recipe
+) -> tuple[str, dict[str, float]]:
+    """Validate each of a method's variants (student, teacher) and make it use the best one from then on.
+
+    Args:
+        method: may have no variants.
+        data: the validation split.
+        recipe: names the score to choose by.
+
+    Returns:
+        The best variant ("" if the method has none) and its scores, followed by those of each as `variant/score`.
+    """
+    if not method.weights_to_use:
+        return "", validate(method, data, recipe)
+
+    found: dict[str, dict[str, float]] = {}
+    for variant in method.weights_to_use:
+        method.use(variant)
+        found[variant] = validate(method, data, recipe)
+
+    best = max(found, key=lambda variant: found[variant][recipe.select_on])
+    method.use(best)
+    scores = dict(found[best])
+    for variant, values in found.items():
+        scores.update({f"{variant}/{name}": value for name, value in values.items()})
+    return best, scores
