@@ -141,7 +141,7 @@ def mr(frames: int = 3) -> Dataset:
 
 
 def sc(frames: int = 0, **attributes: object) -> Dataset:
-    """A screenshot in colour."""
+    """A screenshot in color."""
     shape = (frames, 20, 31, 3) if frames else (20, 31, 3)
     pixels = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
     storage = (

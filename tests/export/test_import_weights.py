@@ -76,7 +76,7 @@ def test_weights_that_do_not_fit_and_files_that_are_none_are_refused(state, tmp_
     ):
         with pytest.raises(CheckpointError, match=said):
             import_weights(tmp_path / f"{name}.pt", tmp_path / "run", recipe=root / "recipe.json")
-    with pytest.raises(ConfigError, match="which method"):
+    with pytest.raises(ConfigError, match="method of these weights is unknown"):
         import_weights(root / "model.pt", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -28,12 +28,12 @@ def save(path: Path, array: np.ndarray, **options: object) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
-def test_grey_and_colour_come_back_as_stored(tmp_path: Path, suffix: str) -> None:
+def test_gray_and_color_come_back_as_stored(tmp_path: Path, suffix: str) -> None:
     assert np.array_equal(read_image(save(tmp_path / f"g.{suffix}", GREY)), GREY)
     assert np.array_equal(read_image(save(tmp_path / f"c.{suffix}", COLOUR)), COLOUR)
 
 
-def test_three_equal_channels_are_grey(tmp_path: Path) -> None:
+def test_three_equal_channels_are_gray(tmp_path: Path) -> None:
     assert np.array_equal(read_image(save(tmp_path / "a.png", np.stack([GREY] * 3, -1))), GREY)
 
 
@@ -47,7 +47,7 @@ def test_alpha_palette_and_one_bit(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "p.png"), np.asarray(palette.convert("RGB")))
 
 
-def test_grey_jpeg_as_opencv_decodes_it(tmp_path: Path) -> None:
+def test_gray_jpeg_as_opencv_decodes_it(tmp_path: Path) -> None:
     smooth = cv2.GaussianBlur(GREY, (9, 9), 3)
     path = save(tmp_path / "a.jpg", smooth, quality=90)
     theirs = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(int)
@@ -80,7 +80,7 @@ def test_16_bit_outliers_and_constants(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_colour_keeps_its_range_and_order(tmp_path: Path, suffix: str) -> None:
+def test_16_bit_color_keeps_its_range_and_order(tmp_path: Path, suffix: str) -> None:
     deep = (
         COLOUR.astype(np.uint16) + 100
     ) * 3  # far below 65535: the high bytes alone would be 0..4
@@ -97,7 +97,7 @@ def test_float_with_nan_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, stored_size])
-def test_missing_empty_and_no_picture(tmp_path: Path, read: object) -> None:
+def test_missing_empty_and_no_image(tmp_path: Path, read: object) -> None:
     with pytest.raises(DataError, match=r"gone\.png: no such file"):
         read(tmp_path / "gone.png")
     (tmp_path / "empty.png").write_bytes(b"")
@@ -116,7 +116,7 @@ def test_missing_empty_and_no_picture(tmp_path: Path, read: object) -> None:
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 @pytest.mark.parametrize("read", [read_image, read_mask])
-def test_truncated_is_an_error_not_a_half_grey_picture(
+def test_truncated_is_an_error_not_a_half_gray_image(
     tmp_path: Path, suffix: str, kept: float, read: object
 ) -> None:
     path = save(
@@ -129,7 +129,7 @@ def test_truncated_is_an_error_not_a_half_grey_picture(
         read(path)
 
 
-def test_truncated_16_bit_colour_is_an_error(tmp_path: Path) -> None:
+def test_truncated_16_bit_color_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), COLOUR.astype(np.uint16) * 200)
     path.write_bytes(path.read_bytes()[:-2000])
@@ -237,7 +237,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_write_png_refuses_what_is_no_picture(tmp_path: Path) -> None:
+def test_write_png_refuses_what_is_no_image(tmp_path: Path) -> None:
     for array in (GREY.astype(np.float32), np.zeros((3, 4, 4), np.uint8), np.zeros(5, np.uint8)):
         with pytest.raises(DataError, match="expected H W or H W 3"):
             write_png(tmp_path / "a.png", array)

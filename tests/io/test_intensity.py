@@ -49,6 +49,6 @@ def test_range_and_stretch():
 @pytest.mark.parametrize(
     ("value", "match"), [(np.nan, "NaN"), (np.inf, "NaN or inf"), (-1e31, "values beyond 1e")]
 )
-def test_values_that_are_no_picture(value, match):
+def test_values_that_are_no_image(value, match):
     with pytest.raises(DataError, match=f"a.tif: contains {match}"):
         value_range(np.array([1.0, value]), "a.tif")

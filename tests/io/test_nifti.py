@@ -133,7 +133,7 @@ def test_bytes_stay_and_a_negative_slope_inverts():
     axis=st.integers(0, 2),
     codes=st.tuples(*[st.integers(0, 4)] * 2),
 )
-def test_a_mask_has_exactly_the_geometry_of_its_picture(tmp_path_factory, seed, two, axis, codes):
+def test_a_mask_has_exactly_the_geometry_of_its_image(tmp_path_factory, seed, two, axis, codes):
     rng = np.random.default_rng(seed)
     rotation = nibabel.eulerangles.euler2mat(*rng.uniform(-3, 3, 3))
     affine = nibabel.affines.from_matvec(
@@ -197,7 +197,7 @@ def test_masks_by_index_and_wrong_masks(tmp_path):
     assert not (tmp_path / "b.nii").exists()
 
 
-def test_a_flat_picture_comes_back_flat(tmp_path):
+def test_a_flat_image_comes_back_flat(tmp_path):
     flat = VOLUME[:, :, 0]
     picture = read_nifti(to_bytes(flat))[0]
     write_nifti_mask(tmp_path / "a.nii.gz", [picture.pixels > 100], picture.header)
@@ -270,13 +270,13 @@ def test_four_dimensions_of_which_one_is_1_are_a_volume():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_values_that_are_no_picture(value):
+def test_values_that_are_no_image(value):
     volume = VOLUME.astype(np.float64)
     volume[3, 3, 3] = value
     refused(to_bytes(volume), "NaN or infinite|values beyond")
 
 
-def test_colours_pairs_and_other_files():
+def test_colors_pairs_and_other_files():
     refused(to_bytes(VOLUME.astype(np.complex64)), "contains complex64 voxels")
     refused(to_bytes().replace(b"n+1\0", b"ni1\0"), r"pair of files")
     refused(b"\0" * 400, "is not NIfTI")

@@ -20,7 +20,7 @@ def test_the_way_to_the_usual_view_and_back(pair):
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_directions_in_the_usual_view_literally(pair):
-    """A picture whose values grow towards the patient's left, back and feet grows so in the usual view."""
+    """An image whose values grow towards the patient's left, back and feet grows so in the usual view."""
     towards = {"L": (1, 0, 0), "P": (0, 1, 0), "F": (0, 0, 1)}
     vectors = {k: np.array(v) for k, v in towards.items()} | {
         OPPOSITE[k]: -np.array(v) for k, v in towards.items()

@@ -38,7 +38,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_and_its_bytes_are_the_same_pictures(tmp_path, name):
+def test_a_file_and_its_bytes_are_the_same_images(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(FILES[name])
     from_file, from_bytes = load_images(path), read_bytes(FILES[name], name)
@@ -59,7 +59,7 @@ def test_a_file_and_its_bytes_are_the_same_pictures(tmp_path, name):
         assert from_file[0].orientation is from_file[0].index is from_file[0].header is None
 
 
-def test_16_bit_colour_from_bytes():
+def test_16_bit_color_from_bytes():
     import cv2
 
     deep = np.random.default_rng(1).integers(0, 700, (20, 30, 3)).astype(np.uint16)
@@ -79,7 +79,7 @@ def test_medical_by_content_or_name(tmp_path):
         assert not is_medical_file(tmp_path / name)
 
 
-def test_one_picture_or_an_index(tmp_path):
+def test_one_image_or_an_index(tmp_path):
     path = tmp_path / "frames.dcm"
     path.write_bytes(FILES["frames.dcm"])
     with pytest.raises(

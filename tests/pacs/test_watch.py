@@ -532,7 +532,7 @@ class TestAnswer:
     """The adapter over a predictor, against the interface of `Predictor`."""
 
     class Fake:
-        """Marks the patient's left half of the picture as it is stored."""
+        """Marks the patient's left half of the image as it is stored."""
 
         weights_sha256 = "ef" * 32
 

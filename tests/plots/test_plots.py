@@ -86,7 +86,7 @@ def test_contour_is_one_pixel_wide_and_lies_on_the_border(film):
     np.testing.assert_array_equal(coloured, (mask == 1) & ~inside)
 
 
-def test_error_overlay_colours_hits_misses_and_false_alarms(film):
+def test_error_overlay_colors_hits_misses_and_false_alarms(film):
     out = error_overlay(film, square(5, 5, 25, 25), square(15, 15, 35, 35), alpha=1.0)
     assert tuple(out[20, 20]) == GREEN == LEGEND["found (TP)"]
     assert tuple(out[30, 30]) == VERMILION == LEGEND["missed (FN)"]
@@ -96,7 +96,7 @@ def test_error_overlay_colours_hits_misses_and_false_alarms(film):
 
 def test_error_overlay_outlines_each_region(film):
     out = error_overlay(film, square(0, 0, 10, 10), square(20, 20, 30, 30), alpha=0.0)
-    assert tuple(out[0, 0]) == tuple(out[9, 5]) == BLUE  # also along the edge of the picture
+    assert tuple(out[0, 0]) == tuple(out[9, 5]) == BLUE  # also along the edge of the image
     assert tuple(out[20, 25]) == VERMILION
     assert tuple(out[5, 5]) == (film[5, 5],) * 3
 
@@ -112,7 +112,7 @@ def _seen_by(colour, kind):
 
 
 @pytest.mark.parametrize("kind", ["protan", "deutan"])
-def test_colours_differ_for_the_colour_blind(kind):
+def test_colors_differ_for_the_color_blind(kind):
     seen = [_seen_by(colour, kind) for colour in LEGEND.values()]
     gaps = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(gaps) > 90
@@ -164,7 +164,7 @@ def test_what_cannot_be_drawn_is_refused(film, bad):
         bad(film)
 
 
-def test_charts_are_sharp_and_carry_their_colours():
+def test_charts_are_sharp_and_carry_their_colors():
     points = [CurvePoint(x, y, y, y) for x, y in ((0.1, 0.5), (1.0, 0.9))]
     below = [point._replace(estimate=0.2, low=0.2, high=0.2) for point in points]
     curve = pixels(log_curves_png({"train": points, "valid $a$": below}, "share", "Dice", "Loss"))
@@ -205,7 +205,7 @@ def test_shares_stand_on_a_logarithmic_axis():
     )  # not on top of each other
 
 
-def test_scatter_has_a_colour_a_name_and_a_panel_each():
+def test_scatter_has_a_color_a_name_and_a_panel_each():
     rng = np.random.default_rng(0)
     places = rng.normal(size=(300, 2))
     one = [("run $a$", places, np.arange(300) % 2)]
@@ -222,7 +222,7 @@ def test_scatter_has_a_colour_a_name_and_a_panel_each():
             scatter_panels_png(panels, names, "")
 
 
-def test_severity_curves_have_a_colour_and_a_panel_each():
+def test_severity_curves_have_a_color_and_a_panel_each():
     flat, falling = [(0.0, 0.0, 0.0)] * 3, [(0.0, 0.0, 0.0), (-5.0, -6.0, -4.0)]
     one = severity_png({"Dice": {"blur": flat}}, ["clean", "1", "2"], "steps")
     two = severity_png(

@@ -36,7 +36,7 @@ def film(phantom_manifest):
 
 @pytest.fixture(scope="session")
 def png():
-    """A small picture as the bytes of a PNG."""
+    """A small image as the bytes of a PNG."""
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50), np.uint8)
     return cv2.imencode(".png", pixels)[1].tobytes()
 

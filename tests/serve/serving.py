@@ -34,7 +34,7 @@ class Gated(Segmenter):
 
 
 def upload(client, data, name="film.png", **how):
-    """Upload a picture; its id."""
+    """Upload an image; its id."""
     answer = client.post("/v1/images", files={"file": (name, data, "image/png")}, **how)
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]

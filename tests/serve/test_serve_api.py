@@ -187,7 +187,7 @@ def test_a_side_that_cannot_be_known_is_refused_unless_assumed(client, png):
     refused(client.post(ask, json={**LOWER_LEFT, "laterality": "patient"}), 422, "laterality")
 
 
-def test_the_patients_left_is_the_pictures_right_in_a_usual_film(client, film):
+def test_the_patients_left_is_the_images_right_in_a_usual_film(client, film):
     name = upload(client, film.read_bytes())
     ask = f"/v1/images/{name}/masks"
     ours = client.post(ask, json={**LOWER_LEFT, "laterality": "patient", "view": "pa"}).json()
@@ -202,7 +202,7 @@ def test_the_patients_left_is_the_pictures_right_in_a_usual_film(client, film):
     assert turned["statement"]["cells"] == [["left", "lower"]]
 
 
-def test_a_picture_that_says_where_the_patient_is_needs_no_view(segmenter, film):
+def test_an_image_that_says_where_the_patient_is_needs_no_view(segmenter, film):
     place = Orientation.of_view("pa")
     known = Upload(LoadedImage(read_image(film), "dicom", place), 1, "")
     answer = segmenter.segment(known, PromptRequest(LOWER_LEFT["sentence"]))
@@ -224,13 +224,13 @@ def test_a_picture_that_says_where_the_patient_is_needs_no_view(segmenter, film)
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, 422, "damaged"),
     ],
 )
-def test_what_is_no_picture_is_refused(client, data, status, code):
+def test_what_is_no_image_is_refused(client, data, status, code):
     answer = client.post("/v1/images", files={"file": ("film.png", data)})
     message = refused(answer, status, code)
     assert "/tmp" not in message
 
 
-def test_a_truncated_picture_is_refused(client, film):
+def test_a_truncated_image_is_refused(client, film):
     data = film.read_bytes()
     refused(
         client.post("/v1/images", files={"file": ("a.png", data[: len(data) // 2])}), 422, "damaged"
@@ -591,7 +591,7 @@ def test_the_audit_log_says_who_asked_what_of_which_model(client_of, segmenter, 
     records = [json.loads(line) for line in text.splitlines()]
     assert [record["action"] for record in records] == ["upload", "ask", "ask", "forget"]
     assert "lower left" not in text
-    assert name not in text  # an id opens the picture
+    assert name not in text  # an id opens the image
     assert {record.get("model_sha256", segmenter.sha256) for record in records} == {
         segmenter.sha256
     }

@@ -109,7 +109,7 @@ def test_drop_ask_edit_compare_and_download(opened, film, tmp_path):
     before = opened.pixels()
     assert (
         (before != bare).any(axis=2) == (first != bare).any(axis=2)
-    ).all()  # the same place, the other colour
+    ).all()  # the same place, the other color
     page.get_by_role("radio", name="both").check()
     assert ((opened.pixels() != bare).any(axis=2) >= (first != bare).any(axis=2)).all()
     page.get_by_role("radio", name="image only").check()
@@ -240,7 +240,7 @@ def test_what_is_typed_and_what_a_file_is_called_never_runs(opened, film, tmp_pa
     opened.said.clear()
 
 
-def test_a_file_that_is_no_picture_is_said_to_be_none(opened, tmp_path):
+def test_a_file_that_is_no_image_is_said_to_be_none(opened, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     opened.page.get_by_label("Choose an image").first.set_input_files(tmp_path / "a.png")
     opened.wait("!byId('error').hidden")

@@ -196,7 +196,7 @@ def test_one_row_that_breaks_does_not_end_the_job(tmp_path):
     )
 
 
-def test_mask_shapes_are_those_of_the_pictures(client_of, root):
+def test_mask_shapes_are_those_of_the_images(client_of, root):
     cv2.imwrite(str(root / "wide.png"), np.zeros((30, 90), np.uint8))
     client = client_of(jobs_root=root)
     ask = {"source": "wide.png", **LOWER_LEFT, "laterality": "patient"}

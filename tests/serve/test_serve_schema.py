@@ -27,13 +27,13 @@ from textmask.serve.service import ServiceOptions
 
 EXAMPLES = int(os.environ.get("TEXTMASK_SCHEMA_EXAMPLES", "6"))
 TOKEN = "a-token-of-more-than-16"
-# bytes that are no picture, folders that are not there, and sides that cannot be known fit the description
+# bytes that are no image, folders that are not there, and sides that cannot be known fit the description
 MEANING = re.compile(r"^(POST|GET) /v1/(images$|jobs$|images/\{id\}/(masks|mask\.|overlay))")
 
 
 @pytest.fixture(scope="module")
 def described(segmenter, tmp_path_factory):
-    """The description, the id of a picture that is kept, and a session."""
+    """The description, the id of an image that is kept, and a session."""
     root = tmp_path_factory.mktemp("jobs")
     app = create_app(segmenter, ServiceOptions(token=TOKEN, jobs_root=root))
     upload = Upload(LoadedImage(np.zeros((20, 30), np.uint8)), 1, "")

@@ -104,7 +104,7 @@ def export(
         kept: name prefixes of graph nodes that stay in fp32 in an int8 export.
         notes: sentences for the card of `hf`, such as the license of the data.
         cache_dir: folder of the decoded images; None means the cache folder of the user.
-        device: where eager fp32 runs for the gate: auto, cpu, cuda, cuda:N or mps.
+        device: device of eager fp32 in the gate: auto, cpu, cuda, cuda:N or mps.
         progress: called with (step, done, total).
 
     Raises:

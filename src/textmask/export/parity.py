@@ -73,14 +73,14 @@ def compare_backends(
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Parity]:
-    """Run eager fp32 and every backend over a split; eager runs on `device` (None: where it is), backends on the CPU.
+    """Run eager fp32 and every backend over a split.
 
     Args:
         run: the trained run.
         backends: the exported graphs, by runtime.
         data: the split.
         batch_size: images per call; 1 with tiles.
-        device: where eager torch runs; None means where the model is. Exported graphs run on the CPU.
+        device: device of eager fp32; None means where the model is. Backends run on the CPU.
         progress: called with (done, total).
 
     Returns:
@@ -95,10 +95,10 @@ def compare_backends(
     masks: dict[str, list[np.ndarray]] = {name: [] for name in models}
     seconds, worst = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
     size = batch_size if recipe.tiles is None else 1
-
-    # all models take turns on each batch, so that their times are comparable
     session = Session(run.method, recipe, device, precision="fp32")
     places = {name: session.device if name == "eager" else torch.device("cpu") for name in models}
+
+    # all models take turns on each batch, so that their times are comparable
     with session.running():
         for begin in range(0, len(data), size):
             part = slice(begin, min(begin + size, len(data)))
@@ -136,14 +136,15 @@ def _probability(
     run: Run, model: Backend, data: SplitData, part: slice, device: torch.device
 ) -> np.ndarray:
     """Probabilities of some rows, float32 B H W."""
-    if run.recipe.tiles is not None:
+    tiles = run.recipe.tiles
+    if tiles is not None:
         prompt, statement = data.prompts[part.start], data.statements[part.start]
-        image, tiles = data.images[part][0], run.recipe.tiles
+        image = data.images[part][0]
         found = predict_tiles(model, image, prompt, statement, tiles, device=device)
         return found["probability"][None]
 
-    text = build_text(data.prompts[part], data.statements[part]).to(device)
-    output = model(to_image(data.images[part]).to(device), text)
+    text = build_text(data.prompts[part], data.statements[part])
+    output = model(to_image(data.images[part]).to(device), text.to(device))
     return output.probability[:, 0].cpu().numpy()
 
 

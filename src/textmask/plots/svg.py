@@ -150,7 +150,7 @@ def lines_svg(
     frame = Frame(54, top + 8, WIDTH - 14, top + 220, (first, last), (low, high))
     parts = [*legend, *_y_axis(frame, ylabel), *_x_axis(frame, xlabel, whole)]
     for i, line in enumerate(series):
-        parts += _curve(frame, line, i)
+        parts += _curve_parts(frame, line, i)
     return _svg(parts, frame.bottom + 42, title)
 
 
@@ -265,7 +265,7 @@ def _limits(values: Sequence[float], title: str) -> tuple[float, float]:
     return first, last
 
 
-def _curve(frame: Frame, line: Curve, i: int) -> list[str]:
+def _curve_parts(frame: Frame, line: Curve, i: int) -> list[str]:
     points = [(frame.px(x), y) for x, y in zip(line.x, line.y, strict=True)]
     path, pen = [], "M"
     for x, y in points:

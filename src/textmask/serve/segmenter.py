@@ -173,7 +173,7 @@ class Segmenter:
         return Upload(image, _count(image), hashlib.sha256(data).hexdigest())
 
     def segment_opened(self, upload: Upload, request: PromptRequest) -> tuple[Opened, Segmentation]:
-        """The image, opened once per view, and what one prompt marks in it; errors as in `segment`."""
+        """Open the image, once per view, and segment one prompt; errors as in `segment`."""
         opened = upload.opened.get(request.view)
         if opened is None:
             opened = self._predictor.open(upload.image, request.view)

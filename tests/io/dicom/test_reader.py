@@ -29,7 +29,7 @@ def one(ds: Dataset | bytes, index: int | None = None) -> LoadedImage:
 
 
 def theirs(ds: Dataset, frame: int | None = None) -> np.ndarray:
-    """pydicom's rescaling and windowing, in grey levels 0..255 before rounding."""
+    """pydicom's rescaling and windowing, in gray levels 0..255 before rounding."""
     ds = pydicom.dcmread(io.BytesIO(to_bytes(ds)))
     stored = ds.pixel_array if frame is None else ds.pixel_array[frame]
     with np.errstate(over="ignore"):
@@ -57,7 +57,7 @@ def test_rescale_and_window_are_pydicoms(function, center, width, photometric):
     ds = ct(WindowCenter=center, WindowWidth=width, PhotometricInterpretation=photometric)
     if function:
         ds.VOILUTFunction = function
-    assert np.abs(one(ds).pixels - theirs(ds)).max() <= 0.502  # half a grey is rounding
+    assert np.abs(one(ds).pixels - theirs(ds)).max() <= 0.502  # half a gray is rounding
 
 
 @settings(deadline=None, max_examples=50)
@@ -122,7 +122,7 @@ def test_a_digital_film_has_bright_bone():
     assert picture.orientation.patient_left == "right"
 
 
-def test_8_bit_grey_stays_as_it_is():
+def test_8_bit_gray_stays_as_it_is():
     grey = np.random.default_rng(0).integers(50, 90, (9, 8), dtype=np.uint8)
     assert np.array_equal(one(dataset(grey, "1.2.840.10008.5.1.4.1.1.7", "OT")).pixels, grey)
 
@@ -176,7 +176,7 @@ def test_lookup_tables():
 
 
 @pytest.mark.parametrize("planar", [0, 1])
-def test_colour(planar):
+def test_color(planar):
     pixels = np.random.default_rng(5).integers(0, 256, (20, 31, 3), dtype=np.uint8)
     ds = sc(PlanarConfiguration=planar)
     if planar:
@@ -189,7 +189,7 @@ def test_colour(planar):
     assert np.array_equal(one(ds).pixels, expected)
 
 
-def test_grey_saved_as_colour_is_grey():
+def test_gray_saved_as_color_is_gray():
     grey = np.arange(200, dtype=np.uint8).reshape(10, 20)
     assert np.array_equal(one(dataset(np.stack([grey] * 3, -1), CT_STORAGE, "OT")).pixels, grey)
 
