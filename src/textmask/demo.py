@@ -246,5 +246,6 @@ def _two_prompts(out: Path, prompts: Sequence[str]) -> Section:
         (out / "two-models.png").read_bytes(),
         f"Top row, the model that was just trained on such images: the image; its mask for {prompts[0]!r}; its mask "
         f"for {prompts[1]!r}. The image shows opacities in both lungs, so only the prompt says which one is meant. "
+        "Training lasted only for the time budget (--minutes), which may be too short to follow the prompt. "
         "Bottom row, the bundled model, which was trained on real radiographs and has never seen a synthetic one.",
     )
