@@ -12,7 +12,7 @@ from textmask.config import Augment, Recipe
 from textmask.data.manifest import Manifest, read_manifest
 from textmask.data.phantom import Phantom, PhantomConfig, make_phantom, write_phantoms
 from textmask.errors import ConfigError
-from textmask.evaluation.evaluate import evaluate
+from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.inference.predictor import Predictor
 from textmask.io.images import write_png
 from textmask.methods.registry import get_method
@@ -55,7 +55,8 @@ def run_demo(out: Path, *, smoke: bool = False, seed: int = 0) -> Path:
             cache_dir=out / "data" / "cache",
         )
     run = out / "runs" / MODEL
-    evaluate(run, manifest, "test", zones="phantom", cache_dir=out / "data" / "cache")
+    options = EvaluationOptions(zones="phantom", cache_dir=out / "data" / "cache")
+    evaluate(run, manifest, "test", options)
     return write_report(
         run, out / "report.html", extra=[_two_sentences(run, manifest, config, out)]
     )

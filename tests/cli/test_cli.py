@@ -384,7 +384,7 @@ def test_a_study_is_shown_trained_and_drawn(call, table, tmp_path):
     code, out, err = call(*ablation, "--seeds", "1", "--labelled-list", "few.txt", "--out", "study")
     assert code == 0, err
     assert "labelled: the 8 of 24 train pictures of few.txt" in out
-    assert "[1/2] rho-0.6-seed1 (rho = 0.6): 2 cells left" in out
+    assert "[1/2] rho-0.6-seed1 (rho = 0.6): 2 trials left" in out
     assert "| rho-1.0 | rho-0.6 |" in out
     assert {path.name for path in (tmp_path / "study").iterdir()} == {
         *("rho-0.6-seed1", "rho-1.0-seed1"),

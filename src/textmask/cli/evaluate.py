@@ -52,6 +52,7 @@ def evaluate_command(
     Example: textmask evaluate runs/biclip data/table.csv --split test
     """
     from textmask.evaluation.agreement import agreement_cells, agreement_lines
+    from textmask.evaluation.evaluate import EvaluationOptions
     from textmask.evaluation.evaluate import evaluate as run_evaluation
     from textmask.evaluation.protocol import provenance_lines
     from textmask.evaluation.tables import difference_lines, protocol_line, table_cells
@@ -61,10 +62,7 @@ def evaluate_command(
     prepare_cpu()
     manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with progress_bars() as step:
-        summary = run_evaluation(
-            run,
-            manifest,
-            split,
+        options = EvaluationOptions(
             beside=tuple(beside or ()),
             surface=surface,
             native=native,
@@ -73,15 +71,19 @@ def evaluate_command(
             cache_dir=cache_dir,
             progress=step,
         )
-    print_table(*table_cells(summary))
-    say(protocol_line(summary["protocol"]))
-    for line in [f"{run.name} {line}" for line in difference_lines(summary)] + provenance_lines(
-        summary
-    ):
+        summary = run_evaluation(run, manifest, split, options)
+
+    print_table(*table_cells(summary.rows, summary.missing_rows))
+    say(protocol_line(summary.protocol))
+    for line in difference_lines(summary.differences):
+        say(f"  {run.name} {line}")
+    for line in provenance_lines(summary):
         say(f"  {line}")
-    print_table(*agreement_cells(summary))
-    for line in agreement_lines(summary):
-        say(f"  {line}")
+
+    if summary.agreement_bounds is not None:
+        print_table(*agreement_cells(summary.rows, summary.agreement_bounds))
+        for line in agreement_lines(summary):
+            say(f"  {line}")
     say(f"report: {write_report(run)}")
 
 
@@ -116,15 +118,9 @@ def table_command(
 
     Example: textmask table results/qata-*.json
     """
-    from textmask.evaluation.results_table import results_table
-    from textmask.io.files import read_json
-    from textmask.studies.robustness.comparison import robustness_table
+    from textmask.studies.tables import summary_tables
 
-    read = [read_json(path) for path in summaries]
-    if any("study" in summary for summary in read):
-        typer.echo(robustness_table(read))
-    else:
-        typer.echo(results_table(summaries, brief))
+    typer.echo(summary_tables(summaries, brief))
 
 
 def verify_table_command(

@@ -101,29 +101,27 @@ def ambiguity_command(
     Example: textmask study ambiguity runs/dusss data/table.csv --out ambiguity.png
     """
     from textmask.runs.environment import prepare_cpu
-    from textmask.studies.probes.ambiguity import lines, measure_ambiguity
+    from textmask.studies.probes.ambiguity import AmbiguityOptions, lines, measure_ambiguity
 
     prepare_cpu()
     manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
     with progress_bars() as step:
-        summary = measure_ambiguity(
-            run,
-            manifest,
-            out,
+        options = AmbiguityOptions(
             split=split,
-            pictures=pictures,
+            images=pictures,
             count=count,
             seed=seed,
             cache_dir=cache_dir,
-            progress=lambda done, total: step("pictures", done, total),
+            progress=lambda done, total: step("images", done, total),
         )
+        summary = measure_ambiguity(run, manifest, out, options)
     print_table(
         ["sentence", "cosine to own", "overlap with own", "inside mask", "inside minus own"],
         lines(summary),
     )
     say(
-        f"{out}: n = {summary['n']} of {summary['usable']} usable pictures, split {split}, seed {seed}; "
-        f"the masks cover {summary['mask_share'] * 100:.1f} % of the picture, which is what a flat map has inside"
+        f"{out}: n = {summary.n} of {summary.usable} usable images, split {split}, seed {seed}; "
+        f"the masks cover {summary.mask_share * 100:.1f} % of the image, which is what a flat map has inside"
     )
 
 

@@ -161,7 +161,7 @@ def sensitivity_command(
 def _run(design: StudyPlan, given: dict[str, Any]) -> None:
     """Run the study of a design with the options its command was given, by their names."""
     from textmask.cluster import Launcher
-    from textmask.studies.grid.runner import run_study
+    from textmask.studies.grid.runner import StudyOptions, run_study
     from textmask.studies.grid.summary import study_table
 
     if given["show"]:
@@ -174,24 +174,22 @@ def _run(design: StudyPlan, given: dict[str, Any]) -> None:
         raise ConfigError(
             f"study {design.kind} needs METHOD and DATA (or --show). See textmask study {design.kind} --help."
         )
-    engine = Launcher(given["engine"], given["threads"], tuple(given["slurm"] or ()))
     layout = ("layout", "text_column", "split_column", "laterality", "hold_out", "merge_valid")
-    summary = run_study(
-        design,
-        read_data(given["data"], *(given[name] for name in layout)),
-        given["out"],
+    options = StudyOptions(
         seeds=_numbers(given["seeds"]),
         preset=given["preset"],
         settings=tuple(given["settings"] or ()),
         labelled_fraction=given.get("labelled_fraction"),
         labelled_list=given.get("labelled_list"),
         split=given["split"],
-        engine=engine,
         cache_dir=given["cache_dir"],
+        launcher=Launcher(given["engine"], given["threads"], tuple(given["slurm"] or ())),
         progress=None if given["quiet"] else say,
     )
+    manifest = read_data(given["data"], *(given[name] for name in layout))
+    summary = run_study(design, manifest, given["out"], options)
     say(study_table(summary))
-    say(f"{given['out']}: table.md, study.csv, study.json, study.png")
+    say(f"{given['out']}: table.md, study.csv, study.json, study.png, scores.csv")
 
 
 def _numbers(text: str) -> list[int]:

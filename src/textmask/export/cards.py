@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from textmask.evaluation.summary import EvaluationSummary, read_summary
 from textmask.evaluation.tables import evaluation_table
-from textmask.io.files import file_sha256, read_json
+from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
 from textmask.runs.checkpoint import Run, text_fingerprint
 from textmask.runs.environment import git_commit
@@ -127,7 +128,7 @@ def hub_card(run: Run, notes: Sequence[str] = ()) -> str:
 def _measured(run: Run) -> list[str]:
     """The tables of the run's evaluations, each with its protocol and the rows beside it."""
     tables = [
-        evaluation_table(read_json(path)).rstrip()
+        evaluation_table(read_summary(path, EvaluationSummary)).rstrip()
         for path in sorted(run.path.glob("evaluation/*/summary.json"))
     ]
     return ["", "## Measured", "", "\n\n".join(tables)] if tables else []

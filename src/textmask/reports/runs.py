@@ -1,4 +1,4 @@
-"""What a report reads of run folders: recipe, log, evaluations with their figures per image."""
+"""What a report reads of run folders: recipe, log, evaluations with their scores per image."""
 
 from __future__ import annotations
 
@@ -8,52 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from textmask.errors import CheckpointError, DataError
-from textmask.evaluation.protocol import comparable_key, not_a_summary
+from textmask.errors import CheckpointError
+from textmask.evaluation.scores import ImageScores, read_scores
+from textmask.evaluation.summary import EvaluationProtocol, EvaluationSummary, read_summary
 from textmask.io.files import read_json
-from textmask.io.spreadsheets import read_csv
-from textmask.metrics.overlap import Counts, Floats
-
-_COUNTED = ("intersection", "predicted", "true")
-
-
-@dataclass(frozen=True)
-class PerImage:
-    """The N images of a split as a run's own row scored them; `dice` is NaN where the policy leaves an image out."""
-
-    images: tuple[str, ...]
-    groups: tuple[str, ...]
-    texts: tuple[str, ...]
-    dice: Floats
-    counts: Counts
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One evaluation of a run: its folder, its summary and the figures per image of the run's own row `model`."""
+    """One evaluation of a run: its folder, its summary, and the scores per image of the run's own row."""
 
     folder: Path
-    summary: dict[str, Any]
-    model: str
-    per_image: PerImage
+    summary: EvaluationSummary
+    per_image: ImageScores
 
     @property
-    def protocol(self) -> dict[str, Any]:
+    def model(self) -> str:
+        """Name of the run's own row."""
+        return self.summary.model
+
+    @property
+    def protocol(self) -> EvaluationProtocol:
         """What was scored, and how."""
-        found: dict[str, Any] = self.summary["protocol"]
-        return found
-
-    @property
-    def key(self) -> str:
-        """Evaluations with the same key stand in one table."""
-        return comparable_key(self.protocol)
+        return self.summary.protocol
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run folder as the report shows it; `label` tells it from the other runs."""
+    """A run folder as the report shows it; `label` distinguishes it from the other runs."""
 
     path: Path
     label: str
@@ -80,47 +62,42 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     if not folders:
         raise CheckpointError("no run given; name at least one folder made by `textmask train`.")
     recipes = [read_json(folder / "recipe.json") for folder in folders]
-    methods = [str(recipe.get("method")) for recipe in recipes]
-    return [
-        _read_run(folder, label, recipe)
-        for folder, label, recipe in zip(
-            folders, _run_labels(folders, methods), recipes, strict=True
+    labels = _run_labels(folders, [str(recipe.get("method")) for recipe in recipes])
+
+    runs = []
+    for folder, label, recipe in zip(folders, labels, recipes, strict=True):
+        summaries = sorted((folder / "evaluation").glob("*/summary.json"))
+        run = ReportedRun(
+            path=folder,
+            label=label,
+            recipe=recipe,
+            data=read_json(folder / "data.json"),
+            result=_optional_json(folder / "result.json"),
+            environment=_optional_json(folder / "environment.json"),
+            log=_read_log(folder / "log.jsonl"),
+            evaluations=tuple(_read_evaluation(path) for path in summaries),
         )
-    ]
+        runs.append(run)
+    return runs
 
 
-def optional_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where the file is missing."""
+def _optional_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one if the file is missing."""
     return read_json(path) if path.exists() else {}
 
 
 def _run_labels(folders: Sequence[Path], methods: Sequence[str]) -> list[str]:
-    """The shortest names that tell the runs apart: methods, folder names, or both as far as the first difference."""
+    """The shortest names that distinguish the runs: methods, folder names, or folders with their parents."""
     names = [folder.resolve().name for folder in folders]
     longer = ["/".join(folder.resolve().parts[-2:]) for folder in folders]
     numbered = [f"{name} ({i})" for i, name in enumerate(longer, start=1)]
-    return list(
-        next(found for found in (methods, names, longer, numbered) if len(set(found)) == len(found))
-    )
+    for labels in (methods, names, longer):
+        if len(set(labels)) == len(labels):
+            return list(labels)
+    return numbered
 
 
-def _read_run(folder: Path, label: str, recipe: dict[str, Any]) -> ReportedRun:
-    return ReportedRun(
-        folder,
-        label,
-        recipe,
-        read_json(folder / "data.json"),
-        optional_json(folder / "result.json"),
-        optional_json(folder / "environment.json"),
-        _log(folder / "log.jsonl"),
-        tuple(
-            _read_evaluation(path)
-            for path in sorted((folder / "evaluation").glob("*/summary.json"))
-        ),
-    )
-
-
-def _log(path: Path) -> tuple[dict[str, Any], ...]:
+def _read_log(path: Path) -> tuple[dict[str, Any], ...]:
     try:
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         return tuple(json.loads(line) for line in lines if line.strip())
@@ -131,36 +108,13 @@ def _log(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _read_evaluation(path: Path) -> Evaluated:
-    summary = read_json(path)
-    try:
-        model = next(iter(summary["rows"]))
-        found = Evaluated(
-            path.parent, summary, model, _read_per_image(path.parent / "per_image.csv", model)
-        )
-        comparable_key(found.protocol)
-    except (KeyError, TypeError, AttributeError, StopIteration) as error:
-        raise not_a_summary(path, error) from error
-    if len(found.per_image.images) != found.protocol["n"]:
-        got, n = len(found.per_image.images), found.protocol["n"]
+    summary = read_summary(path, EvaluationSummary)
+    scores = read_scores(path.parent / "per_image.csv")
+    found = scores.get(summary.model)
+    n = len(found.images) if found else 0
+    if found is None or n != summary.protocol.n:
         raise CheckpointError(
-            f"{path.parent}/per_image.csv has {got} images of {model}, its summary {n}. Evaluate again."
+            f"{path.parent}/per_image.csv has {n} images of {summary.model}, its summary "
+            f"{summary.protocol.n}. Evaluate the run again."
         )
-    return found
-
-
-def _read_per_image(path: Path, model: str) -> PerImage:
-    try:
-        head, records = read_csv(path)
-        place = {
-            name: head.index(name)
-            for name in ("row", "image", "group", "text", "dice_per_image", *_COUNTED)
-        }
-        rows = [cells for _, cells in records if cells[place["row"]] == model]
-        words = [tuple(cells[place[name]] for cells in rows) for name in ("image", "group", "text")]
-        dice = np.array([float(cells[place["dice_per_image"]]) for cells in rows])
-        counted = (
-            np.array([int(cells[place[name]]) for cells in rows], np.int64) for name in _COUNTED
-        )
-        return PerImage(words[0], words[1], words[2], dice, Counts(*counted))
-    except (DataError, ValueError, IndexError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Evaluate again.") from error
+    return Evaluated(path.parent, summary, found)
