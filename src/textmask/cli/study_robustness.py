@@ -162,7 +162,7 @@ def _options(
 
 def _show(found: RobustnessStudy) -> None:
     say(found.table)
-    say(f"{found.out}: summary.json, table.md, plot.png, per_image.csv")
+    say(f"{found.out}: summary.json, table.md, plot.png, per_image.csv, scores.csv")
 
 
 def _severity(text: str) -> tuple[str, list[float]]:

@@ -70,6 +70,7 @@ def measure_agreement(
             one_sided=_subset_agreement(counts, subsets["one_sided"], bootstrap),
         )
 
+    # counted once per row, then resampled for each subset
     counted = {row.name: agreement(row.shown, _judged_by(row, scorer)) for row in rows}
     first, *others = counted
     differences = {}
@@ -79,6 +80,7 @@ def measure_agreement(
             for subset, kept in subsets.items()
         }
 
+    # what a perfect model and a model with another image's prompt would reach
     truth = shown(np.asarray(scorer.data.masks), own, scorer.zones)
     foreign = read_prompts(shuffled_prompts(scorer.data, bootstrap.seed)[0], scorer.data.rows)
     return MeasuredAgreement(
@@ -101,6 +103,7 @@ def agreement_cells(
         n = bounds.ceiling.subsets[subset].n
         head += [f"{aspect} F1, {title} ({n})" for aspect in PLACES]
 
+    # the bounds come last, as two more rows
     listed = {name: row.agreement for name, row in rows.items()}
     listed["true masks (ceiling)"] = bounds.ceiling
     listed["masks of other images (floor)"] = bounds.floor
@@ -122,6 +125,8 @@ def agreement_lines(summary: EvaluationSummary) -> list[str]:
         f"{bounds.zones}. Rows with shuffled text are judged by the prompt they were given, on the same images: the "
         "second half of the columns holds those whose own prompt names one side."
     ]
+
+    # rows judged by other prompts have no differences
     for entry in summary.differences:
         parts = []
         for subset, values in (entry.agreement or {}).items():

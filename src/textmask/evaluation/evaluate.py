@@ -150,6 +150,7 @@ def _with_other_rows(scorer: Scorer, model: Scored, options: EvaluationOptions) 
         else:
             found.missing[name] = "the same: this method does not read the prompt"
 
+    # baselines of the same data, or the command that trains them
     neighbors = find_neighbors(run, options.beside)
     folder = run.path.resolve().parent.name  # never a whole path: summaries are committed
     for baseline in BASELINES:
@@ -174,6 +175,7 @@ def _summarised(
     bootstrap = Bootstrap(groups, n, options.seed, permutations=n)
     agreed = measure_agreement(found.rows, scorer, bootstrap)
 
+    # every row is scored under the policy of the model
     rows, scores = {}, {}
     for row, kind in zip(found.rows, found.kinds, strict=True):
         rows[row.name] = _summary_row(row, kind, policy, bootstrap, agreed.rows[row.name])
@@ -202,9 +204,12 @@ def _summary_row(
 ) -> SummaryRow:
     found, recipe = overlap_of(row, policy), row.run.recipe
     some = bootstrap.take(found.kept)
+
+    # absent if the evaluation was asked to skip them
     distances: dict[str, Value] = {}
     for name, values in row.distances.items():
         distances[name] = bootstrap.mean(values)
+
     return SummaryRow(
         dice_per_image=some.mean(found.dice_per_image[found.kept]),
         dice_pooled=bootstrap.pooled(row.counts, "dice"),

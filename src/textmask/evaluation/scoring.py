@@ -149,11 +149,14 @@ class Scorer:
             "pieces": row.shown.pieces,
             "empty": row.shown.empty,
         }
+
+        # distances are missing if the evaluation was asked to skip them
         if row.surface is not None:
             arrays["hd95_pooled"] = row.surface.hd95_pooled
             arrays["hd95_max_directed"] = row.surface.hd95_max_directed
             arrays["assd"] = row.surface.assd
             arrays["empty_masks"] = row.surface.empty_masks
+
         stream = io.BytesIO()
         np.savez(stream, key=np.array(self.key(row.run)), **arrays)
         write_whole(path, stream.getvalue())

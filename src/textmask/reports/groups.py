@@ -142,6 +142,7 @@ def _shown_names(group: Comparable) -> list[dict[str, str]]:
 
     Rows of other runs that are members themselves are left out; other weights with a name that is taken get another.
     """
+    # weights of the members, and the names that their own rows take
     given: set[str] = set()
     taken: dict[str, str] = {}
     for member in group.members:
@@ -151,6 +152,7 @@ def _shown_names(group: Comparable) -> list[dict[str, str]]:
             if member.owns(name):
                 taken[member.renamed(name)] = row.weights_sha256
 
+    # other weights under a taken name are named with their run
     found = []
     for member in group.members:
         names = {}
@@ -220,6 +222,7 @@ def paired_differences(
         pairs = [(members[0], other) for other in members[1:]]
         notes.append(f"Of {len(members)} runs each is compared with the first only.")
 
+    # only pairs of the same images and true masks can be formed
     found = []
     for a, b in pairs:
         x, y = a.evaluated.per_image, b.evaluated.per_image

@@ -218,6 +218,7 @@ def _comparable_section(
         agreement = agreement_cells(table.rows, table.bounds)
         plots = agreement_plots(table.rows, table.bounds, group)
 
+    # several runs often share rows, and then their lines
     provenance: list[str] = []
     for member in group.members:
         provenance += provenance_lines(member.evaluated.summary)
@@ -285,6 +286,8 @@ def _studies(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
     for name, studies in read_studies(runs).items():
         plots = study_plots(name, studies)
         head, lines = robustness_cells(studies)
+
+        # a study without figures to plot shows its own chart
         found.append(
             {
                 "name": name,

@@ -109,11 +109,14 @@ def agreement_plots(
                 score = measured[name].subsets[subset].places[aspect]
                 if score is not None:
                     bars.append(bar(name, score.f1))
+
+            # vertical lines: what true and foreign masks reach
             marks = []
             for name, bound in (("ceiling", bounds.ceiling), ("floor", bounds.floor)):
                 score = bound.subsets[subset].places[aspect]
                 if score is not None:
                     marks.append((name, score.f1.estimate))
+
             if bars:
                 caption = f"{aspect}: {title}"
                 colors = _colors([name for name, *_ in bars], group)
@@ -143,6 +146,7 @@ def single_figures(group: Comparable) -> dict[str, Any]:
     n = len(first.images)
     chosen = np.unique(np.linspace(0, n - 1, min(n, MOST_IMAGES)).round().astype(int))
 
+    # an area in percent needs one size for all masks
     size = [edge for edge in group.protocol.size if isinstance(edge, int)]
     scale, unit = (100 / math.prod(size), "lesion, % of the image") if size else (1.0, "lesion, px")
 
@@ -205,6 +209,7 @@ def _shown_case(path: Path, case: Case) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} names an image that cannot be shown. {error} Evaluate the run again."
         ) from error
+
     return {
         "src": "data:image/jpeg;base64," + base64.b64encode(data).decode(),
         "height": height,

@@ -95,6 +95,7 @@ def study_plots(name: str, studies: Sequence[ReportedStudy]) -> list[tuple[str, 
 
 def robustness_cells(studies: Sequence[ReportedStudy]) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the figures of a study that the runs share; columns without any figure are left out."""
+    # every figure of every row; what no run has is dropped below
     lines = []
     for study in studies:
         for row in study.summary.rows:

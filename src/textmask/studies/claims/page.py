@@ -83,6 +83,8 @@ def page(
         parts.append(
             f"![our differences with their intervals, and those of the papers]({chart_name})\n"
         )
+
+    # one section per paper, one table per group
     for name, paper in ledger.papers.items():
         parts.append(f"## {paper.title}\n\nIts own rows are compared by {paper.metric}.\n")
         mine = [found for found in judged if found.entry.group.paper == name]
@@ -91,6 +93,7 @@ def page(
             for _, found in groupby(mine, key=lambda found: id(found.entry.group))
         ]
         parts += _sizes([found for found in counted if found.size.paper == name])
+
     reasons = bullets([f"*{name}*: {text}" for name, text in ledger.reasons.items()])
     return "\n".join([*parts, f"## Why something cannot be tested here\n\n{reasons}"])
 
@@ -138,6 +141,7 @@ def _standing(judged: Sequence[ClaimVerdict]) -> str:
     distinct = {(result.file, abs(result.estimate)) for result in results}
     clear = [low > 0 or high < 0 for low, high in over_seeds]
     inside = [found.extent == "inside" for found in judged]
+
     counts = {
         "comparisons": len(judged),
         "of them a pooled figure against a per-image one (mixed)": protocols.count("mixed"),
@@ -199,6 +203,7 @@ def _claim_notes(found: ClaimVerdict) -> list[str]:
             setting.append(ours.caveat)
         if setting:
             notes.append(", ".join(setting))
+
     if found.entry.claim.note:
         notes.append(found.entry.claim.note)
     return notes
@@ -208,6 +213,7 @@ def _sizes(counted: Sequence[Counted]) -> list[str]:
     if not counted:
         return []
     head = ["millions of parameters", "table", "paper", "ours", "verdict", "counted by", "note"]
+
     lines = []
     for found in counted:
         size = found.size

@@ -134,6 +134,7 @@ def differences_of(summary: AnyResult) -> list[ResultDifference]:
             protocol = summary.protocol
             seeds = (protocol.seed,)
             found.append(ResultDifference(entry.arm, entry.minus, protocol.n, seeds, values))
+
     elif isinstance(summary, StudySummary):
         for of_seeds in summary.differences:
             found.append(
@@ -156,7 +157,8 @@ def differences_of(summary: AnyResult) -> list[ResultDifference]:
                     },
                 )
             )
-    else:
+
+    else:  # a robustness study
         for row in summary.rows:
             values = {}
             if row.dice_per_image_minus_clean is not None:
@@ -235,6 +237,7 @@ def _best_result(
     best, why = None, ""
     rank: tuple[bool, int, int] = (False, 0, 0)
     for source in entry.sources:
+        # the best rank wins, not the first file
         for name in sorted(name for name in summaries if fnmatch(name, source.file)):
             summary = summaries[name]
             if not _fits(source, summary):
@@ -303,6 +306,7 @@ def _claim_result(
     value = difference.values[metric]
     low, high = _scaled_ends(value, scale)
     over = difference.over_seeds.get(metric)
+
     preset = summary.protocol.preset if isinstance(summary, StudySummary) else ""
     return ClaimResult(
         estimate=scale * value.estimate,

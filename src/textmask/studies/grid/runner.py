@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,7 @@ class _StudyRun:
             else:
                 self._say_result(trial, done)
 
+        # an early stop loses at most the trial at work
         bar = self.options.progress is not None
         broken = []
         for outcome in run_trials(self.options.launcher, self.study, left, self._say_start, bar):
@@ -193,6 +195,7 @@ class _StudyRun:
     def _protocol(self) -> StudyProtocol:
         options, base, listed = self.options, self.study.base, self.study.labelled_list
         groups = [row.group for row in self.rows]
+
         return StudyProtocol(
             kind=self.plan.kind,
             title=self.plan.title,
@@ -254,6 +257,7 @@ def _time_left(trials: Sequence[Trial], results: Sequence[FinishedTrial | None])
     if not seconds:
         return f"{len(left)} trials left"
 
-    of_any_arm = [value for values in seconds.values() for value in values]
+    # an arm without a finished trial is taken to need the mean of all
+    of_any_arm = list(chain.from_iterable(seconds.values()))
     total = sum(float(np.mean(seconds.get(name, of_any_arm))) for name in left)
     return f"{len(left)} trials left, about {total / 60:.0f} minutes of training"

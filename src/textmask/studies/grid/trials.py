@@ -178,6 +178,7 @@ class TrialSet:
             raise DataError(
                 f"{listed.path} changed while the study ran. Restore it, or give another --out."
             )
+
         if not (trial.path / "result.json").exists():
             train(
                 trial.recipe,
@@ -212,6 +213,7 @@ class TrialSet:
         fraction = trial.fraction
         if listed is not None:
             fraction = len(listed.indices) / listed.train_rows
+
         return TrialRow(
             arm=trial.arm.name,
             title=trial.arm.title,
@@ -286,6 +288,7 @@ def _refuse_other_run(trial: Trial, manifest: Manifest, listed: LabelledList | N
             "them: give the same settings again, or another --out."
         )
 
+    # the same settings on other data would be another study
     data_hash, found = manifest.hash(), read_json(trial.path / "data.json").get("hash")
     if found != data_hash:
         raise DataError(
@@ -293,6 +296,7 @@ def _refuse_other_run(trial: Trial, manifest: Manifest, listed: LabelledList | N
             f"{data_hash[:12]}). Give the same data and options, or another --out."
         )
 
+    # a list or a fraction may have chosen other images
     keys = [row.image for row in manifest.rows_of("train")]
     for stage in trial.recipe.stages:
         wanted: set[int] = set(listed.indices if listed else ())

@@ -145,6 +145,7 @@ def measure_ambiguity(
     chosen, usable = choose_rows(data, max(options.images, options.count), options.seed)
     looks = look(loaded, data, chosen, options.images, options.progress)
 
+    # the first images are drawn, all are measured
     drawn = []
     for i, prompts in zip(looks.rows[: options.images], looks.prompts, strict=False):
         named = dict(zip(WORDINGS, prompts, strict=True))
@@ -171,7 +172,9 @@ def measure_ambiguity(
 
 def wordings(prompt: str, rng: np.random.Generator) -> tuple[str, ...] | None:
     """The prompt in each of `WORDINGS`; None if one cannot be made or differs from another in capitals only."""
-    drawn = [reword(prompt, rng) for reword in (paraphrase, reorder_clauses) for _ in range(8)]
+    # both ways of rewording are tried several times, since either may change nothing
+    drawn = [paraphrase(prompt, rng) for _ in range(8)]
+    drawn += [reorder_clauses(prompt, rng) for _ in range(8)]
     reworded = next((text for text in drawn if text.casefold() != prompt.casefold()), prompt)
     swapped = mirror(prompt) or prompt
     found = (prompt, reworded, drop_position(prompt), blur_position(prompt), swapped)

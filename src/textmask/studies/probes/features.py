@@ -146,6 +146,7 @@ def embed(run: Run, data: SplitData, rows: np.ndarray, batch_size: int = 32) -> 
     """
     method = run.method
     device = next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
+
     parts = []
     with (
         torch.inference_mode(),
@@ -157,6 +158,7 @@ def embed(run: Run, data: SplitData, rows: np.ndarray, batch_size: int = 32) -> 
                 parts.append(method.embed_image(image).double().cpu().numpy())
             except ConfigError as error:
                 raise ConfigError(f"{run.path}: {error}") from error
+
     vectors: Floats = np.concatenate(parts)
     if not np.isfinite(vectors).all():
         raise DataError(
@@ -190,6 +192,8 @@ def silhouette(vectors: Floats, labels: Ints) -> float:
         )
     sums = np.zeros((len(names), vectors.shape[1]))
     np.add.at(sums, codes, vectors)
+
+    # summed distance to each group, without the distances themselves
     totals = sizes - vectors @ sums.T  # N K, summed distance to each group
     images = np.arange(len(vectors))
 

@@ -42,7 +42,11 @@ def _study_section(name: RobustnessKind, summaries: Sequence[RobustnessSummary])
             )
 
     rows = [{_condition(row): row for row in summary.rows} for summary in summaries]
-    conditions = dict.fromkeys(condition for row in rows for condition in row)
+    conditions: dict[str, None] = {}
+    for row in rows:
+        conditions.update(dict.fromkeys(row))
+
+    # a run that was not tried under a condition has an empty cell
     lines = []
     for condition in conditions:
         found = [row.get(condition) for row in rows]

@@ -101,6 +101,7 @@ def study_prompts(
         elif (row := table.add(result)).n:
             table.rows[-1] = _with_moves(row, result, table.clean or result)
 
+    # rules are applied to the finished rows
     found = verdicts(table.rows)
     summary = RobustnessSummary(
         study="prompts",
@@ -176,6 +177,7 @@ def verdicts(rows: Sequence[PerturbationRow]) -> PromptVerdicts:
 
     A verdict is None if nothing can be said: no prompt could be rewritten, or the model segmented nothing at all.
     """
+    # kinds that nothing is known of are left out
     medians: dict[str, float] = {}
     shares: dict[str, float] = {}
     for row in rows:
@@ -256,6 +258,7 @@ def _with_moves(
     painted, still = before[:, 0] > 0, after[:, 0] > 0
     both = painted & still
     shift = after[both, 2:] - before[both, 2:]
+
     where = MaskMove(
         n=int(both.sum()),
         area_before=float(before[:, 0].mean()),
@@ -266,6 +269,8 @@ def _with_moves(
         down_by=_mean(shift[:, 1]),
         distance=_mean(np.hypot(shift[:, 0], shift[:, 1])),
     )
+
+    # of the images with a clean mask, how many still have one
     return row.model_copy(update={"where": where, "still_painted": _mean(still[painted])})
 
 
@@ -277,6 +282,7 @@ def _geometry(masks: Bools) -> Floats:
     x, y = ((np.arange(size) + 0.5) / size for size in (columns, rows))
     parts = [area / (rows * columns), across @ (x < 0.5), across @ x, down @ y]
 
+    # an empty mask has zeros
     out = np.zeros((n, 4))
     out[:, 0] = parts[0]
     out[:, 1:] = np.stack(parts[1:], 1) / np.maximum(area, 1)[:, None]

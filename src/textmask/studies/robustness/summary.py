@@ -93,6 +93,7 @@ class PerturbationTable:
         if not kept.any():
             return row.model_copy(update={"note": NOTHING})
 
+        # figures are over the changed images only
         some = self.bootstrap.take(kept)
         new, old = result.scored.counts.take(kept), clean.scored.counts.take(kept)
         own = _places(result, clean.statements).take(kept)
@@ -125,6 +126,8 @@ class PerturbationTable:
             "iou_pooled": bootstrap.pooled(new, "iou"),
             "iou_pooled_minus_clean": bootstrap.pooled_difference(new, old, "iou"),
         }
+
+        # the empty policy may leave no image at all
         if both.any():
             some = bootstrap.take(both)
             dice, clean_dice = a.dice_per_image[both], b.dice_per_image[both]
@@ -154,6 +157,7 @@ class PerturbationTable:
         scores = ImageScores.of(self.bench.data.rows, result.prompts, found, policy, {})
         self.scores[perturbation.name] = scores
 
+        # unchanged images are listed too, with their clean masks
         moved = overlap(counts(result.masks, clean.masks)).iou_per_image
         for i, image in enumerate(scores.images):
             words = [safe_cell(word) for word in (image, scores.groups[i], scores.prompts[i])]
@@ -237,6 +241,7 @@ def robustness_protocol_text(summary: RobustnessSummary) -> str:
     limit = "all images of the split"
     if protocol.limit is not None:
         limit = f"at most {protocol.limit} images, sampled by patient"
+
     facts = (
         f"manifest sha256 {protocol.data_hash[:12]}",
         f"weights sha256 {protocol.weights_sha256[:12]}",
