@@ -1,18 +1,15 @@
 """Fill every `<!-- textmask table [--brief] FILES -->` block of the documents from the committed summaries in results/.
 
-`python docs/tables.py` writes the blocks; a test fails where a block and its summaries differ.
+`python docs/tables.py` writes the blocks; a test fails if a block and its summaries differ.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 
-from textmask.evaluation.results_table import results_table
-from textmask.studies.grid.summary import study_table as study_table
-from textmask.studies.robustness.comparison import robustness_table
+from textmask.studies.tables import summary_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- textmask table ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -25,30 +22,21 @@ def pages() -> list[Path]:
 
 
 def filled(text: str) -> str:
-    """The text with each block made anew; FILES are paths or patterns below the project's root, best first.
-
-    Files called `study-*.json` are those of `textmask study`, `robustness-*.json` those of its prompts, text noise and
-    corruptions, the others those of `textmask evaluate`.
-    """
+    """The text with each block rebuilt; FILES are paths or patterns below the project's root, best first."""
 
     def fill(block: re.Match[str]) -> str:
         patterns = block[2].removeprefix("--brief ").split()
-        files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
-        kinds = {path.name.partition("-")[0] for path in files}
-        read = [json.loads(path.read_text("utf-8")) for path in files]
-        if kinds == {"robustness"}:
-            table = robustness_table(read)
-        elif kinds == {"study"}:
-            table = "\n".join(map(study_table, read))
-        else:
-            table = results_table(files, block[2].startswith("--brief"))
+        files = []
+        for pattern in patterns:
+            files += sorted(ROOT.glob(pattern))
+        table = summary_tables(files, brief=block[2].startswith("--brief"))
         return f"{block[1]}\n{table}\n{block[3]}"
 
     return BLOCK.sub(fill, text)
 
 
 def main() -> int:
-    """Rewrite what changed; says which pages."""
+    """Rewrite the pages that changed and print their names."""
     for page in pages():
         text = page.read_text("utf-8")
         if filled(text) != text:

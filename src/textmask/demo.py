@@ -18,7 +18,7 @@ from textmask.config import Augment, Recipe
 from textmask.data.manifest import Manifest, read_manifest
 from textmask.data.phantom import Phantom, PhantomConfig, make_phantom, write_phantoms
 from textmask.errors import ConfigError
-from textmask.evaluation.evaluate import evaluate
+from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.inference.predictor import Predictor
 from textmask.io.images import write_png
 from textmask.methods.registry import get_method
@@ -100,7 +100,8 @@ def run_demo(
         _train_all(manifest, out, smoke, seed, deadline, say)
         say(f"Evaluating {MODEL} on {counts['test']} test images.")
         run = out / "runs" / MODEL
-        evaluate(run, manifest, "test", zones="phantom", cache_dir=_cache(out))
+        options = EvaluationOptions(zones="phantom", cache_dir=_cache(out))
+        evaluate(run, manifest, "test", options)
         trained = _segment_row(run, image, prompts)
 
     write_png(out / "two-sentences.png", trained)

@@ -402,7 +402,7 @@ def test_settings_and_recipes_reach_the_run(call, table, tmp_path):
 
 
 def test_a_study_is_shown_trained_and_drawn(call, table, tmp_path):
-    code, out, err = call("study", "ablation", "c2seg", "--list", "table4-kan", "--show")
+    code, out, err = call("study", "ablation", "c2seg", "--table", "table4-kan", "--show")
     assert code == 0, err
     assert "bcam_map=linear" in out
     assert not (tmp_path / "runs").exists()
@@ -422,12 +422,12 @@ def test_a_study_is_shown_trained_and_drawn(call, table, tmp_path):
     )
     code, out, err = call(*ablation, "--seeds", "1", "--labelled-list", "few.txt", "--out", "study")
     assert code == 0, err
-    assert "labelled: the 8 of 24 train pictures of few.txt" in out
-    assert "[1/2] rho-0.6-seed1 (rho = 0.6): 2 cells left" in out
+    assert "labelled: the 8 of 24 train images of few.txt" in out
+    assert "[1/2] rho-0.6-seed1 (rho = 0.6): 2 trials left" in out
     assert "| rho-1.0 | rho-0.6 |" in out
     assert {path.name for path in (tmp_path / "study").iterdir()} == {
         *("rho-0.6-seed1", "rho-1.0-seed1"),
-        *("study.csv", "study.json", "study.png", "table.md"),
+        *("study.csv", "study.json", "study.png", "scores.csv", "table.md"),
     }
     runs = (tmp_path / "study" / name for name in ("rho-0.6-seed1", "rho-1.0-seed1"))
     code, out, err = call(
@@ -462,7 +462,7 @@ def test_a_run_is_tried_with_other_sentences_and_pictures(call, table, tmp_path)
     for folder in (tmp_path / "run" / "studies").iterdir():
         assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
         assert {path.name for path in folder.iterdir()} == {
-            *("summary.json", "table.md", "plot.png", "per_image.csv", "predictions"),
+            *("summary.json", "table.md", "plot.png", "per_image.csv", "scores.csv", "predictions"),
         }
 
 

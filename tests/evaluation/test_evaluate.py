@@ -16,10 +16,10 @@ from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import CheckpointError, DataError
 from textmask.evaluation import evaluate as module
 from textmask.evaluation import scoring
-from textmask.evaluation.baselines import find_beside
-from textmask.evaluation.evaluate import evaluate
-from textmask.evaluation.files import read_summary
+from textmask.evaluation.baselines import find_neighbors
+from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.evaluation.protocol import provenance_lines
+from textmask.evaluation.summary import EvaluationSummary, read_summary
 from textmask.inference.predict_split import predict_split, resize_probability
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
@@ -65,7 +65,7 @@ def bench(trained, phantom_manifest, tmp_path):
 
     def go(name="text_prior", split="test", manifest=phantom_manifest, **options):
         options = {"n_bootstrap": 50, "cache_dir": trained / "cache", **options}
-        return evaluate(tmp_path / "runs" / name, manifest, split, **options)
+        return evaluate(tmp_path / "runs" / name, manifest, split, EvaluationOptions(**options))
 
     go.runs, go.cache, go.manifest = tmp_path / "runs", trained / "cache", phantom_manifest
     return go
@@ -90,6 +90,11 @@ def per_image(bench, name="text_prior", split="test"):
         newline="", encoding="utf-8"
     ) as stream:
         return list(csv.DictReader(stream))
+
+
+def stored_summary(bench, split="test"):
+    path = bench.runs / "text_prior" / "evaluation" / split / "summary.json"
+    return read_summary(path, EvaluationSummary)
 
 
 def split_data(prompts):
@@ -131,31 +136,24 @@ def test_figures_equal_literal_counts(bright):
     for name, cut in (("text_prior", 0.45), ("text_prior, empty text", 0.55)):
         found = expected(data, cut)
         dice, iou, pooled = literal(found, data.masks)
-        row = summary["rows"][name]
-        assert row["dice_per_image"]["estimate"] == pytest.approx(dice.mean(), abs=2e-3)
-        assert row["iou_per_image"]["estimate"] == pytest.approx(iou.mean(), abs=2e-3)
-        assert row["dice_pooled"]["estimate"] == pytest.approx(pooled, abs=2e-3)
-        assert row["iou_pooled"]["estimate"] == pytest.approx(pooled / (2 - pooled), abs=2e-3)
+        row = summary.rows[name]
+        assert row.dice_per_image.estimate == pytest.approx(dice.mean(), abs=2e-3)
+        assert row.iou_per_image.estimate == pytest.approx(iou.mean(), abs=2e-3)
+        assert row.dice_pooled.estimate == pytest.approx(pooled, abs=2e-3)
+        assert row.iou_pooled.estimate == pytest.approx(pooled / (2 - pooled), abs=2e-3)
         distances = surface_distances(found, data.masks)
-        assert row["hd95_pooled_px"]["estimate"] == pytest.approx(
-            distances.hd95_pooled.mean(), abs=0.2
-        )
-        assert row["assd_px"]["estimate"] == pytest.approx(distances.assd.mean(), abs=0.1)
-        assert (
-            row["dice_per_image"]["low"]
-            <= row["dice_per_image"]["estimate"]
-            <= row["dice_per_image"]["high"]
-        )
+        assert row.hd95_pooled_px.estimate == pytest.approx(distances.hd95_pooled.mean(), abs=0.2)
+        assert row.assd_px.estimate == pytest.approx(distances.assd.mean(), abs=0.1)
+        assert row.dice_per_image.low <= row.dice_per_image.estimate <= row.dice_per_image.high
         listed = [
             float(line["dice_per_image"]) for line in per_image(bright) if line["row"] == name
         ]
         assert listed == pytest.approx(dice, abs=2e-2)
     model, empty = (
-        summary["rows"][name]["dice_pooled"]["estimate"]
-        for name in ("text_prior", "text_prior, empty text")
+        summary.rows[name].dice_pooled.estimate for name in ("text_prior", "text_prior, empty text")
     )
-    difference = next(d for d in summary["differences"] if d["minus"] == "text_prior, empty text")
-    assert difference["dice_pooled"]["estimate"] == pytest.approx(model - empty)
+    difference = next(d for d in summary.differences if d.minus == "text_prior, empty text")
+    assert difference.dice_pooled.estimate == pytest.approx(model - empty)
     assert model != pytest.approx(
         empty, abs=1e-3
     )  # or the text would have made no difference to this test
@@ -217,9 +215,9 @@ def test_summary_on_disk_is_strict_json_and_equals_the_answer(bench):
     summary = bench()
     folder = bench.runs / "text_prior" / "evaluation" / "test"
     text = (folder / "summary.json").read_text()
-    assert json.loads(text, parse_constant=pytest.fail) == json.loads(json.dumps(summary))
-    assert read_summary(bench.runs / "text_prior", "test") == json.loads(text)
-    assert list(summary["rows"]) == [
+    assert json.loads(text, parse_constant=pytest.fail) == summary.model_dump(mode="json")
+    assert stored_summary(bench) == summary
+    assert list(summary.rows) == [
         "text_prior",
         "text_prior, shuffled text",
         "text_prior, empty text",
@@ -236,11 +234,11 @@ def test_summary_on_disk_is_strict_json_and_equals_the_answer(bench):
         "seed 0",
     ):
         assert words in table
-    assert summary["protocol"]["weights_sha256"][:12] in table
-    assert summary["protocol"]["data_hash"] == bench.manifest.hash()
-    assert f"{summary['protocol']['shuffled_same_claim']} of 8" in table
+    assert summary.protocol.weights_sha256[:12] in table
+    assert summary.protocol.data_hash == bench.manifest.hash()
+    assert f"{summary.protocol.shuffled_same_claim} of 8" in table
     with pytest.raises(CheckpointError, match="textmask evaluate"):
-        read_summary(bench.runs / "text_prior", "valid")
+        stored_summary(bench, "valid")
 
 
 def test_same_seed_same_summary(bench):
@@ -251,11 +249,11 @@ def test_an_untrained_baseline_is_named_with_its_command(bench):
     shutil.rmtree(bench.runs / "unet")
     (bench.runs / "statement_unet" / "result.json").unlink()  # still training
     summary = bench()
-    assert "unet" not in summary["rows"]
+    assert "unet" not in summary.rows
     hint = "not trained; textmask train unet DATA --preset lite --out runs/unet"
-    assert summary["missing_rows"]["unet"] == hint
-    assert str(bench.runs.parent) not in json.dumps(summary)
-    assert "statement_unet" in summary["missing_rows"]
+    assert summary.missing_rows["unet"] == hint
+    assert str(bench.runs.parent) not in summary.model_dump_json()
+    assert "statement_unet" in summary.missing_rows
     assert (
         "not trained"
         in (bench.runs / "text_prior" / "evaluation" / "test" / "table.md").read_text()
@@ -264,9 +262,9 @@ def test_an_untrained_baseline_is_named_with_its_command(bench):
 
 def test_a_method_that_reads_no_text_says_so_instead_of_repeating_itself(bench):
     summary = bench("unet")
-    assert list(summary["rows"]) == ["unet", "text_prior", "statement_unet"]
-    reasons = [summary["missing_rows"][f"unet, {kind} text"] for kind in ("shuffled", "empty")]
-    assert all("does not read the sentence" in reason for reason in reasons)
+    assert list(summary.rows) == ["unet", "text_prior", "statement_unet"]
+    reasons = [summary.missing_rows[f"unet, {kind} text"] for kind in ("shuffled", "empty")]
+    assert all("does not read the prompt" in reason for reason in reasons)
     assert not any("shuffled" in line for line in provenance_lines(summary))
 
 
@@ -278,28 +276,25 @@ def test_neighbours_need_the_same_data_and_the_likest_is_taken(bench, trained):
     other.write_text(json.dumps(json.loads(other.read_text()) | {"hash": "another"}))
     (bench.runs / "notes.txt").write_text("no run")
     run = load_run(bench.runs / "text_prior")
-    assert {name: path.name for name, path in find_beside(run).items()} == {"unet": "unet"}
+    assert {name: path.name for name, path in find_neighbors(run).items()} == {"unet": "unet"}
     given = [
         bench.runs / "a_unet_of_few",
         trained / "runs" / "text_prior",
         bench.runs / "unet",
         bench.runs / "unet",
     ]
-    found = find_beside(run, given)
+    found = find_neighbors(run, given)
     assert list(found) == ["unet", "text_prior (text_prior)", "unet (unet)"]
-    assert find_beside(run, [run.path]).keys() == {"unet"}  # never beside itself
+    assert find_neighbors(run, [run.path]).keys() == {"unet"}  # never beside itself
     with pytest.raises(CheckpointError, match="run folder"):
-        find_beside(run, [bench.runs / "gone"])
+        find_neighbors(run, [bench.runs / "gone"])
 
 
 def test_a_run_of_the_same_method_beside_is_another_row(bench):
     shutil.copytree(bench.runs / "text_prior", bench.runs / "again")
     summary = bench(beside=[bench.runs / "again"])
-    assert (
-        summary["rows"]["text_prior (again)"]["dice_pooled"]
-        == summary["rows"]["text_prior"]["dice_pooled"]
-    )
-    assert len(summary["rows"]) == 6
+    assert summary.rows["text_prior (again)"].dice_pooled == summary.rows["text_prior"].dice_pooled
+    assert len(summary.rows) == 6
 
 
 def moved(manifest, source, split):
@@ -312,24 +307,24 @@ def moved(manifest, source, split):
 
 def test_pictures_that_were_trained_on_are_refused(bench, monkeypatch):
     monkeypatch.setattr(module, "open_split", lambda *_: pytest.fail("decoded before the check"))
-    with pytest.raises(DataError, match=r"24 pictures of split 'holdout' were trained on"):
+    with pytest.raises(DataError, match=r"24 images of split 'holdout' were trained on"):
         bench(split="holdout", manifest=moved(bench.manifest, "train", "holdout"))
 
 
 def test_a_run_beside_that_was_trained_on_the_split_is_refused(bench):
     keys = [row.image for row in bench.manifest.rows_of("test")]
     (bench.runs / "unet" / "splits" / "train.txt").write_text("\n".join(keys))
-    with pytest.raises(DataError, match=r"8 pictures .* were trained on by .*unet"):
+    with pytest.raises(DataError, match=r"8 images .* were trained on by .*unet"):
         bench()
 
 
 def test_the_train_split_itself_and_the_valid_split_are_allowed_and_marked(bench):
-    assert bench(split="train", surface=False)["protocol"]["n"] == 24
-    on_valid = bench("unet", split="valid", surface=False)["protocol"]
-    assert "flatters" in on_valid["chosen_by"]
-    on_test = bench("unet", surface=False)["protocol"]
-    assert on_test["chosen_by"] == "valid dice_per_image"
-    assert on_test["hd95"] == "not computed"
+    assert bench(split="train", surface=False).protocol.n == 24
+    on_valid = bench("unet", split="valid", surface=False).protocol
+    assert "flatters" in on_valid.chosen_by
+    on_test = bench("unet", surface=False).protocol
+    assert on_test.chosen_by == "valid dice_per_image"
+    assert on_test.hd95 == "not computed"
 
 
 def test_a_split_without_masks_is_refused_before_anything_is_decoded(bench):
@@ -337,7 +332,7 @@ def test_a_split_without_masks_is_refused_before_anything_is_decoded(bench):
         replace(r, mask=None, labelled=False) if r.split == "test" else r
         for r in bench.manifest.rows
     )
-    with pytest.raises(DataError, match="8 pictures of split 'test' have no mask"):
+    with pytest.raises(DataError, match="8 images of split 'test' have no mask"):
         bench(manifest=replace(bench.manifest, rows=rows))
 
 
@@ -347,8 +342,8 @@ def test_a_baseline_of_another_size_is_scored_against_the_same_masks(bench, trai
         recipe, bench.manifest, bench.runs / "larger", cache_dir=trained / "cache", progress=False
     )
     summary = bench(beside=[bench.runs / "larger"])
-    row = summary["rows"]["text_prior (larger)"]
-    assert row["size"] == [48, 40]
+    row = summary.rows["text_prior (larger)"]
+    assert row.size == (48, 40)
     data, sized = (
         open_split(bench.manifest, "test", size, bench.cache) for size in ((32, 32), (48, 40))
     )
@@ -357,8 +352,8 @@ def test_a_baseline_of_another_size_is_scored_against_the_same_masks(bench, trai
         resize_probability(p, (32, 32)) > 0.5 for p in predict_split(run.method, sized, run.recipe)
     ]
     dice, _, pooled = literal(found, data.masks)
-    assert row["dice_per_image"]["estimate"] == pytest.approx(dice.mean())
-    assert row["dice_pooled"]["estimate"] == pytest.approx(pooled)
+    assert row.dice_per_image.estimate == pytest.approx(dice.mean())
+    assert row.dice_pooled.estimate == pytest.approx(pooled)
 
 
 def test_native_scoring_resizes_probabilities_to_each_mask(bright):
@@ -368,10 +363,10 @@ def test_native_scoring_resizes_probabilities_to_each_mask(bright):
     probabilities = predict_split(Bright(), data, load_run(bright.runs / "text_prior").recipe)
     found = [cv2.resize(p.astype(np.float32), (64, 64)) > 0.5 for p in probabilities]
     dice, _, pooled = literal(found, full.masks)
-    row = summary["rows"]["text_prior"]
-    assert row["dice_per_image"]["estimate"] == pytest.approx(dice.mean())
-    assert row["dice_pooled"]["estimate"] == pytest.approx(pooled)
-    assert summary["protocol"]["size"] == ["each mask's own size"]
+    row = summary.rows["text_prior"]
+    assert row.dice_per_image.estimate == pytest.approx(dice.mean())
+    assert row.dice_pooled.estimate == pytest.approx(pooled)
+    assert summary.protocol.size == ("each mask's own size",)
     true = sum(int(line["true"]) for line in per_image(bright) if line["row"] == "text_prior")
     assert true == int(full.masks.sum())
 
@@ -387,9 +382,9 @@ def test_scores_of_neighbours_are_stored_until_weights_or_code_change(bench, mon
     monkeypatch.setattr(scoring, "git_commit", lambda: "abc")
     own = ["text_prior", "text_prior, shuffled text", "text_prior, empty text"]
     assert predicted_rows(bench) == [*own, "unet", "statement_unet"]
-    first = read_summary(bench.runs / "text_prior", "test")
+    first = stored_summary(bench)
     assert predicted_rows(bench) == own
-    assert read_summary(bench.runs / "text_prior", "test") == first
+    assert stored_summary(bench) == first
     assert predicted_rows(bench, native=True) == [*own, "unet", "statement_unet"]
     assert predicted_rows(bench, native=True) == own
     stored = bench.runs / "unet" / "evaluation" / "test" / "scores.npz"
@@ -432,8 +427,8 @@ def test_nothing_to_score_is_an_error_not_a_figure(bench):
 def test_one_patient_has_no_interval(bench):
     rows = tuple(replace(r, group="p1") if r.split == "test" else r for r in bench.manifest.rows)
     summary = bench(manifest=replace(bench.manifest, rows=rows))
-    assert summary["protocol"]["n_groups"] == 1
-    assert summary["rows"]["unet"]["dice_per_image"]["low"] is None
+    assert summary.protocol.n_groups == 1
+    assert summary.rows["unet"].dice_per_image.low is None
     assert "nan" not in (bench.runs / "text_prior" / "evaluation" / "test" / "table.md").read_text()
 
 
@@ -478,7 +473,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(bench, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write the evaluation"):
         bench(out=tmp_path / "file" / "below", surface=False)
-    assert bench(out=tmp_path / "elsewhere", surface=False)["protocol"]["n"] == 8
+    assert bench(out=tmp_path / "elsewhere", surface=False).protocol.n == 8
     assert (tmp_path / "elsewhere" / "summary.json").exists()
     assert not (bench.runs / "text_prior" / "evaluation").exists()
 
@@ -517,24 +512,17 @@ def test_predict_split_equals_one_forward_and_restores_the_mode(trained, phantom
 
 def test_every_row_says_how_far_its_mask_obeys_its_sentence_beside_ceiling_and_floor(bench):
     summary = bench(zones="phantom")
-    bounds = summary["agreement_bounds"]
+    bounds = summary.agreement_bounds
     for name in ("all", "one_sided"):
-        ceiling, floor = bounds["ceiling"][name], bounds["floor"][name]
-        assert ceiling["side"]["f1"]["estimate"] >= floor["side"]["f1"]["estimate"]
-        assert ceiling["n"] == floor["n"]
-    for row in summary["rows"].values():
-        found = row["agreement"]["all"]
-        for aspect in ("side", "level", "location"):
-            value, precision, recall = (
-                found[aspect]["f1"],
-                found[aspect]["precision"],
-                found[aspect]["recall"],
-            )
-            assert 0 <= value["estimate"] <= 1
+        ceiling, floor = bounds.ceiling.subsets[name], bounds.floor.subsets[name]
+        assert ceiling.side.f1.estimate >= floor.side.f1.estimate
+        assert ceiling.n == floor.n
+    for row in summary.rows.values():
+        for score in row.agreement.all.places.values():
+            value, precision, recall = score.f1.estimate, score.precision, score.recall
+            assert 0 <= value <= 1
             if precision:
-                assert value["estimate"] == pytest.approx(
-                    2 * precision * recall / (precision + recall)
-                )
+                assert value == pytest.approx(2 * precision * recall / (precision + recall))
     table = (bench.runs / "text_prior" / "evaluation" / "test" / "table.md").read_text("utf-8")
     assert "true masks (ceiling)" in table
-    assert "masks of other pictures (floor)" in table
+    assert "masks of other images (floor)" in table

@@ -13,7 +13,7 @@ from textmask.config import Tiles
 from textmask.data.cache import open_split
 from textmask.data.loaders import build_text, to_image
 from textmask.errors import PromptWarning
-from textmask.evaluation.evaluate import evaluate
+from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.inference.batch import predict_folder
 from textmask.inference.jobs import read_jobs
 from textmask.inference.predict_split import predict_split
@@ -204,17 +204,12 @@ def test_a_picture_is_damaged_whole_before_it_is_cut(run, phantom_manifest, tmp_
 
 
 def test_a_run_on_tiles_is_evaluated_at_the_size_of_the_picture(run, phantom_manifest, tmp_path):
-    summary = evaluate(
-        run.path,
-        phantom_manifest,
-        "test",
-        out=tmp_path / "e",
-        cache_dir=tmp_path,
-        n_bootstrap=20,
-        surface=False,
+    options = EvaluationOptions(
+        out=tmp_path / "e", cache_dir=tmp_path, n_bootstrap=20, surface=False
     )
-    assert summary["protocol"]["size"] == [64, 64]
-    assert summary["rows"]["mean_teacher"]["sentences_cut"] == 0
+    summary = evaluate(run.path, phantom_manifest, "test", options)
+    assert summary.protocol.size == (64, 64)
+    assert summary.rows["mean_teacher"].sentences_cut == 0
 
 
 def test_predict_answers_in_the_size_of_the_picture_resized_or_as_it_is(run, tmp_path):

@@ -11,8 +11,8 @@ EVIL_NAME = "images/<img src=x onerror=alert(3)>.png"
 
 @pytest.fixture(scope="session")
 def evaluated(phantom_manifest, tmp_path_factory):
-    """Two trained runs, evaluated on test, the text model on train too; one sentence and one file name are hostile."""
-    from textmask.evaluation.evaluate import evaluate
+    """Two trained runs, evaluated on test, the text model on train too; one prompt and one file name are hostile."""
+    from textmask.evaluation.evaluate import EvaluationOptions, evaluate
     from textmask.methods.registry import get_method
     from textmask.training.loop import train
 
@@ -27,5 +27,6 @@ def evaluated(phantom_manifest, tmp_path_factory):
         recipe = get_method(name).recipe().smoke()
         train(recipe, manifest, root / "runs" / name, cache_dir=root / "cache", progress=False)
     for name, split in (("unet", "test"), ("text_prior", "test"), ("text_prior", "train")):
-        evaluate(root / "runs" / name, manifest, split, n_bootstrap=50, cache_dir=root / "cache")
+        options = EvaluationOptions(n_bootstrap=50, cache_dir=root / "cache")
+        evaluate(root / "runs" / name, manifest, split, options)
     return root / "runs"

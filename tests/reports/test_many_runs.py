@@ -29,7 +29,7 @@ from textmask.reports.groups import (
 )
 from textmask.reports.page import write_report
 from textmask.reports.plots import MOST_IMAGES, single_figures
-from textmask.reports.robustness import read_studies, study_plots, study_table
+from textmask.reports.robustness import read_studies, robustness_cells, study_plots
 from textmask.reports.runs import read_runs
 
 N = 6
@@ -140,20 +140,20 @@ def figures_of(source):
     )
 
 
-def test_runs_of_one_protocol_stand_in_one_table(tmp_path):
+def test_runs_of_one_protocol_share_a_table(tmp_path):
     runs = [make_run(tmp_path, name, name, seed=i) for i, name in enumerate(("unet", "ssa"))]
     source = write_report(runs).read_text()
     assert (tmp_path / "report.html").exists()  # beside the first
     assert source.count("Results on test</h2>") == 1
     (group,) = grouped(read_runs(runs))
-    assert list(merged(group)["rows"]) == [
+    assert list(merged(group).rows) == [
         "unet",
         "unet, shuffled text",
         "text_prior",
         "ssa",
         "ssa, shuffled text",
     ]
-    own = [(d.a, d.b) for d in own_differences(group)]
+    own = [(d.arm, d.minus) for d in own_differences(group)]
     expected = [
         ("unet", "unet, shuffled text"),
         ("unet", "text_prior"),
@@ -179,7 +179,7 @@ def test_runs_of_one_method_are_named_by_their_folders(tmp_path):
         "b/seed0",
     ]
     (group,) = grouped(read_runs(runs))
-    assert list(merged(group)["rows"])[:2] == ["seed0", "seed0, shuffled text"]
+    assert list(merged(group).rows)[:2] == ["seed0", "seed0, shuffled text"]
 
 
 def test_names_of_runs_and_data_are_text(tmp_path):
@@ -194,23 +194,23 @@ def test_names_of_runs_and_data_are_text(tmp_path):
     assert [run["label"] for run in figures_of(source)["runs"]] == list(names)
 
 
-def test_a_run_that_another_has_beside_it_stands_once(tmp_path):
+def test_a_run_that_another_is_compared_with_appears_once(tmp_path):
     a, b = make_run(tmp_path, "ssa", "ssa"), make_run(tmp_path, "text_prior", "text_prior")
     change(
         a, lambda summary: summary["rows"]["text_prior"].update(weights_sha256="text_prior-weights")
     )
     (group,) = grouped(read_runs([a, b]))
-    assert list(merged(group)["rows"]) == [
+    assert list(merged(group).rows) == [
         "ssa",
         "ssa, shuffled text",
         "text_prior",
         "text_prior, shuffled text",
     ]
-    assert ("ssa", "text_prior") not in [(d.a, d.b) for d in own_differences(group)]
+    assert ("ssa", "text_prior") not in [(d.arm, d.minus) for d in own_differences(group)]
     change(a, lambda summary: summary["rows"]["text_prior"].update(weights_sha256="x" * 64))
-    rows = merged(grouped(read_runs([a, b]))[0])["rows"]
-    assert rows["text_prior"]["run"] == "text_prior"  # the given run keeps its name
-    assert rows["text_prior (other, xxxxxx)"]["run"] == "other"
+    rows = merged(grouped(read_runs([a, b]))[0]).rows
+    assert rows["text_prior"].run == "text_prior"  # the given run keeps its name
+    assert rows["text_prior (other, xxxxxx)"].run == "other"
 
 
 @pytest.mark.parametrize(
@@ -235,17 +235,17 @@ def test_pairs_are_those_of_the_same_images(tmp_path):
     runs = [make_run(tmp_path, f"m{i}", f"m{i}", seed=i) for i in range(3)]
     (group,) = grouped(read_runs(runs))
     found, notes = paired_differences(group, n=50, permutations=64)
-    assert [(d.a, d.b) for d in found] == [("m0", "m1"), ("m0", "m2"), ("m1", "m2")]
+    assert [(d.arm, d.minus) for d in found] == [("m0", "m1"), ("m0", "m2"), ("m1", "m2")]
     assert not notes
     dice = [member.evaluated.per_image.dice for member in group.members]
-    assert found[0].dice_per_image["estimate"] == pytest.approx(float((dice[0] - dice[1]).mean()))
+    assert found[0].dice_per_image.estimate == pytest.approx(float((dice[0] - dice[1]).mean()))
     raw = [paired_permutation(dice[a], dice[b], n=64) for a, b in ((0, 1), (0, 2), (1, 2))]
     assert [d.dice_per_image_p for d in found] == pytest.approx(holm(raw))
     path = runs[1] / "evaluation" / "test" / "per_image.csv"
     path.write_text(path.read_text().replace("film-0.png", "film-x.png"))
     (group,) = grouped(read_runs(runs))
     found, notes = paired_differences(group, n=50, permutations=64)
-    assert [(d.a, d.b) for d in found] == [("m0", "m2")]
+    assert [(d.arm, d.minus) for d in found] == [("m0", "m2")]
     assert len(notes) == 2
     assert [run["label"] for run in single_figures(group)["runs"]] == ["m0", "m2"]
 
@@ -274,7 +274,7 @@ def test_many_runs_are_each_compared_with_the_first(tmp_path):
     (group,) = grouped(read_runs(runs))
     found, notes = paired_differences(group, n=10, permutations=10)
     assert len(found) == MOST_IN_PAIRS
-    assert {d.a for d in found} == {"m0"}
+    assert {d.arm for d in found} == {"m0"}
     assert "the first only" in notes[0]
 
 
@@ -288,7 +288,7 @@ def test_a_page_holds_a_bounded_number_of_single_images(tmp_path):
     big = replace(
         old,
         images=names,
-        texts=("upper left",) * n,
+        prompts=("upper left",) * n,
         groups=names,
         dice=np.resize(old.dice, n),
         counts=type(old.counts)(**wide),
@@ -322,26 +322,30 @@ def study(run, name, summary):
     return folder
 
 
-def graded(base):
-    rows = [{"kind": "clean", "severity": 0.0, "n": N, "dice_per_image": value(base)}]
-    rows += [
-        {"kind": "blur", "severity": s, "n": N, "dice_per_image": value(base - s / 20)}
-        for s in (5, 3, 7)
-    ]
-    return {"protocol": {"split": "test", "n": N}, "rows": rows, "verdict": "Blur breaks it."}
+def row_of(kind, severity=0.0, score=None, **more):
+    row = {"kind": kind, "severity": severity, "n": N, **more}
+    return row if score is None else {**row, "dice_per_image": value(score)}
+
+
+def robustness(*rows, study="corruption", **protocol):
+    own = {"run": "x", "method": "unet", "limit": None, "study_seed": 0, "seed": 0}
+    words = {"study_commit": "abc", "zones": "phantom"}
+    return {"study": study, "protocol": PROTOCOL | own | words | protocol, "rows": list(rows)}
+
+
+def graded(base, kind="blur"):
+    scores = [row_of(kind, s, base - s / 20) for s in (5, 3, 7)]
+    return robustness(row_of("clean", 0.0, base), *scores)
 
 
 def test_studies_of_several_runs_share_a_plot(tmp_path):
     runs = [make_run(tmp_path, name, name) for name in ("unet", "ssa")]
     for run, base in zip(runs, (0.9, 0.8), strict=True):
         study(run, "corruption-test", graded(base))
-    (folder,) = [
-        study(
-            runs[0],
-            "prompts-test",
-            {"rows": [{"kind": "empty", "severity": 0, "dice_per_image": value(0.2)}]},
-        )
-    ]
+    prompts = robustness(
+        row_of("clean", 0.0, 0.5), row_of("empty", 0.0, 0.2), study="prompts", data=EVIL
+    )
+    folder = study(runs[0], "prompts-test", prompts)
     (folder / "table.md").write_text(f"| kind |\n{EVIL}")
     found = read_studies(read_runs(runs))
     assert list(found) == ["corruption-test", "prompts-test"]
@@ -349,50 +353,56 @@ def test_studies_of_several_runs_share_a_plot(tmp_path):
     assert caption == "blur"
     assert svg.count('class="line') == 4  # two lines and their samples
     assert svg.count("<circle") == 2 * 4  # the unchanged input and three severities
-    head, lines = study_table(found["corruption-test"])
+    head, lines = robustness_cells(found["corruption-test"])
     assert head == ["run", "kind", "severity", "dice_per_image", "n"]
     assert ["ssa", "blur", "7", "45.00 (40.00 to 50.00)", "6"] in lines
+    ((caption, _),) = study_plots("prompts-test", found["prompts-test"])
+    assert caption == "unet"  # kinds without grades: one plot per run
     source = write_report(runs).read_text()
-    assert "ssa: Blur breaks it." in source
     assert "<img src=x" not in source
-    assert "As the study of unet wrote it" in source
+    assert "Table of the study of unet" in source
+    assert "ssa: data films, split test, n 6, seed 0" in source
 
 
 @pytest.mark.parametrize(
     "rows",
     [
-        {"empty": {"dice_per_image": {"estimate": 0.5}}, "own": {"dice_per_image": 0.7}},
-        [
-            {"name": "empty", "level": "strong", "dice_per_image": value(0.5)},
-            "no row",
-            {"name": "x", "note": "nothing"},
-        ],
-        [
-            {
-                "kind": EVIL,
-                "severity": None,
-                "iou_to_clean": {"n": 3, "mean": value(0.4), "median": 0.5},
-            }
-        ],
+        [row_of("clean", 0.0, 0.7), row_of("empty", note="no prompt could be rewritten")],
+        [row_of(EVIL, 0.0, 0.5, iou_to_clean={"n": 3, "mean": value(0.4), "median": 0.5})],
     ],
 )
-def test_studies_of_another_form_are_read_as_far_as_they_go(tmp_path, rows):
+def test_conditions_without_figures_and_hostile_names_are_shown(tmp_path, rows):
     run = make_run(tmp_path, "unet")
-    study(run, "x", {"rows": rows})
+    study(run, "x", robustness(*rows))
     (studies,) = read_studies(read_runs([run])).values()
     assert study_plots("x", studies)
     source = write_report(run).read_text()
     assert "<img src=x" not in source
 
 
-def test_a_study_without_figures_shows_its_own_picture_and_a_damaged_one_is_an_error(tmp_path):
+def test_a_study_without_figures_shows_its_own_chart(tmp_path):
     run = make_run(tmp_path, "unet")
-    folder = study(run, "odd", {"rows": []})
+    folder = study(run, "odd", robustness())
     (folder / "plot.png").write_bytes(b"PNG")
-    source = write_report(run).read_text()
-    assert 'src="data:image/png;base64,UE5H"' in source
-    (folder / "summary.json").write_text('{"rows": 3}')
-    with pytest.raises(CheckpointError, match="expected a list"):
+    assert 'src="data:image/png;base64,UE5H"' in write_report(run).read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"rows": 3}, "protocol: Field required"),
+        ({"x": 1}, "not a summary"),
+        (robustness() | {"rows": {"empty": {}}}, "rows: .*array"),
+        (robustness("no row"), r"rows\.0: "),
+        (robustness(row_of("clean", "strong")), r"rows\.0\.severity: .*'strong'"),
+        (robustness(row_of("clean", 0.0, dice_per_image=0.7)), r"rows\.0\.dice_per_image"),
+        (robustness() | {"study": "features"}, "study: "),
+    ],
+)
+def test_a_study_of_another_form_is_an_error_that_names_file_and_field(tmp_path, content, said):
+    run = make_run(tmp_path, "unet")
+    study(run, "odd", content)
+    with pytest.raises(CheckpointError, match=rf"studies/odd/summary\.json.*{said}"):
         write_report(run)
 
 

@@ -1,4 +1,4 @@
-"""The report: one file, nothing fetched, nothing a sentence can smuggle in; and tables from committed summaries."""
+"""The report: one file, nothing fetched, nothing a prompt can smuggle in; and tables from committed summaries."""
 
 import base64
 import csv
@@ -14,6 +14,7 @@ import pytest
 
 from textmask.errors import CheckpointError, DataError
 from textmask.evaluation.results_table import results_table
+from textmask.evaluation.summary import EvaluationSummary, read_summary
 from textmask.plots.overlays import LEGEND
 from textmask.reports.page import Section, write_report
 
@@ -63,8 +64,8 @@ def page(evaluated, tmp_path_factory):
 
 
 def test_one_file_that_fetches_nothing(page):
-    pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(pictures) == 2 * 3 * 4  # two splits: worst, best and median cases
+    images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 2 * 3 * 4  # two splits: worst, best and median cases
     plots = [
         attrs["aria-label"]
         for tag, attrs in page.tags
@@ -73,7 +74,7 @@ def test_one_file_that_fetches_nothing(page):
     # two splits: forest, agreement, scatter, histogram; the validation scores (it has no loss)
     assert len(plots) == 2 * (1 + 6 + 1 + 1) + 1
     assert len(set(plots)) > 10
-    for source in pictures:
+    for source in images:
         kind, data = source.split(",", 1)
         assert kind == "data:image/jpeg;base64"
         decoded = cv2.imdecode(
@@ -109,7 +110,7 @@ def test_only_its_own_script_and_style_may_run(page):
     assert kinds == ["application/json", "application/json", None]
 
 
-def test_sentences_and_names_are_text_not_markup(page):
+def test_prompts_and_names_are_text_not_markup(page):
     assert "<img src=x" not in page.source
     assert page.source.count("<script>") == 1
     assert "</details><script>" not in page.source
@@ -127,7 +128,7 @@ def test_it_says_what_a_reader_must_know(page, evaluated):
         assert name in words
     assert "not trained; textmask train statement_unet" in words
     assert "Research use only" in words
-    assert '"left" means the left of the picture' in words
+    assert '"left" means the left side of the image' in words
     assert "Results on test" in words
     assert "Results on train" in words
     assert "n = 8 in" in words
@@ -242,6 +243,10 @@ def committed(runs, name, path, split="test", change=None):
     return path
 
 
+def table_of(paths, brief=False):
+    return results_table([read_summary(path, EvaluationSummary) for path in paths], brief)
+
+
 def tables_of(markdown):
     """First cells of each table: those of the overlaps, then those of the agreement."""
     found = {"overlap": [], "agreement": []}
@@ -260,7 +265,7 @@ def rows_of(markdown):
 
 def test_results_table_merges_what_is_comparable(runs, tmp_path):
     a, b = (committed(runs, name, tmp_path / f"{name}.json") for name in ("text_prior", "unet"))
-    table = results_table([a, b])
+    table = table_of([a, b])
     head = rows_of(table)
     assert head[:2] == ["row", "---"]
     assert head[2:6] == [
@@ -280,21 +285,21 @@ def test_results_table_merges_what_is_comparable(runs, tmp_path):
     )
     assert table.count("threshold 0.5, both masks empty: one") == 2  # the protocol of either model
     assert "- text_prior minus unet: dice_per_image" in table
-    assert results_table([a, a]) == results_table([a])
-    brief = results_table([a, a], brief=True)
-    assert rows_of(brief) == rows_of(results_table([a]))
+    assert table_of([a, a]) == table_of([a])
+    brief = table_of([a, a], brief=True)
+    assert rows_of(brief) == rows_of(table_of([a]))
     assert brief.count("\n- ") == 1
     assert tables_of(brief)["agreement"] == []
     agreement = tables_of(table)["agreement"]
     assert agreement[2:6] == head[2:6]
-    assert agreement[-2:] == ["true masks (ceiling)", "masks of other pictures (floor)"]
+    assert agreement[-2:] == ["true masks (ceiling)", "masks of other images (floor)"]
 
     def older(summary):  # committed before agreement was measured
         del summary["agreement_bounds"]
         for row in summary["rows"].values():
             del row["agreement"]
 
-    old = results_table([committed(runs, "unet", tmp_path / "old.json", change=older)])
+    old = table_of([committed(runs, "unet", tmp_path / "old.json", change=older)])
     assert tables_of(old)["agreement"] == []
     assert "unet" in rows_of(old)
     assert "split" in brief.splitlines()[-1]
@@ -303,16 +308,18 @@ def test_results_table_merges_what_is_comparable(runs, tmp_path):
 def test_results_table_keeps_other_protocols_and_other_weights_apart(runs, tmp_path):
     a = committed(runs, "text_prior", tmp_path / "a.json")
     other_split = committed(runs, "text_prior", tmp_path / "b.json", "train")
-    assert rows_of(results_table([a, other_split])).count("row") == 2
+    assert rows_of(table_of([a, other_split])).count("row") == 2
 
     def seed(summary):
         for row in summary["rows"].values():
             row |= {"weights_sha256": "f" * 64, "run": "seed|1"}
 
     other_seed = committed(runs, "text_prior", tmp_path / "c.json", change=seed)
-    table = results_table([a, other_seed])
+    table = table_of([a, other_seed])
     assert rows_of(table).count("row") == 1
     assert r"text_prior (seed\|1, ffffff)" in table
     (tmp_path / "d.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"d\.json is no summary"):
-        results_table([tmp_path / "d.json"])
+    with pytest.raises(
+        CheckpointError, match=r"d\.json is not a summary, expected one of `textmask evaluate`"
+    ):
+        table_of([tmp_path / "d.json"])

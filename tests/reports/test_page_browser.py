@@ -25,7 +25,7 @@ class Opened:
 def filter_by(page, words, said):
     from playwright.sync_api import expect
 
-    page.get_by_label("Filter by sentence").fill(words)
+    page.get_by_label("Filter by prompt").fill(words)
     expect(page.locator("#found")).to_have_text(said)
 
 
@@ -106,14 +106,14 @@ def test_the_filter_leaves_what_its_words_are_in(opened):
     assert f"{len(kept)} of 8 images match" in section.locator(".matches").inner_text()
     filter_by(page, "<img src=x onerror=alert(3)>", re.compile("^1 of"))
     assert section.locator(".images tbody tr").count() == 1
-    filter_by(page, "no sentence has this", re.compile("^0 of"))
+    filter_by(page, "no prompt has this", re.compile("^0 of"))
     assert section.locator(".nothing").first.is_visible()
     assert section.locator("input[type=range]").first.is_disabled()
     filter_by(page, "", "")
     assert section.locator(".images tbody tr").count() == 8
 
 
-def test_points_say_their_sentence_to_the_mouse_and_to_the_keyboard(opened):
+def test_points_say_their_prompt_to_the_mouse_and_to_the_keyboard(opened):
     page = opened.page
     figure = page.locator(".scatter").first
     words = figure.locator(".readout")

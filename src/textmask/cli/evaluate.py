@@ -78,6 +78,7 @@ def evaluate_command(
     manifest.rows_of(split)
 
     from textmask.evaluation.agreement import agreement_cells, agreement_lines
+    from textmask.evaluation.evaluate import EvaluationOptions
     from textmask.evaluation.evaluate import evaluate as run_evaluation
     from textmask.evaluation.protocol import provenance_lines
     from textmask.evaluation.tables import difference_lines, protocol_line, table_cells
@@ -86,10 +87,7 @@ def evaluate_command(
 
     prepare_cpu()
     with progress_bars() as step:
-        summary = run_evaluation(
-            record.path,
-            manifest,
-            split,
+        scoring = EvaluationOptions(
             beside=neighbors,
             out=out,
             surface=surface,
@@ -100,22 +98,25 @@ def evaluate_command(
             device=device,
             progress=step,
         )
+        summary = run_evaluation(record.path, manifest, split, scoring)
 
-    print_table(*table_cells(summary))
-    say(protocol_line(summary["protocol"]))
-    for line in difference_lines(summary):
+    print_table(*table_cells(summary.rows, summary.missing_rows))
+    say(protocol_line(summary.protocol))
+    for line in difference_lines(summary.differences):
         say(f"  {record.path.name} {line}")
     for line in provenance_lines(summary):
         say(f"  {line}")
-    print_table(*agreement_cells(summary))
-    for line in agreement_lines(summary):
-        say(f"  {line}")
+
+    if summary.agreement_bounds is not None:
+        print_table(*agreement_cells(summary.rows, summary.agreement_bounds))
+        for line in agreement_lines(summary):
+            say(f"  {line}")
 
     # the report of a run shows what is in its folder
     if out is None:
         say(f"report: {write_report(record.path)}")
     else:
-        say(f"{folder}: table.md, per_image.csv, summary.json, cases")
+        say(f"{folder}: table.md, per_image.csv, scores.csv, summary.json, cases")
 
 
 def _evaluation_folder(run: Path, out: Path | None, split: str) -> Path:
@@ -168,15 +169,9 @@ def table_command(
 
     Example: textmask table results/qata-*.json
     """
-    from textmask.evaluation.results_table import results_table
-    from textmask.io.files import read_json
-    from textmask.studies.robustness.comparison import robustness_table
+    from textmask.studies.tables import summary_tables
 
-    read = [read_json(path) for path in summaries]
-    if any("study" in summary for summary in read):
-        typer.echo(robustness_table(read))
-    else:
-        typer.echo(results_table(summaries, brief))
+    typer.echo(summary_tables(summaries, brief))
 
 
 def verify_table_command(

@@ -136,28 +136,26 @@ def ambiguity_command(
     manifest.rows_of(split)
 
     from textmask.runs.environment import prepare_cpu
-    from textmask.studies.probes.ambiguity import lines, measure_ambiguity
+    from textmask.studies.probes.ambiguity import AmbiguityOptions, lines, measure_ambiguity
 
     prepare_cpu()
     with progress_bars() as step:
-        summary = measure_ambiguity(
-            record.path,
-            manifest,
-            out,
+        probe = AmbiguityOptions(
             split=split,
-            pictures=pictures,
+            images=pictures,
             count=count,
             seed=seed,
             cache_dir=cache_dir,
             device=device,
             progress=lambda done, total: step("images", done, total),
         )
+        summary = measure_ambiguity(record.path, manifest, out, probe)
 
     head = ["prompt", "cosine to own", "overlap with own", "inside mask", "inside minus own"]
     print_table(head, lines(summary))
     say(
-        f"{out}: n = {summary['n']} of {summary['usable']} usable images, split {split}, seed {seed}; "
-        f"the masks cover {summary['mask_share'] * 100:.1f} % of the image, which a flat map would have inside the mask"
+        f"{out}: n = {summary.n} of {summary.usable} usable images, split {split}, seed {seed}; "
+        f"the masks cover {summary.mask_share * 100:.1f} % of the image, which a flat map would have inside the mask"
     )
 
 

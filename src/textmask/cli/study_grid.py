@@ -302,26 +302,24 @@ def _run_plan(plan: StudyPlan, request: StudyRequest) -> None:
     manifest = read_data(request.data, request.options)
     manifest.rows_of(request.split)
 
-    from textmask.studies.grid.runner import run_study
+    from textmask.studies.grid.runner import StudyOptions, run_study
     from textmask.studies.grid.summary import study_table
 
-    summary = run_study(
-        plan,
-        manifest,
-        request.out,
+    options = StudyOptions(
         seeds=seeds,
         preset=preset,
         settings=request.settings,
         labelled_fraction=request.labelled_fraction,
         labelled_list=request.labelled_list,
         split=request.split,
-        engine=request.launcher,
+        launcher=request.launcher,
         cache_dir=request.cache_dir,
         device=request.device,
         progress=None if request.quiet else say,
     )
+    summary = run_study(plan, manifest, request.out, options)
     say(study_table(summary))
-    say(f"{request.out}: table.md, study.csv, study.json, study.png")
+    say(f"{request.out}: table.md, study.csv, study.json, study.png, scores.csv")
 
 
 def _seeds(text: str) -> list[int]:

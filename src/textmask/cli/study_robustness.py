@@ -231,7 +231,7 @@ def _study_options(
 
 def _show(found: RobustnessStudy) -> None:
     say(found.table)
-    say(f"{found.out}: summary.json, table.md, plot.png, per_image.csv")
+    say(f"{found.out}: summary.json, table.md, plot.png, per_image.csv, scores.csv")
 
 
 def _severity(text: str) -> tuple[str, list[float]]:

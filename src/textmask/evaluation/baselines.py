@@ -15,37 +15,56 @@ from textmask.runs.record import read_record
 BASELINES = ("text_prior", "unet", "statement_unet")
 
 
-def find_beside(run: Run, beside: Sequence[Path] = ()) -> dict[str, Path]:
-    """Run folders to set beside a run: the given ones, and baselines of the same data among its neighbours.
+def find_neighbors(run: Run, given: Sequence[Path] = ()) -> dict[str, Path]:
+    """Run folders to compare a run with: the given ones, and baselines of the same data next to the run.
 
-    Of several neighbours of one method the one most like the run is taken: as many labels, the same size, the same
-    seed, named as its method, first in the alphabet.
+    If several folders hold the same baseline, the one most like the run is taken: as many labels, the same size, the
+    same seed, named as its method, first in the alphabet.
+
+    Returns:
+        Name of a table row -> run folder.
 
     Raises:
-        CheckpointError: a given folder is no run.
+        CheckpointError: a given folder is not a run folder.
     """
     found: dict[str, Path] = {}
     seen = {run.path.resolve()}
-    for path in map(run_path, beside):
+    for path in map(run_path, given):
         method = read_record(path).method
-        if path.resolve() not in seen:
-            seen.add(path.resolve())
-            names = (method, f"{method} ({path.name})", f"{method} ({path})")
-            found[next(name for name in names if name not in (run.recipe.method, *found))] = path
-    likest: dict[str, tuple[Any, ...]] = {}
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+
+        # two runs of one method are told apart by folder, then by path
+        names = (method, f"{method} ({path.name})", f"{method} ({path})")
+        found[next(name for name in names if name not in (run.recipe.method, *found))] = path
+
+    baselines = _nearest_baselines(run)
+    for name in BASELINES:
+        if name in baselines and name not in found:
+            found[name] = baselines[name]
+    return found
+
+
+def _nearest_baselines(run: Run) -> dict[str, Path]:
+    """The finished baselines of the same data in the folder that holds the run, each the one most like it."""
+    best: dict[str, tuple[Any, ...]] = {}
     for path in sorted(run.path.resolve().parent.iterdir()):
         try:
             record = read_record(path)
         except CheckpointError:
             continue
         recipe, data, name = record.recipe, record.data, record.method
-        usable = name in BASELINES and name != run.recipe.method and name not in found
-        if usable and data.get("hash") == run.data["hash"] and record.result:
-            differs = (
-                labelled_rows(data) != labelled_rows(run.data),
-                tuple(recipe.get("image_size", ())) != run.recipe.image_size,
-                recipe.get("seed") != run.recipe.seed,
-                path.name != name,
-            )
-            likest[name] = min(likest.get(name, (differs, path)), (differs, path))
-    return found | {name: likest[name][1] for name in BASELINES if name in likest}
+        if name not in BASELINES or name == run.recipe.method:
+            continue
+        if data.get("hash") != run.data["hash"] or not record.result:
+            continue
+
+        differs = (
+            labelled_rows(data) != labelled_rows(run.data),
+            tuple(recipe.get("image_size", ())) != run.recipe.image_size,
+            recipe.get("seed") != run.recipe.seed,
+            path.name != name,
+        )
+        best[name] = min(best.get(name, (differs, path)), (differs, path))
+    return {name: path for name, (_, path) in best.items()}

@@ -1,114 +1,133 @@
-"""Score a run under a stated protocol, beside the rows that every table carries."""
+"""Score a run under a stated protocol, together with the rows that every table carries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest
 from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import CheckpointError
-from textmask.evaluation.agreement import add_agreement
-from textmask.evaluation.baselines import BASELINES, find_beside
+from textmask.evaluation.agreement import MeasuredAgreement, measure_agreement
+from textmask.evaluation.baselines import BASELINES, find_neighbors
+from textmask.evaluation.bootstrap import Bootstrap, corrected
 from textmask.evaluation.files import write_evaluation
 from textmask.evaluation.protocol import labelled_rows, protocol_of, refuse_leaks
-from textmask.evaluation.scoring import SURFACE, Scored, Scorer, overlap_of
-from textmask.evaluation.tables import as_value
+from textmask.evaluation.records import Agreement, Value
+from textmask.evaluation.scores import ImageScores
+from textmask.evaluation.scoring import Scored, Scorer, overlap_of
+from textmask.evaluation.summary import (
+    Difference,
+    EvaluationProtocol,
+    EvaluationSummary,
+    SummaryRow,
+)
 from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
-from textmask.metrics.overlap import Counts, EmptyPolicy, Kind
-from textmask.metrics.statistics import (
-    bootstrap_ci,
-    bootstrap_pooled,
-    holm,
-    paired_difference,
-    paired_difference_pooled,
-    paired_permutation,
-    paired_permutation_pooled,
-)
+from textmask.metrics.overlap import EmptyPolicy
 from textmask.progress import Progress
-from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.checkpoint import load_run
 from textmask.runs.layout import EVALUATION, output_folder, run_path
+
+PromptKind = Literal["own", "shuffled", "empty"]
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a run is evaluated.
+
+    Attributes:
+        beside: further run folders to compare with; baselines are also looked for among the run's neighbors.
+        out: folder to write to (default: `<run>/evaluation/<split>`).
+        surface: also compute HD95 and ASSD.
+        native: score at each mask's own size instead of the run's; probabilities are resized, never masks.
+        n_bootstrap: resamples of an interval, and relabellings behind a p value.
+        seed: random seed of shuffling and bootstrap.
+        zones: key of `textmask.text.zones.ZONE_MAPS` by which masks are read for the agreement; None chooses by the
+            grammar of each prompt.
+        cache_dir: folder of the decoded images.
+        device: auto, cpu, cuda, cuda:N or mps.
+        progress: called with (row name, done, total).
+    """
+
+    beside: Sequence[Path] = ()
+    out: Path | None = None
+    surface: bool = True
+    native: bool = False
+    n_bootstrap: int = 2000
+    seed: int = 0
+    zones: str | None = None
+    cache_dir: Path | None = None
+    device: str = "auto"
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """All rows of an evaluation, the model first.
+
+    Attributes:
+        rows: the rows.
+        kinds: N, the prompts that each row was given.
+        missing: name of a row that could not be made -> why.
+        same_claim: images whose shuffled prompt names the same zones.
+    """
+
+    rows: list[Scored]
+    kinds: list[PromptKind]
+    missing: dict[str, str]
+    same_claim: int
 
 
 def evaluate(
-    run: Path,
-    manifest: Manifest,
-    split: str,
-    *,
-    beside: Sequence[Path] = (),
-    out: Path | None = None,
-    surface: bool = True,
-    native: bool = False,
-    n_bootstrap: int = 2000,
-    seed: int = 0,
-    zones: str | None = None,
-    cache_dir: Path | None = None,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Evaluate a run on a split and write per_image.csv, table.md, cases/ and, last, summary.json.
+    run: Path, manifest: Manifest, split: str = "test", options: EvaluationOptions | None = None
+) -> EvaluationSummary:
+    """Evaluate a run on a split and write per_image.csv, scores.csv, table.md, cases/ and, last, summary.json.
 
-    Beside the model stand: the same model with shuffled and with empty sentences, and the baselines `text_prior`,
-    `unet` and `statement_unet` trained on the same data. All rows are scored against the same masks.
+    The model is compared with itself under shuffled and empty prompts, and with the baselines `text_prior`, `unet` and
+    `statement_unet` trained on the same data. All rows are scored against the same masks.
 
     Args:
-        run: run folder, or `default` for the bundled model, which needs `out`.
-        manifest: the table that holds the split.
+        run: run folder, or `default` for the bundled model, which needs `options.out`.
+        manifest: the manifest that holds the split.
         split: its name.
-        beside: further run folders; the baselines are looked for among the run's neighbours as well.
-        out: folder to write to; default `<run>/evaluation/<split>`.
-        surface: also HD95 and ASSD.
-        native: score at each mask's own size instead of the run's; probabilities are resized, never masks.
-        n_bootstrap: resamples of an interval.
-        seed: of the shuffling and of the bootstrap.
-        zones: key of `textmask.text.zones.ZONE_MAPS` by which masks are read for the agreement; None chooses by the
-            grammar of each sentence.
-        cache_dir: of the decoded pictures.
-        device: auto, cpu, cuda, cuda:N or mps.
-        progress: called with (row name, done, total).
+        options: the rest.
 
     Returns:
         The summary that is written to summary.json.
 
     Raises:
         DataError: rows of the split were trained on, or have no mask.
-        CheckpointError: not a run folder, or `out` cannot be written.
+        CheckpointError: not a run folder, or the folder of the evaluation cannot be written.
     """
-    out = output_folder(run_path(run), out, EVALUATION, split)
-    loaded = load_run(run, device)
+    options = options or EvaluationOptions()
+    out = output_folder(run_path(run), options.out, EVALUATION, split)
+    loaded = load_run(run, options.device)
     refuse_leaks(loaded.path, manifest.rows_of(split), split)
-    name, size = loaded.recipe.method, loaded.recipe.image_size
-    data = open_split(manifest, split, size, cache_dir)
-    scorer = Scorer(manifest, split, data, surface, native, cache_dir, progress, zones)
+    data = open_split(manifest, split, loaded.recipe.image_size, options.cache_dir)
+    scorer = Scorer(
+        manifest,
+        split,
+        data,
+        surface=options.surface,
+        native=options.native,
+        cache_dir=options.cache_dir,
+        progress=options.progress,
+        zones=options.zones,
+    )
+
+    # the model itself comes first; every difference is that of the first row
+    name = loaded.recipe.method
     probabilities = scorer.predict(name, loaded, scorer.data)
-    rows = [scorer.score(name, loaded, probabilities, scorer.data.prompts)]
-    changed, same_claim, notes = _other_sentences(scorer, loaded, seed)
-    rows += changed
-    neighbours = find_beside(loaded, beside)
-    folder = loaded.path.resolve().parent.name  # never a whole path: summaries are committed
-    for missing in BASELINES:
-        if missing not in neighbours and missing != name:
-            notes[missing] = (
-                f"not trained; textmask train {missing} DATA --preset lite --out {folder}/{missing}"
-            )
-    for label, path in neighbours.items():
-        refuse_leaks(path, scorer.data.rows, split)
-        rows.append(scorer.neighbour(label, load_run(path, device)))
-    groups = [row.group for row in scorer.data.rows]
-    policy = loaded.recipe.empty_policy
-    summary = {
-        "protocol": protocol_of(scorer, loaded, groups, n_bootstrap)
-        | {"shuffled_seed": seed, "shuffled_same_claim": same_claim},
-        "rows": {row.name: _summarise(row, groups, policy, n_bootstrap, seed) for row in rows},
-        "missing_rows": notes,
-        "differences": _score_differences(rows, groups, policy, n_bootstrap, seed),
-    }
-    add_agreement(summary, rows, scorer, groups, n_bootstrap, seed)
+    model = scorer.score(name, loaded, probabilities, scorer.data.prompts)
+    found = _with_other_rows(scorer, model, options)
+
+    summary, scores = _summarised(scorer, found, options)
     try:
-        write_evaluation(out, summary, rows, scorer, probabilities)
+        write_evaluation(out, summary, scores, scorer, model, probabilities)
     except OSError as error:
         raise CheckpointError(
             f"cannot write the evaluation {out}: {error}. Give another folder with `out`."
@@ -116,79 +135,114 @@ def evaluate(
     return summary
 
 
-def _other_sentences(
-    scorer: Scorer, run: Run, seed: int
-) -> tuple[list[Scored], int, dict[str, str]]:
-    """The model with shuffled and with empty text, how many shuffled sentences claim the same, and why a row lacks."""
-    shuffled, same_claim = shuffled_prompts(scorer.data, seed)
-    rows, notes = [], {}
-    for kind, prompts in (("shuffled text", shuffled), ("empty text", [""] * len(scorer.data))):
-        name = f"{run.recipe.method}, {kind}"
+def _with_other_rows(scorer: Scorer, model: Scored, options: EvaluationOptions) -> ScoredRows:
+    """The model, the model with other prompts, and its neighbors, or why a row is missing."""
+    run, data = model.run, scorer.data
+    shuffled, same_claim = shuffled_prompts(data, options.seed)
+    found = ScoredRows([model], ["own"], {}, same_claim)
+
+    prompt_kinds: tuple[tuple[PromptKind, Sequence[str]], ...] = (
+        ("shuffled", shuffled),
+        ("empty", [""] * len(data)),
+    )
+    for kind, prompts in prompt_kinds:
+        name = f"{run.recipe.method}, {kind} text"
         if get_method(run.recipe.method).card.uses_text:
-            rows.append(
-                scorer.score(name, run, scorer.predict(name, run, scorer.data, prompts), prompts)
-            )
+            probabilities = scorer.predict(name, run, data, prompts)
+            found.rows.append(scorer.score(name, run, probabilities, prompts))
+            found.kinds.append(kind)
         else:
-            notes[name] = "the same: this method does not read the sentence"
-    return rows, same_claim, notes
+            found.missing[name] = "the same: this method does not read the prompt"
 
-
-def _summarise(
-    row: Scored, groups: list[str], policy: EmptyPolicy, n: int, seed: int
-) -> dict[str, Any]:
-    found, recipe = overlap_of(row, policy), row.run.recipe
-    kept = [group for group, keep in zip(groups, found.kept, strict=True) if keep]
-    sentences = row.name.rpartition(", ")[2].removesuffix(" text")
-    summary: dict[str, Any] = {
-        "dice_per_image": as_value(
-            bootstrap_ci(found.dice_per_image[found.kept], kept, n=n, seed=seed)
-        ),
-        "dice_pooled": as_value(bootstrap_pooled(row.counts, groups, "dice", n=n, seed=seed)),
-        "iou_per_image": as_value(
-            bootstrap_ci(found.iou_per_image[found.kept], kept, n=n, seed=seed)
-        ),
-        "iou_pooled": as_value(bootstrap_pooled(row.counts, groups, "iou", n=n, seed=seed)),
-        "both_empty": found.both_empty,
-        "prediction_empty": found.prediction_empty,
-        "truth_empty": found.truth_empty,
-        "n_skipped": found.n_skipped,
-        "run": row.run.path.name,
-        "sentences": sentences if sentences in ("shuffled", "empty") else "own",
-        "weights_sha256": file_sha256(row.run.weights),
-        "threshold": recipe.threshold,
-        "size": list(recipe.image_size),
-        "seed": recipe.seed,
-        "labelled_rows": labelled_rows(row.run.data),
-        "sentences_cut": row.run.method.too_long(row.prompts),
-    }
-    for name in SURFACE if row.surface is not None else ():
-        summary[f"{name}_px"] = as_value(
-            bootstrap_ci(getattr(row.surface, name), groups, n=n, seed=seed)
-        )
-    return summary
-
-
-def _score_differences(
-    rows: list[Scored], groups: list[str], policy: EmptyPolicy, n: int, seed: int
-) -> list[dict[str, Any]]:
-    """The model minus each other row, paired on the same images; p values corrected after Holm per metric."""
-    model, found = rows[0], []
-    for other in rows[1:]:
-        a, b = overlap_of(model, policy), overlap_of(other, policy)
-        kept = a.kept & b.kept
-        names = [group for group, keep in zip(groups, kept, strict=True) if keep]
-        pair = a.dice_per_image[kept], b.dice_per_image[kept], names
-        pooled: tuple[Counts, Counts, list[str], Kind] = model.counts, other.counts, groups, "dice"
-        found.append(
-            {
-                "minus": other.name,
-                "dice_per_image": as_value(paired_difference(*pair, n=n, seed=seed)),
-                "dice_per_image_p": paired_permutation(*pair, n=n, seed=seed),
-                "dice_pooled": as_value(paired_difference_pooled(*pooled, n=n, seed=seed)),
-                "dice_pooled_p": paired_permutation_pooled(*pooled, n=n, seed=seed),
-            }
-        )
-    for key in ("dice_per_image_p", "dice_pooled_p"):
-        for entry, p in zip(found, holm([float(str(e[key])) for e in found]), strict=True):
-            entry[key] = p
+    # baselines of the same data, or the command that trains them
+    neighbors = find_neighbors(run, options.beside)
+    folder = run.path.resolve().parent.name  # never a whole path: summaries are committed
+    for baseline in BASELINES:
+        if baseline not in neighbors and baseline != run.recipe.method:
+            command = f"textmask train {baseline} DATA --preset lite --out {folder}/{baseline}"
+            found.missing[baseline] = f"not trained; {command}"
+    for name, path in neighbors.items():
+        refuse_leaks(path, data.rows, scorer.split)
+        found.rows.append(scorer.score_neighbor(name, load_run(path)))
+        found.kinds.append("own")
     return found
+
+
+def _summarised(
+    scorer: Scorer, found: ScoredRows, options: EvaluationOptions
+) -> tuple[EvaluationSummary, dict[str, ImageScores]]:
+    """The summary, and the scores of each row's images."""
+    model = found.rows[0]
+    policy = model.run.recipe.empty_policy
+    groups = [row.group for row in scorer.data.rows]
+    n = options.n_bootstrap
+    bootstrap = Bootstrap(groups, n, options.seed, permutations=n)
+    agreed = measure_agreement(found.rows, scorer, bootstrap)
+
+    # every row is scored under the policy of the model
+    rows, scores = {}, {}
+    for row, kind in zip(found.rows, found.kinds, strict=True):
+        rows[row.name] = _summary_row(row, kind, policy, bootstrap, agreed.rows[row.name])
+        scores[row.name] = ImageScores.of(
+            scorer.data.rows, row.prompts, row.counts, policy, row.distances
+        )
+
+    interval = f"95 % bootstrap over groups, {n} resamples; p: paired permutation of groups, Holm"
+    protocol = protocol_of(scorer, model.run, groups, interval)
+    summary = EvaluationSummary(
+        protocol=EvaluationProtocol(
+            **dict(protocol),
+            shuffled_seed=options.seed,
+            shuffled_same_claim=found.same_claim,
+        ),
+        rows=rows,
+        missing_rows=found.missing,
+        differences=_row_differences(scores, agreed, bootstrap),
+        agreement_bounds=agreed.bounds,
+    )
+    return summary, scores
+
+
+def _summary_row(
+    row: Scored, kind: PromptKind, policy: EmptyPolicy, bootstrap: Bootstrap, agreed: Agreement
+) -> SummaryRow:
+    found, recipe = overlap_of(row, policy), row.run.recipe
+    some = bootstrap.take(found.kept)
+
+    # absent if the evaluation was asked to skip them
+    distances: dict[str, Value] = {}
+    for name, values in row.distances.items():
+        distances[name] = bootstrap.mean(values)
+
+    return SummaryRow(
+        dice_per_image=some.mean(found.dice_per_image[found.kept]),
+        dice_pooled=bootstrap.pooled(row.counts, "dice"),
+        iou_per_image=some.mean(found.iou_per_image[found.kept]),
+        iou_pooled=bootstrap.pooled(row.counts, "iou"),
+        both_empty=found.both_empty,
+        prediction_empty=found.prediction_empty,
+        truth_empty=found.truth_empty,
+        n_skipped=found.n_skipped,
+        run=row.run.path.name,
+        sentences=kind,
+        weights_sha256=file_sha256(row.run.weights),
+        threshold=recipe.threshold,
+        size=recipe.image_size,
+        seed=recipe.seed,
+        labelled_rows=labelled_rows(row.run.data),
+        sentences_cut=row.run.method.too_long(row.prompts),
+        agreement=agreed,
+        **distances,
+    )
+
+
+def _row_differences(
+    scores: dict[str, ImageScores], agreed: MeasuredAgreement, bootstrap: Bootstrap
+) -> tuple[Difference, ...]:
+    """The model minus each other row, paired on the same images; p values corrected after Holm per metric."""
+    model, *others = scores
+    differences = [bootstrap.compare(model, scores[model], name, scores[name]) for name in others]
+    return tuple(
+        found.model_copy(update={"agreement": agreed.differences[found.minus]})
+        for found in corrected(differences)
+    )

@@ -3,83 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 from textmask.evaluation.agreement import agreement_cells, agreement_lines
-from textmask.evaluation.protocol import comparable_key, not_a_summary, provenance_lines
-from textmask.evaluation.tables import difference_lines, protocol_line, table_cells
-from textmask.io.files import read_json
+from textmask.evaluation.protocol import provenance_lines
+from textmask.evaluation.records import AgreementBounds
+from textmask.evaluation.summary import EvaluationSummary, SummaryRow
+from textmask.evaluation.tables import (
+    bullets,
+    difference_lines,
+    markdown,
+    protocol_line,
+    table_cells,
+)
 
 
-def results_table(run_summaries: Sequence[Path], brief: bool = False) -> str:
-    """Markdown of committed summary.json files: one table per protocol, a row that several of them hold once.
+@dataclass
+class MergedRows:
+    """The rows of several evaluations under one protocol, and the lines below their table."""
+
+    rows: dict[str, SummaryRow] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    bounds: AgreementBounds | None = None
+    protocols: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    agreement_notes: list[str] = field(default_factory=list)
+
+    def add(self, summary: EvaluationSummary) -> None:
+        """Add rows and notes; other weights under a known name get another name."""
+        for name, row in summary.rows.items():
+            known = self.rows.get(name, row)
+            if known.weights_sha256 != row.weights_sha256:
+                name = f"{name} ({row.run}, {row.weights_sha256[:6]})"
+            self.rows.setdefault(name, row)
+        self.missing.update(summary.missing_rows)
+
+        protocol = f"{summary.model}: {protocol_line(summary.protocol)}"
+        _add_new(self.protocols, [protocol])
+        lines = [f"{summary.model} {line}" for line in difference_lines(summary.differences)]
+        _add_new(self.notes, [protocol, *lines, *provenance_lines(summary)])
+
+        if summary.agreement_bounds is not None:
+            self.bounds = self.bounds or summary.agreement_bounds
+            first, *others = agreement_lines(summary)
+            _add_new(self.agreement_notes, [first, *(f"{summary.model}: {x}" for x in others)])
+
+    def markdown(self, brief: bool) -> str:
+        """The tables; `brief` leaves out the agreement and all lines except the protocols."""
+        missing = {name: note for name, note in self.missing.items() if name not in self.rows}
+        table = markdown(*table_cells(self.rows, missing))
+        text = f"{table}\n\n{bullets(self.protocols if brief else self.notes)}"
+        if brief or self.bounds is None:
+            return text
+        agreement = markdown(*agreement_cells(self.rows, self.bounds))
+        return f"{text}\n{agreement}\n\n{bullets(self.agreement_notes)}"
+
+
+def results_table(summaries: Sequence[EvaluationSummary], brief: bool = False) -> str:
+    """Markdown of evaluations: one table per protocol; a row that several of them hold appears once.
 
     Args:
-        run_summaries: files written by `evaluate`, the most interesting first.
+        summaries: the most interesting first.
         brief: below a table only its protocol, without differences and the provenance of each row.
-
-    Raises:
-        CheckpointError: a file is missing or was not written by `evaluate`.
     """
-    merged: dict[str, dict[str, Any]] = {}
-    for path in run_summaries:
-        summary = read_json(path)
-        try:
-            key = comparable_key(summary["protocol"])
-            _merge(
-                summary,
-                merged.setdefault(
-                    key, {"rows": {}, "missing_rows": {}, "protocols": [], "notes": []}
-                ),
-            )
-        except (KeyError, TypeError, AttributeError, StopIteration) as error:
-            raise not_a_summary(path, error) from error
-    return "\n".join(_group_markdown(group, brief) for group in merged.values())
+    merged: dict[tuple[object, ...], MergedRows] = {}
+    for summary in summaries:
+        merged.setdefault(summary.protocol.comparable, MergedRows()).add(summary)
+    return "\n".join(group.markdown(brief) for group in merged.values())
 
 
-def _merge(summary: dict[str, Any], group: dict[str, Any]) -> None:
-    """Add a summary's rows and notes to those of the same protocol; other weights under the same name get another."""
-    model = next(iter(summary["rows"]))
-    for name, row in summary["rows"].items():
-        known = group["rows"].get(name, row)
-        if known["weights_sha256"] != row["weights_sha256"]:
-            name = f"{name} ({row['run']}, {row['weights_sha256'][:6]})"
-        group["rows"].setdefault(name, row)
-    group["missing_rows"] |= summary["missing_rows"]
-    protocol = f"{model}: {protocol_line(summary['protocol'])}"
-    if protocol not in group["protocols"]:
-        group["protocols"].append(protocol)
-    notes = [protocol]
-    notes += [f"{model} {line}" for line in difference_lines(summary)] + provenance_lines(summary)
-    group["notes"] += [note for note in notes if note not in group["notes"]]
-    if "agreement_bounds" in summary:
-        group.setdefault("agreement_bounds", summary["agreement_bounds"])
-        lines = agreement_lines(summary)
-        found = group.setdefault("agreement_notes", [])
-        found += [
-            note
-            for note in (lines[0], *(f"{model}: {line}" for line in lines[1:]))
-            if note not in found
-        ]
-
-
-def _group_markdown(group: dict[str, Any], brief: bool) -> str:
-    missing = {
-        name: note for name, note in group["missing_rows"].items() if name not in group["rows"]
-    }
-    text = _markdown_rows(*table_cells({"rows": group["rows"], "missing_rows": missing}))
-    text += "\n" + "".join(f"- {note}\n" for note in group["protocols" if brief else "notes"])
-    if brief or "agreement_bounds" not in group:
-        return text
-    measured = {name: row for name, row in group["rows"].items() if "agreement" in row}
-    text += "\n" + _markdown_rows(*agreement_cells(group | {"rows": measured}))
-    return text + "\n" + "".join(f"- {note}\n" for note in group["agreement_notes"])
-
-
-def _markdown_rows(head: list[str], lines: list[list[str]]) -> str:
-    """Markdown of a table."""
-    cells = [
-        [cell.replace("|", "\\|") for cell in line] for line in (head, ["---"] * len(head), *lines)
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+def _add_new(lines: list[str], more: Sequence[str]) -> None:
+    lines += [line for line in dict.fromkeys(more) if line not in lines]

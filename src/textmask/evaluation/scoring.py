@@ -1,4 +1,4 @@
-"""Predict and score the pictures of one split, always against the same masks."""
+"""Predict and score the images of one split, always against the same masks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,22 +21,19 @@ from textmask.inference.predict_split import predict_split, resize_probability
 from textmask.io.files import file_sha256, write_whole
 from textmask.io.images import read_mask
 from textmask.metrics.agreement import Shown, shown
-from textmask.metrics.overlap import Counts, EmptyPolicy, Overlap, counts, overlap
+from textmask.metrics.overlap import Counts, EmptyPolicy, Floats, Overlap, counts, overlap
 from textmask.metrics.surface import SurfaceResult, surface_distances
 from textmask.progress import Progress
 from textmask.runs.checkpoint import Run
 from textmask.runs.environment import git_commit
 from textmask.runs.layout import EVALUATION, SCORES, is_bundled
 
-SURFACE = ("hd95_pooled", "hd95_max_directed", "assd")
-SHOWN = ("zones", "pieces", "empty")
-
 
 @dataclass(frozen=True)
 class Scored:
-    """One row of the table: a run, the sentences it was given, and its per-image material.
+    """One row of the table: a run, the N prompts it was given, and what was counted of each image.
 
-    `shown` says in which zones each mask lies, by the zone map of the picture's own sentence.
+    `shown` says in which zones each mask lies, by the zone map of the image's own prompt.
     """
 
     name: str
@@ -46,18 +43,39 @@ class Scored:
     surface: SurfaceResult | None
     shown: Shown
 
+    @property
+    def distances(self) -> dict[str, Floats]:
+        """Column name -> N distances in pixels; empty if they were not computed."""
+        if self.surface is None:
+            return {}
+        return {
+            "hd95_pooled_px": self.surface.hd95_pooled,
+            "hd95_max_directed_px": self.surface.hd95_max_directed,
+            "assd_px": self.surface.assd,
+        }
+
 
 @dataclass(frozen=True)
 class Scorer:
-    """Predicts and scores the pictures of one split, always against the same masks."""
+    """Predicts and scores the images of one split, always against the same masks.
+
+    Attributes:
+        manifest, split: where the images come from.
+        data: the decoded images and masks.
+        surface: also compute surface distances.
+        native: score at each mask's own size; probabilities are resized, never masks.
+        cache_dir: folder of the decoded images.
+        progress: called with (row name, done, total).
+        zones: key of `ZONE_MAPS`; None chooses by the grammar of each prompt.
+    """
 
     manifest: Manifest
     split: str
     data: SplitData
-    surface: bool
-    native: bool
-    cache_dir: Path | None
-    progress: Progress | None
+    surface: bool = True
+    native: bool = False
+    cache_dir: Path | None = None
+    progress: Progress | None = None
     zones: str | None = None
 
     def predict(
@@ -68,7 +86,7 @@ class Scorer:
         prompts: Sequence[str] | None = None,
         damage: Damage | None = None,
     ) -> np.ndarray:
-        """Probabilities N H W of a run, for the split's own or for other sentences and pictures."""
+        """Probabilities N H W of a run, for the split's own or for other prompts and images."""
 
         def step(done: int, total: int) -> None:
             if self.progress:
@@ -87,96 +105,123 @@ class Scorer:
             masks = probabilities > threshold
             zones = shown(masks, self.data.statements, self.zones)
             return Scored(name, run, prompts, *self._measure(masks, truth), zones)
+
+        # one image at a time, since each mask may have its own size
         parts, places = [], []
         for i, (row, probability) in enumerate(zip(self.data.rows, probabilities, strict=True)):
             mask = read_mask(self.manifest.mask_path(row)) if self.native else np.asarray(truth[i])
             found = resize_probability(probability, (mask.shape[0], mask.shape[1])) > threshold
             parts.append(self._measure(found[None], mask[None]))
             places.append(shown(found[None], self.data.statements[i : i + 1], self.zones))
-        surfaces = [distances for _, distances in parts if distances is not None]
-        joined = SurfaceResult.concatenate(surfaces) if surfaces else None
-        zones = Shown(*(np.concatenate([getattr(part, name) for part in places]) for name in SHOWN))
-        return Scored(
-            name, run, prompts, Counts.concatenate(part for part, _ in parts), joined, zones
-        )
 
-    def neighbour(self, name: str, run: Run) -> Scored:
-        """Score another run with the split's own sentences, or read what scoring the same weights gave before."""
+        joined = Counts.concatenate(part for part, _ in parts)
+        surfaces = [distances for _, distances in parts if distances is not None]
+        surface = SurfaceResult.concatenate(surfaces) if surfaces else None
+        zones = Shown(
+            np.concatenate([place.zones for place in places]),
+            np.concatenate([place.pieces for place in places]),
+            np.concatenate([place.empty for place in places]),
+        )
+        return Scored(name, run, prompts, joined, surface, zones)
+
+    def score_neighbor(self, name: str, run: Run) -> Scored:
+        """Score another run with the split's own prompts, or read what scoring the same weights gave before."""
         path = run.path / EVALUATION / self.split / SCORES
         stored = self._read(name, run, path)
         if stored is not None:
             return stored
+
         sized = open_split(self.manifest, self.split, run.recipe.image_size, self.cache_dir)
         scored = self.score(name, run, self.predict(name, run, sized), sized.prompts)
         if is_bundled(run.path):
             return scored
-        with contextlib.suppress(
-            OSError, DataError
-        ):  # a neighbour's folder may be read-only: predicted again then
+        # the folder of a neighbor may be read-only; then it is predicted again next time
+        with contextlib.suppress(OSError, DataError):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.store(scored, path)
         return scored
 
     def store(self, row: Scored, path: Path) -> None:
-        """Keep a row's per-image figures for the next evaluation that has this run beside it."""
-        arrays = {name: getattr(row.counts, name) for name in ("intersection", "predicted", "true")}
-        arrays |= {name: getattr(row.shown, name) for name in SHOWN}
+        """Keep what was counted of a row for the next evaluation that compares with this run."""
+        arrays: dict[str, Any] = {
+            "intersection": row.counts.intersection,
+            "predicted": row.counts.predicted,
+            "true": row.counts.true,
+            "zones": row.shown.zones,
+            "pieces": row.shown.pieces,
+            "empty": row.shown.empty,
+        }
+
+        # distances are missing if the evaluation was asked to skip them
         if row.surface is not None:
-            arrays |= {name: getattr(row.surface, name) for name in (*SURFACE, "empty_masks")}
+            arrays["hd95_pooled"] = row.surface.hd95_pooled
+            arrays["hd95_max_directed"] = row.surface.hd95_max_directed
+            arrays["assd"] = row.surface.assd
+            arrays["empty_masks"] = row.surface.empty_masks
+
         stream = io.BytesIO()
         np.savez(stream, key=np.array(self.key(row.run)), **arrays)
         write_whole(path, stream.getvalue())
 
     def _read(self, name: str, run: Run, path: Path) -> Scored | None:
+        """What `store` kept; None if it is missing, damaged, or of other weights, code or masks."""
         key = self.key(run)
         try:
-            with np.load(
-                io.BytesIO(path.read_bytes())
-            ) as file:  # given a path it leaks the handle of a damaged file
+            # numpy leaks the handle of a damaged file if it is given a path
+            with np.load(io.BytesIO(path.read_bytes())) as file:
                 if str(file["key"]) != key or json.loads(key)["code"].endswith("+changes"):
                     return None
                 found = Counts(file["intersection"], file["predicted"], file["true"])
-                zones = Shown(*(file[name] for name in SHOWN))
-                distances = (
-                    {name: file[name] for name in (*SURFACE, "empty_masks")}
-                    if self.surface
-                    else None
-                )
+                zones = Shown(file["zones"], file["pieces"], file["empty"])
+                surface = _stored_surface(file) if self.surface else None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        rules: dict[str, Any] = {"definition": "pooled", "one_empty": "diagonal", "unit": "px"}
-        surface = None if distances is None else SurfaceResult(**distances, **rules)
         return Scored(name, run, self.data.prompts, found, surface, zones)
 
     def key(self, run: Run) -> str:
-        """All that a run's scores depend on; edits that are not committed have no name, so they never match."""
-        size = "native" if self.native else list(self.data.masks.shape[1:])
-        weights = file_sha256(run.weights)
-        found: dict[str, Any] = {"data": self.manifest.hash(), "split": self.split, "size": size}
-        found |= {"surface": self.surface, "zones": self.zones}
-        code = f"{version('textmask')} {git_commit()}"
+        """Everything that a run's scores depend on; uncommitted edits have no name, so they never match."""
         return json.dumps(
-            found | {"weights": weights, "threshold": run.recipe.threshold, "code": code}
+            {
+                "data": self.manifest.hash(),
+                "split": self.split,
+                "size": "native" if self.native else list(self.data.masks.shape[1:]),
+                "surface": self.surface,
+                "zones": self.zones,
+                "weights": file_sha256(run.weights),
+                "threshold": run.recipe.threshold,
+                "code": f"{version('textmask')} {git_commit()}",
+            }
         )
 
     def _measure(
         self, prediction: np.ndarray, truth: np.ndarray
     ) -> tuple[Counts, SurfaceResult | None]:
-        return counts(prediction, truth), surface_distances(
-            prediction, truth
-        ) if self.surface else None
+        distances = surface_distances(prediction, truth) if self.surface else None
+        return counts(prediction, truth), distances
+
+
+def _stored_surface(file: Mapping[str, Any]) -> SurfaceResult:
+    return SurfaceResult(
+        hd95_pooled=file["hd95_pooled"],
+        hd95_max_directed=file["hd95_max_directed"],
+        assd=file["assd"],
+        empty_masks=file["empty_masks"],
+        definition="pooled",
+        one_empty="diagonal",
+        unit="px",
+    )
 
 
 def overlap_of(row: Scored, policy: EmptyPolicy) -> Overlap:
     """Overlap of a row.
 
     Raises:
-        DataError: no picture is left to score under `policy`.
+        DataError: no image is left to score under `policy`.
     """
     found = overlap(row.counts, policy)
     if not found.kept.any():
         raise DataError(
-            f"{row.name}: all {found.n} pictures have an empty mask and an empty prediction, which empty_policy "
+            f"{row.name}: all {found.n} images have an empty mask and an empty prediction, which empty_policy "
             f"{policy!r} leaves out: nothing to score. Use a split with findings, or empty_policy=one."
         )
     return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from textmask.evaluation.summary import EvaluationSummary, read_summary
 from textmask.evaluation.tables import evaluation_table
-from textmask.io.files import file_sha256, read_json
+from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
 from textmask.runs.checkpoint import Run, text_fingerprint
 from textmask.runs.environment import git_commit
@@ -133,7 +134,7 @@ def hub_card(run: Run, notes: Sequence[str] = ()) -> str:
 def _measured(run: Run) -> list[str]:
     """The tables of the run's evaluations, each with its protocol and all rows."""
     paths = sorted((run.path / EVALUATION).glob(f"*/{SUMMARY}"))
-    tables = [evaluation_table(read_json(path)).rstrip() for path in paths]
+    tables = [evaluation_table(read_summary(path, EvaluationSummary)).rstrip() for path in paths]
     return ["", "## Measured", "", "\n\n".join(tables)] if tables else []
 
 

@@ -5,26 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from textmask.evaluation.agreement import agreement_lines
-from textmask.evaluation.protocol import COMPARABLE
-from textmask.evaluation.tables import Value, as_value
-from textmask.metrics.statistics import (
-    holm,
-    paired_difference,
-    paired_difference_pooled,
-    paired_permutation,
-    paired_permutation_pooled,
-)
+from textmask.evaluation.bootstrap import Bootstrap, corrected
+from textmask.evaluation.records import AgreementBounds
+from textmask.evaluation.summary import COMPARABLE, Difference, EvaluationProtocol, SummaryRow
 from textmask.reports.runs import Evaluated, ReportedRun
 
-MOST_IN_PAIRS = (
-    8  # runs of which every two are compared; of more each is compared with the first only
-)
-SIZE_OF = {
+MOST_IN_PAIRS = 8  # with more runs each is compared with the first only
+FIELD_WORDS = {
     "data_hash": "data",
     "hd95": "surface distances",
     "n": "number of images",
@@ -40,239 +31,215 @@ class Member:
     run: ReportedRun
     evaluated: Evaluated
 
+    @property
+    def zones(self) -> str:
+        """How masks were read for the agreement; "" if none was measured."""
+        bounds = self.evaluated.summary.agreement_bounds
+        return "" if bounds is None else bounds.zones
+
     def renamed(self, row: str) -> str:
         """The name of a row of this run's summary, the method's name replaced by the run's label."""
         return self.label + row.removeprefix(self.evaluated.model) if self.owns(row) else row
 
     def owns(self, row: str) -> bool:
-        """Whether a row of this run's summary is the run itself, with its own or with other sentences."""
+        """Whether a row of this run's summary is the run itself, with its own or with other prompts."""
         return row == self.evaluated.model or row.startswith(f"{self.evaluated.model}, ")
 
 
 @dataclass(frozen=True)
-class Difference:
-    """`a` minus `b` on the same images; p values are corrected after Holm within their family."""
-
-    a: str
-    b: str
-    dice_per_image: Value
-    dice_per_image_p: float
-    dice_pooled: Value
-    dice_pooled_p: float
-
-
-@dataclass(frozen=True)
 class Comparable:
-    """Evaluations whose figures may stand in one table."""
+    """Evaluations that may be compared in one table."""
 
     members: tuple[Member, ...]
 
     @property
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> EvaluationProtocol:
         """Of the first; the fields of `COMPARABLE` are the same for all."""
         return self.members[0].evaluated.protocol
 
     @property
     def split(self) -> str:
         """Name of the split."""
-        return str(self.protocol["split"])
+        return self.protocol.split
+
+
+@dataclass(frozen=True)
+class MergedTable:
+    """The rows of all members of a group; `bounds` is None if no member measured agreement."""
+
+    rows: dict[str, SummaryRow]
+    missing: dict[str, str]
+    bounds: AgreementBounds | None
 
 
 def grouped(runs: Sequence[ReportedRun]) -> list[Comparable]:
-    """The evaluations of all runs, those that are comparable together, in the order in which they come."""
-    found: dict[str, list[tuple[ReportedRun, Evaluated]]] = {}
+    """The evaluations of all runs, those that are comparable together, in their first order."""
+    found: dict[tuple[object, ...], list[tuple[ReportedRun, Evaluated]]] = {}
     for run in runs:
         for evaluated in run.evaluations:
-            found.setdefault(evaluated.key, []).append((run, evaluated))
+            found.setdefault(evaluated.protocol.comparable, []).append((run, evaluated))
     return [Comparable(_members(pairs)) for pairs in found.values()]
 
 
 def _members(pairs: Sequence[tuple[ReportedRun, Evaluated]]) -> tuple[Member, ...]:
     labels = [run.label for run, _ in pairs]
-    names = [
-        label if labels.count(label) == 1 else f"{label} ({evaluated.folder.name})"
-        for label, (_, evaluated) in zip(labels, pairs, strict=True)
-    ]
-    return tuple(
-        Member(name, run, evaluated) for name, (run, evaluated) in zip(names, pairs, strict=True)
-    )
+    members = []
+    for run, evaluated in pairs:
+        # a run that was evaluated twice is named with the evaluation
+        several = labels.count(run.label) > 1
+        label = f"{run.label} ({evaluated.folder.name})" if several else run.label
+        members.append(Member(label, run, evaluated))
+    return tuple(members)
 
 
 def why_apart(group: Comparable, groups: Sequence[Comparable]) -> list[str]:
-    """Why further evaluations of a split of the same name do not stand in this group's table."""
+    """Why further evaluations of a split of the same name are not in this group's table."""
     notes = []
     for other in groups:
-        if other is not group and other.split == group.split:
-            fields = [name for name in COMPARABLE if other.protocol[name] != group.protocol[name]]
-            what = ", ".join(SIZE_OF.get(name, name) for name in fields)
-            names = ", ".join(member.label for member in other.members)
-            notes.append(
-                f"Not comparable with {names} on {other.split}, which has another {what}: shown separately."
-            )
+        if other is group or other.split != group.split:
+            continue
+        values = zip(COMPARABLE, other.protocol.comparable, group.protocol.comparable, strict=True)
+        differing = [FIELD_WORDS.get(name, name) for name, a, b in values if a != b]
+        names = ", ".join(member.label for member in other.members)
+        notes.append(
+            f"Not comparable with {names} on {other.split}, which has another {', '.join(differing)}: shown separately."
+        )
     return notes
 
 
-def merged(group: Comparable) -> dict[str, Any]:
-    """The rows of all members as one summary; a row that several of them hold stands once.
+def merged(group: Comparable) -> MergedTable:
+    """The rows of all members in one table; a row that several of them hold appears once.
 
     Agreement is left out of rows whose zones were read in another way than those of the bounds, which are the first's.
     """
-    methods = {member.run.method for member in group.members}
-    bounds = next((found for member in group.members if (found := _agreement_bounds(member))), None)
-    rows: dict[str, dict[str, Any]] = {}
+    bounds = next(
+        (
+            bounds
+            for member in group.members
+            if (bounds := member.evaluated.summary.agreement_bounds)
+        ),
+        None,
+    )
+    rows: dict[str, SummaryRow] = {}
     missing: dict[str, str] = {}
     for member, names in zip(group.members, _shown_names(group), strict=True):
-        fits = bounds is not None and _agreement_bounds(member).get("zones") == bounds["zones"]
+        summary = member.evaluated.summary
+        fits = bounds is not None and member.zones == bounds.zones
         for name, shown in names.items():
-            row = member.evaluated.summary["rows"][name]
-            rows.setdefault(
-                shown, row if fits else {key: row[key] for key in row if key != "agreement"}
-            )
-        missing |= {
-            member.renamed(name): note
-            for name, note in member.evaluated.summary["missing_rows"].items()
-        }
-    missing = {
-        name: note for name, note in missing.items() if name not in rows and name not in methods
-    }
-    return {"rows": rows, "missing_rows": missing} | (
-        {"agreement_bounds": bounds} if bounds else {}
-    )
+            row = summary.rows[name]
+            rows.setdefault(shown, row if fits else row.model_copy(update={"agreement": None}))
+        for name, note in summary.missing_rows.items():
+            missing[member.renamed(name)] = note
 
-
-def _agreement_bounds(member: Member) -> dict[str, Any]:
-    found: dict[str, Any] = member.evaluated.summary.get("agreement_bounds") or {}
-    return found
+    # a baseline that is itself a member is not missing
+    methods = {member.run.method for member in group.members}
+    kept = {name: missing[name] for name in missing if name not in rows and name not in methods}
+    return MergedTable(rows, kept, bounds)
 
 
 def _shown_names(group: Comparable) -> list[dict[str, str]]:
-    """For each member the rows of its summary under the names that the report gives them.
+    """For each member the rows of its summary and the names that the report gives them.
 
-    Rows of other runs that are members themselves are left out; other weights under a name that is taken get another.
+    Rows of other runs that are members themselves are left out; other weights with a name that is taken get another.
     """
-    given = {
-        member.evaluated.summary["rows"][member.evaluated.model]["weights_sha256"]
-        for member in group.members
-    }
-    taken = {
-        member.renamed(name): str(row["weights_sha256"])
-        for member in group.members
-        for name, row in member.evaluated.summary["rows"].items()
-        if member.owns(name)
-    }
+    # weights of the members, and the names that their own rows take
+    given: set[str] = set()
+    taken: dict[str, str] = {}
+    for member in group.members:
+        summary = member.evaluated.summary
+        given.add(summary.rows[summary.model].weights_sha256)
+        for name, row in summary.rows.items():
+            if member.owns(name):
+                taken[member.renamed(name)] = row.weights_sha256
+
+    # other weights under a taken name are named with their run
     found = []
     for member in group.members:
         names = {}
-        for name, row in member.evaluated.summary["rows"].items():
-            weights = row["weights_sha256"]
+        for name, row in member.evaluated.summary.rows.items():
+            weights = row.weights_sha256
             if member.owns(name) or weights not in given:
                 shown = member.renamed(name)
                 if taken.setdefault(shown, weights) != weights:
-                    shown = f"{shown} ({row['run']}, {weights[:6]})"
+                    shown = f"{shown} ({row.run}, {weights[:6]})"
                 names[name] = shown
         found.append(names)
     return found
 
 
 def owners(group: Comparable) -> dict[str, int]:
-    """Which run, by its number, a row of the merged summary belongs to; rows that no run owns are not among them."""
-    return {
-        shown: i
-        for i, (member, names) in enumerate(zip(group.members, _shown_names(group), strict=True))
-        for name, shown in names.items()
-        if member.owns(name)
-    }
+    """Row of the merged table -> number of the run that owns it; rows that no run owns are left out."""
+    found = {}
+    for i, (member, names) in enumerate(zip(group.members, _shown_names(group), strict=True)):
+        for name, shown in names.items():
+            if member.owns(name):
+                found[shown] = i
+    return found
 
 
 def agreement_notes(group: Comparable) -> list[str]:
     """How the agreement was measured and each run's differences in it."""
-    zones = next(
-        (bounds["zones"] for member in group.members if (bounds := _agreement_bounds(member))), None
-    )
+    zones = next((member.zones for member in group.members if member.zones), "")
     notes: list[str] = []
     for member in group.members:
-        if _agreement_bounds(member).get("zones") != zones:
+        if member.zones != zones:
             notes.append(
                 f"{member.label} is left out: its zones were read in another way, or not at all."
             )
-        elif zones is not None:
+        elif zones:
             first, *lines = agreement_lines(member.evaluated.summary)
             several = len(group.members) > 1
-            notes += [first, *((f"{member.label}: {line}" if several else line) for line in lines)]
+            notes += [first, *(f"{member.label}: {line}" if several else line for line in lines)]
     return list(dict.fromkeys(notes))
 
 
 def own_differences(group: Comparable) -> list[Difference]:
-    """Each run minus the other rows of its own evaluation, as `evaluate` measured them."""
-    fields = ("dice_per_image", "dice_per_image_p", "dice_pooled", "dice_pooled_p")
-    return [
-        Difference(member.label, names[entry["minus"]], *(entry[field] for field in fields))
-        for member, names in zip(group.members, _shown_names(group), strict=True)
-        for entry in member.evaluated.summary["differences"]
-        if entry["minus"] in names
-    ]
+    """Each run minus the other rows of its own evaluation, as `evaluate` measured them, with the report's names."""
+    found = []
+    for member, names in zip(group.members, _shown_names(group), strict=True):
+        for entry in member.evaluated.summary.differences:
+            if entry.minus in names:
+                shown = {"arm": member.label, "minus": names[entry.minus]}
+                found.append(entry.model_copy(update=shown))
+    return found
 
 
 def paired_differences(
     group: Comparable, n: int = 2000, permutations: int = 10_000, seed: int = 0
 ) -> tuple[list[Difference], list[str]]:
-    """Runs minus each other, from their stored figures per image, and notes on the pairs that cannot be formed."""
+    """Runs minus each other, from their stored scores per image, and notes on the pairs that cannot be formed.
+
+    Args:
+        group: the runs.
+        n: resamples of an interval.
+        permutations: relabellings behind a p value; p values are corrected after Holm over all pairs.
+        seed: random seed of both.
+    """
     members = group.members
-    every_two = len(members) <= MOST_IN_PAIRS
-    pairs = (
-        list(combinations(members, 2))
-        if every_two
-        else [(members[0], other) for other in members[1:]]
-    )
-    notes = [] if every_two else [f"Of {len(members)} runs each is compared with the first only."]
+    pairs = list(combinations(members, 2))
+    notes = []
+    if len(members) > MOST_IN_PAIRS:
+        pairs = [(members[0], other) for other in members[1:]]
+        notes.append(f"Of {len(members)} runs each is compared with the first only.")
+
+    # only pairs of the same images and true masks can be formed
     found = []
     for a, b in pairs:
         x, y = a.evaluated.per_image, b.evaluated.per_image
-        kept = (
-            np.isfinite(x.dice) & np.isfinite(y.dice)
-            if x.images == y.images
-            else np.zeros(0, np.bool_)
-        )
         if x.images != y.images or not np.array_equal(x.counts.true, y.counts.true):
             notes.append(
                 f"{a.label} and {b.label} are not paired: their images or true masks differ."
             )
-        elif not kept.any():
+        elif not (np.isfinite(x.dice) & np.isfinite(y.dice)).any():
             notes.append(f"{a.label} and {b.label} are not paired: no image has a score in both.")
         else:
-            found.append(_difference(a, b, kept, n, permutations, seed))
-    return _corrected(found), notes
-
-
-def _difference(
-    a: Member, b: Member, kept: Any, n: int, permutations: int, seed: int
-) -> Difference:
-    x, y = a.evaluated.per_image, b.evaluated.per_image
-    names = [name for name, keep in zip(x.groups, kept, strict=True) if keep]
-    pair = x.dice[kept], y.dice[kept], names
-    pooled = x.counts, y.counts, x.groups
-    return Difference(
-        a.label,
-        b.label,
-        as_value(paired_difference(*pair, n=n, seed=seed)),
-        paired_permutation(*pair, n=permutations, seed=seed),
-        as_value(paired_difference_pooled(*pooled, "dice", n=n, seed=seed)),
-        paired_permutation_pooled(*pooled, "dice", n=permutations, seed=seed),
-    )
-
-
-def _corrected(found: Sequence[Difference]) -> list[Difference]:
-    first, second = (
-        holm([getattr(d, name) for d in found]) for name in ("dice_per_image_p", "dice_pooled_p")
-    )
-    return [
-        Difference(d.a, d.b, d.dice_per_image, p, d.dice_pooled, q)
-        for d, p, q in zip(found, first, second, strict=True)
-    ]
+            bootstrap = Bootstrap(x.groups, n, seed, permutations)
+            found.append(bootstrap.compare(a.label, x, b.label, y))
+    return list(corrected(found)), notes
 
 
 def shared(group: Comparable, value: Callable[[Member], str]) -> str:
-    """One text for all members, or one each where they differ."""
+    """One text for all members, or one each if they differ."""
     texts = {member.label: value(member) for member in group.members}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))

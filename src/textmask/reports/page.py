@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,13 +14,13 @@ from typing import Any
 import jinja2
 
 from textmask.evaluation.agreement import agreement_cells
-from textmask.evaluation.protocol import not_a_summary, provenance_lines
+from textmask.evaluation.protocol import provenance_lines
+from textmask.evaluation.summary import Difference, EvaluationProtocol
 from textmask.evaluation.tables import cell, table_cells
 from textmask.io.files import write_whole
 from textmask.plots.overlays import LEGEND
 from textmask.reports.groups import (
     Comparable,
-    Difference,
     agreement_notes,
     grouped,
     merged,
@@ -40,18 +40,18 @@ from textmask.reports.plots import (
 )
 from textmask.reports.robustness import (
     read_studies,
-    study_pictures,
+    robustness_cells,
+    study_images,
     study_plots,
-    study_table,
     study_texts,
 )
 from textmask.reports.runs import ReportedRun, read_runs
 from textmask.runs.layout import REPORT, output_folder
 
 MEANING = {
-    "image": "the left of the picture (in an ordinary chest film that is the patient's right)",
+    "image": "the left side of the image (in an ordinary chest radiograph that is the patient's right)",
     "patient": "the patient's left",
-    "unknown": "what its data meant; nobody has said which side that is",
+    "unknown": "the side that its data meant; the laterality convention is unknown",
 }
 RUN_HEAD = [
     "run",
@@ -69,7 +69,7 @@ DIFFERENCE_HEAD = ["run", "minus", "dice_per_image", "p", "dice_pooled", "p (poo
 
 @dataclass(frozen=True)
 class Section:
-    """A further picture of a report."""
+    """A further image of a report."""
 
     title: str
     png: bytes
@@ -81,12 +81,12 @@ def write_report(
 ) -> Path:
     """Write one page for one or many runs: tables, curves, single images, agreement, robustness, overlays.
 
-    Runs stand in one table, and are paired image by image, only where they were evaluated on the same pictures under
-    the same protocol; the page says where they were not.
+    Runs are compared in one table, and paired image by image, only if they were evaluated on the same images under the
+    same protocol; the page says where they were not.
 
     Args:
         runs: run folder or folders.
-        out: file to write; default `<run>/report.html`, of several runs `report.html` beside the first.
+        out: file to write (default: `<run>/report.html`; for several runs `report.html` next to the first).
         extra: sections to put first.
 
     Returns:
@@ -100,6 +100,9 @@ def write_report(
     found = read_runs(paths)
     groups = grouped(found)
     html, style, script = (_template(f"report.{kind}") for kind in ("html", "css", "js"))
+    first = [{"title": s.title, "image": _png_uri(s.png), "caption": s.caption} for s in extra]
+
+    # whatever a prompt or a file name holds is escaped
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(html).render(
         title=_page_title(found),
@@ -108,20 +111,21 @@ def write_report(
         style=style,
         script=script,
         policy=_policy(style, script),
-        extra=[{"title": s.title, "image": _png_uri(s.png), "caption": s.caption} for s in extra],
+        extra=first,
         run_head=RUN_HEAD,
         run_lines=[_run_line(run) for run in found],
         unevaluated=[run.label for run in found if not run.evaluations],
-        groups=[_shown_runs(group, groups, f"g{i}") for i, group in enumerate(groups)],
+        groups=[_comparable_section(group, groups, f"g{i}") for i, group in enumerate(groups)],
         difference_head=DIFFERENCE_HEAD,
         legend=LEGEND,
         curves=curves(found),
         studies=_studies(found),
         made=[_made(run) for run in found],
     )
+
     if out is None:
-        first = found[0].path
-        out = output_folder(first if len(found) == 1 else first.resolve().parent, None) / REPORT
+        home = found[0].path if len(found) == 1 else found[0].path.resolve().parent
+        out = output_folder(home, None) / REPORT
     write_whole(out, page.encode("utf-8", "replace"))
     return out
 
@@ -131,7 +135,7 @@ def _template(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing is loaded, and only this page's own script and style run: they are named by their hashes."""
+    """Nothing is loaded, and only this page's own script and style, named by their hashes, may run."""
     hashes = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         for text in (style, script)
@@ -147,8 +151,13 @@ def _png_uri(png: bytes) -> str:
 
 
 def _page_title(runs: Sequence[ReportedRun]) -> str:
-    data = ", ".join(dict.fromkeys(str(run.data.get("name") or "own data") for run in runs))
-    return f"textmask: {runs[0].method if len(runs) == 1 else f'{len(runs)} runs'} on {data}"
+    data = ", ".join(dict.fromkeys(_data_name(run) for run in runs))
+    what = runs[0].method if len(runs) == 1 else f"{len(runs)} runs"
+    return f"textmask: {what} on {data}"
+
+
+def _data_name(run: ReportedRun) -> str:
+    return str(run.data.get("name") or "own data")
 
 
 def _subtitle(runs: Sequence[ReportedRun]) -> str:
@@ -157,9 +166,9 @@ def _subtitle(runs: Sequence[ReportedRun]) -> str:
     result = runs[0].result
     if not result:
         return "This run has not finished."
+    chosen = f"Chosen: epoch {result.get('epoch')} of stage {result.get('stage')}"
     score = f" by {_score(result)}" if _score(result) else ""
-    minutes = result.get("seconds", 0) / 60
-    return f"Chosen: epoch {result.get('epoch')} of stage {result.get('stage')}{score}; {minutes:.1f} minutes."
+    return f"{chosen}{score}; {result.get('seconds', 0) / 60:.1f} minutes."
 
 
 def _score(result: dict[str, Any]) -> str:
@@ -170,14 +179,14 @@ def _score(result: dict[str, Any]) -> str:
 
 def _laterality_note(runs: Sequence[ReportedRun]) -> str:
     """What left means, for all runs or for each."""
-    sides = {
-        run.label: MEANING.get(str(run.data.get("laterality")), MEANING["unknown"]) for run in runs
-    }
+    sides = {}
+    for run in runs:
+        sides[run.label] = MEANING.get(str(run.data.get("laterality")), MEANING["unknown"])
     if len(set(sides.values())) == 1:
-        whose = "this model" if len(runs) == 1 else "these models"
-        return f'In the sentences of {whose}, "left" means {sides[runs[0].label]}.'
+        models = "this model" if len(runs) == 1 else "these models"
+        return f'In the prompts of {models}, "left" means {sides[runs[0].label]}.'
     each = "; ".join(f"for {label}, {side}" for label, side in sides.items())
-    return f'In their sentences, "left" means: {each}.'
+    return f'In their prompts, "left" means: {each}.'
 
 
 def _run_line(run: ReportedRun) -> list[str]:
@@ -185,7 +194,7 @@ def _run_line(run: ReportedRun) -> list[str]:
     return [
         run.label,
         run.method,
-        str(run.data.get("name") or "own data"),
+        _data_name(run),
         str(max(run.data.get("labelled_rows", {}).values(), default=0)),
         str(run.recipe.get("seed", "")),
         " ".join(str(result[key]) for key in ("epoch", "variant") if key in result),
@@ -195,30 +204,28 @@ def _run_line(run: ReportedRun) -> list[str]:
     ]
 
 
-def _shown_runs(group: Comparable, groups: Sequence[Comparable], key: str) -> dict[str, Any]:
-    """What the template shows of the runs that were evaluated under one protocol.
-
-    Raises:
-        CheckpointError: a summary is not of this version.
-    """
-    try:
-        return _comparable_section(group, groups) | {"key": key}
-    except (KeyError, TypeError, AttributeError, StopIteration, OSError) as error:
-        raise not_a_summary(group.members[0].evaluated.folder / "summary.json", error) from error
-
-
-def _comparable_section(group: Comparable, groups: Sequence[Comparable]) -> dict[str, Any]:
-    summary = merged(group)
-    head, lines = table_cells(summary)
-    between, notes = paired_differences(group) if len(group.members) > 1 else ([], [])
-    measured = {name: row for name, row in summary["rows"].items() if "agreement" in row}
-    agreement = summary | {"rows": measured} if "agreement_bounds" in summary and measured else None
-    figures = single_figures(group)
+def _comparable_section(
+    group: Comparable, groups: Sequence[Comparable], key: str
+) -> dict[str, Any]:
+    """What the template shows of the runs that were evaluated under one protocol."""
+    table = merged(group)
+    head, lines = table_cells(table.rows, table.missing)
     several = len(group.members) > 1
-    provenance = [
-        line for member in group.members for line in provenance_lines(member.evaluated.summary)
-    ]
+    between, notes = paired_differences(group) if several else ([], [])
+
+    # agreement is shown only if a run measured it
+    agreement, plots = None, []
+    if table.bounds is not None and any(row.agreement for row in table.rows.values()):
+        agreement = agreement_cells(table.rows, table.bounds)
+        plots = agreement_plots(table.rows, table.bounds, group)
+
+    # several runs often share rows, and then their lines
+    provenance: list[str] = []
+    for member in group.members:
+        provenance += provenance_lines(member.evaluated.summary)
+    figures = single_figures(group)
     return {
+        "key": key,
         "split": group.split,
         "names": ", ".join(member.label for member in group.members),
         "alike": sum(other.split == group.split for other in groups) > 1,
@@ -226,14 +233,14 @@ def _comparable_section(group: Comparable, groups: Sequence[Comparable]) -> dict
         "protocol": _protocol_terms(group),
         "head": head,
         "lines": lines,
-        "between": [_difference_line(d) for d in between],
+        "between": [_difference_line(difference) for difference in between],
         "between_notes": notes,
-        "own": [_difference_line(d) for d in own_differences(group)],
-        "agreement": agreement_cells(agreement) if agreement else None,
-        "agreement_plots": agreement_plots(agreement, group) if agreement else [],
+        "own": [_difference_line(difference) for difference in own_differences(group)],
+        "agreement": agreement,
+        "agreement_plots": plots,
         "agreement_notes": agreement_notes(group),
         "provenance": list(dict.fromkeys(provenance)),
-        "forest": forest(summary, group),
+        "forest": forest(table.rows, group),
         "histograms": histograms(group),
         "figures": figures,
         "scatters": scatters(figures),
@@ -242,14 +249,14 @@ def _comparable_section(group: Comparable, groups: Sequence[Comparable]) -> dict
     }
 
 
-def _difference_line(d: Difference) -> list[str]:
+def _difference_line(difference: Difference) -> list[str]:
     return [
-        d.a,
-        d.b,
-        cell(d.dice_per_image),
-        f"{d.dice_per_image_p:.2g}",
-        cell(d.dice_pooled),
-        f"{d.dice_pooled_p:.2g}",
+        difference.arm,
+        difference.minus,
+        cell(difference.dice_per_image),
+        f"{difference.dice_per_image_p:.2g}",
+        cell(difference.dice_pooled),
+        f"{difference.dice_pooled_p:.2g}",
     ]
 
 
@@ -257,42 +264,37 @@ def _protocol_terms(group: Comparable) -> list[tuple[str, str]]:
     """The protocol, term by term; what differs between the runs is said for each."""
     protocol = group.protocol
 
-    def each(name: str) -> str:
-        return shared(group, lambda member: str(member.evaluated.protocol.get(name)))
+    def each(value: Callable[[EvaluationProtocol], object]) -> str:
+        return shared(group, lambda member: str(value(member.evaluated.protocol)))
 
+    images = f"split {protocol.split}, n = {protocol.n} in {protocol.n_groups} groups"
     return [
-        ("Data", f"{protocol['data']}, sha256 of the table {protocol['data_hash'][:12]}"),
-        (
-            "Images",
-            f"split {protocol['split']}, n = {protocol['n']} in {protocol['n_groups']} groups",
-        ),
-        ("Scored at", " x ".join(map(str, protocol["size"]))),
-        ("Threshold", each("threshold")),
-        ("Both masks empty", str(protocol["empty_policy"])),
-        ("HD95", str(protocol["hd95"])),
-        ("In parentheses", each("interval")),
-        ("Weights chosen by", each("chosen_by")),
-        ("Seed", each("seed")),
-        (
-            "Commit",
-            shared(
-                group, lambda member: str(member.evaluated.protocol.get("git_commit") or "unknown")
-            ),
-        ),
+        ("Data", f"{protocol.data}, sha256 of the manifest {protocol.data_hash[:12]}"),
+        ("Images", images),
+        ("Scored at", " x ".join(map(str, protocol.size))),
+        ("Threshold", each(lambda own: own.threshold)),
+        ("Both masks empty", protocol.empty_policy),
+        ("HD95", protocol.hd95),
+        ("In parentheses", each(lambda own: own.interval)),
+        ("Weights chosen by", each(lambda own: own.chosen_by)),
+        ("Seed", each(lambda own: own.seed)),
+        ("Commit", each(lambda own: own.git_commit or "unknown")),
     ]
 
 
 def _studies(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
     found = []
     for name, studies in read_studies(runs).items():
-        plots, (head, lines) = study_plots(name, studies), study_table(studies)
+        plots = study_plots(name, studies)
+        head, lines = robustness_cells(studies)
+
+        # a study without figures to plot shows its own chart
         found.append(
             {
                 "name": name,
-                "protocol": [f"{s.label}: {s.protocol}" for s in studies if s.protocol],
-                "notes": [f"{s.label}: {note}" for s in studies for note in s.notes],
+                "protocol": [f"{study.label}: {study.protocol}" for study in studies],
                 "plots": plots,
-                "pictures": [] if plots else study_pictures(studies),
+                "images": [] if plots else study_images(studies),
                 "head": head,
                 "lines": lines,
                 "texts": study_texts(studies),
@@ -302,5 +304,9 @@ def _studies(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
 
 
 def _made(run: ReportedRun) -> dict[str, str]:
-    parts = {"recipe": run.recipe, "environment": run.environment, "data": run.data}
-    return {"label": run.label} | {name: json.dumps(part, indent=2) for name, part in parts.items()}
+    return {
+        "label": run.label,
+        "recipe": json.dumps(run.recipe, indent=2),
+        "environment": json.dumps(run.environment, indent=2),
+        "data": json.dumps(run.data, indent=2),
+    }

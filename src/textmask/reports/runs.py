@@ -1,4 +1,4 @@
-"""What a report reads of run folders: recipe, log, evaluations with their figures per image."""
+"""What a report reads of run folders: recipe, log, evaluations with their scores per image."""
 
 from __future__ import annotations
 
@@ -8,54 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from textmask.errors import CheckpointError, DataError
-from textmask.evaluation.protocol import comparable_key, not_a_summary
-from textmask.io.files import read_json
-from textmask.io.spreadsheets import read_csv
-from textmask.metrics.overlap import Counts, Floats
+from textmask.errors import CheckpointError
+from textmask.evaluation.scores import ImageScores, read_scores
+from textmask.evaluation.summary import EvaluationProtocol, EvaluationSummary, read_summary
 from textmask.runs.layout import EVALUATION, LOG, PER_IMAGE, SUMMARY, run_path
-from textmask.runs.record import RunRecord, read_record
-
-_COUNTED = ("intersection", "predicted", "true")
-
-
-@dataclass(frozen=True)
-class PerImage:
-    """The N images of a split as a run's own row scored them; `dice` is NaN where the policy leaves an image out."""
-
-    images: tuple[str, ...]
-    groups: tuple[str, ...]
-    texts: tuple[str, ...]
-    dice: Floats
-    counts: Counts
+from textmask.runs.record import read_record
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One evaluation of a run: its folder, its summary and the figures per image of the run's own row `model`."""
+    """One evaluation of a run: its folder, its summary, and the scores per image of the run's own row."""
 
     folder: Path
-    summary: dict[str, Any]
-    model: str
-    per_image: PerImage
+    summary: EvaluationSummary
+    per_image: ImageScores
 
     @property
-    def protocol(self) -> dict[str, Any]:
+    def model(self) -> str:
+        """Name of the run's own row."""
+        return self.summary.model
+
+    @property
+    def protocol(self) -> EvaluationProtocol:
         """What was scored, and how."""
-        found: dict[str, Any] = self.summary["protocol"]
-        return found
-
-    @property
-    def key(self) -> str:
-        """Evaluations with the same key stand in one table."""
-        return comparable_key(self.protocol)
+        return self.summary.protocol
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run folder as the report shows it; `label` tells it from the other runs."""
+    """A run folder as the report shows it; `label` distinguishes it from the other runs."""
 
     path: Path
     label: str
@@ -82,38 +63,37 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     if not folders:
         raise CheckpointError("no run given; name at least one folder made by `textmask train`.")
     records = [read_record(folder) for folder in folders]
-    methods = [record.method for record in records]
-    return [
-        _read_run(record, label)
-        for record, label in zip(records, _run_labels(folders, methods), strict=True)
-    ]
+    labels = _run_labels(folders, [record.method for record in records])
+
+    runs = []
+    for record, label in zip(records, labels, strict=True):
+        summaries = sorted((record.path / EVALUATION).glob(f"*/{SUMMARY}"))
+        run = ReportedRun(
+            path=record.path,
+            label=label,
+            recipe=record.recipe,
+            data=record.data,
+            result=record.result,
+            environment=record.environment,
+            log=_read_log(record.path / LOG),
+            evaluations=tuple(_read_evaluation(path) for path in summaries),
+        )
+        runs.append(run)
+    return runs
 
 
 def _run_labels(folders: Sequence[Path], methods: Sequence[str]) -> list[str]:
-    """The shortest names that tell the runs apart: methods, folder names, or both as far as the first difference."""
+    """The shortest names that distinguish the runs: methods, folder names, or folders with their parents."""
     names = [folder.resolve().name for folder in folders]
     longer = ["/".join(folder.resolve().parts[-2:]) for folder in folders]
     numbered = [f"{name} ({i})" for i, name in enumerate(longer, start=1)]
-    return list(
-        next(found for found in (methods, names, longer, numbered) if len(set(found)) == len(found))
-    )
+    for labels in (methods, names, longer):
+        if len(set(labels)) == len(labels):
+            return list(labels)
+    return numbered
 
 
-def _read_run(record: RunRecord, label: str) -> ReportedRun:
-    summaries = sorted((record.path / EVALUATION).glob(f"*/{SUMMARY}"))
-    return ReportedRun(
-        record.path,
-        label,
-        record.recipe,
-        record.data,
-        record.result,
-        record.environment,
-        _log(record.path / LOG),
-        tuple(_read_evaluation(path) for path in summaries),
-    )
-
-
-def _log(path: Path) -> tuple[dict[str, Any], ...]:
+def _read_log(path: Path) -> tuple[dict[str, Any], ...]:
     try:
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         return tuple(json.loads(line) for line in lines if line.strip())
@@ -124,36 +104,13 @@ def _log(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _read_evaluation(path: Path) -> Evaluated:
-    summary = read_json(path)
-    try:
-        model = next(iter(summary["rows"]))
-        found = Evaluated(
-            path.parent, summary, model, _read_per_image(path.parent / PER_IMAGE, model)
-        )
-        comparable_key(found.protocol)
-    except (KeyError, TypeError, AttributeError, StopIteration) as error:
-        raise not_a_summary(path, error) from error
-    if len(found.per_image.images) != found.protocol["n"]:
-        got, n = len(found.per_image.images), found.protocol["n"]
+    summary = read_summary(path, EvaluationSummary)
+    scores = read_scores(path.parent / PER_IMAGE)
+    found = scores.get(summary.model)
+    n = len(found.images) if found else 0
+    if found is None or n != summary.protocol.n:
         raise CheckpointError(
-            f"{path.parent}/per_image.csv has {got} images of {model}, its summary {n}. Evaluate again."
+            f"{path.parent}/per_image.csv has {n} images of {summary.model}, its summary "
+            f"{summary.protocol.n}. Evaluate the run again."
         )
-    return found
-
-
-def _read_per_image(path: Path, model: str) -> PerImage:
-    try:
-        head, records = read_csv(path)
-        place = {
-            name: head.index(name)
-            for name in ("row", "image", "group", "text", "dice_per_image", *_COUNTED)
-        }
-        rows = [cells for _, cells in records if cells[place["row"]] == model]
-        words = [tuple(cells[place[name]] for cells in rows) for name in ("image", "group", "text")]
-        dice = np.array([float(cells[place["dice_per_image"]]) for cells in rows])
-        counted = (
-            np.array([int(cells[place[name]]) for cells in rows], np.int64) for name in _COUNTED
-        )
-        return PerImage(words[0], words[1], words[2], dice, Counts(*counted))
-    except (DataError, ValueError, IndexError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Evaluate again.") from error
+    return Evaluated(path.parent, summary, found)

@@ -13,6 +13,8 @@ from PIL import Image
 
 from textmask.cli.app import app
 from textmask.errors import CheckpointError, ConfigError
+from textmask.evaluation.records import ListRecord, StudyDifference, Value
+from textmask.evaluation.summary import StudyProtocol, StudySummary, write_typed
 from textmask.methods.registry import get_method, list_methods
 from textmask.studies.claims.ledger import ClaimGroup, LedgerEntry, PaperClaim, ledger, read_ledger
 from textmask.studies.claims.page import claims_chart, claims_page, page, write_claims
@@ -50,25 +52,49 @@ method = "ukan"
 
 
 def difference(arm, minus, estimate, low, high, **more):
-    value = {"estimate": estimate, "low": low, "high": high}
-    return {"arm": arm, "minus": minus, "seeds": [0, 1], "n": 9, "dice_pooled": value, **more}
+    value = Value(estimate=estimate, low=low, high=high)
+    shared = {
+        "seeds": (0, 1),
+        "n": 9,
+        "dice_per_image": value,
+        "dice_per_image_by_seed": (),
+        "dice_per_image_over_seeds": None,
+        "dice_pooled": value,
+        "dice_pooled_by_seed": (),
+        "dice_pooled_over_seeds": None,
+    }
+    return StudyDifference(arm=arm, minus=minus, **{**shared, **more})
 
 
 def study(*differences, labels=0.05, **protocol):
     shared = {
+        "kind": "ablation",
+        "title": "table2 of ssa",
+        "method": "ssa",
         "study": "table2",
-        "data": "qata-cov19-v2 (csv)",
-        "n": 9,
         "preset": "lite",
-        "settings": [],
+        "settings": (),
+        "data": "qata-cov19-v2 (csv)",
+        "data_hash": "a",
+        "split": "test",
+        "size": (8, 8),
+        "empty_policy": "one",
+        "hd95": "",
+        "n_bootstrap": 100,
+        "n": 9,
+        "n_groups": 9,
+        "labelled_fraction": labels,
     }
-    return {
-        "protocol": {**shared, "labelled_fraction": labels, **protocol},
-        "differences": list(differences),
-    }
+    return StudySummary(
+        protocol=StudyProtocol(**{**shared, **protocol}), arms=(), differences=differences
+    )
 
 
-GOOD = difference("4", "1", 0.02, 0.005, 0.03, dice_pooled_by_seed=[0.01, 0.03])
+def altered(entry, **fields):
+    return entry.model_copy(update=fields)
+
+
+GOOD = difference("4", "1", 0.02, 0.005, 0.03, dice_pooled_by_seed=(0.01, 0.03))
 
 
 def judged(**summaries):
@@ -120,7 +146,7 @@ def test_a_new_file_changes_the_verdict():
 
 
 def test_over_seeds_is_turned_with_the_difference():
-    over = {"estimate": 0.01, "low": -0.01, "high": 0.03}
+    over = Value(estimate=0.01, low=-0.01, high=0.03)
     _, second, _ = judged(
         a=study(difference("2", "1", 0.01, 0.005, 0.02, dice_pooled_over_seeds=over))
     )
@@ -134,7 +160,6 @@ def test_over_seeds_is_turned_with_the_difference():
         study(GOOD, labels=None),
         study(GOOD, study="table3"),
         study(difference("4", "1", 0.02, None, None)),
-        study(GOOD | {"dice_pooled": None}),
         study(),
     ],
     ids=[
@@ -142,7 +167,6 @@ def test_over_seeds_is_turned_with_the_difference():
         "unknown labels",
         "other list",
         "no interval",
-        "no such metric",
         "no such row",
     ],
 )
@@ -150,27 +174,39 @@ def test_what_is_no_result_of_the_claim(summary):
     assert judged(a=summary)[0].verdict == "not yet run"
 
 
-def test_a_list_of_labelled_pictures_is_a_share():
-    listed = {"rows": 57, "train_rows": 1140}
+def test_a_metric_that_the_file_lacks_is_no_result_of_the_claim():
+    text = SMALL.replace(
+        'a = [91.65, 84.60], b = [90.64, 82.89], arm = "4"',
+        'a = [12.71], b = [31.89], metric = "assd_px", arm = "4"',
+    )
+    first, *_ = judge_claims(read_ledger(text), {"study-a.json": study(GOOD)})
+    assert (first.verdict, first.why) == (
+        "not yet run",
+        "study-a.json has no paired interval of assd_px",
+    )
+
+
+def test_a_list_of_labelled_images_is_a_share():
+    listed = ListRecord(file="few.txt", sha256="", rows=57, train_rows=1140)
     assert judged(a=study(GOOD, labels=None, labelled_list=listed))[0].verdict == "reproduced"
     assert (
-        judged(a=study(GOOD, labels=None, labelled_list=listed | {"rows": 5}))[0].verdict
+        judged(a=study(GOOD, labels=None, labelled_list=altered(listed, rows=5)))[0].verdict
         == "not yet run"
     )
 
 
 def test_the_papers_data_come_first_then_seeds_then_images():
     worse = difference("4", "1", -0.02, -0.03, -0.01)
-    more = {"seeds": [0, 1, 2]}
+    more = altered(worse, seeds=(0, 1, 2))
     first, *_ = judged(
-        a=study(worse | more, data="kvasir-seg"), b=study(GOOD), c=study(worse | {"n": 8})
+        a=study(more, data="kvasir-seg"), b=study(GOOD), c=study(altered(worse, n=8))
     )
     assert (first.verdict, first.result.file, first.stand_in) == (
         "reproduced",
         "study-b.json",
         False,
     )
-    first, *_ = judged(b=study(GOOD), c=study(worse | more | {"n": 5}))
+    first, *_ = judged(b=study(GOOD), c=study(altered(more, n=5)))
     assert (first.verdict, first.result.file) == ("contrary", "study-c.json")
     first, *_ = judged(a=study(GOOD, data="kvasir-seg"))
     assert (first.verdict, first.stand_in) == ("reproduced", True)
@@ -178,10 +214,18 @@ def test_the_papers_data_come_first_then_seeds_then_images():
 
 def test_summaries_of_evaluate_and_of_changed_inputs(tmp_path):
     value = {"estimate": -0.1, "low": -0.2, "high": -0.05}
-    protocol = {"data": "qata", "n": 9, "seed": 3}
-    evaluated = {"protocol": protocol, "rows": {"ssa": {}, "unet": {}}}
-    evaluated["differences"] = [{"minus": "unet", "dice_pooled": value}]
-    changed = {"protocol": protocol, "study": "corruption"}
+
+    def shortened(name, edit):
+        content = json.loads((ROOT / "results" / name).read_text("utf-8"))
+        content["protocol"].update(data="qata", n=9, seed=3)
+        edit(content)
+        return content
+
+    evaluated = shortened(
+        "qata-ssa-mmi_unet.json",
+        lambda c: c["differences"][0].update(minus="unet", dice_pooled=value),
+    )
+    changed = shortened("robustness-ssa-corruption.json", lambda c: None)
     changed["rows"] = [
         {"kind": "clean", "severity": 0.0, "n": 9},
         {"kind": "low_dose", "severity": 140.0, "n": 9, "dice_pooled_minus_clean": value},
@@ -211,7 +255,7 @@ def test_summaries_of_evaluate_and_of_changed_inputs(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("[papers.ssa]", "[papers", "no TOML"),
+        ("[papers.ssa]", "[papers", "not valid TOML"),
         ('table = "Table II"', 'table = "Table II"\nverdict = "reproduced"', "verdict"),
         ('paper = "ssa"\ntable = "Table II"', 'paper = "asa"\ntable = "Table II"', "unknown paper 'asa'; valid: ssa"),
         ('data = "QaTa-COV19"', 'data = "QaTa"', "unknown data set 'QaTa'"),
@@ -219,7 +263,7 @@ def test_summaries_of_evaluate_and_of_changed_inputs(tmp_path):
         ('84.60], b = [83.66, 75.11], blocked = "no data"', "84.60], b = [83.66, 75.11]", "neither a file"),
         ('b = [83.66, 75.11]', "b = [83.66]", "as many"),
         ('b = [83.66, 75.11]', 'b = [83.66, "75.11"]', "valid"),
-        ("row 4 minus LViT", "row 4 minus row 1: both", "stands there twice"),
+        ("row 4 minus LViT", "row 4 minus row 1: both", "is listed twice"),
         ('commands = ["textmask study ablation ssa DATA --table table2"]\n', "", "no command"),
         ('minus = "1" }', 'minus = "1", metric = "assd_px" }', "single values"),
     ],
@@ -273,13 +317,15 @@ def test_arms_of_the_ledger_exist():
     """A result file of an ablation can only hold arms that its method lists."""
     arms = {name: set() for name in list_methods()}
     for name in arms:
-        for listed in get_method(name).studies.values():
+        for listed in get_method(name).ablation_tables.values():
             arms[name] |= {arm.name for arm in listed}
     checked = 0
     for found in ledger().entries():
         for source in found.sources:
             if source.study not in ("", "labels"):
-                listed = {arm.name for arm in get_method(found.group.paper).studies[source.study]}
+                listed = {
+                    arm.name for arm in get_method(found.group.paper).ablation_tables[source.study]
+                }
                 assert {source.arm, source.minus} <= listed, source
                 checked += 1
     assert checked > 50
@@ -300,7 +346,9 @@ def test_commands_of_the_ledger_parse():
             continue
         options = command.make_context(" ".join(path), words, resilient_parsing=False).params
         if path == ["study", "ablation"]:
-            names = {arm.name for arm in get_method(options["method"]).studies[options["study"]]}
+            names = {
+                arm.name for arm in get_method(options["method"]).ablation_tables[options["study"]]
+            }
             assert set(filter(None, options["arms"].split(","))) <= names, line
 
 
@@ -312,7 +360,7 @@ def test_the_committed_page_is_what_ledger_and_results_give():
     assert (ROOT / "docs" / "claims.png").stat().st_size < 100_000
 
 
-def test_page_and_picture_of_a_small_ledger():
+def test_page_and_chart_of_a_small_ledger():
     small = read_ledger(SMALL)
     found = judged(a=study(GOOD, data="kvasir-seg (csv)"))
     text = page(small, found, [], "x.png")
@@ -338,11 +386,11 @@ def test_page_and_picture_of_a_small_ledger():
     assert "x.png" not in page(small, judged(), [], "x.png")
 
 
-def test_the_command_writes_page_and_picture(tmp_path, monkeypatch):
+def test_the_command_writes_page_and_chart(tmp_path, monkeypatch):
     monkeypatch.setattr("textmask.studies.claims.page.ledger", lambda: read_ledger(SMALL))
     results = tmp_path / "results"
     results.mkdir()
-    (results / "study-a.json").write_text(json.dumps(study(GOOD)))
+    write_typed(results / "study-a.json", study(GOOD))
     out = tmp_path / "page.md"
     verdicts = write_claims(results, out)
     assert tally(verdicts) == {"reproduced": 1, "not testable": 2, "not reproduced": 1}

@@ -70,7 +70,7 @@ def test_csv_tables(tmp_path, mark):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["91.65"], "two by two"),
+        (["91.65"], "pairs of numbers"),
         (["91.65", "84.60", "83.66"], "Dice 83.66 without its IoU"),
         (["91.65", "here.csv", "84.60"], "Dice 91.65 without its IoU"),
         (["nowhere.csv"], "no such file"),
@@ -85,8 +85,8 @@ def test_arguments_that_are_no_pairs(arguments, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name,DSC\na,1\n", "IoU after it; found name, DSC"),
-        ("name,IoU,Dice\na,1,1\n", "IoU after it"),
+        ("name,DSC\na,1\n", "followed by one called IoU; found name, DSC"),
+        ("name,IoU,Dice\na,1,1\n", "followed by one called IoU"),
         ("name,Dice,IoU\na,high,75\n", "a: got 'high', expected a number"),
         ("name,Dice,IoU\na,183.66,75.11\n", "a: .*183.66"),
     ],

@@ -8,17 +8,17 @@ from textmask.methods.registry import preset_recipe
 from textmask.studies.grid.design import field_value, plan_labels, plan_sensitivity
 
 
-def names(design):
-    return [arm.name for arm in design.arms], [(a.name, b.name) for a, b in design.pairs]
+def names(plan):
+    return [arm.name for arm in plan.arms], [(a.name, b.name) for a, b in plan.pairs]
 
 
 def test_methods_are_compared_at_each_fraction_and_a_single_one_step_by_step():
-    design = plan_labels("statement_unet", [1, 0.05, 0.05], ["unet", "statement_unet"])
-    assert names(design) == (
+    plan = plan_labels("statement_unet", [1, 0.05, 0.05], ["unet", "statement_unet"])
+    assert names(plan) == (
         ["statement_unet-0.05", "unet-0.05", "statement_unet-1", "unet-1"],
         [("unet-0.05", "statement_unet-0.05"), ("unet-1", "statement_unet-1")],
     )
-    assert (design.arms[1].method, design.arms[1].settings) == (
+    assert (plan.arms[1].method, plan.arms[1].settings) == (
         "unet",
         ("stages.*.labelled_fraction=0.05",),
     )
@@ -47,12 +47,12 @@ def test_wrong_fractions_and_methods_are_refused(arguments, said):
 
 def test_one_field_varies_at_a_time_and_the_preset_is_not_trained_twice():
     fields = [("tau", ["0.05", "0.07", "0.1"]), ("stages.*.optim.lr", ["0.5"])]
-    design = plan_sensitivity("c2seg", fields, "lite", ["rho=0.9"])
-    arms, pairs = names(design)
+    plan = plan_sensitivity("c2seg", fields, "lite", ["rho=0.9"])
+    arms, pairs = names(plan)
     assert arms == ["preset", "tau-0.05", "tau-0.1", "stages.-.optim.lr-0.5"]
     assert pairs == [(name, "preset") for name in arms[1:]]
-    assert design.arms[0].title.startswith("tau = 0.07, stages.*.optim.lr = ")
-    assert [arm.settings for arm in design.arms] == [
+    assert plan.arms[0].title.startswith("tau = 0.07, stages.*.optim.lr = ")
+    assert [arm.settings for arm in plan.arms] == [
         (),
         ("tau=0.05",),
         ("tau=0.1",),

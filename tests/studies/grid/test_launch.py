@@ -1,6 +1,5 @@
-"""Engines: the same rows wherever cells run, failures and busy folders, kill -9."""
+"""Launchers: the same rows wherever trials run, failures and busy folders, kill -9."""
 
-import fcntl
 import json
 import os
 import re
@@ -13,31 +12,31 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from textmask.cluster import Launcher
 from textmask.data.manifest import write_manifest
 from textmask.errors import CheckpointError, ConfigError, TextMaskError
 from textmask.methods.registry import Arm
-from textmask.studies.grid import launch as engines
-from textmask.studies.grid import runner as study
+from textmask.studies.grid import launch, runner
 from textmask.studies.grid.design import StudyPlan, plan_labels
 from textmask.studies.grid.launch import ClusterTask, TrialOutcome
-from textmask.studies.grid.runner import run_study
+from textmask.studies.grid.runner import StudyOptions, run_study
 
 SETTINGS = (
     *("stages.segment.steps_per_epoch=6", "stages.segment.epochs=2"),
     *("stages.segment.optim.lr=0.01", "threshold=0.2"),  # finds something
 )
-DESIGN = plan_labels("unet", [1.0, 0.5])
+PLAN = plan_labels("unet", [1.0, 0.5])
 BROKEN = Arm("broken", "diverges", ("stages.segment.optim.lr=1e30",), "unet")
-CELLS = ["unet-0.5-seed0", "unet-1-seed0"]
+TRIALS = ["unet-0.5-seed0", "unet-1-seed0"]
 
 
 @pytest.fixture(scope="module")
 def go(phantom_manifest, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
 
-    def call(out, design=DESIGN, **options):
+    def call(out, plan=PLAN, **options):
         options = {
             "preset": "smoke",
             "settings": SETTINGS,
@@ -45,7 +44,7 @@ def go(phantom_manifest, tmp_path_factory):
             "cache_dir": cache,
             **options,
         }
-        return run_study(design, phantom_manifest, out, **options)
+        return run_study(plan, phantom_manifest, out, StudyOptions(**options))
 
     call.cache = cache
     return call
@@ -53,9 +52,9 @@ def go(phantom_manifest, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def local(go, tmp_path_factory):
-    """The study made here, one cell after another. Tests do not change it."""
+    """The study made here, one trial after another. Tests do not change it."""
     out = tmp_path_factory.mktemp("local")
-    return out, go(out, engine=Launcher(threads=1))
+    return out, go(out, launcher=Launcher(threads=1))
 
 
 @pytest.fixture
@@ -87,47 +86,48 @@ def textmask(go, phantom_manifest):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(engines, "POLL_S", 0.05)
+    monkeypatch.setattr(launch, "POLL_S", 0.05)
 
 
 def figures(summary):
     """A summary without what time and place change."""
-    return {**summary, "arms": [arm | {"seconds": 0} for arm in summary["arms"]]}
+    arms = tuple(arm.model_copy(update={"seconds": ()}) for arm in summary.arms)
+    return summary.model_copy(update={"arms": arms})
 
 
 @pytest.mark.slow
 def test_jobs_in_processes_of_their_own_give_the_rows_of_this_one_and_one_that_fails_stops_no_other(
     go, local, quick, tmp_path
 ):
-    design, lines = StudyPlan("ablation", "x", "x", "unet", (BROKEN, DESIGN.arms[0]), ()), []
-    engine = Launcher(
+    plan, lines = StudyPlan("ablation", "x", "x", "unet", (BROKEN, PLAN.arms[0]), ()), []
+    launcher = Launcher(
         "slurm", threads=1, slurm=("slurm_partition=gpu", "timeout_min=60"), cluster="local"
     )
     with pytest.raises(
-        TextMaskError, match=r"1 of 2 cells failed:\n  broken-seed0: the loss is not finite"
+        TextMaskError, match=r"1 of 2 trials failed:\n  broken-seed0: the loss is not finite"
     ):
-        go(tmp_path, design, engine=engine, progress=lines.append)
+        go(tmp_path, plan, launcher=launcher, progress=lines.append)
     own = {"seconds": 0}
     rows = [
-        json.loads((out / CELLS[0] / "study-test.json").read_text()) | own
+        json.loads((out / TRIALS[0] / "study-test.json").read_text()) | own
         for out in (tmp_path, local[0])
     ]
     assert rows[0] == rows[1]
     assert any(
-        re.match(r"\[2/2\] unet-0.5-seed0 \(unet, 50 %\): job \d+, 2 cells left", line)
+        re.match(r"\[2/2\] unet-0.5-seed0 \(unet, 50 %\): job \d+, 2 trials left", line)
         for line in lines
     )
     assert "not finished: broken-seed0" in (tmp_path / "table.md").read_text()
 
 
 def test_a_job_at_its_time_limit_goes_into_the_queue_again():
-    again = ClusterTask().checkpoint("grid", "cell", 2)
+    again = ClusterTask().checkpoint("study", "trial", 2)
     assert isinstance(again.function, ClusterTask)
-    assert again.args == ("grid", "cell", 2)
+    assert again.args == ("study", "trial", 2)
 
 
 @pytest.mark.slow
-def test_a_local_ray_instance_gives_the_rows_of_this_process_and_one_cell_that_fails_stops_no_other(
+def test_a_local_ray_instance_gives_the_rows_of_this_process_and_one_trial_that_fails_stops_no_other(
     local, textmask, tmp_path
 ):
     """In a process of its own, for Ray has 15 s to start its parts and is started again on a machine that is busy."""
@@ -145,10 +145,11 @@ def test_a_local_ray_instance_gives_the_rows_of_this_process_and_one_cell_that_f
         if "cannot reach or start Ray" not in said:
             break
     assert (
-        "1 of 2 cells failed:\n  stages.segment.optim.lr-1e30-seed0: the loss is not finite" in said
+        "1 of 2 trials failed:\n  stages.segment.optim.lr-1e30-seed0: the loss is not finite"
+        in said
     )
     own = {"arm": "", "title": "", "settings": "", "seconds": 0, "weights_sha256": ""}
-    folders = (tmp_path / "preset-seed0", local[0] / CELLS[1])
+    folders = (tmp_path / "preset-seed0", local[0] / TRIALS[1])
     rows = [json.loads((folder / "study-test.json").read_text()) | own for folder in folders]
     assert rows[0] == rows[1]
 
@@ -164,7 +165,7 @@ def test_more_threads_than_any_machine_has_are_refused_instead_of_waiting_for_ev
     with pytest.raises(
         ConfigError, match=r"no machine of the cluster has 8 CPUs .* Give --threads 2\."
     ):
-        go(tmp_path, engine=Launcher("ray", threads=8))
+        go(tmp_path, launcher=Launcher("ray", threads=8))
 
 
 def test_ray_that_does_not_start_is_one_message(go, tmp_path, monkeypatch):
@@ -175,16 +176,16 @@ def test_ray_that_does_not_start_is_one_message(go, tmp_path, monkeypatch):
         sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init)
     )
     with pytest.raises(ConfigError, match="cannot reach or start Ray: The current node timed out"):
-        go(tmp_path, engine=Launcher("ray"))
+        go(tmp_path, launcher=Launcher("ray"))
 
 
 @pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
-def test_an_engine_that_is_not_installed_says_how_to_get_it(
+def test_a_launcher_that_is_not_installed_says_how_to_get_it(
     engine, package, go, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=rf"pip install 'textmask\[{engine}\]'"):
-        go(tmp_path, engine=Launcher(engine))
+        go(tmp_path, launcher=Launcher(engine))
 
 
 @pytest.mark.parametrize(
@@ -199,51 +200,50 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(
         ({"name": "slurm", "cluster": "debug", "slurm": ("timeout_min=long",)}, "timeout_min"),
     ],
 )
-def test_wrong_engines_are_one_message(options, said, go, tmp_path):
+def test_wrong_launchers_are_one_message(options, said, go, tmp_path):
     with pytest.raises(ConfigError, match=said):
-        go(tmp_path, engine=Launcher(**options))
+        go(tmp_path, launcher=Launcher(**options))
 
 
-def test_a_cell_that_another_process_makes_is_left_to_it(go, local, tmp_path):
+def test_a_trial_that_another_process_trains_is_left_to_it(go, local, tmp_path):
     out = shutil.copytree(local[0], tmp_path / "study")
-    for name in CELLS:
+    for name in TRIALS:
         (out / name / "study-test.json").unlink()
     lines = []
-    with (out / CELLS[0] / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with FileLock(out / TRIALS[0] / ".lock"):
         summary = go(out, progress=lines.append)
-    assert summary["missing"] == [CELLS[0]]
-    assert any("is being made by another process" in line for line in lines)
-    assert figures(go(out)) == figures(local[1])  # let go: made now
+    assert summary.missing == (TRIALS[0],)
+    assert any("is being trained by another process" in line for line in lines)
+    assert figures(go(out)) == figures(local[1])  # unlocked: trained now
 
 
 def test_a_row_that_never_appears_is_told_with_the_likely_cause(go, tmp_path, monkeypatch):
-    def elsewhere(engine, grid, cells, started, bar):
-        yield TrialOutcome(cells[0])
+    def elsewhere(launcher, study, trials, started, bar):
+        yield TrialOutcome(trials[0])
 
-    monkeypatch.setitem(engines._LAUNCHERS, "local", elsewhere)
-    monkeypatch.setattr(study, "PATIENCE_S", -1)
+    monkeypatch.setitem(launch._LAUNCHERS, "local", elsewhere)
+    monkeypatch.setattr(runner, "PATIENCE_S", -1)
     with pytest.raises(CheckpointError, match="All machines must see the same folder"):
         go(tmp_path)
 
 
 @pytest.mark.slow
-def test_kill_9_loses_no_finished_cell_and_the_rest_goes_on_to_the_same_figures(
+def test_kill_9_loses_no_finished_trial_and_the_rest_goes_on_to_the_same_figures(
     go, local, textmask, tmp_path
 ):
     """A real process is killed within its second training."""
     out = tmp_path / "study"
     process = textmask("labels", "--fractions", "0.5,1", "--out", str(out), "--quiet")
     deadline = time.monotonic() + 200
-    while not (out / CELLS[1] / "last.safetensors").exists() and process.poll() is None:
+    while not (out / TRIALS[1] / "last.safetensors").exists() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     said, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, said
-    assert not (out / CELLS[1] / "result.json").exists()
-    kept = (out / CELLS[0] / "weights.safetensors").stat().st_mtime_ns
-    with np.load(out / CELLS[0] / "study-test.npz") as file:
+    assert not (out / TRIALS[1] / "result.json").exists()
+    kept = (out / TRIALS[0] / "weights.safetensors").stat().st_mtime_ns
+    with np.load(out / TRIALS[0] / "study-test.npz") as file:
         assert len(file["intersection"]) == 8
     assert figures(go(out)) == figures(local[1])
-    assert (out / CELLS[0] / "weights.safetensors").stat().st_mtime_ns == kept
+    assert (out / TRIALS[0] / "weights.safetensors").stat().st_mtime_ns == kept

@@ -1,6 +1,7 @@
 """`study ambiguity`: which sentences are compared, by which figures, and a clear word where there is no map."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from textmask.studies.probes.ambiguity import (
     FIGURES,
     OWN,
     WORDINGS,
+    AmbiguityOptions,
     choose_rows,
     compare_wordings,
     look,
@@ -144,52 +146,46 @@ def test_a_map_that_follows_the_sentence_stays_when_reworded_and_leaves_when_swa
 
 @pytest.mark.parametrize("name", ["dusss", "ssa"])
 def test_it_draws_and_measures(runs, phantom_manifest, tmp_path, name):
-    options = {"split": "train", "pictures": 2, "count": 5, "cache_dir": runs / "cache"}
-    summary = measure_ambiguity(
-        runs / name, phantom_manifest, tmp_path / "a.png", seed=3, **options
-    )
-    assert json.loads((tmp_path / "a.json").read_text()) == summary
-    assert (summary["n"], summary["seed"], summary["method"], len(summary["drawn"])) == (
-        5,
-        3,
-        name,
-        2,
-    )
-    assert list(summary["wordings"]) == list(WORDINGS)
-    own = summary["wordings"][OWN]
-    assert own["cosine"]["estimate"] == pytest.approx(1)
-    assert own["inside_minus_own"]["estimate"] == 0
+    options = AmbiguityOptions("train", images=2, count=5, seed=3, cache_dir=runs / "cache")
+    summary = measure_ambiguity(runs / name, phantom_manifest, tmp_path / "a.png", options)
+    assert json.loads((tmp_path / "a.json").read_text()) == summary.model_dump(mode="json")
+    assert (summary.n, summary.seed, summary.method, len(summary.drawn)) == (5, 3, name, 2)
+    assert list(summary.wordings) == list(WORDINGS)
+    own = summary.wordings[OWN]
+    assert own.cosine.estimate == pytest.approx(1)
+    assert own.inside_minus_own.estimate == 0
     rows, columns = get_method(name).recipe().smoke().image_size
     assert read_image(tmp_path / "a.png").shape == (2 * (18 + rows), 6 * columns + 5 * 4, 3)
-    again = measure_ambiguity(runs / name, phantom_manifest, tmp_path / "b.png", seed=3, **options)
+    again = measure_ambiguity(runs / name, phantom_manifest, tmp_path / "b.png", options)
     assert again == summary
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
-    other = measure_ambiguity(runs / name, phantom_manifest, tmp_path / "c.png", seed=4, **options)
-    assert other["drawn"] != summary["drawn"]
+    options = replace(options, seed=4)
+    other = measure_ambiguity(runs / name, phantom_manifest, tmp_path / "c.png", options)
+    assert other.drawn != summary.drawn
 
 
 def test_two_runs_are_shown_the_same_pictures_and_sentences(runs, phantom_manifest, tmp_path):
-    options = {"split": "train", "pictures": 2, "count": 2, "cache_dir": runs / "cache"}
+    options = AmbiguityOptions("train", images=2, count=2, cache_dir=runs / "cache")
     found = [
-        measure_ambiguity(runs / n, phantom_manifest, tmp_path / f"{n}.png", **options)
+        measure_ambiguity(runs / n, phantom_manifest, tmp_path / f"{n}.png", options)
         for n in ("dusss", "ssa")
     ]
-    assert found[0]["drawn"] == found[1]["drawn"]
+    assert found[0].drawn == found[1].drawn
 
 
 def test_what_cannot_be_compared_is_told_and_nothing_is_written(
     runs, phantom_manifest, tmp_path, monkeypatch
 ):
-    out, options = tmp_path / "a.png", {"cache_dir": runs / "cache", "split": "train"}
+    out, options = tmp_path / "a.png", AmbiguityOptions("train", cache_dir=runs / "cache")
     with pytest.raises(
         ConfigError, match=r"method 'unet' publishes no attention map.*such as ssa, c2seg or dusss"
     ):
-        measure_ambiguity(runs / "unet", phantom_manifest, out, **options)
-    with pytest.raises(ConfigError, match="pictures 0 and count 64"):
-        measure_ambiguity(runs / "ssa", phantom_manifest, out, pictures=0, **options)
+        measure_ambiguity(runs / "unet", phantom_manifest, out, options)
+    with pytest.raises(ConfigError, match="0 images to draw and count 64"):
+        measure_ambiguity(runs / "ssa", phantom_manifest, out, replace(options, images=0))
     monkeypatch.setattr(module, "wordings", lambda *_: None)
-    with pytest.raises(DataError, match="none of the 24 pictures"):
-        measure_ambiguity(runs / "ssa", phantom_manifest, out, **options)
+    with pytest.raises(DataError, match="none of the 24 images"):
+        measure_ambiguity(runs / "ssa", phantom_manifest, out, options)
     assert not list(tmp_path.iterdir())
 
 

@@ -74,9 +74,9 @@ def test_unit_vectors_and_the_principal_plane():
     assert principal_plane(np.ones((4, 1)))[0].shape == (4, 2)
 
 
-def test_the_most_frequent_sentences_come_first():
+def test_the_most_frequent_prompts_come_first():
     assert frequent(["b", "a", "c", "a", "b", "b", "d", "d"], 3) == ["b", "a", "d"]
-    with pytest.raises(DataError, match="1 of 3 sentences occur more than once"):
+    with pytest.raises(DataError, match="1 of 3 prompts occur more than once"):
         frequent(["a", "a", "b", "c"], 5)
 
 

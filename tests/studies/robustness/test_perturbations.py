@@ -1,7 +1,6 @@
-"""Studies of one run: what each picture is given, what is counted, what is kept, and who is named for ignoring text."""
+"""Studies of one run: what each image is given, what is counted, what is kept, and which model ignores its prompt."""
 
 import csv
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,9 @@ from textmask.data.loaders import open_split
 from textmask.data.manifest import Row
 from textmask.errors import CheckpointError, ConfigError, DataError
 from textmask.evaluation import scoring
+from textmask.evaluation.records import Overlapped, PerturbationRow, Value
+from textmask.evaluation.scores import read_scores
+from textmask.evaluation.summary import RobustnessSummary, read_summary
 from textmask.evaluation.tables import cell
 from textmask.inference.predict_split import predict_split
 from textmask.methods.base import Method
@@ -21,7 +23,7 @@ from textmask.metrics.overlap import counts, dice_per_image, iou_per_image
 from textmask.metrics.statistics import bootstrap_ci, paired_difference, paired_difference_pooled
 from textmask.runs.checkpoint import load_run
 from textmask.statement import Laterality
-from textmask.studies.robustness import perturbations as variants
+from textmask.studies.robustness import perturbations
 from textmask.studies.robustness import prompts as study_prompts_file
 from textmask.studies.robustness import severity as study_severity
 from textmask.studies.robustness.comparison import robustness_table
@@ -45,7 +47,7 @@ N = 60  # resamples
 
 
 class Blind(Method):
-    """Marks what is bright and reads no word. Remembers the pictures and sentences it was given."""
+    """Marks what is bright and reads no word. Remembers the images and prompts it was given."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +106,9 @@ def go(trained, phantom_manifest, tmp_path, monkeypatch):
     ):
         if method is not None:
             monkeypatch.setattr(
-                variants, "load_run", lambda path, device: replace(load_run(path), method=method)
+                perturbations,
+                "load_run",
+                lambda path, device: replace(load_run(path), method=method),
             )
         options = {
             "n_bootstrap": N,
@@ -123,7 +127,7 @@ def go(trained, phantom_manifest, tmp_path, monkeypatch):
 
 
 def by_kind(found):
-    return {(row["kind"], row["severity"]): row for row in found.summary["rows"]}
+    return {(row.kind, row.severity): row for row in found.summary.rows}
 
 
 def per_image(found):
@@ -138,7 +142,7 @@ def masks_of(method, data, recipe, prompts=None, damage=None):
 # the mechanism
 
 
-def test_fewer_pictures_are_among_more_and_patients_stay_whole():
+def test_fewer_images_are_among_more_and_patients_stay_whole():
     rows = [
         Row(f"{i}.png", f"{i}.png", "", "test", f"p{i // 3}" if i % 7 else "") for i in range(60)
     ]
@@ -160,7 +164,7 @@ def test_fewer_pictures_are_among_more_and_patients_stay_whole():
         limited(rows, 0, 0)
 
 
-def test_a_picture_gets_the_same_sentence_in_any_subset(go):
+def test_an_image_gets_the_same_prompt_in_any_subset(go):
     rewrite = each("drawn", lambda text, rng: f"{text} {rng.integers(10**9)}", seed=3)
     whole, some = rewrite(go.data), rewrite(go.data.take(np.array([1, 4])))
     assert some == [whole[1], whole[4]]
@@ -179,15 +183,15 @@ def test_a_split_of_some_rows_holds_those_rows(go):
     assert some.native_sizes.shape == (3, 2)
 
 
-def test_only_changed_pictures_are_predicted_and_the_others_hold_the_clean_mask(go):
+def test_only_changed_images_are_predicted_and_the_others_hold_the_clean_mask(go):
     method = Obedient()
-    variant = Perturbation(
-        "some", text=lambda data: [None, data.prompts[1], "upper left lung", *[None] * 5]
+    perturbation = Perturbation(
+        "some", prompts=lambda data: [None, data.prompts[1], "upper left lung", *[None] * 5]
     )
 
     def study(run, manifest, split, options):
         bench = open_bench(run, manifest, split, "some", options)
-        return list(bench.outcomes([variant]))
+        return list(bench.results([perturbation]))
 
     clean, other = go(study, method=method)
     assert method.seen == [*go.data.prompts, "upper left lung"]  # the second came out as it was
@@ -198,7 +202,7 @@ def test_only_changed_pictures_are_predicted_and_the_others_hold_the_clean_mask(
     assert (other.masks[2] != clean.masks[2]).any()
 
 
-def test_a_finished_variant_is_not_predicted_again(go, monkeypatch):
+def test_a_finished_perturbation_is_not_predicted_again(go, monkeypatch):
     two = {"contrast": (0.5,), "gamma": (1.6,)}
 
     def images(kinds=("contrast", "gamma"), **change):
@@ -240,7 +244,7 @@ def test_an_interrupted_study_goes_on(go):
     rest = Blind()
     found = go(study_corruption, ["contrast"], method=rest)
     assert len(rest.images) == 2
-    assert len(found.summary["rows"]) == 4
+    assert len(found.summary.rows) == 4
 
 
 def test_leaks_splits_and_folders_are_refused(go, tmp_path):
@@ -263,55 +267,48 @@ def test_leaks_splits_and_folders_are_refused(go, tmp_path):
 
 def test_a_method_that_ignores_its_text_is_named(go):
     found = go(study_prompts, method=Blind())
-    verdict = found.summary["verdicts"]
-    assert verdict["ignores_text"]["holds"] is True
-    assert verdict["ignores_place"]["holds"] is True
-    assert verdict["paints_absent"]["holds"] is True
-    assert verdict["paints_unrelated"] == verdict["paints_unrelated"] | {
-        "holds": True,
-        "share": 1.0,
-    }
-    assert set(verdict["ignores_text"]["medians"].values()) == {1.0}
-    assert "statement_unet IGNORES its text" in found.table
-    assert "PAINTS a finding that is said absent" in found.table
-    for row in found.summary["rows"]:
-        assert row["iou_to_clean"]["median"] == 1.0
-        assert row["dice_per_image_minus_clean"]["estimate"] == 0.0
-        assert row["where"]["distance"] == 0.0
-    assert found.summary["equivariance"]["error"]["estimate"] == 0.0  # brightness follows a flip
+    verdict = found.summary.verdicts
+    assert verdict.ignores_text.holds is True
+    assert verdict.ignores_place.holds is True
+    assert verdict.paints_absent.holds is True
+    assert (verdict.paints_unrelated.holds, verdict.paints_unrelated.share) == (True, 1.0)
+    assert set(verdict.ignores_text.medians.values()) == {1.0}
+    assert "statement_unet IGNORES its prompt" in found.table
+    assert "SEGMENTS findings reported as absent" in found.table
+    for row in found.summary.rows:
+        assert row.iou_to_clean.median == 1.0
+        assert row.dice_per_image_minus_clean.estimate == 0.0
+        assert row.where.distance == 0.0
+    assert found.summary.equivariance.error.estimate == 0.0  # brightness follows a flip
 
 
 def test_a_method_that_obeys_is_not(go):
     method = Obedient()
     found = go(study_prompts, method=method)
-    verdict, rows = found.summary["verdicts"], by_kind(found)
-    assert [verdict[key]["holds"] for key in ("ignores_text", "ignores_place")] == [False, False]
-    assert [verdict[key]["holds"] for key in ("paints_absent", "paints_unrelated")] == [
-        False,
-        False,
-    ]
+    verdict, rows = found.summary.verdicts, by_kind(found)
+    assert [rule.holds for rule in verdict.named.values()] == [False] * 4
     assert "IGNORES" not in found.table
-    assert "PAINTS" not in found.table
+    assert "SEGMENTS" not in found.table
     for kind in ("shuffled", "side_swapped", "level_swapped"):
         row = rows[kind, 0]
-        assert row["n"] > 0
-        assert row["location_given"]["estimate"] == pytest.approx(1.0)
-        assert row["location_own"]["estimate"] < 1.0
-        assert row["iou_to_clean"]["median"] < 0.5
-    assert rows["clean", 0]["location_own"]["estimate"] == pytest.approx(1.0)
+        assert row.n > 0
+        assert row.location_given.estimate == pytest.approx(1.0)
+        assert row.location_own.estimate < 1.0
+        assert row.iou_to_clean.median < 0.5
+    assert rows["clean", 0].location_own.estimate == pytest.approx(1.0)
     for kind in ("empty", "absent", "unrelated"):
-        assert rows[kind, 0]["empty_masks"] == rows[kind, 0]["n"]
-        assert rows[kind, 0]["location_given"] is None
-        assert rows[kind, 0]["still_painted"] == 0.0
-    assert rows["side_swapped", 0]["n"] < len(
+        assert rows[kind, 0].empty_masks == rows[kind, 0].n
+        assert rows[kind, 0].location_given is None
+        assert rows[kind, 0].still_painted == 0.0
+    assert rows["side_swapped", 0].n < len(
         go.data
     )  # a sentence that names both sides alike has no other side
     assert (
-        found.summary["equivariance"]["error"]["estimate"] < 0.1
+        found.summary.equivariance.error.estimate < 0.1
     )  # bands of the two sides differ by a pixel
 
 
-def test_the_sentences_given_are_what_they_are_called(go):
+def test_the_prompts_given_are_what_they_are_called(go):
     found = go(study_prompts, method=Obedient())
     own = {row["image"]: row["text"] for row in per_image(found) if row["kind"] == "clean"}
     assert tuple(own.values()) == go.data.prompts
@@ -347,7 +344,7 @@ def test_every_figure_of_the_prompt_study_equals_a_literal_one(go):
         for i, text in enumerate(data.prompts)
         if (m := mirror(text)) and parse(m).zones != parse(text).zones
     ]
-    assert row["n"] == len(kept) > 1
+    assert row.n == len(kept) > 1
     some, groups = data.take(np.array(kept)), [data.rows[i].group for i in kept]
     before = masks_of(method, some, recipe)
     after = masks_of(method, some, recipe, [mirror(text) for text in some.prompts])
@@ -355,32 +352,32 @@ def test_every_figure_of_the_prompt_study_equals_a_literal_one(go):
     a, b = counts(after, truth), counts(before, truth)
     dice_a, dice_b = dice_per_image(a), dice_per_image(b)
     interval = bootstrap_ci(dice_a, groups, n=N)
-    assert row["dice_per_image"] == pytest.approx(
+    assert row.dice_per_image.model_dump() == pytest.approx(
         {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
     )
     paired = paired_difference(dice_a, dice_b, groups, n=N)
-    assert row["dice_per_image_minus_clean"]["low"] == pytest.approx(paired.low)
+    assert row.dice_per_image_minus_clean.low == pytest.approx(paired.low)
     pooled = 2 * (after & truth).sum() / (after.sum() + truth.sum())
-    assert row["dice_pooled"]["estimate"] == pytest.approx(pooled)
+    assert row.dice_pooled.estimate == pytest.approx(pooled)
     paired = paired_difference_pooled(a, b, groups, "iou", n=N)
-    assert row["iou_pooled_minus_clean"]["high"] == pytest.approx(paired.high)
+    assert row.iou_pooled_minus_clean.high == pytest.approx(paired.high)
     moved = iou_per_image(counts(after, before))
-    assert row["iou_to_clean"]["median"] == pytest.approx(np.median(moved))
-    assert row["iou_to_clean"]["mean"]["estimate"] == pytest.approx(moved.mean())
+    assert row.iou_to_clean.median == pytest.approx(np.median(moved))
+    assert row.iou_to_clean.mean.estimate == pytest.approx(moved.mean())
 
     left, right = [], []
     for x, y in zip(before, after, strict=True):
         left.append((x[:, :16].sum() / x.sum(), y[:, :16].sum() / y.sum()))
         centres = [((np.argwhere(m) + 0.5) / 32).mean(0) for m in (x, y)]
         right.append(centres[1] - centres[0])
-    where = row["where"]
-    assert [where["left_before"], where["left_after"]] == pytest.approx(np.mean(left, 0))
-    assert [where["down_by"], where["right_by"]] == pytest.approx(np.mean(right, 0))
-    assert where["distance"] == pytest.approx(np.mean(np.linalg.norm(right, axis=1)))
-    assert where["area_after"] == pytest.approx(after.mean())
+    where = row.where
+    assert [where.left_before, where.left_after] == pytest.approx(np.mean(left, 0))
+    assert [where.down_by, where.right_by] == pytest.approx(np.mean(right, 0))
+    assert where.distance == pytest.approx(np.mean(np.linalg.norm(right, axis=1)))
+    assert where.area_after == pytest.approx(after.mean())
 
 
-def test_equivariance_flips_picture_and_sentence(go):
+def test_equivariance_flips_image_and_prompt(go):
     class Corner(Blind):
         """Always marks the left upper quarter: the worst that can be."""
 
@@ -390,19 +387,17 @@ def test_equivariance_flips_picture_and_sentence(go):
             return Output(out)
 
     found = go(study_prompts, method=Corner())
-    assert found.summary["equivariance"]["error"] == {"estimate": 1.0, "low": 1.0, "high": 1.0}
-    assert found.summary["equivariance"]["n"] == sum(
-        mirror(text) is not None for text in go.data.prompts
-    )
+    assert found.summary.equivariance.error == Value(estimate=1.0, low=1.0, high=1.0)
+    assert found.summary.equivariance.n == sum(mirror(text) is not None for text in go.data.prompts)
     assert "1 - Dice, percent: 100.00" in found.table
     rows = tuple(replace(row, laterality=Laterality.UNKNOWN) for row in go.manifest.rows)
     method = Blind()
     found = go(study_prompts, method=method, manifest=replace(go.manifest, rows=rows))
-    assert found.summary["equivariance"]["n"] == 0
+    assert found.summary.equivariance.n == 0
     assert "could be mirrored" in found.table
 
 
-def test_the_flipped_picture_is_what_the_model_sees(go):
+def test_the_flipped_image_is_what_the_model_sees(go):
     method = Blind()
     go(study_prompts, method=method)
     flipped = method.images[-1]
@@ -414,52 +409,50 @@ def test_the_flipped_picture_is_what_the_model_sees(go):
 
 def test_verdicts_need_every_kind_and_something_to_judge():
     def row(kind, median, still=1.0):
-        return {
-            "kind": kind,
-            "n": 5,
-            "iou_to_clean": {"n": 5, "median": median},
-            "still_painted": still,
-        }
+        moved = Overlapped(n=5, mean=None, median=median)
+        return PerturbationRow(kind=kind, n=5, iou_to_clean=moved, still_painted=still)
 
     same = [row(kind, 0.95) for kind in MOVES]
-    assert verdicts(same)["ignores_text"]["holds"] is True
+    assert verdicts(same).ignores_text.holds is True
     one_moves = [*same[:-1], row(MOVES[-1], 0.94)]
-    assert verdicts(one_moves)["ignores_text"]["holds"] is False
-    assert verdicts(one_moves)["ignores_place"]["holds"] is True
+    assert verdicts(one_moves).ignores_text.holds is False
+    assert verdicts(one_moves).ignores_place.holds is True
     place_moves = [row(kind, 0.5 if kind == PLACES[1] else 1.0) for kind in MOVES]
-    assert verdicts(place_moves)["ignores_place"]["holds"] is False
-    nothing = [{"kind": kind, "n": 0, "note": ""} for kind in MOVES]
-    assert {entry["holds"] for entry in verdicts(nothing).values()} == {None}
+    assert verdicts(place_moves).ignores_place.holds is False
+    nothing = [PerturbationRow(kind=kind, n=0, note="") for kind in MOVES]
+    assert {entry.holds for entry in verdicts(nothing).named.values()} == {None}
     half = verdicts([row("absent", 0.5, 0.5), row("unrelated", 0.5, 0.51)])
-    assert (half["paints_absent"]["holds"], half["paints_unrelated"]["holds"]) == (False, True)
+    assert (half.paints_absent.holds, half.paints_unrelated.holds) == (False, True)
 
 
-def test_a_method_without_text_is_not_predicted_for_other_sentences(go):
+def test_a_method_without_text_is_not_predicted_for_other_prompts(go):
     found = go(study_prompts, run="unet")
-    assert found.summary["verdicts"]["ignores_text"]["holds"] in (True, None)
+    assert found.summary.verdicts.ignores_text.holds in (True, None)
     assert {path.stem for path in (found.out / "predictions").glob("*.npz")} == {"clean", "flipped"}
 
 
 def test_the_files_of_a_study_say_what_they_are(go):
     found = go(study_prompts, method=Obedient(), limit=6)
-    protocol = found.summary["protocol"]
-    assert json.loads((found.out / "summary.json").read_text()) == json.loads(
-        json.dumps(found.summary)
-    )
+    protocol = found.summary.protocol
+    assert read_summary(found.out / "summary.json", RobustnessSummary) == found.summary
+    scores = read_scores(found.out / "scores.csv")
+    assert list(scores) == [row.name for row in found.summary.rows]
+    clean = scores["clean"].dice.mean()
+    assert clean == pytest.approx(found.summary.rows[0].dice_per_image.estimate, abs=1e-6)
     assert (found.out / "table.md").read_text() == found.table
     assert (found.out / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert (protocol["data_hash"], protocol["limit"]) == (go.manifest.hash(), 6)
-    assert protocol["n"] <= 6
+    assert (protocol.data_hash, protocol.limit) == (go.manifest.hash(), 6)
+    assert protocol.n <= 6
     for part in (
         "statement_unet (statement_unet)",
-        f"n = {protocol['n']} in {protocol['n_groups']} groups",
+        f"n = {protocol.n} in {protocol.n_groups} groups",
         "weights sha256",
     ):
         assert part in found.table
-    assert str(go.runs) not in found.table + json.dumps(
-        found.summary
+    assert (
+        str(go.runs) not in found.table + found.summary.model_dump_json()
     )  # committed without a path of a machine
-    assert len(per_image(found)) == 8 * protocol["n"]
+    assert len(per_image(found)) == 8 * protocol.n
 
 
 # text noise
@@ -475,24 +468,24 @@ def test_text_noise_reports_severity_understanding_and_paired_drops(go):
     ]
     clean = rows["clean", 0]
     assert (
-        clean["n"],
-        clean["dice_per_image_minus_clean"]["estimate"],
-        clean["read_the_same"],
+        clean.n,
+        clean.dice_per_image_minus_clean.estimate,
+        clean.read_the_same,
     ) == (8, 0.0, 8)
-    assert rows["keyboard", 1]["read_the_same"] <= rows["keyboard", 1]["n"]
+    assert rows["keyboard", 1].read_the_same <= rows["keyboard", 1].n
     for kind in ("paraphrase", "negation"):
         row = rows[kind, 1]
-        assert row["read_the_same"] == row["n"] > 0
-        assert row["iou_to_clean"]["median"] in (
+        assert row.read_the_same == row.n > 0
+        assert row.iou_to_clean.median in (
             1.0,
             None,
         )  # the zones are the same, so is what the obedient one paints
-        assert row["location_own_minus_clean"]["estimate"] == 0.0
-    assert rows["denied", 1]["read_the_same"] == 0
-    assert rows["denied", 1]["location_given"] is None
-    assert rows["denied", 1]["empty_masks"] == rows["denied", 1]["n"]
-    assert rows["missing", 3]["location_own"]["estimate"] == 0.0  # no place, no mask
-    assert rows["missing", 3]["location_own_minus_clean"]["estimate"] == pytest.approx(-1.0)
+        assert row.location_own_minus_clean.estimate == 0.0
+    assert rows["denied", 1].read_the_same == 0
+    assert rows["denied", 1].location_given is None
+    assert rows["denied", 1].empty_masks == rows["denied", 1].n
+    assert rows["missing", 3].location_own.estimate == 0.0  # no place, no mask
+    assert rows["missing", 3].location_own_minus_clean.estimate == pytest.approx(-1.0)
     assert "words misspelt as in the released QaTa table" in found.table
 
 
@@ -504,7 +497,7 @@ def test_a_misspelling_reaches_the_model_and_a_blind_one_does_not_care(go):
     ]
     assert given
     assert set(given) <= set(method.seen)
-    assert all(row["dice_per_image_minus_clean"]["estimate"] == 0 for row in found.summary["rows"])
+    assert all(row.dice_per_image_minus_clean.estimate == 0 for row in found.summary.rows)
     with pytest.raises(ConfigError, match="unknown text noise 'dropp'"):
         go(study_text_noise, ["dropp"], method=method)
 
@@ -534,23 +527,18 @@ def test_corruptions_are_those_asked_for_and_cost_what_a_literal_computation_say
         masks = (torch.sigmoid((damaged.mean(1) - 0.55) * 50) > recipe.threshold).numpy()
         a, b = dice_per_image(counts(masks, truth)), dice_per_image(counts(clean, truth))
         row = rows[name, value]
-        assert row["n"] == len(data)
-        assert row["dice_per_image"]["estimate"] == pytest.approx(a.mean(), abs=1e-3)
+        assert row.n == len(data)
+        assert row.dice_per_image.estimate == pytest.approx(a.mean(), abs=1e-3)
         paired = paired_difference(a, b, groups, n=N, seed=5)
-        assert row["dice_per_image_minus_clean"]["estimate"] == pytest.approx(
-            paired.estimate, abs=1e-3
-        )
-    assert (
-        rows["contrast", 0.3]["iou_to_clean"]["median"]
-        < rows["contrast", 0.75]["iou_to_clean"]["median"]
-    )
+        assert row.dice_per_image_minus_clean.estimate == pytest.approx(paired.estimate, abs=1e-3)
+    assert rows["contrast", 0.3].iou_to_clean.median < rows["contrast", 0.75].iou_to_clean.median
 
 
 def test_severities_can_be_replaced_and_impossible_ones_stop_at_once(go):
     method = Blind()
     found = go(study_corruption, ["low_dose"], {"low_dose": (500, 20)}, method=method)
-    assert [row["severity"] for row in found.summary["rows"]] == [0, 500, 20]
-    assert found.summary["severities"] == {"low_dose": [500, 20]}
+    assert [row.severity for row in found.summary.rows] == [0, 500, 20]
+    assert found.summary.severities == {"low_dose": (500, 20)}
     method = Blind()
     for kinds, values, said in (
         (["motion_blur"], {"motion_blur": (3, 4)}, "odd whole number"),
@@ -564,7 +552,7 @@ def test_severities_can_be_replaced_and_impossible_ones_stop_at_once(go):
     assert not method.images
 
 
-def test_a_picture_is_damaged_alike_with_any_limit(go):
+def test_an_image_is_damaged_alike_with_any_limit(go):
     method, few = Blind(), Blind()
     go(study_corruption, ["low_dose"], method=method)
     go(study_corruption, ["low_dose"], method=few, limit=3)
@@ -592,10 +580,11 @@ def test_text_is_never_encoded_again_for_a_corruption(go, phantom_manifest, tmp_
     assert sorted(text for prompts in calls for text in prompts) == once
 
 
-def test_runs_stand_side_by_side_with_what_each_condition_costs(go, tmp_path):
+def test_runs_are_compared_by_what_each_condition_costs(go, tmp_path):
     blind = go(study_prompts, method=Blind(), out=tmp_path / "blind").summary
     obedient = go(study_prompts, method=Obedient(), out=tmp_path / "obedient").summary
-    obedient = obedient | {"protocol": obedient["protocol"] | {"run": "obedient"}}
+    renamed = obedient.protocol.model_copy(update={"run": "obedient"})
+    obedient = obedient.model_copy(update={"protocol": renamed})
     blur = go(
         study_corruption,
         ["motion_blur"],
@@ -604,19 +593,15 @@ def test_runs_stand_side_by_side_with_what_each_condition_costs(go, tmp_path):
         out=tmp_path / "blur",
     ).summary
     text = robustness_table([blind, obedient, blur])
-    assert "| other sentences | statement_unet | obedient |" in text
-    loss = next(row for row in obedient["rows"] if row["kind"] == "shuffled")[
-        "dice_per_image_minus_clean"
-    ]
+    assert "| other prompts | statement_unet | obedient |" in text
+    shuffled = next(row for row in obedient.rows if row.kind == "shuffled")
+    loss = shuffled.dice_per_image_minus_clean
     assert f"| shuffled | 0.00 (0.00 to 0.00) | {cell(loss)} |" in text
-    assert "| still paints where told that there is nothing, % of pictures | 100.0 | 0.0 |" in text
+    assert "| still segments a finding reported as absent, % of images | 100.0 | 0.0 |" in text
     assert "| sides swapped, median IoU to its own mask, % | 100.0 |" in text
-    worst = min(obedient["rows"], key=lambda row: row["dice_per_image_minus_clean"]["estimate"])[
-        "kind"
-    ]
+    worst = min(obedient.rows, key=lambda row: row.dice_per_image_minus_clean.estimate).kind
     assert f"| costs most | nothing | {worst} |" in text
     assert "| motion_blur 9 |" in text
-    with pytest.raises(CheckpointError, match="differ in n: they do not stand in one table"):
-        robustness_table([blind, obedient | {"protocol": obedient["protocol"] | {"n": 1}}])
-    with pytest.raises(CheckpointError, match="study is 'ablation', expected the summary"):
-        robustness_table([{"study": "ablation"}])
+    fewer = obedient.protocol.model_copy(update={"n": 1})
+    with pytest.raises(CheckpointError, match="differ in n: they do not belong in one table"):
+        robustness_table([blind, obedient.model_copy(update={"protocol": fewer})])

@@ -69,7 +69,7 @@
       this.filter("");
     }
 
-    text(i) { return this.data.texts[this.data.text[i]] || "(no sentence)"; }
+    text(i) { return this.data.texts[this.data.text[i]] || "(no prompt)"; }
 
     value(i, column) {
       if (column < 2) return column ? this.text(i) : this.data.images[i];

@@ -1,4 +1,4 @@
-"""The ledger: claims that the five papers make in numbers, and which committed results test them."""
+"""The ledger: claims that the five papers make in numbers, and the committed results that test them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from textmask.metrics.protocols import verify_table
 Metric = Literal["dice_per_image", "dice_pooled", "hd95_pooled_px", "assd_px"]
 Cells = tuple[float] | tuple[float, float]
 T = TypeVar("T")
-Protocol = Literal["pooled", "per image", "mixed", "impossible", "no IoU printed", "px"]
+PrintedProtocol = Literal["pooled", "per image", "mixed", "impossible", "no IoU printed", "px"]
 
 
 class ClaimSource(Config):
@@ -27,9 +27,9 @@ class ClaimSource(Config):
     Attributes:
         file: pattern of names of result files.
         arm, minus: rows of the file; their paired difference is the result.
-        study: the file's list of arms, "" is any.
+        study: ablation table of the file, "" is any.
         labels: percent of train that keeps its masks in that file, None is any.
-        setting: assignment that the whole study was run with, "" is none asked for.
+        setting: override that the whole study was run with, "" is any.
         caveat: what makes the comparison less than fair.
     """
 
@@ -43,14 +43,14 @@ class ClaimSource(Config):
 
 
 class PaperClaim(Config):
-    """One claim of a group, a minus b; a field that is None is that of the group.
+    """One claim of a group, a minus b; a field that is None has the value of the group.
 
     Attributes:
         claim: what is compared, in words.
         a, b: the printed [Dice, IoU] of the cells, or [value].
         metric: None is the metric of the paper.
         also: further places to look for a result, after the first.
-        note: what the paper's own text says beside its cells.
+        note: what the paper's own text says about its cells.
     """
 
     claim: str = Field(min_length=1)
@@ -82,7 +82,7 @@ class ClaimGroup(Config):
     """The claims of one table on one data set, and what they share; see `ClaimSource` and `PaperClaim`.
 
     Attributes:
-        blocked: key of `Ledger.reasons`, given where no result is found.
+        blocked: key of `Ledger.reasons`, shown if no result is found.
         commands: that make the result files.
     """
 
@@ -101,7 +101,7 @@ class ClaimGroup(Config):
 
 
 class ClaimSize(Config):
-    """A number of parameters that a paper prints; a frozen text tower is not counted."""
+    """A number of parameters that a paper prints; a frozen text encoder is not counted."""
 
     paper: str
     table: str
@@ -121,7 +121,7 @@ class Paper(Config):
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """A claim with all that its group says."""
+    """A claim with everything that its group says."""
 
     group: ClaimGroup
     claim: PaperClaim
@@ -135,7 +135,7 @@ class LedgerEntry:
         return round(self.claim.a[0] - self.claim.b[0], 2)
 
     @property
-    def protocol(self) -> Protocol:
+    def protocol(self) -> PrintedProtocol:
         """What the two printed pairs can be, by D = 2I/(1+I)."""
         if self.metric in ("hd95_pooled_px", "assd_px"):
             return "px"
@@ -154,8 +154,8 @@ class Ledger(Config):
 
     Attributes:
         papers: by short name, in the order of the page.
-        data: a paper's name of a data set -> how the name of the table starts that is read here.
-        reasons: why something cannot be tested, short -> in a sentence.
+        data: a paper's name of a data set -> how the name of the manifest starts that is used here.
+        reasons: why something cannot be tested, short name -> full sentence.
         groups: comparisons.
         sizes: numbers of parameters.
     """
@@ -173,11 +173,14 @@ class Ledger(Config):
             *(size.paper for size in self.sizes),
         ):
             _require_known("paper", paper, self.papers)
+
         seen: set[tuple[str, ...]] = set()
         for entry in self.entries():
             group, name = entry.group, entry.claim.claim
             where = f"{group.paper}, {group.table}, {group.data}, {name}"
             _require_known("data set", group.data, self.data)
+
+            # a claim needs a result file or a reason why there is none
             if entry.blocked:
                 _require_known("reason", entry.blocked, self.reasons)
             elif not entry.sources:
@@ -186,30 +189,33 @@ class Ledger(Config):
                 )
             if entry.sources and not group.commands:
                 raise ValueError(
-                    f"{where}: names a result file, but its group no command that makes it"
+                    f"{where}: names a result file, but its group has no command that makes it"
                 )
             if (key := (group.paper, group.table, group.data, name)) in seen:
-                raise ValueError(f"{where}: stands there twice")
+                raise ValueError(f"{where}: is listed twice")
             seen.add(key)
         return self
 
     def entries(self) -> tuple[LedgerEntry, ...]:
         """The claims of all groups, in order."""
-        return tuple(_entry(self, group, claim) for group in self.groups for claim in group.claims)
+        found = []
+        for group in self.groups:
+            found += [_entry(self, group, claim) for claim in group.claims]
+        return tuple(found)
 
 
 def read_ledger(text: str) -> Ledger:
     """Read a ledger from TOML.
 
     Raises:
-        ConfigError: no TOML, an unknown field, a wrong type, or claims that do not fit together.
+        ConfigError: not TOML, an unknown field, a wrong type, or claims that do not fit together.
     """
     try:
         return Ledger.model_validate_json(json.dumps(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the ledger of claims is no TOML: {error}.") from error
+        raise ConfigError(f"the ledger of claims is not valid TOML: {error}.") from error
     except ValidationError as error:
-        raise ConfigError(f"the ledger of claims is wrong: {error}") from error
+        raise ConfigError(f"the ledger of claims is not valid: {error}") from error
 
 
 @cache
@@ -219,17 +225,21 @@ def ledger() -> Ledger:
 
 
 def _entry(whole: Ledger, group: ClaimGroup, claim: PaperClaim) -> LedgerEntry:
-    first = {
-        name: _either(getattr(claim, name), getattr(group, name))
-        for name in ("file", "arm", "minus", "study")
-    }
+    file, arm = _either(claim.file, group.file), _either(claim.arm, group.arm)
+    minus, study = _either(claim.minus, group.minus), _either(claim.study, group.study)
     sources = claim.also
-    if first["file"] and first["arm"] and first["minus"]:
-        labels = _either(claim.labels, group.labels)
-        sources = (
-            ClaimSource(**first, labels=labels, setting=group.setting, caveat=claim.caveat),
-            *sources,
+    if file and arm and minus:
+        first = ClaimSource(
+            file=file,
+            arm=arm,
+            minus=minus,
+            study=study,
+            labels=_either(claim.labels, group.labels),
+            setting=group.setting,
+            caveat=claim.caveat,
         )
+        sources = (first, *sources)
+
     paper = whole.papers.get(group.paper)
     metric: Metric = claim.metric or (paper.metric if paper else "dice_per_image")
     return LedgerEntry(group, claim, metric, sources, str(_either(claim.blocked, group.blocked)))

@@ -1,4 +1,4 @@
-"""Published (Dice, IoU) pairs, typed or read from a table, and what protocol each can have been made by."""
+"""Published (Dice, IoU) pairs, typed or read from a table, and the protocol that each can come from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textmask.metrics.protocols import PairCheck, Verdict, check_pair
 
 WORDS: dict[Verdict, str] = {"pooled": "pooled", "per_image": "per image", "impossible": "neither"}
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-# what stands around a figure in a published table: markup, units, the deviation over runs
+# what surrounds a figure in a published table: markup, units, the deviation over runs
 MARKUP = re.compile(r"<[^>]*>|[*_`$%\\]|↑|↓")
 DEVIATION = re.compile(r"(±|\+/-|\bpm\b|\().*")
 BLANK = {"", "-", "--", "–", "—", "n/a"}
@@ -22,7 +22,7 @@ DICE, IOU = re.compile(r"dice|dsc", re.IGNORECASE), re.compile(r"iou|jaccard", r
 
 @dataclass(frozen=True)
 class Pair:
-    """A pair as it was printed; the digits say how it was rounded."""
+    """A pair as it was printed; its digits show how it was rounded."""
 
     label: str
     dice: str
@@ -32,7 +32,7 @@ class Pair:
         """See `check_pair`.
 
         Raises:
-            DataError: no numbers, or out of range.
+            DataError: not numbers, or out of range.
         """
         try:
             texts = _plain_number(self.dice), _plain_number(self.iou)
@@ -43,13 +43,13 @@ class Pair:
 
 
 def find_pairs(arguments: Sequence[str]) -> list[Pair]:
-    """The pairs of a command line: numbers two by two, and files in between.
+    """The pairs of a command line: pairs of numbers, and files in between.
 
     Raises:
         DataError: an odd number, or a file without pairs.
     """
     pairs: list[Pair] = []
-    waiting = ""
+    waiting = ""  # a Dice whose IoU comes next
     for text in arguments:
         typed = NUMBER.match(_without_markup(text)) and not Path(text).is_file()
         if waiting and not typed:
@@ -61,9 +61,10 @@ def find_pairs(arguments: Sequence[str]) -> list[Pair]:
             waiting = ""
         else:
             waiting = text
+
     if waiting:
         raise DataError(
-            f"got Dice {waiting} without its IoU, expected numbers two by two: DICE IOU DICE IOU ..."
+            f"got Dice {waiting} without its IoU, expected pairs of numbers: DICE IOU DICE IOU ..."
         )
     return pairs
 
@@ -71,15 +72,16 @@ def find_pairs(arguments: Sequence[str]) -> list[Pair]:
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a markdown table, a CSV (commas, semicolons or tabs) or a workbook.
 
-    Each column whose name holds "Dice" goes with the next one whose name holds "IoU"; the first column names the rows.
-    Pairs of which a half is blank or a dash are left out.
+    Each column with "Dice" in its name is paired with the next one with "IoU" in its name; the first column names the
+    rows. Pairs with a blank or a dash are left out.
 
     Raises:
         DataError: not readable, or no such columns.
     """
-    header, rows = (
-        _markdown_cells(path) if path.suffix.lower() in (".md", ".markdown") else _table_cells(path)
-    )
+    is_markdown = path.suffix.lower() in (".md", ".markdown")
+    header, rows = _markdown_cells(path) if is_markdown else _table_cells(path)
+
+    # a Dice column belongs to the next IoU column
     columns, dice = [], None
     for i, name in enumerate(header):
         if DICE.search(name):
@@ -89,16 +91,17 @@ def read_pairs(path: Path) -> list[Pair]:
             dice = None
     if not columns:
         raise DataError(
-            f"{path}: no column called Dice with one called IoU after it; found {', '.join(header)}."
+            f"{path}: no column called Dice that is followed by one called IoU; found {', '.join(header)}."
         )
+
     pairs = []
     for row in rows:
         for dice, iou in columns:
-            if not BLANK & {_without_markup(row[dice]).lower(), _without_markup(row[iou]).lower()}:
+            words = {_without_markup(row[dice]).lower(), _without_markup(row[iou]).lower()}
+            if not BLANK & words:
                 where = f" ({header[dice].strip()})" if len(columns) > 1 else ""
-                pairs.append(
-                    Pair(f"{_without_markup(row[0])}{where}" if dice else "", row[dice], row[iou])
-                )
+                label = f"{_without_markup(row[0])}{where}" if dice else ""
+                pairs.append(Pair(label, row[dice], row[iou]))
     return pairs
 
 
@@ -106,21 +109,14 @@ def pair_cells(pairs: Sequence[Pair]) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the table of verdicts.
 
     Raises:
-        DataError: a pair that is no pair.
+        DataError: a pair is not two numbers.
     """
     lines = []
     for pair in pairs:
         found = pair.check()
-        gap = [f"{found.gap:+.3f}", f"{found.tolerance:.3f}"]
-        lines.append(
-            [
-                pair.label,
-                _plain_number(pair.dice),
-                _plain_number(pair.iou),
-                *gap,
-                WORDS[found.verdict],
-            ]
-        )
+        line = [pair.label, _plain_number(pair.dice), _plain_number(pair.iou)]
+        line += [f"{found.gap:+.3f}", f"{found.tolerance:.3f}", WORDS[found.verdict]]
+        lines.append(line)
     return ["row", "dice", "iou", "gap, points", "rounding", "can be"], lines
 
 
@@ -141,7 +137,7 @@ def _table_cells(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _markdown_cells(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The first table of a page whose header names a Dice; short rows are filled up."""
+    """The first table of a page with a Dice column; short rows are padded."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -156,6 +152,7 @@ def _markdown_cells(path: Path) -> tuple[list[str], list[list[str]]]:
                 break
         elif rows or any(DICE.search(cell) for cell in cells):
             rows.append(cells)
+
     if not rows:
         raise DataError(f"{path}: no markdown table with a column called Dice.")
     header = rows[0]

@@ -1,16 +1,22 @@
-"""What the committed results say of each claim of the ledger, by one rule."""
+"""What the committed results say about each claim of the ledger, by one rule."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from textmask.errors import CheckpointError
-from textmask.io.files import read_json
+from textmask.evaluation.records import Value
+from textmask.evaluation.summary import (
+    AnyResult,
+    EvaluationSummary,
+    StudySummary,
+    read_any_summary,
+)
 from textmask.methods.registry import count_parameters, preset_recipe
 from textmask.studies.claims.ledger import ClaimSize, ClaimSource, Ledger, LedgerEntry, Metric
 
@@ -22,24 +28,44 @@ VERDICTS: tuple[VerdictName, ...] = (
     "not testable",
     "not yet run",
 )
-# where the paper's difference lies, seen from our interval and in the direction that the paper claims
+# where the paper's difference lies relative to our interval, in the direction that the paper claims
 Extent = Literal["inside", "larger", "smaller"]
 SIZE_TOLERANCE = 0.05  # of a number of parameters
-Summaries = Mapping[str, dict[str, Any]]
+Summaries = Mapping[str, AnyResult]
+
+
+@dataclass(frozen=True)
+class ResultDifference:
+    """A paired difference of any kind of result file, as the file holds it.
+
+    Attributes:
+        n: images; seeds: of the trainings.
+        values: metric -> difference with its interval over images.
+        by_seed: metric -> difference of each seed.
+        over_seeds: metric -> difference with its interval over seeds.
+    """
+
+    arm: str
+    minus: str
+    n: int
+    seeds: tuple[int, ...]
+    values: dict[Metric, Value]
+    by_seed: dict[Metric, tuple[float, ...]] = field(default_factory=dict)
+    over_seeds: dict[Metric, Value | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A paired difference of a result file, in points or pixels.
+    """A paired difference that tests a claim, in points or pixels.
 
     Attributes:
         estimate, low, high: of a minus b with its 95 % interval over images.
-        by_seed: the difference of each seed where there are several.
+        by_seed: the difference of each seed if there are several.
         over_seeds: ends of the interval over seeds, None with one seed.
         n: images.
-        file, data: where it stands, and the name of the table of the data.
+        file, data: name of the result file and of the manifest.
         labels: percent of train that kept its masks, None as the recipe says or unknown.
-        preset: of the study, "" where the file does not say.
+        preset: of the study, "" if the file does not name it.
         caveat: of the source.
     """
 
@@ -59,7 +85,7 @@ class ClaimResult:
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """A claim and what became of it; `why` says it where there is no result, `extent` where there is one."""
+    """The verdict on a claim; `why` explains a missing result, `extent` belongs to a result."""
 
     entry: LedgerEntry
     verdict: VerdictName
@@ -71,59 +97,86 @@ class ClaimVerdict:
 
 @dataclass(frozen=True)
 class Counted:
-    """A printed number of parameters and ours, in millions."""
+    """The verdict on a printed number of parameters, with our number, in millions."""
 
     size: ClaimSize
     millions: float
     verdict: VerdictName
 
 
-def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every summary of a folder by file name.
+def read_results(folder: Path) -> dict[str, AnyResult]:
+    """Every summary of a folder by file name; JSON files that are not summaries are left out.
 
     Raises:
-        CheckpointError: no such folder, or a file that is no JSON object.
+        CheckpointError: no such folder, or a file that cannot be read.
     """
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder}: no such folder; expected the one that holds the committed summaries."
         )
-    found = {
-        path.name: _with_differences(read_json(path)) for path in sorted(folder.glob("*.json"))
-    }
-    return {
-        name: summary
-        for name, summary in found.items()
-        if "differences" in summary and "protocol" in summary
-    }
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        summary = read_any_summary(path)
+        if summary is not None:
+            found[path.name] = summary
+    return found
 
 
-def _with_differences(summary: dict[str, Any]) -> dict[str, Any]:
-    """A study of changed inputs keeps its differences in its rows, each from the clean one."""
-    rows = summary.get("rows")
-    if "differences" in summary or not isinstance(rows, list):
-        return summary
-    end = "_minus_clean"
-    differences = [
-        {
-            "arm": f"{row['kind']}-{row['severity']:g}" if row.get("severity") else row["kind"],
-            "minus": "clean",
-        }
-        | {"n": row["n"]}
-        | {name.removesuffix(end): value for name, value in row.items() if name.endswith(end)}
-        for row in rows
-        if "kind" in row
-    ]
-    return summary | {"differences": differences}
+def differences_of(summary: AnyResult) -> list[ResultDifference]:
+    """The paired differences of a summary; each perturbation of a robustness study is compared with the clean input."""
+    found = []
+    if isinstance(summary, EvaluationSummary):
+        for entry in summary.differences:
+            values: dict[Metric, Value] = {
+                "dice_per_image": entry.dice_per_image,
+                "dice_pooled": entry.dice_pooled,
+            }
+            protocol = summary.protocol
+            seeds = (protocol.seed,)
+            found.append(ResultDifference(entry.arm, entry.minus, protocol.n, seeds, values))
+
+    elif isinstance(summary, StudySummary):
+        for of_seeds in summary.differences:
+            found.append(
+                ResultDifference(
+                    of_seeds.arm,
+                    of_seeds.minus,
+                    of_seeds.n,
+                    of_seeds.seeds,
+                    values={
+                        "dice_per_image": of_seeds.dice_per_image,
+                        "dice_pooled": of_seeds.dice_pooled,
+                    },
+                    by_seed={
+                        "dice_per_image": of_seeds.dice_per_image_by_seed,
+                        "dice_pooled": of_seeds.dice_pooled_by_seed,
+                    },
+                    over_seeds={
+                        "dice_per_image": of_seeds.dice_per_image_over_seeds,
+                        "dice_pooled": of_seeds.dice_pooled_over_seeds,
+                    },
+                )
+            )
+
+    else:  # a robustness study
+        for row in summary.rows:
+            values = {}
+            if row.dice_per_image_minus_clean is not None:
+                values["dice_per_image"] = row.dice_per_image_minus_clean
+            if row.dice_pooled_minus_clean is not None:
+                values["dice_pooled"] = row.dice_pooled_minus_clean
+            seeds = (summary.protocol.seed,)
+            found.append(ResultDifference(row.name, "clean", row.n, seeds, values))
+    return found
 
 
 def judge_claims(ledger: Ledger, summaries: Summaries) -> list[ClaimVerdict]:
-    """The verdict on every comparison; a result always decides, a reason only where there is none."""
+    """The verdict on every comparison; a result always decides, a reason counts only without one."""
     return [_judge(ledger, entry, summaries) for entry in ledger.entries()]
 
 
 def count(ledger: Ledger) -> list[Counted]:
-    """The verdict on every number of parameters: within 5 % of ours or not."""
+    """The verdict on every number of parameters: within 5 % of the printed one or not."""
     counted = []
     for size in ledger.sizes:
         ours = count_parameters(preset_recipe(size.method, "paper").override(*size.settings)) / 1e6
@@ -137,15 +190,16 @@ def rule(claimed: float, result: ClaimResult) -> tuple[VerdictName, Extent]:
 
     Args:
         claimed: the paper's difference, not 0.
-        result: ours, of the same two things.
+        result: our difference of the same two things.
 
     Returns:
-        `reproduced` where the interval over images and every seed lie on the paper's side of 0, `contrary` where they
+        `reproduced` if the interval over images and every seed lie on the paper's side of 0, `contrary` if they all
         lie on the other side, else `not reproduced`; and where the paper's difference lies.
     """
     sign = 1.0 if claimed > 0 else -1.0
     low, high = sorted((sign * result.low, sign * result.high))
     seeds = [sign * value for value in result.by_seed]
+
     size = abs(claimed)
     extent: Extent = "larger" if size > high else "smaller" if size < low else "inside"
     if low > 0 and all(value > 0 for value in seeds):
@@ -162,115 +216,116 @@ def tally(judged: Sequence[ClaimVerdict | Counted]) -> Counter[VerdictName]:
 
 def _judge(ledger: Ledger, entry: LedgerEntry, summaries: Summaries) -> ClaimVerdict:
     if not entry.difference:
-        return ClaimVerdict(
-            entry, "not testable", why=entry.blocked or "the paper's two cells are equal"
-        )
-    found, why = _find(entry, summaries, ledger.data[entry.group.data])
-    if found is None:
-        return (
-            ClaimVerdict(entry, "not testable", why=entry.blocked)
-            if entry.blocked
-            else ClaimVerdict(entry, "not yet run", why=why)
-        )
-    verdict, extent = rule(entry.difference, found)
-    return ClaimVerdict(
-        entry,
-        verdict,
-        found,
-        extent,
-        stand_in=not found.data.startswith(ledger.data[entry.group.data]),
-    )
+        why = entry.blocked or "the paper's two cells are equal"
+        return ClaimVerdict(entry, "not testable", why=why)
+
+    data = ledger.data[entry.group.data]
+    result, why = _best_result(entry, summaries, data)
+    if result is None:
+        if entry.blocked:
+            return ClaimVerdict(entry, "not testable", why=entry.blocked)
+        return ClaimVerdict(entry, "not yet run", why=why)
+    verdict, extent = rule(entry.difference, result)
+    stand_in = not result.data.startswith(data)
+    return ClaimVerdict(entry, verdict, result, extent, stand_in=stand_in)
 
 
-def _find(entry: LedgerEntry, summaries: Summaries, data: str) -> tuple[ClaimResult | None, str]:
+def _best_result(
+    entry: LedgerEntry, summaries: Summaries, data: str
+) -> tuple[ClaimResult | None, str]:
     """The result on the paper's data, of most seeds, of most images, first named, in this order; else why not."""
     best, why = None, ""
     rank: tuple[bool, int, int] = (False, 0, 0)
     for source in entry.sources:
-        for name in sorted(
-            name
-            for name in summaries
-            if fnmatch(name, source.file) and _fits(source, summaries[name])
-        ):
-            pair = _named_difference(summaries[name], source)
-            if pair is None:
+        # the best rank wins, not the first file
+        for name in sorted(name for name in summaries if fnmatch(name, source.file)):
+            summary = summaries[name]
+            if not _fits(source, summary):
+                continue
+            named = _named_difference(summary, source)
+            if named is None:
                 why = why or f"{name} lacks it"
-            elif (pair[0].get(entry.metric) or {}).get("low") is None:
+                continue
+
+            difference, sign = named
+            value = difference.values.get(entry.metric)
+            if value is None or value.low is None or value.high is None:
                 why = why or f"{name} has no paired interval of {entry.metric}"
-            else:
-                result = _claim_result(name, summaries[name], source, entry.metric, *pair)
-                new = result.data.startswith(data), len(result.seeds), result.n
-                if new > rank:
-                    best, rank = result, new
+                continue
+            result = _claim_result(name, summary, source, entry.metric, difference, sign)
+            new = result.data.startswith(data), len(result.seeds), result.n
+            if new > rank:
+                best, rank = result, new
     return best, why
 
 
-def _fits(source: ClaimSource, summary: dict[str, Any]) -> bool:
-    protocol = summary["protocol"]
-    labels = _labelled_percent(protocol)
-    fits = not source.study or protocol.get("study") == source.study
-    fits &= not source.setting or source.setting in protocol.get("settings", ())
-    return fits and (
-        source.labels is None or (labels is not None and abs(labels - source.labels) < 0.05)
-    )
+def _fits(source: ClaimSource, summary: AnyResult) -> bool:
+    """Whether a summary is one that a source means."""
+    labels = _labelled_percent(summary)
+    if source.labels is not None and (labels is None or abs(labels - source.labels) >= 0.05):
+        return False
+    if not source.study and not source.setting:
+        return True
+    if not isinstance(summary, StudySummary):
+        return False
+    fits = not source.study or summary.protocol.study == source.study
+    return fits and (not source.setting or source.setting in summary.protocol.settings)
 
 
-def _labelled_percent(protocol: dict[str, Any]) -> float | None:
+def _labelled_percent(summary: AnyResult) -> float | None:
     """Percent of train that a whole study was trained on: its fraction, or the share that its list names."""
-    if protocol.get("labelled_fraction") is not None:
-        return 100 * float(protocol["labelled_fraction"])
-    listed = protocol.get("labelled_list")
-    return 100 * listed["rows"] / listed["train_rows"] if isinstance(listed, dict) else None
+    if not isinstance(summary, StudySummary):
+        return None
+    if summary.protocol.labelled_fraction is not None:
+        return 100 * summary.protocol.labelled_fraction
+    listed = summary.protocol.labelled_list
+    return None if listed is None else 100 * listed.rows / listed.train_rows
 
 
 def _named_difference(
-    summary: dict[str, Any], source: ClaimSource
-) -> tuple[dict[str, Any], float] | None:
-    """The difference that a source names, and -1 where the file holds it the other way round.
-
-    In a file of `evaluate` every difference is that of its first row.
-    """
-    first = (
-        next(iter(summary["rows"]))
-        if isinstance(summary.get("rows"), dict) and summary["rows"]
-        else None
-    )
-    for entry in summary["differences"]:
-        names = entry.get("arm", first), entry["minus"]
-        if names == (source.arm, source.minus):
-            return entry, 1.0
-        if names == (source.minus, source.arm):
-            return entry, -1.0
+    summary: AnyResult, source: ClaimSource
+) -> tuple[ResultDifference, float] | None:
+    """The difference that a source names, and -1 if the file holds it the other way round."""
+    for found in differences_of(summary):
+        if (found.arm, found.minus) == (source.arm, source.minus):
+            return found, 1.0
+        if (found.arm, found.minus) == (source.minus, source.arm):
+            return found, -1.0
     return None
 
 
 def _claim_result(
     name: str,
-    summary: dict[str, Any],
+    summary: AnyResult,
     source: ClaimSource,
     metric: Metric,
-    pair: dict[str, Any],
+    difference: ResultDifference,
     sign: float,
 ) -> ClaimResult:
-    protocol, value = summary["protocol"], pair[metric]
     scale = sign * (1.0 if metric.endswith("_px") else 100.0)
-    ends = scale * value["low"], scale * value["high"]
-    over = pair.get(f"{metric}_over_seeds")
-    found = ClaimResult(
-        estimate=scale * value["estimate"],
-        low=min(ends),
-        high=max(ends),
-        by_seed=tuple(scale * x for x in pair.get(f"{metric}_by_seed", ())),
-        over_seeds=None,
-        seeds=tuple(pair.get("seeds", [protocol.get("seed")])),
-        n=pair.get("n", protocol["n"]),
+    value = difference.values[metric]
+    low, high = _scaled_ends(value, scale)
+    over = difference.over_seeds.get(metric)
+
+    preset = summary.protocol.preset if isinstance(summary, StudySummary) else ""
+    return ClaimResult(
+        estimate=scale * value.estimate,
+        low=low,
+        high=high,
+        by_seed=tuple(scale * x for x in difference.by_seed.get(metric, ())),
+        over_seeds=None if over is None else _scaled_ends(over, scale),
+        seeds=difference.seeds,
+        n=difference.n,
         file=name,
-        data=protocol["data"],
-        labels=_labelled_percent(protocol),
-        preset=protocol.get("preset", ""),
+        data=summary.protocol.data,
+        labels=_labelled_percent(summary),
+        preset=preset,
         caveat=source.caveat,
     )
-    if over is None:
-        return found
-    low, high = sorted((scale * over["low"], scale * over["high"]))
-    return replace(found, over_seeds=(low, high))
+
+
+def _scaled_ends(value: Value, scale: float) -> tuple[float, float]:
+    """Ends of an interval in points, in order; a value without an interval is a point."""
+    ends = [value.estimate if end is None else end for end in (value.low, value.high)]
+    low, high = sorted(scale * end for end in ends)
+    return low, high

@@ -1,4 +1,4 @@
-"""What a study compares: its arms, and which differences of them are asked for."""
+"""Plans of studies: the arms, and which of them are compared."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import chain
+from typing import Any
 
 from textmask.config import Recipe
 from textmask.errors import ConfigError, choose
+from textmask.evaluation.summary import StudyKind
 from textmask.methods.registry import Arm, get_method, preset_recipe
-
-StudyKind = Literal["ablation", "labels", "sensitivity"]
 
 
 @dataclass(frozen=True)
 class StudyPlan:
     """Arms of a study, and the pairs (an arm, the arm that is subtracted) that are compared.
 
-    `study` is the name of the list, or of the field that varies; `title` is the heading of the table.
+    Attributes:
+        kind: how arms were chosen.
+        study: name of the ablation table, or of the fields that vary.
+        title: heading of the result table.
+        method: of all arms that name none.
+        arms: in the order of the table.
+        pairs: compared on the same images.
     """
 
     kind: StudyKind
@@ -31,10 +37,10 @@ class StudyPlan:
 
 
 def find_arms(method: str, study: str, names: Sequence[str] | None = None) -> tuple[Arm, ...]:
-    """The arms of a method's list, in its order; `names` keeps some of them.
+    """The arms of a method's ablation table, in its order; `names` keeps some of them.
 
     Raises:
-        ConfigError: unknown method, list or arm (names the valid ones); a list that names an arm twice.
+        ConfigError: unknown method, table or arm (names the valid ones); a table that names an arm twice.
     """
     tables = get_method(method).ablation_tables
     if not tables:
@@ -45,19 +51,19 @@ def find_arms(method: str, study: str, names: Sequence[str] | None = None) -> tu
     valid = [arm.name for arm in arms]
     if len(set(valid)) != len(valid):
         raise ConfigError(
-            f"study {study!r} of {method!r} names an arm twice: {', '.join(valid)}. Rename one of them."
+            f"table {study!r} of {method!r} names an arm twice: {', '.join(valid)}. Rename one of them."
         )
     wanted = valid if names is None else [choose(f"arm of {study}", name, valid) for name in names]
     return tuple(arm for arm in arms if arm.name in wanted)
 
 
 def plan_ablation(method: str, study: str, names: Sequence[str] | None = None) -> StudyPlan:
-    """A method's list: each arm minus the one before it, and minus the first.
+    """A method's ablation table: each arm minus the one before it, and minus the first.
 
     Args:
-        method: whose list it is.
-        study: name of the list.
-        names: of some of its arms; None is all of them.
+        method: name of the method.
+        study: name of its table.
+        names: some of its arms (default: all).
 
     Raises:
         ConfigError: as `find_arms`.
@@ -68,7 +74,7 @@ def plan_ablation(method: str, study: str, names: Sequence[str] | None = None) -
 
 
 def plan_labels(method: str, fractions: Sequence[float], beside: Sequence[str] = ()) -> StudyPlan:
-    """Methods over label fractions: at each fraction all methods minus the first; a single one step by step.
+    """Methods over label fractions: at each fraction all methods minus the first; a single method step by step.
 
     Args:
         method: the first method.
@@ -87,18 +93,20 @@ def plan_labels(method: str, fractions: Sequence[float], beside: Sequence[str] =
             f"label fractions are {', '.join(f'{fraction:g}' for fraction in fractions) or 'missing'}, expected "
             "numbers above 0 and at most 1, e.g. 0.01,0.05,0.25."
         )
-    rows = [
-        [_arm_at_fraction(name, fraction) for name in methods]
-        for fraction in sorted(set(fractions))
-    ]
-    arms = tuple(arm for row in rows for arm in row)
+    rows = []
+    for fraction in sorted(set(fractions)):
+        rows.append([_arm_at_fraction(name, fraction) for name in methods])
+    arms = tuple(chain.from_iterable(rows))
     _refuse_twins(arms)
-    pairs = (
-        [(arm, row[0]) for row in rows for arm in row[1:]] if beside else _successive_pairs(arms)
-    )
-    return StudyPlan(
-        "labels", "labels", f"label fractions of {', '.join(methods)}", method, arms, tuple(pairs)
-    )
+
+    # with several methods they are compared at each fraction, else the fractions with each other
+    pairs = list(_successive_pairs(arms))
+    if beside:
+        pairs = []
+        for first, *others in rows:
+            pairs += [(arm, first) for arm in others]
+    title = f"label fractions of {', '.join(methods)}"
+    return StudyPlan("labels", "labels", title, method, arms, tuple(pairs))
 
 
 def plan_sensitivity(
@@ -125,24 +133,26 @@ def plan_sensitivity(
         raise ConfigError(
             "sensitivity needs a field with its values, e.g. --field tau=0.05,0.07,0.1."
         )
+
     arms = []
     for name, values in fields:
         for value in dict.fromkeys(values):
             setting = f"{name}={value}"
             if base.override(setting) != base:
                 arms.append(Arm(_as_name(f"{name}-{value}"), f"{name} = {value}", (setting,)))
+
     kept = ", ".join(f"{name} = {field_value(base, name)}" for name, _ in fields)
     first = Arm("preset", kept)
     _refuse_twins((first, *arms))
+
     study = ", ".join(name for name, _ in fields)
     title = f"sensitivity of {method} to {study}"
-    return StudyPlan(
-        "sensitivity", study, title, method, (first, *arms), tuple((arm, first) for arm in arms)
-    )
+    pairs = tuple((arm, first) for arm in arms)
+    return StudyPlan("sensitivity", study, title, method, (first, *arms), pairs)
 
 
 def field_value(recipe: Recipe, path: str) -> str:
-    """The value of a field as `Recipe.override` addresses it; those of all stages where they differ."""
+    """The value of a field as `Recipe.override` addresses it; all values if stages differ."""
     found: list[Any] = [recipe.model_dump(mode="json")]
     for key in path.split("."):
         below: list[Any] = []
@@ -156,9 +166,9 @@ def field_value(recipe: Recipe, path: str) -> str:
                     node[int(key)] if key.isdigit() else next(s for s in node if s["name"] == key)
                 )
         found = below
-    return " / ".join(
-        dict.fromkeys(value if isinstance(value, str) else json.dumps(value) for value in found)
-    )
+
+    words = [value if isinstance(value, str) else json.dumps(value) for value in found]
+    return " / ".join(dict.fromkeys(words))
 
 
 def _successive_pairs(arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
@@ -173,7 +183,7 @@ def _arm_at_fraction(method: str, fraction: float) -> Arm:
 
 
 def _as_name(text: str) -> str:
-    """A folder's name; what a shell or another system may not take becomes a dash."""
+    """A folder name; characters that a shell or another system may not take become a dash."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
 
 
@@ -182,5 +192,5 @@ def _refuse_twins(arms: Sequence[Arm]) -> None:
     twins = sorted({name for name in names if names.count(name) > 1})
     if twins:
         raise ConfigError(
-            f"several arms have the name {', '.join(twins)}: their values differ too little. Drop one."
+            f"several arms have the name {', '.join(twins)}: their values are too similar. Drop one."
         )

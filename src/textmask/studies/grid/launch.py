@@ -1,7 +1,7 @@
-"""Where the cells of a grid run: here one after another, as SLURM jobs (submitit), or as tasks of a Ray cluster.
+"""Where the trials of a study run: here one after another, as SLURM jobs (submitit), or as tasks of a Ray cluster.
 
-Whichever it is, a cell leaves its row in its run folder, and that is where results are read from: the machines share
-the folder of the study, the data and the textmask installation.
+In each case a trial leaves its row in its run folder, and results are read from there. The machines share the folder
+of the study, the data and the textmask installation.
 """
 
 from __future__ import annotations
@@ -25,144 +25,150 @@ from textmask.cluster import (
 )
 from textmask.errors import ConfigError, TextMaskError
 from textmask.runs.environment import limited_threads
-from textmask.studies.grid.cells import BusyError, Trial, TrialSet
+from textmask.studies.grid.trials import BusyError, Trial, TrialSet
 
 Started = Callable[[Trial, str], None]
 
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """How a cell ended: `error` is "" where it left its row, `busy` where another process is making it."""
+    """How a trial ended: `error` is "" if it left its row, `busy` if another process is training it."""
 
-    cell: Trial
+    trial: Trial
     error: str = ""
     busy: bool = False
 
 
 def run_trials(
-    engine: Launcher, grid: TrialSet, cells: Sequence[Trial], started: Started, bar: bool
+    launcher: Launcher, study: TrialSet, trials: Sequence[Trial], started: Started, bar: bool
 ) -> Iterator[TrialOutcome]:
-    """Make cells; yields each as it ends, in any order.
+    """Train trials; yields each as it ends, in any order.
 
-    Here an error of a cell is raised and stops the rest; elsewhere it is told in the outcome.
+    With the local launcher an error of a trial is raised and stops the rest; elsewhere it is part of the outcome.
 
     Args:
-        engine: where.
-        grid: of the cells.
-        cells: those that have no row yet.
-        started: called with a cell, and with where it runs, when it starts here or is handed over elsewhere.
-        bar: draw the progress bar of a training here.
+        launcher: where they run.
+        study: all trials of the study.
+        trials: those that have no row yet.
+        started: called with a trial, and with where it runs, when it starts here or is submitted elsewhere.
+        bar: draw the progress bar of a local training.
 
     Raises:
-        ConfigError: the engine is not installed, not reachable, or does not take its parameters.
+        ConfigError: the launcher is not installed, not reachable, or does not take its parameters.
     """
-    if cells:
-        yield from _LAUNCHERS[engine.name](engine, grid, cells, started, bar)
+    if trials:
+        yield from _LAUNCHERS[launcher.name](launcher, study, trials, started, bar)
 
 
-def work(grid: TrialSet, cell: Trial, threads: int | None, bar: bool = False) -> TrialOutcome:
-    """Make one cell, in this process."""
+def work(study: TrialSet, trial: Trial, threads: int | None, bar: bool = False) -> TrialOutcome:
+    """Make one trial in this process."""
     try:
         with limited_threads(threads):
-            grid.make(cell, bar)
+            study.make(trial, bar)
     except BusyError as error:
-        return TrialOutcome(cell, str(error), busy=True)
-    return TrialOutcome(cell)
+        return TrialOutcome(trial, str(error), busy=True)
+    return TrialOutcome(trial)
 
 
-def work_elsewhere(grid: TrialSet, cell: Trial, threads: int) -> TrialOutcome:
-    """Make one cell in a process that nobody sees: what a user can cause comes back as text."""
+def work_elsewhere(study: TrialSet, trial: Trial, threads: int) -> TrialOutcome:
+    """Make one trial in a process without a terminal: errors that a user can cause come back as text."""
     try:
-        return work(grid, cell, threads)
+        return work(study, trial, threads)
     except TextMaskError as error:
-        return TrialOutcome(cell, str(error))
+        return TrialOutcome(trial, str(error))
 
 
 class ClusterTask:
-    """`work_elsewhere` as a job that SLURM may stop at its time limit and start again: training then goes on."""
+    """`work_elsewhere` as a SLURM job; stopped at its time limit and started again, it resumes its training."""
 
-    def __call__(self, grid: TrialSet, cell: Trial, threads: int) -> TrialOutcome:
-        """Make the cell."""
-        return work_elsewhere(grid, cell, threads)
+    def __call__(self, study: TrialSet, trial: Trial, threads: int) -> TrialOutcome:
+        """Make the trial."""
+        return work_elsewhere(study, trial, threads)
 
-    def checkpoint(self, grid: TrialSet, cell: Trial, threads: int) -> Any:
-        """What submitit puts into the queue again."""
+    def checkpoint(self, study: TrialSet, trial: Trial, threads: int) -> Any:
+        """What submitit puts back into the queue."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, grid, cell, threads)
+        return DelayedSubmission(self, study, trial, threads)
 
 
 def _local(
-    engine: Launcher, grid: TrialSet, cells: Sequence[Trial], started: Started, bar: bool
+    launcher: Launcher, study: TrialSet, trials: Sequence[Trial], started: Started, bar: bool
 ) -> Iterator[TrialOutcome]:
-    for cell in cells:
-        started(cell, "")
-        yield work(grid, cell, engine.threads, bar)
+    for trial in trials:
+        started(trial, "")
+        yield work(study, trial, launcher.threads, bar)
 
 
 def _slurm(
-    engine: Launcher, grid: TrialSet, cells: Sequence[Trial], started: Started, bar: bool
+    launcher: Launcher, study: TrialSet, trials: Sequence[Trial], started: Started, bar: bool
 ) -> Iterator[TrialOutcome]:
-    """An array of jobs. They go on when this process is stopped; a job whose cell is finished or busy ends at once."""
+    """An array of jobs. They continue if this process is stopped; a job of a finished or busy trial ends at once."""
     try:
         import submitit
     except ImportError as error:
         raise ConfigError(
             f"--engine slurm needs submitit: pip install 'textmask[slurm]' ({error})."
         ) from error
-    threads = engine.threads or THREADS
+
+    threads = launcher.threads or THREADS
     parameters: dict[str, Any] = {
         "name": "textmask",
         "cpus_per_task": threads,
         "timeout_min": DAY_MIN,
     }
-    parameters |= dict(slurm_parameter(text) for text in engine.slurm)
+    parameters.update(slurm_parameter(text) for text in launcher.slurm)
     try:
         executor = submitit.AutoExecutor(
-            folder=cells[0].path.parent / "jobs" / "%j", cluster=engine.cluster
+            folder=trials[0].path.parent / "jobs" / "%j", cluster=launcher.cluster
         )
         executor.update_parameters(**parameters)
     except (RuntimeError, NameError, ValueError, AssertionError) as error:
-        raise ConfigError(f"--engine slurm: submitit says: {error}") from error
-    grid.decode()
+        raise ConfigError(f"--engine slurm: submitit reports: {error}") from error
+
+    # jobs share the cache: decode before any of them starts
+    study.decode()
     with executor.batch():
-        jobs = [executor.submit(ClusterTask(), grid, cell, threads) for cell in cells]
-    for cell, job in zip(cells, jobs, strict=True):
-        started(cell, f"job {job.job_id}")
-    waiting = list(zip(cells, jobs, strict=True))
+        jobs = [executor.submit(ClusterTask(), study, trial, threads) for trial in trials]
+    for trial, job in zip(trials, jobs, strict=True):
+        started(trial, f"job {job.job_id}")
+
+    waiting = list(zip(trials, jobs, strict=True))
     while waiting:
-        ended = [(cell, job) for cell, job in waiting if job.done()]
+        ended = [pair for pair in waiting if pair[1].done()]
         waiting = [pair for pair in waiting if pair not in ended]
-        for cell, job in ended:
+        for trial, job in ended:
             problem = job.exception()
-            failed = TrialOutcome(cell, f"{last_line(problem)} (log: {job.paths.stderr})")
-            yield failed if problem else replace(job.result(), cell=cell)
+            failed = TrialOutcome(trial, f"{last_line(problem)} (log: {job.paths.stderr})")
+            yield failed if problem else replace(job.result(), trial=trial)
         if waiting:
             time.sleep(POLL_S)
 
 
 def _ray(
-    engine: Launcher, grid: TrialSet, cells: Sequence[Trial], started: Started, bar: bool
+    launcher: Launcher, study: TrialSet, trials: Sequence[Trial], started: Started, bar: bool
 ) -> Iterator[TrialOutcome]:
     """Tasks of the cluster that RAY_ADDRESS names, or of a Ray instance on this machine that ends with the study."""
     ray = import_ray()
     with ray_cluster(ray):
-        threads = ray_threads(ray, engine)
-        grid.decode()
-        gpus = ray_gpus(ray, grid.device)
+        threads = ray_threads(ray, launcher)
+        study.decode()
+        gpus = ray_gpus(ray, study.device)
         task = ray.remote(work_elsewhere).options(num_cpus=threads, num_gpus=gpus, name="textmask")
+
         # Ray shows a task only the GPU it has reserved
-        shared = ray.put(replace(grid, device=grid.device.partition(":")[0]))
-        waiting = {task.remote(shared, cell, threads): cell for cell in cells}
-        for cell in cells:
-            started(cell, "a task of Ray")
+        shared = ray.put(replace(study, device=study.device.partition(":")[0]))
+        waiting = {task.remote(shared, trial, threads): trial for trial in trials}
+        for trial in trials:
+            started(trial, "a task of Ray")
+
         while waiting:
             (ended,), _ = ray.wait(list(waiting), num_returns=1)
-            cell = waiting.pop(ended)
+            trial = waiting.pop(ended)
             try:
-                yield replace(ray.get(ended), cell=cell)
+                yield replace(ray.get(ended), trial=trial)
             except ray.exceptions.RayError as error:
-                yield TrialOutcome(cell, last_line(error))
+                yield TrialOutcome(trial, last_line(error))
 
 
 _LAUNCHERS: dict[

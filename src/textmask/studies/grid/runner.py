@@ -1,224 +1,268 @@
-"""The one runner of studies: cells of a design over seeds, made by an engine, summarised after each."""
+"""The one runner of studies: trials of a plan over seeds, run by a launcher, summarised after each."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from textmask.cluster import Launcher
 from textmask.data.manifest import Manifest
 from textmask.errors import CheckpointError, ConfigError, TextMaskError
-from textmask.evaluation.protocol import HD95
+from textmask.evaluation.protocol import HD95, count_groups
+from textmask.evaluation.scores import ImageScores
+from textmask.evaluation.summary import StudyProtocol, StudySummary
 from textmask.methods.registry import Arm, preset_recipe
 from textmask.runs.session import find_device
-from textmask.studies.grid.cells import LabelledList, Trial, TrialSet
 from textmask.studies.grid.design import StudyPlan
 from textmask.studies.grid.launch import TrialOutcome, run_trials
-from textmask.studies.grid.summary import Finished, summarise, write_study
+from textmask.studies.grid.summary import FinishedTrial, summarise, write_study
+from textmask.studies.grid.trials import LabelledList, Trial, TrialSet
 
 Say = Callable[[str], None]
-PATIENCE_S = 60.0  # for the row of a cell made on another machine to appear
+PATIENCE_S = 60.0  # for the row of a trial trained on another machine to appear
 
 
-def plan(
-    method: str,
-    arms: Sequence[Arm],
-    seeds: Sequence[int],
-    out: Path,
-    *,
-    preset: str = "lite",
-    settings: Sequence[str] = (),
-    labelled_fraction: float | None = None,
+@dataclass(frozen=True)
+class StudyOptions:
+    """How the trials of a study are trained and scored.
+
+    Attributes:
+        seeds: random seeds of the trainings.
+        preset: paper, lite or smoke.
+        settings: overrides of the preset for all arms.
+        labelled_fraction: share of train that keeps its masks, above 0 and at most 1; None as the recipes say.
+        labelled_list: a text file of image names: in every trial only these train rows keep their masks.
+        split: predicted and scored.
+        n_bootstrap: resamples of an interval.
+        cache_dir: folder of the decoded images.
+        device: auto, cpu, cuda, cuda:N or mps.
+        launcher: where the trials run (default: here, one after another).
+        progress: called with a line of text per trial; None is silence.
+    """
+
+    seeds: Sequence[int] = (0,)
+    preset: str = "lite"
+    settings: Sequence[str] = ()
+    labelled_fraction: float | None = None
+    labelled_list: Path | None = None
+    split: str = "test"
+    n_bootstrap: int = 2000
+    cache_dir: Path | None = None
+    device: str = "auto"
+    launcher: Launcher = field(default_factory=Launcher)
+    progress: Say | None = None
+
+
+def plan_trials(
+    method: str, arms: Sequence[Arm], out: Path, options: StudyOptions
 ) -> tuple[Trial, ...]:
-    """Cells seed by seed, so that an early stop leaves whole seeds that can be compared.
+    """Trials seed by seed, so that an early stop leaves whole seeds that can be compared.
 
-    Settings are applied in the order: `settings`, the labelled fraction, those of the arm, the seed. The arm decides.
+    Settings are applied in the order: those of the study, the labelled fraction, those of the arm, the seed. The arm
+    decides.
 
     Raises:
         ConfigError: a wrong setting, naming its arm; no seed.
     """
-    if not seeds or not arms:
+    if not options.seeds or not arms:
         raise ConfigError(
-            f"got {len(arms)} arms and {len(seeds)} seeds, expected at least one of each."
+            f"got {len(arms)} arms and {len(options.seeds)} seeds, expected at least one of each."
         )
-    fraction = (
-        [] if labelled_fraction is None else [f"stages.*.labelled_fraction={labelled_fraction}"]
-    )
-    cells = []
-    for seed in dict.fromkeys(seeds):
+    shared = list(options.settings)
+    if options.labelled_fraction is not None:
+        shared.append(f"stages.*.labelled_fraction={options.labelled_fraction}")
+
+    trials = []
+    for seed in dict.fromkeys(options.seeds):
         for arm in arms:
-            made = (*settings, *fraction, *arm.settings, f"seed={seed}")
+            settings = (*shared, *arm.settings, f"seed={seed}")
             try:
-                recipe = preset_recipe(arm.method or method, preset).override(*made)
+                recipe = preset_recipe(arm.method or method, options.preset).override(*settings)
             except ConfigError as error:
                 raise ConfigError(f"arm {arm.name!r}: {error}") from error
-            cells.append(Trial(arm, seed, recipe, made, out / f"{arm.name}-seed{seed}"))
-    return tuple(cells)
+            trials.append(Trial(arm, seed, recipe, settings, out / f"{arm.name}-seed{seed}"))
+    return tuple(trials)
 
 
 def run_study(
-    design: StudyPlan,
-    manifest: Manifest,
-    out: Path,
-    *,
-    seeds: Sequence[int] = (0,),
-    preset: str = "lite",
-    settings: Sequence[str] = (),
-    labelled_fraction: float | None = None,
-    labelled_list: Path | None = None,
-    split: str = "test",
-    n_bootstrap: int = 2000,
-    cache_dir: Path | None = None,
-    device: str = "auto",
-    engine: Launcher | None = None,
-    progress: Say | None = None,
-) -> dict[str, Any]:
-    """Train the arms of a design over seeds and compare them; called again it goes on where it was stopped.
+    plan: StudyPlan, manifest: Manifest, out: Path, options: StudyOptions | None = None
+) -> StudySummary:
+    """Train the arms of a plan over seeds and compare them; the same call again resumes the study.
 
-    Leaves in `out`: a run folder `<arm>-seed<k>` per cell, study.csv (one row per finished cell of the folder) and,
-    for the arms and seeds asked for, study.json, table.md and study.png. These are written anew after every cell.
+    Leaves in `out`: a run folder `<arm>-seed<k>` per trial, study.csv (one row per finished trial of the folder) and,
+    for the arms and seeds asked for, scores.csv, study.json, table.md and study.png. They are rewritten after every
+    trial.
+
     Intervals are of two kinds, named in the table: over images (other patients, the same trained models) and over
     seeds (another training, the same images). The seed changes the initial weights, the order, the augmentation and,
-    below a fraction of 1, which pictures keep their masks.
+    below a fraction of 1, which images keep their masks.
 
     Args:
-        design: the arms and what is compared.
-        manifest: the table of the data; trained on `train`, chosen on `valid`.
+        plan: the arms and what is compared.
+        manifest: of the data; trained on `train`, chosen on `valid`.
         out: folder of the study.
-        seeds: of the trainings.
-        preset: paper, lite or smoke.
-        settings: overrides for all arms.
-        labelled_fraction: share of train that keeps its masks.
-        labelled_list: a text file of image names: in every cell only these train rows keep their masks.
-        split: what is predicted and scored.
-        n_bootstrap: resamples of an interval.
-        cache_dir: of the decoded pictures.
-        device: auto, cpu, cuda, cuda:N or mps.
-        engine: where the cells run; None is here, one after another.
-        progress: called with a line of text per cell; None is silence.
+        options: the rest.
 
     Returns:
         What is written to study.json.
 
     Raises:
-        ConfigError: a wrong setting or split; a cell's folder holds a run of other settings; a labelled list beside a
-            fraction below 1; an engine that is not installed.
-        DataError: pictures that cannot be scored; a cell's folder holds a run on other data or labelled pictures.
+        ConfigError: a wrong setting or split; a trial's folder holds a run with other settings; a labelled list
+            together with a fraction below 1; a launcher that is not installed.
+        DataError: images that cannot be scored; a trial's folder holds a run on other data or labelled images.
         CheckpointError: a folder cannot be written.
-        TextMaskError: cells that failed on other machines, when all others are finished.
+        TextMaskError: trials that failed on other machines, when all others are finished.
     """
-    if engine is None or engine.name == "local":
-        find_device(device)  # other machines have devices of their own
-    out, manifest = (
-        out.absolute(),
-        replace(manifest, root=manifest.root.absolute()),
-    )  # workers may start elsewhere
-    base = preset_recipe(design.method, preset).override(*settings)
-    common: dict[str, Any] = {"settings": tuple(settings), "labelled_fraction": labelled_fraction}
-    cells = plan(design.method, design.arms, seeds, out, preset=preset, **common)
-    listed = (
-        None if labelled_list is None else LabelledList.read(labelled_list.absolute(), manifest)
-    )
-    grid = TrialSet(
-        cells, manifest, split, base, cache_dir and cache_dir.absolute(), listed, device
-    )
-    grid.check()
-    groups = [row.group for row in manifest.rows_of(split)]
-    shared: dict[str, Any] = {
-        "kind": design.kind,
-        "title": design.title,
-        "method": design.method,
-        "study": design.study,
-    }
-    shared |= {
-        "preset": preset,
-        **common,
-        "labelled_list": None if listed is None else listed.as_json(),
-    }
-    shared |= {
-        "data": manifest.name,
-        "data_hash": manifest.hash(),
-        "split": split,
-        "size": list(base.image_size),
-    }
-    shared |= {"empty_policy": base.empty_policy, "hd95": HD95, "n_bootstrap": n_bootstrap}
+    options = options or StudyOptions()
+    if options.launcher.name == "local":
+        find_device(options.device)  # other machines have devices of their own
 
-    say = progress or (lambda line: None)
-    results = [grid.read(cell) for cell in cells]
-    failed: list[TrialOutcome] = []
+    # workers may start in another folder
+    out, manifest = out.absolute(), replace(manifest, root=manifest.root.absolute())
+    listed = None
+    if options.labelled_list is not None:
+        listed = LabelledList.read(options.labelled_list.absolute(), manifest)
+    cache_dir = options.cache_dir and options.cache_dir.absolute()
 
-    def write() -> dict[str, Any]:
-        summary = summarise(
-            design.arms, [done for done in results if done], groups, shared, design.pairs
-        )
-        summary["missing"] = [
-            cell.path.name for cell, done in zip(cells, results, strict=True) if done is None
-        ]
-        write_study(out, summary)
+    base = preset_recipe(plan.method, options.preset).override(*options.settings)
+    trials = plan_trials(plan.method, plan.arms, out, options)
+    study = TrialSet(trials, manifest, options.split, base, cache_dir, listed, options.device)
+    study.check()
+    return _StudyRun(plan, study, out, options).run()
+
+
+class _StudyRun:
+    """A study while it runs: which trials are finished, and what is written and printed after each."""
+
+    def __init__(self, plan: StudyPlan, study: TrialSet, out: Path, options: StudyOptions) -> None:
+        self.plan, self.study, self.out, self.options = plan, study, out, options
+        self.trials = study.trials
+        self.rows = study.manifest.rows_of(study.split)
+        self.results = [study.read(trial) for trial in self.trials]
+
+    def run(self) -> StudySummary:
+        left = []
+        for trial, done in zip(self.trials, self.results, strict=True):
+            if done is None:
+                left.append(trial)
+            else:
+                self._say_result(trial, done)
+
+        # an early stop loses at most the trial at work
+        bar = self.options.progress is not None
+        broken = []
+        for outcome in run_trials(self.options.launcher, self.study, left, self._say_start, bar):
+            if outcome.error:
+                self._say(f"{self._title(outcome.trial)}: {outcome.error}")
+                if not outcome.busy:
+                    broken.append(f"  {outcome.trial.path.name}: {outcome.error}")
+            else:
+                self._finish(outcome)
+
+        if broken:
+            listed = "\n".join(broken)
+            raise TextMaskError(
+                f"{len(broken)} of {len(self.trials)} trials failed:\n{listed}\n"
+                "Rerun the same command to try them again."
+            )
+        return self._write()
+
+    def _finish(self, outcome: TrialOutcome) -> None:
+        done = _row_of(self.study, outcome.trial)
+        self.results[self.trials.index(outcome.trial)] = done
+        self._write()
+        self._say_result(outcome.trial, done)
+
+    def _write(self) -> StudySummary:
+        finished, missing = [], []
+        scores: dict[str, ImageScores] = {}
+        policy = self.study.base.empty_policy
+        for trial, done in zip(self.trials, self.results, strict=True):
+            if done is None:
+                missing.append(trial.path.name)
+                continue
+            finished.append(done)
+            scores[trial.path.name] = ImageScores.of(
+                self.rows, [""] * len(self.rows), done.counts, policy, done.distances
+            )
+
+        groups = [row.group for row in self.rows]
+        found = summarise(self.plan.arms, finished, groups, self._protocol(), self.plan.pairs)
+        summary = found.model_copy(update={"missing": tuple(missing)})
+        write_study(self.out, summary, scores)
         return summary
 
-    def name(cell: Trial) -> str:
-        return f"[{cells.index(cell) + 1}/{len(cells)}] {cell.path.name} ({cell.arm.title})"
+    def _protocol(self) -> StudyProtocol:
+        options, base, listed = self.options, self.study.base, self.study.labelled_list
+        groups = [row.group for row in self.rows]
 
-    def tell(cell: Trial, done: Finished) -> None:
+        return StudyProtocol(
+            kind=self.plan.kind,
+            title=self.plan.title,
+            method=self.plan.method,
+            study=self.plan.study,
+            preset=options.preset,
+            settings=tuple(options.settings),
+            labelled_fraction=options.labelled_fraction,
+            labelled_list=None if listed is None else listed.record(),
+            data=self.study.manifest.name,
+            data_hash=self.study.manifest.hash(),
+            split=self.study.split,
+            size=base.image_size,
+            empty_policy=base.empty_policy,
+            hd95=HD95,
+            n_bootstrap=options.n_bootstrap,
+            n=len(groups),
+            n_groups=count_groups(groups),
+        )
+
+    def _title(self, trial: Trial) -> str:
+        number = self.trials.index(trial) + 1
+        return f"[{number}/{len(self.trials)}] {trial.path.name} ({trial.arm.title})"
+
+    def _say(self, line: str) -> None:
+        if self.options.progress is not None:
+            self.options.progress(line)
+
+    def _say_start(self, trial: Trial, where: str) -> None:
+        place = f"{where}, " if where else ""
+        self._say(f"{self._title(trial)}: {place}{_time_left(self.trials, self.results)}")
+
+    def _say_result(self, trial: Trial, done: FinishedTrial) -> None:
         row = done.row
-        say(
-            f"{name(cell)}: dice_per_image {row['dice_per_image']:.4f}, dice_pooled {row['dice_pooled']:.4f}"
-        )
-
-    def started(cell: Trial, where: str) -> None:
-        say(f"{name(cell)}: {f'{where}, ' if where else ''}{_time_left(cells, results)}")
-
-    for cell, done in zip(cells, results, strict=True):
-        if done is not None:
-            tell(cell, done)
-    left = [cell for cell, done in zip(cells, results, strict=True) if done is None]
-    for outcome in run_trials(engine or Launcher(), grid, left, started, progress is not None):
-        if outcome.error:
-            failed.append(outcome)
-            say(f"{name(outcome.cell)}: {outcome.error}")
-            continue
-        done = results[cells.index(outcome.cell)] = _row_of(grid, outcome.cell)
-        write()
-        tell(outcome.cell, done)
-    broken = [
-        f"  {outcome.cell.path.name}: {outcome.error}" for outcome in failed if not outcome.busy
-    ]
-    if broken:
-        more = "The same command makes them again."
-        raise TextMaskError(
-            f"{len(broken)} of {len(cells)} cells failed:\n" + "\n".join([*broken, more])
-        )
-    return write()
+        figures = f"dice_per_image {row.dice_per_image:.4f}, dice_pooled {row.dice_pooled:.4f}"
+        self._say(f"{self._title(trial)}: {figures}")
 
 
-def _row_of(grid: TrialSet, cell: Trial) -> Finished:
-    """The row that a cell left; a network file system may show it late."""
+def _row_of(study: TrialSet, trial: Trial) -> FinishedTrial:
+    """The row that a trial left; a network file system may show it late."""
     deadline = time.monotonic() + PATIENCE_S
-    while (done := grid.read(cell)) is None:
+    while (done := study.read(trial)) is None:
         if time.monotonic() > deadline:
             raise CheckpointError(
-                f"{cell.path} was made, but its row is not here. All machines must see the same folder: give an --out "
-                "on a file system that they share."
+                f"{trial.path} was trained, but its row is not here. All machines must see the same folder: give an "
+                "--out on a file system that they share."
             )
         time.sleep(1)
     return done
 
 
-def _time_left(cells: Sequence[Trial], results: Sequence[Finished | None]) -> str:
-    """Training time of what is left, from the finished cells of the same arm, or of any."""
+def _time_left(trials: Sequence[Trial], results: Sequence[FinishedTrial | None]) -> str:
+    """Training time of what is left, from the finished trials of the same arm, or of any."""
     seconds: dict[str, list[float]] = {}
     for done in results:
-        if done is not None:
-            seconds.setdefault(done.row["arm"], []).append(done.row["seconds"])
-    left = [cell.arm.name for cell, done in zip(cells, results, strict=True) if done is None]
+        if done is not None and done.row.seconds is not None:
+            seconds.setdefault(done.row.arm, []).append(done.row.seconds)
+    left = [trial.arm.name for trial, done in zip(trials, results, strict=True) if done is None]
     if not seconds:
-        return f"{len(left)} cells left"
-    anyone = [value for values in seconds.values() for value in values]
-    total = sum(float(np.mean(seconds.get(name, anyone))) for name in left)
-    return f"{len(left)} cells left, about {total / 60:.0f} minutes of training"
+        return f"{len(left)} trials left"
+
+    # an arm without a finished trial is taken to need the mean of all
+    of_any_arm = list(chain.from_iterable(seconds.values()))
+    total = sum(float(np.mean(seconds.get(name, of_any_arm))) for name in left)
+    return f"{len(left)} trials left, about {total / 60:.0f} minutes of training"

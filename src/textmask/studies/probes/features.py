@@ -1,4 +1,4 @@
-"""Do images of one sentence lie together? Image vectors of runs in the plane, coloured by sentence (C2Seg Fig. 6)."""
+"""Do images with the same prompt lie together? Image vectors of runs in the plane, colored by prompt (C2Seg Fig. 6)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from textmask.plots.overlays import PALETTE
 from textmask.runs.checkpoint import Run, load_run, load_weights, read_tensors
 from textmask.runs.layout import stage_weights
 
-LETTERS = 90  # of a sentence in the legend
-SHUFFLES = 20  # relabellings that the floor is the mean of
+LETTERS = 90  # of a prompt in the legend
+SHUFFLES = 20  # the floor is the mean of so many relabellings
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How far the images of different sentences lie apart in the vectors of one run.
+    """How well the images of different prompts are separated in the vectors of one run.
 
     Attributes:
         run: name of the run folder.
         n: images.
         silhouette: mean silhouette (cosine distance) over the whole vectors, -1 to 1.
-        floor: the same with the sentences shuffled among the images, mean of `SHUFFLES` times.
-        explained: share of the variance that the two axes drawn hold.
+        floor: the same with the prompts shuffled among the images, mean of `SHUFFLES` times.
+        explained: share of the variance on the two axes drawn, 0 to 1.
     """
 
     run: str
@@ -53,74 +53,87 @@ def draw_features(
     cache_dir: Path | None = None,
     device: str = "auto",
 ) -> list[Separation]:
-    """Draw the images of the most frequent sentences by their vectors, a panel a run, and write the figures beside.
+    """Draw the images of the most frequent prompts by their vectors, one panel per run, and write the figures.
 
     The plane is that of the two largest principal components of a run's unit vectors (the paper draws t-SNE, whose
     distances mean less); the separation is computed on the whole vectors. Source: C2Seg, Fig. 6.
 
     Args:
         runs: run folders of methods that implement `Method.embed_image`.
-        manifest: the table that holds the split.
-        out: PNG to write; a JSON file of the same name holds the figures and the sentences.
+        manifest: the manifest that holds the split.
+        out: PNG to write; a JSON file of the same name holds the figures and the prompts.
         split: its name.
-        top: how many of its most frequent sentences.
+        top: number of its most frequent prompts, at least 2.
         stage: use the weights chosen in this earlier stage, e.g. "pretrain"; None is the finished run.
-        cache_dir: of the decoded pictures.
+        cache_dir: folder of the decoded images.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        ConfigError: `top` below 2 or more than there are colours; a method without an image vector; no run.
-        DataError: fewer than 2 sentences, or none that repeats.
+        ConfigError: `top` below 2 or more than there are colors; a method without an image vector; no run.
+        DataError: fewer than 2 prompts that repeat.
         CheckpointError: not a run folder, or without weights of that stage.
     """
     if not runs or not 2 <= top <= len(PALETTE):
         raise ConfigError(
             f"got {len(runs)} runs and top {top}, expected at least one run and top 2 to {len(PALETTE)}."
         )
-    sentences = frequent([row.text for row in manifest.rows_of(split)], top)
+    prompts = frequent([row.text for row in manifest.rows_of(split)], top)
     panels, found = [], []
     for path in runs:
         run = load_run(path, device)
         if stage is not None:
-            load_weights(run.method, *read_tensors(stage_weights(run.path, stage)), run.recipe)
+            weights = stage_weights(run.path, stage)
+            load_weights(run.method, *read_tensors(weights), run.recipe)
+
+        # vectors of the images that have one of these prompts
         data = open_split(manifest, split, run.recipe.image_size, cache_dir)
-        rows = np.array([i for i, prompt in enumerate(data.prompts) if prompt in sentences])
-        labels = np.array([sentences.index(data.prompts[i]) for i in rows], np.int64)
+        rows = np.array([i for i, prompt in enumerate(data.prompts) if prompt in prompts])
+        labels = np.array([prompts.index(data.prompts[i]) for i in rows], np.int64)
         vectors = unit(embed(run, data, rows))
+
         places, explained = principal_plane(vectors)
-        floor = float(np.mean([silhouette(vectors, shuffled) for shuffled in _shuffles(labels)]))
-        found.append(
-            Separation(
-                path.resolve().name, len(rows), silhouette(vectors, labels), floor, explained
-            )
+        name, score, floor = (
+            path.resolve().name,
+            silhouette(vectors, labels),
+            _floor(vectors, labels),
         )
+        found.append(Separation(name, len(rows), score, floor, explained))
         panels.append((_panel_title(found[-1]), places, labels))
+
+    of_stage = f", weights of stage {stage}" if stage else ""
     caption = (
-        f"{manifest.name}, split {split}, images of the {len(sentences)} most frequent sentences"
-        f"{f', weights of stage {stage}' if stage else ''}; first two principal components.\n"
-        f"Silhouette: cosine, on the whole vectors; shuffled: sentences among images, mean of {SHUFFLES} times."
+        f"{manifest.name}, split {split}, images of the {len(prompts)} most frequent prompts{of_stage}; first two "
+        "principal components.\nSilhouette: cosine, on the whole vectors; shuffled: prompts among images, mean of "
+        f"{SHUFFLES} times."
     )
     write_whole(
-        out,
-        scatter_panels_png(panels, [_shorten_prompt(sentence) for sentence in sentences], caption),
+        out, scatter_panels_png(panels, [_shorten_prompt(text) for text in prompts], caption)
     )
-    figures = {"data": manifest.name, "data_hash": manifest.hash(), "split": split, "stage": stage}
-    runs_found = [asdict(entry) for entry in found]
-    write_json(out.with_suffix(".json"), {**figures, "sentences": sentences, "runs": runs_found})
+    write_json(
+        out.with_suffix(".json"),
+        {
+            "data": manifest.name,
+            "data_hash": manifest.hash(),
+            "split": split,
+            "stage": stage,
+            "sentences": prompts,
+            "runs": [asdict(entry) for entry in found],
+        },
+    )
     return found
 
 
 def frequent(prompts: Sequence[str], top: int) -> list[str]:
-    """The most frequent sentences, most frequent first; of equal ones the first in the split.
+    """The most frequent prompts, most frequent first; of equally frequent ones the first in the split.
 
     Raises:
-        DataError: fewer than two sentences that occur at least twice.
+        DataError: fewer than two prompts that occur at least twice.
     """
-    repeated = [sentence for sentence, count in Counter(prompts).most_common(top) if count > 1]
+    repeated = [prompt for prompt, count in Counter(prompts).most_common(top) if count > 1]
     if len(repeated) < 2:
         raise DataError(
-            f"{len(repeated)} of {len(set(prompts))} sentences occur more than once, expected at least 2: without "
-            "images that share a sentence there is nothing to colour. Use a larger split."
+            f"{len(repeated)} of {len(set(prompts))} prompts occur more than once, expected at least 2: without "
+            "images that share a prompt there is nothing to color. Use a larger split."
         )
     return repeated
 
@@ -129,7 +142,7 @@ def embed(run: Run, data: SplitData, rows: np.ndarray, batch_size: int = 32) -> 
     """Image vectors N D of some rows of a split.
 
     Raises:
-        ConfigError: the method of the run publishes none.
+        ConfigError: the method of the run has no image vectors.
         DataError: a vector is not finite.
     """
     session = run.session()
@@ -141,16 +154,17 @@ def embed(run: Run, data: SplitData, rows: np.ndarray, batch_size: int = 32) -> 
                 parts.append(method.embed_image(image).cpu().double().numpy())
             except ConfigError as error:
                 raise ConfigError(f"{run.path}: {error}") from error
+
     vectors: Floats = np.concatenate(parts)
     if not np.isfinite(vectors).all():
         raise DataError(
-            f"{run.path}: image vectors are not finite. Was the training stopped by a loss that was not?"
+            f"{run.path}: image vectors are not finite. Check whether the training diverged, and train again."
         )
     return vectors
 
 
 def unit(vectors: Floats) -> Floats:
-    """N D vectors of length 1; one of length 0 stays."""
+    """N D vectors of length 1; a vector of length 0 stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1.0)
 
@@ -174,11 +188,13 @@ def silhouette(vectors: Floats, labels: Ints) -> float:
         )
     sums = np.zeros((len(names), vectors.shape[1]))
     np.add.at(sums, codes, vectors)
+
+    # summed distance to each group, without the distances themselves
     totals = sizes - vectors @ sums.T  # N K, summed distance to each group
     images = np.arange(len(vectors))
-    own = totals[images, codes] - (
-        1 - (vectors**2).sum(1)
-    )  # a vector's distance to itself does not count
+
+    # a vector's distance to itself does not count
+    own = totals[images, codes] - (1 - (vectors**2).sum(1))
     within = own / np.maximum(sizes[codes] - 1, 1)
     means = totals / sizes
     means[images, codes] = np.inf
@@ -193,26 +209,26 @@ def principal_plane(vectors: Floats) -> tuple[Floats, float]:
 
     The sign of a component, which means nothing, is such that its largest coordinate is positive.
     """
-    centred = vectors - vectors.mean(0)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = vectors - vectors.mean(0)
+    left, sizes, _ = np.linalg.svd(centered, full_matrices=False)
     places = np.zeros((len(vectors), 2))
     kept = min(2, len(sizes))
     places[:, :kept] = left[:, :kept] * sizes[:kept]
     largest = places[np.abs(places).argmax(0), [0, 1]]
     variance = float((sizes**2).sum())
-    return places * np.where(largest < 0, -1.0, 1.0), float(
-        (sizes[:2] ** 2).sum()
-    ) / variance if variance else 0.0
+    explained = float((sizes[:2] ** 2).sum()) / variance if variance else 0.0
+    return places * np.where(largest < 0, -1.0, 1.0), explained
 
 
-def _shuffles(labels: Ints) -> list[Ints]:
+def _floor(vectors: Floats, labels: Ints) -> float:
+    """Mean silhouette of shuffled labels."""
     rng = np.random.default_rng(0)
-    return [rng.permutation(labels) for _ in range(SHUFFLES)]
+    return float(np.mean([silhouette(vectors, rng.permutation(labels)) for _ in range(SHUFFLES)]))
 
 
 def _panel_title(found: Separation) -> str:
     return f"{found.run}\nsilhouette {found.silhouette:.3f} (shuffled {found.floor:.3f}), n = {found.n}"
 
 
-def _shorten_prompt(sentence: str) -> str:
-    return sentence if len(sentence) <= LETTERS else sentence[: LETTERS - 2].rstrip() + " …"
+def _shorten_prompt(prompt: str) -> str:
+    return prompt if len(prompt) <= LETTERS else prompt[: LETTERS - 2].rstrip() + " …"

@@ -1,122 +1,136 @@
-"""Studies of several runs side by side: what each condition costs, who reads the sentence, what breaks first."""
+"""Robustness studies of several runs next to each other: what each condition costs, and who reads the prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from textmask.errors import CheckpointError
+from textmask.evaluation.records import PerturbationRow
+from textmask.evaluation.summary import RobustnessKind, RobustnessProtocol, RobustnessSummary
 from textmask.evaluation.tables import cell, markdown
+from textmask.studies.robustness.perturbations import CLEAN
 
-LOSS = "dice_per_image_minus_clean"
-TITLES = {
-    "prompts": "other sentences",
+TITLES: dict[RobustnessKind, str] = {
+    "prompts": "other prompts",
     "text-noise": "text noise",
     "corruption": "image corruption",
 }
-SAME = (
-    "data",
-    "data_hash",
-    "split",
-    "n",
-    "n_groups",
-    "empty_policy",
-)  # of runs that stand in one table
-
-Summary = dict[str, Any]
 
 
-def robustness_table(summaries: Sequence[Summary]) -> str:
-    """Markdown of the summaries of `textmask study prompts | text-noise | corruption`: a table a study, a column a run.
+def robustness_table(summaries: Sequence[RobustnessSummary]) -> str:
+    """Markdown of robustness studies: one table per study, one column per run.
 
     Args:
-        summaries: in the order of the columns; a run appears once a study.
+        summaries: in the order of the columns; a run appears once per study.
 
     Raises:
-        CheckpointError: no summary of such a study, or studies of other pictures under one title.
+        CheckpointError: studies of other images under one title.
     """
-    studies: dict[str, list[Summary]] = {}
+    studies: dict[RobustnessKind, list[RobustnessSummary]] = {}
     for summary in summaries:
-        if summary.get("study") not in TITLES:
-            raise CheckpointError(
-                f"study is {summary.get('study')!r}, expected the summary.json of one of {', '.join(TITLES)}."
-            )
-        studies.setdefault(summary["study"], []).append(summary)
+        studies.setdefault(summary.study, []).append(summary)
     return "\n".join(_study_section(name, studies[name]) for name in TITLES if name in studies)
 
 
-def _study_section(name: str, summaries: Sequence[Summary]) -> str:
-    first = summaries[0]["protocol"]
+def _study_section(name: RobustnessKind, summaries: Sequence[RobustnessSummary]) -> str:
+    first = summaries[0].protocol
     for summary in summaries:
-        if other := [key for key in SAME if summary["protocol"][key] != first[key]]:
+        if other := _differing_fields(summary.protocol, first):
             raise CheckpointError(
-                f"{name} of {summary['protocol']['run']} and of {first['run']} differ in {', '.join(other)}: they do "
-                "not stand in one table. Make them on the same pictures (--limit, --split, --seed)."
+                f"{name} of {summary.protocol.run} and of {first.run} differ in {', '.join(other)}: they do not "
+                "belong in one table. Make them on the same images (--limit, --split, --seed)."
             )
-    rows = [{_condition(row): row for row in summary["rows"]} for summary in summaries]
-    head = [TITLES[name], *(summary["protocol"]["run"] for summary in summaries)]
-    lines = [
-        ["true sentence, clean picture", *(cell(row["clean"]["dice_per_image"]) for row in rows)]
-    ]
-    for condition in dict.fromkeys(
-        condition for row in rows for condition in row if condition != "clean"
-    ):
-        lines.append(
-            [condition, *(cell(row[condition][LOSS]) if condition in row else "" for row in rows)]
-        )
+
+    rows = [{_condition(row): row for row in summary.rows} for summary in summaries]
+    conditions: dict[str, None] = {}
+    for row in rows:
+        conditions.update(dict.fromkeys(row))
+
+    # a run that was not tried under a condition has an empty cell
+    lines = []
+    for condition in conditions:
+        found = [row.get(condition) for row in rows]
+        if condition == CLEAN.kind:
+            lines.append(["original prompt, clean image", *map(_clean_cell, found)])
+        else:
+            lines.append([condition, *map(_loss_cell, found)])
     if name == "prompts":
         lines += _obedience(summaries)
     lines.append(["costs most", *(_worst(row) for row in rows)])
-    sizes = {
-        f"{s['protocol']['run']} {s['protocol']['size'][0]} x {s['protocol']['size'][1]}"
-        for s in summaries
-    }
+
+    head = [TITLES[name], *(summary.protocol.run for summary in summaries)]
+    sizes = {f"{s.protocol.run} {' x '.join(map(str, s.protocol.size))}" for s in summaries}
     return (
         f"{markdown(head, lines)}\n\n"
-        "First row dice_per_image in percent, then what each condition adds to it in points, paired on the pictures it "
-        f"changes. {first['data']}, split {first['split']}, n = {first['n']} in {first['n_groups']} groups, scored at "
-        f"{', '.join(sorted(sizes))}; in parentheses: {first['interval']}.\n"
+        "First row dice_per_image in percent, then what each condition adds to it in points, paired on the images it "
+        f"changes. {first.data}, split {first.split}, n = {first.n} in {first.n_groups} groups, scored at "
+        f"{', '.join(sorted(sizes))}; in parentheses: {first.interval}.\n"
     )
 
 
-def _condition(row: dict[str, Any]) -> str:
-    """The kind and its severity: "motion_blur 7"; one without grades is its name alone."""
-    return f"{row['kind']} {row['severity']:g}" if row["severity"] else str(row["kind"])
+def _differing_fields(a: RobustnessProtocol, b: RobustnessProtocol) -> list[str]:
+    """Fields that must agree in one table, and do not."""
+    pairs = {
+        "data": (a.data, b.data),
+        "data_hash": (a.data_hash, b.data_hash),
+        "split": (a.split, b.split),
+        "n": (a.n, b.n),
+        "n_groups": (a.n_groups, b.n_groups),
+        "empty_policy": (a.empty_policy, b.empty_policy),
+    }
+    return [name for name, (x, y) in pairs.items() if x != y]
 
 
-def _obedience(summaries: Sequence[Summary]) -> list[list[str]]:
-    """How far the mask moves with the sentence, and how often it stays where the sentence denies it."""
+def _condition(row: PerturbationRow) -> str:
+    """The kind and its severity: "motion_blur 7"; a kind without grades is its name alone."""
+    return f"{row.kind} {row.severity:g}" if row.severity else row.kind
 
-    def numbers(verdict: str, value: str, key: str = "") -> list[str]:
-        found = [summary["verdicts"][verdict].get(value) for summary in summaries]
-        found = [entry.get(key) if key and entry is not None else entry for entry in found]
-        return ["" if number is None else f"{100 * number:.1f}" for number in found]
 
-    errors = [cell(summary["equivariance"]["error"]) for summary in summaries]
+def _clean_cell(row: PerturbationRow | None) -> str:
+    return "" if row is None or row.dice_per_image is None else cell(row.dice_per_image)
+
+
+def _loss_cell(row: PerturbationRow | None) -> str:
+    if row is None or row.dice_per_image_minus_clean is None:
+        return ""
+    return cell(row.dice_per_image_minus_clean)
+
+
+def _obedience(summaries: Sequence[RobustnessSummary]) -> list[list[str]]:
+    """How far the mask moves with the prompt, and how often it stays although the prompt denies it."""
+
+    def percent(values: list[float | None]) -> list[str]:
+        return ["" if value is None else f"{100 * value:.1f}" for value in values]
+
+    swapped: list[float | None] = []
+    shuffled: list[float | None] = []
+    absent: list[float | None] = []
+    unrelated: list[float | None] = []
+    for verdicts in (summary.verdicts for summary in summaries):
+        medians = (verdicts.ignores_text.medians if verdicts else None) or {}
+        swapped.append(medians.get("side_swapped"))
+        shuffled.append(medians.get("shuffled"))
+        absent.append(verdicts.paints_absent.share if verdicts else None)
+        unrelated.append(verdicts.paints_unrelated.share if verdicts else None)
+
+    errors = []
+    for summary in summaries:
+        error = summary.equivariance.error if summary.equivariance else None
+        errors.append("" if error is None else cell(error))
     return [
-        [
-            "sides swapped, median IoU to its own mask, %",
-            *numbers("ignores_text", "medians", "side_swapped"),
-        ],
-        [
-            "shuffled, median IoU to its own mask, %",
-            *numbers("ignores_text", "medians", "shuffled"),
-        ],
-        [
-            "still paints where told that there is nothing, % of pictures",
-            *numbers("paints_absent", "share"),
-        ],
-        [
-            "still paints for a senseless sentence, % of pictures",
-            *numbers("paints_unrelated", "share"),
-        ],
+        ["sides swapped, median IoU to its own mask, %", *percent(swapped)],
+        ["shuffled, median IoU to its own mask, %", *percent(shuffled)],
+        ["still segments a finding reported as absent, % of images", *percent(absent)],
+        ["still segments for an irrelevant prompt, % of images", *percent(unrelated)],
         ["flip(image), swap(text) against flip(mask), 1 - Dice", *errors],
     ]
 
 
-def _worst(rows: dict[str, dict[str, Any]]) -> str:
+def _worst(rows: dict[str, PerturbationRow]) -> str:
     losses = {
-        name: row[LOSS]["estimate"] for name, row in rows.items() if name != "clean" and LOSS in row
+        name: row.dice_per_image_minus_clean.estimate
+        for name, row in rows.items()
+        if name != CLEAN.kind and row.dice_per_image_minus_clean is not None
     }
     if not losses or min(losses.values()) >= 0:
         return "nothing"

@@ -1,7 +1,7 @@
-"""Variants of a split (other sentences, damaged pictures), each predicted once: the mechanism of the studies of a run.
+"""Perturbations of a split (other prompts, damaged images), each predicted once: how robustness studies work.
 
-A variant changes what the model is given and never what its masks are scored against. The masks of a finished variant
-are kept beside the study, so that the same command goes on where it was stopped.
+A perturbation changes what the model is given and never what its masks are scored against. The masks of a finished
+perturbation are kept in the study's folder, so that the same command resumes a stopped study.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from textmask.data.shuffled_text import read_prompts
 from textmask.errors import CheckpointError, ConfigError, choose
 from textmask.evaluation.protocol import protocol_of, refuse_leaks
 from textmask.evaluation.scoring import Scored, Scorer
+from textmask.evaluation.summary import RobustnessProtocol
 from textmask.io.files import write_whole
 from textmask.methods.registry import get_method
 from textmask.metrics.overlap import Bools
@@ -35,7 +35,7 @@ from textmask.runs.layout import STUDIES, output_folder
 from textmask.statement import Statement
 from textmask.text.zones import ZONE_MAPS
 
-Sentences = Callable[[SplitData], Sequence[str | None]]
+NewPrompts = Callable[[SplitData], Sequence[str | None]]
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Perturbation:
 
     Attributes:
         kind: what is changed, e.g. "side_swapped".
-        severity: how much; 0 where there are no degrees.
-        text: the N sentences of a split; None where one cannot be rewritten: that picture is left out.
-        image: changes the pictures.
+        severity: how much; 0 if there are no degrees.
+        prompts: gives the N prompts of a split; None for a prompt that cannot be rewritten: its image is left out.
+        image: changes the images.
     """
 
     kind: str
     severity: float = 0.0
-    text: Sentences | None = None
+    prompts: NewPrompts | None = None
     image: Damage | None = None
 
     @property
     def name(self) -> str:
-        """Kind and severity, as a file and a progress bar have them."""
+        """Kind and severity, as a file and a progress bar name it."""
         return f"{self.kind}-{self.severity:g}" if self.severity else self.kind
 
 
@@ -65,17 +65,17 @@ CLEAN = Perturbation("clean")
 
 @dataclass(frozen=True)
 class PerturbedResult:
-    """What a model made of a variant.
+    """What a model predicted under a perturbation.
 
     Attributes:
-        variant: which.
-        prompts, statements: the N sentences it was given; the picture's own where that one could not be rewritten.
-        changed: N, pictures whose sentence or pixels were changed; the others hold the clean mask.
+        perturbation: the perturbation.
+        prompts, statements: the N prompts it was given; the image's own if that one could not be rewritten.
+        changed: N, images whose prompt or pixels were changed; the others hold the clean mask.
         masks: N H W.
         scored: against the true masks.
     """
 
-    variant: Perturbation
+    perturbation: Perturbation
     prompts: tuple[str, ...]
     statements: tuple[Statement, ...]
     changed: Bools
@@ -83,24 +83,23 @@ class PerturbedResult:
     scored: Scored
 
 
-def each(kind: str, edit: Callable[[str, np.random.Generator], str | None], seed: int) -> Sentences:
-    """Rewrite the sentences of a split one by one, each with a generator of its own picture: the same in any subset."""
+def each(
+    kind: str, edit: Callable[[str, np.random.Generator], str | None], seed: int
+) -> NewPrompts:
+    """Rewrite prompts one by one, each with a random generator of its own image: the same result in any subset."""
 
     def rewrite(data: SplitData) -> list[str | None]:
-        return [
-            edit(text, _generator(kind, key, seed))
-            for key, text in zip(data.keys, data.prompts, strict=True)
-        ]
+        rewritten = []
+        for key, prompt in zip(data.keys, data.prompts, strict=True):
+            rng = np.random.default_rng([seed, zlib.crc32(f"{kind} {key}".encode())])
+            rewritten.append(edit(prompt, rng))
+        return rewritten
 
     return rewrite
 
 
-def _generator(kind: str, key: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(f"{kind} {key}".encode())])
-
-
 def limited(rows: Sequence[Row], limit: int | None, seed: int) -> np.ndarray:
-    """Numbers of at most `limit` rows in their order, whole groups only (at least one); fewer are a subset of more.
+    """Numbers of at most `limit` rows in their order, whole groups only (at least one); nested for smaller limits.
 
     Raises:
         ConfigError: `limit` is below 1.
@@ -108,11 +107,14 @@ def limited(rows: Sequence[Row], limit: int | None, seed: int) -> np.ndarray:
     if limit is None:
         return np.arange(len(rows))
     if limit < 1:
-        raise ConfigError(f"--limit is {limit}, expected at least 1 picture.")
-    names = [row.group or f"\0{row.image}" for row in rows]  # an unnamed group is one picture
+        raise ConfigError(f"--limit is {limit}, expected at least 1 image.")
+
+    names = [row.group or f"\0{row.image}" for row in rows]  # an unnamed group is one image
     sizes: dict[str, int] = {}
     for name in names:
         sizes[name] = sizes.get(name, 0) + 1
+
+    # the order of groups depends on their names and the seed only
     order = sorted(sizes, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     total = np.cumsum([sizes[name] for name in order])
     chosen = set(order[: max(1, int(np.searchsorted(total, limit, "right")))])
@@ -121,16 +123,16 @@ def limited(rows: Sequence[Row], limit: int | None, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RobustnessOptions:
-    """What all studies of a run take.
+    """Options of all robustness studies.
 
     Attributes:
-        out: folder of the study; default `<run>/studies/<study>-<split>`, with `-<limit>` where there is one.
-        limit: at most so many pictures, chosen by patient; None is all.
-        seed: of the choice of pictures, of all that is drawn and of the bootstrap.
-        zones: key of `ZONE_MAPS` by which masks are read; None chooses by the grammar of each sentence.
+        out: folder of the study (default: `<run>/studies/<study>-<split>`, plus `-<limit>` if there is a limit).
+        limit: maximum number of images, sampled by patient; None is all.
+        seed: random seed of image sampling, perturbations and bootstrap.
+        zones: key of `ZONE_MAPS` by which masks are read; None chooses by the grammar of each prompt.
         n_bootstrap: resamples of an interval.
-        cache_dir: of the decoded pictures.
-        progress: called with (name of a variant, done, total).
+        cache_dir: folder of the decoded images.
+        progress: called with (name of a perturbation, done, total).
         device: auto, cpu, cuda, cuda:N or mps.
     """
 
@@ -146,13 +148,13 @@ class RobustnessOptions:
 
 @dataclass(frozen=True)
 class RobustnessBench:
-    """A run and the pictures that its variants are tried on.
+    """A run and the images that perturbations are tried on.
 
     Attributes:
         run: the run.
-        scorer: predicts and scores the (chosen) pictures of the split.
+        scorer: predicts and scores the (sampled) images of the split.
         out: folder of the study.
-        options: how it was asked for.
+        options: options of the study.
     """
 
     run: Run
@@ -162,90 +164,97 @@ class RobustnessBench:
 
     @property
     def data(self) -> SplitData:
-        """The pictures."""
+        """The images."""
         return self.scorer.data
 
     @property
     def groups(self) -> list[str]:
-        """Patient of each picture."""
+        """Patient of each image."""
         return [row.group for row in self.data.rows]
 
-    def protocol(self) -> dict[str, Any]:
-        """The protocol of an evaluation, and what is the study's own."""
-        n = self.options.n_bootstrap
-        return protocol_of(self.scorer, self.run, self.groups, n) | {
-            "interval": f"95 % bootstrap over groups, {n} resamples",
-            "run": self.run.path.resolve().name,
-            "method": self.run.recipe.method,
-            "limit": self.options.limit,
-            "study_seed": self.options.seed,
-            "study_commit": git_commit(),
-            "zones": self.scorer.zones or "by the grammar of each sentence",
-        }
+    def protocol(self) -> RobustnessProtocol:
+        """The protocol of an evaluation, and what is specific to the study."""
+        interval = f"95 % bootstrap over groups, {self.options.n_bootstrap} resamples"
+        scored = protocol_of(self.scorer, self.run, self.groups, interval)
+        return RobustnessProtocol(
+            **dict(scored),
+            run=self.run.path.resolve().name,
+            method=self.run.recipe.method,
+            limit=self.options.limit,
+            study_seed=self.options.seed,
+            study_commit=git_commit(),
+            zones=self.scorer.zones or "by the grammar of each sentence",
+        )
 
-    def outcomes(self, variants: Sequence[Perturbation]) -> Iterator[PerturbedResult]:
-        """The clean outcome, then that of each variant.
+    def results(self, perturbations: Sequence[Perturbation]) -> Iterator[PerturbedResult]:
+        """The clean result, then that of each perturbation.
 
         Raises:
             DataError: the study's folder cannot be written.
         """
-        everyone = np.ones(len(self.data), np.bool_)
-        masks = self._masks(CLEAN, self.data, None)
-        clean = self._outcome(CLEAN, self.data.prompts, everyone, masks)
-        yield clean
-        for done, variant in enumerate(variants):
-            new = self._sentences(variant)
-            changed = (
-                everyone if new is None else np.array([text is not None for text in new], np.bool_)
-            )
-            texts = self.data.prompts if new is None else self._filled(new)
-            masks = clean.masks.copy()
-            if changed.any() and self._can_matter(variant):
-                some = self.data if changed.all() else self.data.take(changed)
-                given = None if new is None else [text for text in new if text is not None]
-                masks[changed] = self._masks(variant, some, given)
-            yield self._outcome(variant, texts, changed, masks)
-            if self.scorer.progress:
-                self.scorer.progress("variants", done + 1, len(variants))
+        every = np.ones(len(self.data), np.bool_)
+        clean_masks = self._masks(CLEAN, self.data, None)
+        yield self._result(CLEAN, self.data.prompts, every, clean_masks)
 
-    def _sentences(self, variant: Perturbation) -> list[str | None] | None:
-        """New sentences; one that came out as it was is none."""
-        if variant.text is None:
+        for done, perturbation in enumerate(perturbations):
+            new = self._new_prompts(perturbation)
+            changed, prompts = every, self.data.prompts
+            if new is not None:
+                changed = np.array([prompt is not None for prompt in new], np.bool_)
+                prompts = self._filled(new)
+
+            # a method that does not look at what is changed keeps its clean masks
+            masks = clean_masks.copy()
+            if changed.any() and self._can_matter(perturbation):
+                some = self.data if changed.all() else self.data.take(changed)
+                given = None if new is None else [prompt for prompt in new if prompt is not None]
+                masks[changed] = self._masks(perturbation, some, given)
+            yield self._result(perturbation, prompts, changed, masks)
+            if self.scorer.progress:
+                self.scorer.progress("perturbations", done + 1, len(perturbations))
+
+    def _new_prompts(self, perturbation: Perturbation) -> list[str | None] | None:
+        """New prompts; one that did not change counts as None."""
+        if perturbation.prompts is None:
             return None
-        pairs = zip(variant.text(self.data), self.data.prompts, strict=True)
-        return [None if new == own and variant.image is None else new for new, own in pairs]
+        found: list[str | None] = []
+        for new, own in zip(perturbation.prompts(self.data), self.data.prompts, strict=True):
+            same = new == own and perturbation.image is None
+            found.append(None if same else new)
+        return found
 
     def _filled(self, new: Sequence[str | None]) -> tuple[str, ...]:
-        return tuple(
-            own if text is None else text for text, own in zip(new, self.data.prompts, strict=True)
-        )
+        pairs = zip(new, self.data.prompts, strict=True)
+        return tuple(own if prompt is None else prompt for prompt, own in pairs)
 
-    def _can_matter(self, variant: Perturbation) -> bool:
-        """Whether the method looks at what is changed; where it does not, the mask is the clean one."""
+    def _can_matter(self, perturbation: Perturbation) -> bool:
+        """Whether the method looks at what is changed."""
         card = get_method(self.run.recipe.method).card
-        return (variant.text is not None and card.uses_text) or (
-            variant.image is not None and card.uses_image
+        return (perturbation.prompts is not None and card.uses_text) or (
+            perturbation.image is not None and card.uses_image
         )
 
-    def _outcome(
-        self, variant: Perturbation, prompts: tuple[str, ...], changed: Bools, masks: Bools
+    def _result(
+        self, perturbation: Perturbation, prompts: tuple[str, ...], changed: Bools, masks: Bools
     ) -> PerturbedResult:
         statements = self.data.statements
         if prompts is not self.data.prompts:
             statements = read_prompts(prompts, self.data.rows)
-        scored = self.scorer.score(variant.name, self.run, masks, prompts)
-        return PerturbedResult(variant, prompts, statements, changed, masks, scored)
+        scored = self.scorer.score(perturbation.name, self.run, masks, prompts)
+        return PerturbedResult(perturbation, prompts, statements, changed, masks, scored)
 
     def _masks(
-        self, variant: Perturbation, data: SplitData, prompts: Sequence[str] | None
+        self, perturbation: Perturbation, data: SplitData, prompts: Sequence[str] | None
     ) -> Bools:
-        """Masks n H W of the changed pictures, kept from last time or predicted."""
-        path = self.out / "predictions" / f"{variant.name}.npz"
+        """Masks n H W of the changed images, kept from last time or predicted."""
+        path = self.out / "predictions" / f"{perturbation.name}.npz"
+
+        # stored masks are valid only for the same weights, code, images and prompts
         given = None if prompts is None else list(prompts)
         identity = [
             self._key,
-            variant.kind,
-            variant.severity,
+            perturbation.kind,
+            perturbation.severity,
             self.options.seed,
             list(data.keys),
             given,
@@ -255,7 +264,8 @@ class RobustnessBench:
         kept = None if self._unnamed_code else _read_stored(path, key, shape)
         if kept is not None:
             return kept
-        found = self.scorer.predict(variant.name, self.run, data, prompts, variant.image)
+
+        found = self.scorer.predict(perturbation.name, self.run, data, prompts, perturbation.image)
         masks = np.asarray(found > self.run.recipe.threshold, np.bool_)
         stream = io.BytesIO()
         np.savez_compressed(
@@ -287,22 +297,23 @@ def _read_stored(path: Path, key: str, shape: tuple[int, ...]) -> Bools | None:
 def open_bench(
     run: Path, manifest: Manifest, split: str, study: str, options: RobustnessOptions
 ) -> RobustnessBench:
-    """Open a run and its pictures for a study.
+    """Open a run and its images for a study.
 
     Args:
         run: run folder.
-        manifest: the table that holds the split.
+        manifest: the manifest that holds the split.
         split: its name.
-        study: name of the study, of which the default folder is made.
+        study: name of the study, part of the default folder's name.
         options: the rest.
 
     Raises:
         ConfigError: no such split or zone map, or a limit below 1.
-        DataError: pictures that were trained on or have no mask.
-        CheckpointError: not a run folder, or the folder of the study cannot be made.
+        DataError: images that were trained on or have no mask.
+        CheckpointError: not a run folder, or the folder of the study cannot be created.
     """
     if options.zones is not None:
         choose("zone map", options.zones, list(ZONE_MAPS))
+
     loaded, limit = load_run(run, options.device), options.limit
     rows = manifest.rows_of(split)
     chosen = limited(rows, limit, options.seed)
@@ -310,15 +321,23 @@ def open_bench(
     data = open_split(manifest, split, loaded.recipe.image_size, options.cache_dir)
     if len(chosen) < len(data):
         data = data.take(chosen)
+
     folder = f"{study}-{split}" if limit is None else f"{study}-{split}-{limit}"
     out = output_folder(loaded.path, options.out, STUDIES, folder)
     try:
         (out / "predictions").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"cannot make the folder {out}: {error}. Give another one with --out."
+            f"cannot create the folder {out}: {error}. Give another one with --out."
         ) from error
+
     scorer = Scorer(
-        manifest, split, data, False, False, options.cache_dir, options.progress, options.zones
+        manifest,
+        split,
+        data,
+        surface=False,
+        cache_dir=options.cache_dir,
+        progress=options.progress,
+        zones=options.zones,
     )
     return RobustnessBench(loaded, scorer, out, options)

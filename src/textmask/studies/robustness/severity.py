@@ -1,4 +1,4 @@
-"""What breaks a model first? Spoilt sentences and damaged pictures at graded severity, each against the clean ones."""
+"""What breaks a model first? Corrupted prompts and damaged images at graded severity, compared with the clean ones."""
 
 from __future__ import annotations
 
@@ -13,38 +13,42 @@ from textmask.data.corruptions import CORRUPTIONS, corrupt, image_generators
 from textmask.data.loaders import Damage
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, choose
-from textmask.evaluation.tables import Value, bar
+from textmask.evaluation.records import PerturbationRow, Value
+from textmask.evaluation.summary import RobustnessKind, RobustnessSummary
+from textmask.evaluation.tables import bar
 from textmask.plots.charts import severity_png
 from textmask.studies.robustness.perturbations import (
     Perturbation,
+    RobustnessBench,
     RobustnessOptions,
     each,
     open_bench,
 )
 from textmask.studies.robustness.summary import (
+    Column,
     PerturbationTable,
     RobustnessStudy,
-    Row,
-    write_variants,
+    write_robustness,
 )
 from textmask.text.noise import TEXT_NOISE, spoil
 
-FIGURES = {
-    "dice_per_image": "dice_per_image",
-    "minus clean": "dice_per_image_minus_clean",
-    "dice_pooled": "dice_pooled",
-    "minus clean, pooled": "dice_pooled_minus_clean",
-    "iou_per_image": "iou_per_image",
-    "iou_pooled": "iou_pooled",
-    "location F1": "location_own",
-    "location minus clean": "location_own_minus_clean",
-    "empty masks": "empty_masks",
+FIGURES: dict[str, Column] = {
+    "dice_per_image": lambda row: row.dice_per_image,
+    "minus clean": lambda row: row.dice_per_image_minus_clean,
+    "dice_pooled": lambda row: row.dice_pooled,
+    "minus clean, pooled": lambda row: row.dice_pooled_minus_clean,
+    "iou_per_image": lambda row: row.iou_per_image,
+    "iou_pooled": lambda row: row.iou_pooled,
+    "location F1": lambda row: row.location_own,
+    "location minus clean": lambda row: row.location_own_minus_clean,
+    "empty masks": lambda row: row.empty_masks,
 }
-CURVES = {
-    "dice_per_image, change in points": "dice_per_image_minus_clean",
-    "location F1, change in points": "location_own_minus_clean",
+CURVES: dict[str, Callable[[PerturbationRow], Value | None]] = {
+    "dice_per_image, change in points": lambda row: row.dice_per_image_minus_clean,
+    "location F1, change in points": lambda row: row.location_own_minus_clean,
 }
 Severities = Mapping[str, Sequence[float]]
+Maker = Callable[[str, float], Perturbation]
 
 
 def study_text_noise(
@@ -54,16 +58,16 @@ def study_text_noise(
     kinds: Sequence[str] = (),
     options: RobustnessOptions | None = None,
 ) -> RobustnessStudy:
-    """Spoil the sentences of a split at graded severity and say what that costs.
+    """Corrupt the prompts of a split at graded severity and measure what that costs.
 
-    Masks are judged by the picture's own sentence and the true masks. How many sentences the grammar still reads as
-    before is given beside: methods that take zones from it can only follow those.
+    Masks are judged by the image's own prompt and the true masks. The table also says how many prompts the grammar
+    still reads as before: methods that take zones from the grammar can only follow those.
 
     Args:
         run: run folder.
-        manifest: the table that holds the split.
+        manifest: the manifest that holds the split.
         split: its name.
-        kinds: keys of `TEXT_NOISE`; none means all.
+        kinds: keys of `TEXT_NOISE` (default: all).
         options: the rest.
 
     Raises:
@@ -71,17 +75,18 @@ def study_text_noise(
     """
     options = options or RobustnessOptions()
     chosen = _chosen("text noise", kinds, list(TEXT_NOISE))
-    plan = {name: TEXT_NOISE[name].severities for name in chosen}
+    severities = {name: TEXT_NOISE[name].severities for name in chosen}
+    seed = options.seed
 
-    def variant(name: str, severity: float) -> Perturbation:
-        def edit(text: str, rng: np.random.Generator) -> str | None:
-            return spoil(text, name, int(severity), rng)
+    def perturbation(name: str, severity: float) -> Perturbation:
+        def edit(prompt: str, rng: np.random.Generator) -> str | None:
+            return spoil(prompt, name, int(severity), rng)
 
-        return Perturbation(name, severity, text=each(name, edit, options.seed))
+        return Perturbation(name, severity, prompts=each(name, edit, seed))
 
     notes = [f"{name}: {TEXT_NOISE[name].meaning}" for name in chosen]
     notes.append(
-        "read the same: of the n rewritten sentences, how many the grammar still reads as the same places; a method "
+        "read the same: of the n rewritten prompts, how many the grammar still reads as the same places; a method "
         "without a grammar may understand more of them, or fewer"
     )
     for name in chosen:
@@ -89,8 +94,10 @@ def study_text_noise(
             notes.append(
                 f"{name} reverses the meaning: a model that obeys it loses Dice and leaves its masks empty"
             )
-    columns = {"read the same": "read_the_same"} | FIGURES
-    return _graded("text-noise", plan, variant, columns, notes, (run, manifest, split, options))
+
+    bench = open_bench(run, manifest, split, "text-noise", options)
+    columns = {"read the same": _read_the_same, **FIGURES}
+    return _graded("text-noise", bench, severities, perturbation, columns, notes)
 
 
 def study_corruption(
@@ -101,15 +108,15 @@ def study_corruption(
     severities: Severities | None = None,
     options: RobustnessOptions | None = None,
 ) -> RobustnessStudy:
-    """Damage the pictures of a split at graded severity and say what that costs.
+    """Damage the images of a split at graded severity and measure what that costs.
 
-    The first rows are the conditions of BiCLIP's Table 3. Sentences stay, so frozen text features are computed once.
+    The first rows are the conditions of BiCLIP's Table 3. Prompts stay, so frozen text features are computed once.
 
     Args:
         run: run folder.
-        manifest: the table that holds the split.
+        manifest: the manifest that holds the split.
         split: its name.
-        kinds: keys of `CORRUPTIONS`; none means all.
+        kinds: keys of `CORRUPTIONS` (default: all).
         severities: values, mild to strong, that replace those of a kind, e.g. {"low_dose": (500, 140)}.
         options: the rest.
 
@@ -118,24 +125,30 @@ def study_corruption(
     """
     options = options or RobustnessOptions()
     chosen = _chosen("corruption", kinds, list(CORRUPTIONS))
-    plan: dict[str, Sequence[float]] = {name: CORRUPTIONS[name].severities for name in chosen}
+    steps: dict[str, Sequence[float]] = {name: CORRUPTIONS[name].severities for name in chosen}
     for name, values in (severities or {}).items():
         choose("corruption of this study", name, chosen)
-        plan[name] = _distinct(name, values)
+        steps[name] = _distinct(name, values)
+    seed = options.seed
 
-    def variant(name: str, severity: float) -> Perturbation:
-        return Perturbation(name, severity, image=_damage(name, severity, options.seed))
+    def perturbation(name: str, severity: float) -> Perturbation:
+        return Perturbation(name, severity, image=_damage(name, severity, seed))
 
     notes = [f"{name}: {CORRUPTIONS[name].meaning}" for name in chosen]
     if "low_dose" in chosen:
         notes.append(
-            "BiCLIP (Table 3) does not say the scale of its doses: do not compare its figures with these"
+            "BiCLIP (Table 3) does not give the scale of its doses: do not compare its figures with these"
         )
-    return _graded("corruption", plan, variant, FIGURES, notes, (run, manifest, split, options))
+    bench = open_bench(run, manifest, split, "corruption", options)
+    return _graded("corruption", bench, steps, perturbation, FIGURES, notes)
+
+
+def _read_the_same(row: PerturbationRow) -> int | None:
+    return row.read_the_same
 
 
 def _damage(name: str, severity: float, seed: int) -> Damage:
-    """Each picture with a generator of its own, so that batch and limit do not change what happens to it."""
+    """Each image has a random generator of its own, so that batch and limit do not change what happens to it."""
     value: Any = int(severity) if float(severity).is_integer() else severity
 
     def apply(image: torch.Tensor, keys: Sequence[str]) -> torch.Tensor:
@@ -145,47 +158,50 @@ def _damage(name: str, severity: float, seed: int) -> Damage:
 
 
 def _graded(
-    study: str,
-    plan: Severities,
-    variant: Callable[[str, float], Perturbation],
-    columns: dict[str, str],
+    study: RobustnessKind,
+    bench: RobustnessBench,
+    severities: Severities,
+    perturbation: Maker,
+    columns: Mapping[str, Column],
     notes: Sequence[str],
-    where: tuple[Path, Manifest, str, RobustnessOptions],
 ) -> RobustnessStudy:
-    run, manifest, split, options = where
-    bench = open_bench(run, manifest, split, study, options)
+    """Try every kind at each of its severities and write the study."""
+    perturbations = []
+    for name, values in severities.items():
+        perturbations += [perturbation(name, value) for value in values]
     table = PerturbationTable(bench)
-    for outcome in bench.outcomes(
-        [variant(name, value) for name, values in plan.items() for value in values]
-    ):
-        table.add(outcome)
-    meanings = {name: list(values) for name, values in plan.items()}
-    summary = {
-        "study": study,
-        "protocol": bench.protocol(),
-        "severities": meanings,
-        "rows": table.rows,
-    }
-    return write_variants(table, summary, columns, notes, _severity_chart(table.rows, plan))
+    for result in bench.results(perturbations):
+        table.add(result)
+
+    summary = RobustnessSummary(
+        study=study,
+        protocol=bench.protocol(),
+        severities={name: tuple(values) for name, values in severities.items()},
+        rows=tuple(table.rows),
+    )
+    chart = _severity_chart(table.rows, severities)
+    return write_robustness(table, summary, columns, notes, chart)
 
 
-def _severity_chart(rows: Sequence[Row], plan: Severities) -> bytes:
-    """Changes against clean over the steps of severity; a step that no sentence has room for ends its curve."""
-    found = {(row["kind"], row["severity"]): row for row in rows}
+def _severity_chart(rows: Sequence[PerturbationRow], severities: Severities) -> bytes:
+    """Changes against clean over the steps of severity; a step for which no prompt has room ends its curve."""
+    found = {(row.kind, row.severity): row for row in rows}
     panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for title, key in CURVES.items():
+    for title, figure in CURVES.items():
         panel = {}
-        for name, values in plan.items():
+        for name, values in severities.items():
             points = [(0.0, 0.0, 0.0)]
             for value in values:
-                change: Value | None = found[name, value].get(key)
+                change = figure(found[name, value])
                 if change is None:
                     break
                 _, estimate, low, high = bar("", change)
                 points.append((100 * estimate, 100 * low, 100 * high))
             panel[f"{name} ({', '.join(f'{value:g}' for value in values)})"] = points
         panels[title] = panel
-    steps = ["clean", *(str(i + 1) for i in range(max(map(len, plan.values()))))]
+
+    longest = max(len(values) for values in severities.values())
+    steps = ["clean", *(str(i + 1) for i in range(longest))]
     return severity_png(
         panels, steps, "step of severity (values in parentheses); bars: 95 % bootstrap over groups"
     )
@@ -198,7 +214,7 @@ def _chosen(what: str, kinds: Sequence[str], known: list[str]) -> list[str]:
 
 
 def _distinct(name: str, values: Sequence[float]) -> Sequence[float]:
-    """The severities asked for; each tried on a grey picture, so that an impossible one stops the study at once."""
+    """Check severities; each is tried on a gray image, so that an impossible one stops the study at once."""
     if not values or len(set(values)) < len(values) or any(value == 0 for value in values):
         raise ConfigError(
             f"severities of {name!r}: got {list(values)}, expected distinct values other than 0."

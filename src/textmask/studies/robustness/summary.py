@@ -1,35 +1,33 @@
-"""Figures of variants beside the clean ones of the same pictures: rows, Markdown, per-image lines."""
+"""Figures of perturbations next to the clean ones of the same images: rows, Markdown, per-image lines."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from textmask.errors import CheckpointError
-from textmask.evaluation.tables import Value, as_value, cell, markdown, protocol_line
-from textmask.io.files import write_json, write_whole
+from textmask.evaluation.bootstrap import Bootstrap
+from textmask.evaluation.records import Overlapped, PerturbationRow, Value
+from textmask.evaluation.scores import SCORES, ImageScores, write_scores
+from textmask.evaluation.summary import RobustnessSummary, write_typed
+from textmask.evaluation.tables import bullets, cell, markdown, protocol_line
+from textmask.io.files import write_whole
 from textmask.io.spreadsheets import safe_cell
 from textmask.metrics.agreement import agreement, location
-from textmask.metrics.overlap import Bools, Counts, Floats, Kind, counts, overlap
-from textmask.metrics.statistics import (
-    Interval,
-    bootstrap_ci,
-    bootstrap_pooled,
-    paired_difference,
-    paired_difference_pooled,
-)
+from textmask.metrics.overlap import Counts, counts, overlap
 from textmask.statement import Statement
 from textmask.studies.robustness.perturbations import PerturbedResult, RobustnessBench
 
-KINDS: tuple[Kind, ...] = ("dice", "iou")
-NOTHING = "no sentence could be rewritten"
+NOTHING = "no prompt could be rewritten"
 HEAD = (
+    "kind",
+    "severity",
     "image",
     "group",
     "text",
@@ -40,145 +38,140 @@ HEAD = (
     "predicted",
     "true",
 )
-Row = dict[str, Any]
+Column = Callable[[PerturbationRow], Value | int | None]
 
 
 class RobustnessStudy(NamedTuple):
     """A finished study: its folder, what is in summary.json, and table.md."""
 
     out: Path
-    summary: dict[str, Any]
+    summary: RobustnessSummary
     table: str
 
 
 @dataclass
 class PerturbationTable:
-    """Takes the outcomes of a bench, the clean one first, and makes a row of each.
+    """Takes the results of a bench, the clean one first, and makes a row of each.
 
-    A row's figures are over the pictures that the variant changed; its differences are to the clean masks of the same
-    pictures, paired.
+    A row's figures are over the images that the perturbation changed; its differences are to the clean masks of the
+    same images, paired.
 
     Attributes:
-        bench: where the outcomes come from.
+        bench: where the results come from.
         rows: so far.
         lines: of per_image.csv.
-        clean: the first outcome.
+        scores: name of a perturbation -> scores of all N images.
+        clean: the first result.
     """
 
     bench: RobustnessBench
-    rows: list[Row] = field(default_factory=list)
-    lines: list[list[Any]] = field(default_factory=list)
+    rows: list[PerturbationRow] = field(default_factory=list)
+    lines: list[list[str]] = field(default_factory=list)
+    scores: dict[str, ImageScores] = field(default_factory=dict)
     clean: PerturbedResult | None = None
 
-    def add(self, outcome: PerturbedResult) -> Row:
-        """The row of an outcome; the figures of each picture are kept for `per_image.csv`."""
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """Over all N images."""
+        options = self.bench.options
+        return Bootstrap(self.bench.groups, options.n_bootstrap, options.seed)
+
+    def add(self, result: PerturbedResult) -> PerturbationRow:
+        """The row of a result; the figures of each image are kept for the files."""
         if self.clean is None:
-            self.clean = outcome
-        row = self._row(outcome, self.clean)
+            self.clean = result
+        row = self._row(result, self.clean)
         self.rows.append(row)
-        self._keep_lines(outcome, self.clean)
+        self._keep_images(result, self.clean)
         return row
 
-    def interval(self, values: Floats, kept: Bools) -> Value:
-        """Mean of one figure a picture, over the N pictures that are kept, with its interval."""
-        return as_value(bootstrap_ci(values, self.names(kept), **self._draws))
-
-    def names(self, kept: Bools) -> list[str]:
-        """Patients of the pictures that are kept."""
-        return [group for group, keep in zip(self.bench.groups, kept, strict=True) if keep]
-
-    def _row(self, outcome: PerturbedResult, clean: PerturbedResult) -> Row:
-        kept, variant = outcome.changed, outcome.variant
-        row: Row = {"kind": variant.kind, "severity": variant.severity, "n": int(kept.sum())}
+    def _row(self, result: PerturbedResult, clean: PerturbedResult) -> PerturbationRow:
+        kept, perturbation = result.changed, result.perturbation
+        row = PerturbationRow(
+            kind=perturbation.kind, severity=perturbation.severity, n=int(kept.sum())
+        )
         if not kept.any():
-            return row | {"note": NOTHING}
-        row |= self._overlaps(
-            outcome.scored.counts.take(kept), clean.scored.counts.take(kept), kept
-        )
-        row["location_own"], row["location_given"] = (
-            self._location(outcome, statements, kept)
-            for statements in (clean.statements, outcome.statements)
-        )
-        before = self._claims(clean, clean.statements).take(kept)
-        if row["location_own"] is not None:
-            after = self._claims(outcome, clean.statements).take(kept)
-            paired = paired_difference_pooled(
-                after, before, self.names(kept), "dice", **self._draws
-            )
-            row["location_own_minus_clean"] = as_value(paired)
-        pairs = zip(clean.statements, outcome.statements, kept, strict=True)
-        row["read_the_same"] = sum(bool(keep) and same_claim(a, b) for a, b, keep in pairs)
-        empty = outcome.scored.counts.predicted[kept] == 0
-        row["empty_masks"] = int(empty.sum())
-        return row | {"iou_to_clean": self._moved(outcome, clean)}
+            return row.model_copy(update={"note": NOTHING})
 
-    def _overlaps(self, new: Counts, old: Counts, kept: Bools) -> Row:
-        """Overlap with the truth and the paired differences; a picture that the empty policy skips is in neither."""
+        # figures are over the changed images only
+        some = self.bootstrap.take(kept)
+        new, old = result.scored.counts.take(kept), clean.scored.counts.take(kept)
+        own = _places(result, clean.statements).take(kept)
+        given = _places(result, result.statements).take(kept)
+        before = _places(clean, clean.statements).take(kept)
+        pairs = zip(clean.statements, result.statements, kept, strict=True)
+
+        figures = {
+            "location_own": some.pooled(own, "dice") if own.true.sum() else None,
+            "location_given": some.pooled(given, "dice") if given.true.sum() else None,
+            "read_the_same": sum(bool(keep) and same_claim(a, b) for a, b, keep in pairs),
+            "empty_masks": int((new.predicted == 0).sum()),
+            "iou_to_clean": self._moved(result, clean),
+        }
+        if own.true.sum():
+            figures["location_own_minus_clean"] = some.pooled_difference(own, before, "dice")
+        return self._with_overlaps(row, new, old, some).model_copy(update=figures)
+
+    def _with_overlaps(
+        self, row: PerturbationRow, new: Counts, old: Counts, bootstrap: Bootstrap
+    ) -> PerturbationRow:
+        """Add overlap with the truth and paired differences; an image that the empty policy skips is in neither."""
         policy = self.bench.run.recipe.empty_policy
         a, b = overlap(new, policy), overlap(old, policy)
-        both, names = a.kept & b.kept, self.names(kept)
-        chosen = [name for name, keep in zip(names, both, strict=True) if keep]
-        row: Row = {"n_scored": int(both.sum())}
-        for kind in KINDS:
-            x, y = ((f.dice_per_image if kind == "dice" else f.iou_per_image)[both] for f in (a, b))
-            found: dict[str, Interval] = {
-                f"{kind}_pooled": bootstrap_pooled(new, names, kind, **self._draws)
-            }
-            found[f"{kind}_pooled_minus_clean"] = paired_difference_pooled(
-                new, old, names, kind, **self._draws
-            )
-            if both.any():
-                found[f"{kind}_per_image"] = bootstrap_ci(x, chosen, **self._draws)
-                found[f"{kind}_per_image_minus_clean"] = paired_difference(
-                    x, y, chosen, **self._draws
-                )
-            row |= {name: as_value(interval) for name, interval in found.items()}
-        return row
-
-    def _location(
-        self, outcome: PerturbedResult, statements: Sequence[Statement], kept: Bools
-    ) -> Value | None:
-        """F1 of the sides and levels claimed; None where no sentence claims one."""
-        found = self._claims(outcome, statements).take(kept)
-        if not found.true.sum():
-            return None
-        return as_value(bootstrap_pooled(found, self.names(kept), "dice", **self._draws))
-
-    @staticmethod
-    def _claims(outcome: PerturbedResult, statements: Sequence[Statement]) -> Counts:
-        return location(agreement(outcome.scored.shown, statements))
-
-    def _moved(self, outcome: PerturbedResult, clean: PerturbedResult) -> dict[str, Any]:
-        """IoU of the masks to the clean ones, where at least one of the two holds something."""
-        found = overlap(counts(outcome.masks, clean.masks), "skip")
-        kept = outcome.changed & found.kept
-        if not kept.any():
-            return {"n": 0, "mean": None, "median": None}
-        values = found.iou_per_image[kept]
-        return {
-            "n": int(kept.sum()),
-            "mean": self.interval(values, kept),
-            "median": float(np.median(values)),
+        both = a.kept & b.kept
+        figures: dict[str, Value | int] = {
+            "n_scored": int(both.sum()),
+            "dice_pooled": bootstrap.pooled(new, "dice"),
+            "dice_pooled_minus_clean": bootstrap.pooled_difference(new, old, "dice"),
+            "iou_pooled": bootstrap.pooled(new, "iou"),
+            "iou_pooled_minus_clean": bootstrap.pooled_difference(new, old, "iou"),
         }
 
-    @property
-    def _draws(self) -> dict[str, Any]:
-        return {"n": self.bench.options.n_bootstrap, "seed": self.bench.options.seed}
+        # the empty policy may leave no image at all
+        if both.any():
+            some = bootstrap.take(both)
+            dice, clean_dice = a.dice_per_image[both], b.dice_per_image[both]
+            iou, clean_iou = a.iou_per_image[both], b.iou_per_image[both]
+            figures["dice_per_image"] = some.mean(dice)
+            figures["dice_per_image_minus_clean"] = some.difference(dice, clean_dice)
+            figures["iou_per_image"] = some.mean(iou)
+            figures["iou_per_image_minus_clean"] = some.difference(iou, clean_iou)
+        return row.model_copy(update=figures)
 
-    def _keep_lines(self, outcome: PerturbedResult, clean: PerturbedResult) -> None:
-        found, data = outcome.scored.counts, self.bench.data
-        dice = overlap(found, self.bench.run.recipe.empty_policy).dice_per_image
-        moved = overlap(counts(outcome.masks, clean.masks)).iou_per_image
-        columns = (dice, moved, found.intersection, found.predicted, found.true)
-        variant = outcome.variant
-        for i, (item, text) in enumerate(zip(data.rows, outcome.prompts, strict=True)):
-            words = [safe_cell(word) for word in (item.image, item.group, text)]
-            values = [
-                f"{v:.6f}" if isinstance(v, float) else int(v)
-                for v in (column[i] for column in columns)
-            ]
+    def _moved(self, result: PerturbedResult, clean: PerturbedResult) -> Overlapped:
+        """IoU of the masks to the clean ones, over images where at least one of the two is not empty."""
+        found = overlap(counts(result.masks, clean.masks), "skip")
+        kept = result.changed & found.kept
+        if not kept.any():
+            return Overlapped(n=0, mean=None, median=None)
+        values = found.iou_per_image[kept]
+        return Overlapped(
+            n=int(kept.sum()),
+            mean=self.bootstrap.take(kept).mean(values),
+            median=float(np.median(values)),
+        )
+
+    def _keep_images(self, result: PerturbedResult, clean: PerturbedResult) -> None:
+        perturbation, found = result.perturbation, result.scored.counts
+        policy = self.bench.run.recipe.empty_policy
+        scores = ImageScores.of(self.bench.data.rows, result.prompts, found, policy, {})
+        self.scores[perturbation.name] = scores
+
+        # unchanged images are listed too, with their clean masks
+        moved = overlap(counts(result.masks, clean.masks)).iou_per_image
+        for i, image in enumerate(scores.images):
+            words = [safe_cell(word) for word in (image, scores.groups[i], scores.prompts[i])]
+            pixels = (found.intersection[i], found.predicted[i], found.true[i])
             self.lines.append(
-                [variant.kind, variant.severity, *words, int(outcome.changed[i]), *values]
+                [
+                    perturbation.kind,
+                    str(perturbation.severity),
+                    *words,
+                    str(int(result.changed[i])),
+                    f"{scores.dice[i]:.6f}",
+                    f"{moved[i]:.6f}",
+                    *map(str, pixels),
+                ]
             )
 
 
@@ -187,62 +180,54 @@ def same_claim(a: Statement, b: Statement) -> bool:
     return a.zones == b.zones and a.absent == b.absent
 
 
-def variant_lines(rows: Sequence[Row], columns: dict[str, str]) -> list[list[str]]:
-    """Cells of rows: kind, severity, pictures, then the columns of `columns` (heading -> key of the row)."""
+def perturbation_cells(
+    rows: Sequence[PerturbationRow], columns: Mapping[str, Column]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of rows: kind, severity, images, then the given columns (heading -> figure of a row)."""
     lines = []
     for row in rows:
-        start = [row["kind"], f"{row['severity']:g}" if row["severity"] else "", str(row["n"])]
-        if row["n"]:
-            lines.append([*start, *(_cell_text(row.get(key)) for key in columns.values())])
+        line = [row.kind, f"{row.severity:g}" if row.severity else "", str(row.n)]
+        if row.n:
+            line += [_figure_text(figure(row)) for figure in columns.values()]
         else:
-            lines.append([*start, row["note"], *[""] * (len(columns) - 1)])
-    return lines
+            line += [row.note or NOTHING, *[""] * (len(columns) - 1)]
+        lines.append(line)
+    return ["kind", "severity", "n", *columns], lines
 
 
-def _cell_text(value: Any) -> str:
-    if value is None:
-        return "says nothing"
-    if isinstance(value, dict):
-        return (
-            cell(value["mean"] or {"estimate": None, "low": None, "high": None})
-            if "mean" in value
-            else cell(value)
-        )
-    return str(value)
-
-
-def write_variants(
+def write_robustness(
     table: PerturbationTable,
-    summary: dict[str, Any],
-    columns: dict[str, str],
+    summary: RobustnessSummary,
+    columns: Mapping[str, Column],
     notes: Sequence[str],
     png: bytes,
 ) -> RobustnessStudy:
-    """Write per_image.csv, table.md, plot.png and, last, summary.json.
+    """Write per_image.csv, scores.csv, table.md, plot.png and, last, summary.json.
 
     Args:
         table: all rows.
-        summary: with `protocol` and `rows`.
-        columns: of the table, heading -> key of a row.
+        summary: of the study.
+        columns: of the table, heading -> figure of a row.
         notes: lines before the protocol.
-        png: the picture.
+        png: the chart.
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
     out = table.bench.out
-    head = ["kind", "severity", "n", *columns]
-    said = "\n".join(f"- {note}" for note in notes)
-    text = f"{markdown(head, variant_lines(table.rows, columns))}\n\n{said}\n\n{protocol_text(summary)}\n"
+    rows = markdown(*perturbation_cells(table.rows, columns))
+    text = f"{rows}\n\n{bullets(notes)}\n{robustness_protocol_text(summary)}\n"
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["kind", "severity", *HEAD])
+    writer.writerow(HEAD)
     writer.writerows(table.lines)
+
     try:
         write_whole(out / "per_image.csv", stream.getvalue().encode("utf-8", "backslashreplace"))
+        write_scores(out / SCORES, table.scores)
         write_whole(out / "table.md", text.encode())
         write_whole(out / "plot.png", png)
-        write_json(out / "summary.json", summary)
+        write_typed(out / "summary.json", summary)
     except OSError as error:
         raise CheckpointError(
             f"cannot write the study {out}: {error}. Give another folder with --out."
@@ -250,23 +235,33 @@ def write_variants(
     return RobustnessStudy(out, summary, text)
 
 
-def protocol_text(summary: dict[str, Any]) -> str:
-    """The protocol of a study, as its table has it."""
-    protocol = summary["protocol"]
-    limit = (
-        "all pictures of the split"
-        if protocol["limit"] is None
-        else f"at most {protocol['limit']} by patient"
-    )
+def robustness_protocol_text(summary: RobustnessSummary) -> str:
+    """The protocol of a study, as its table shows it."""
+    protocol = summary.protocol
+    limit = "all images of the split"
+    if protocol.limit is not None:
+        limit = f"at most {protocol.limit} images, sampled by patient"
+
     facts = (
-        f"table sha256 {protocol['data_hash'][:12]}",
-        f"weights sha256 {protocol['weights_sha256'][:12]}",
+        f"manifest sha256 {protocol.data_hash[:12]}",
+        f"weights sha256 {protocol.weights_sha256[:12]}",
         limit,
-        f"study seed {protocol['study_seed']}",
-        f"study commit {protocol['study_commit'] or 'unknown'}",
-        f"zones read {protocol['zones']}",
+        f"study seed {protocol.study_seed}",
+        f"study commit {protocol.study_commit or 'unknown'}",
+        f"zones read {protocol.zones}",
     )
     return (
-        f"{protocol['method']} ({protocol['run']}): {protocol_line(protocol)} {'; '.join(facts)}. Figures in percent, "
-        "over the n pictures that the variant changed; differences to the clean masks of the same pictures, paired."
+        f"{protocol.method} ({protocol.run}): {protocol_line(protocol)} {'; '.join(facts)}. Figures in percent, over "
+        "the n images that the perturbation changed; differences to the clean masks of the same images, paired."
     )
+
+
+def _places(result: PerturbedResult, statements: Sequence[Statement]) -> Counts:
+    """N, claimed sides and levels against those that the masks show."""
+    return location(agreement(result.scored.shown, statements))
+
+
+def _figure_text(value: Value | int | None) -> str:
+    if value is None:
+        return "says nothing"
+    return cell(value) if isinstance(value, Value) else str(value)
