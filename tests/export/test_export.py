@@ -23,7 +23,7 @@ from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method, list_methods
 from textmask.runs.checkpoint import Run, load_run
 from textmask.text.grammar import parse
-from textmask.training.loop import train
+from textmask.training.loop import TrainOptions, train
 from textmask.types import Output
 
 PROMPTS = (
@@ -341,6 +341,17 @@ def test_a_hub_folder_is_loaded_back(runs, tmp_path):
     (out / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="not written by textmask"):
         load_run(out)
+
+
+def test_an_export_names_no_path_of_this_machine(phantom_manifest, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "hub"
+    recipe = get_method("statement_unet").recipe().smoke()
+    options = TrainOptions(source=tmp_path / "hospital" / "table.csv")
+    train(recipe, phantom_manifest, run, progress=False, options=options)
+    assert "hospital" in (run / "data.json").read_text()
+
+    export(run, out, "hf")
+    assert not [path for path in out.iterdir() if b"hospital" in path.read_bytes()]
 
 
 def test_a_monai_bundle_has_what_the_specification_wants(runs, phantom_manifest, tmp_path):

@@ -315,6 +315,8 @@ def _run_plan(plan: StudyPlan, request: StudyRequest) -> None:
         launcher=request.launcher,
         cache_dir=request.cache_dir,
         device=request.device,
+        data_options=request.options,
+        source=request.data,
         progress=None if request.quiet else say,
     )
     summary = run_study(plan, manifest, request.out, options)

@@ -24,6 +24,8 @@ def describe_graphs(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     size = list(recipe.image_size)
     encoder = run.method.text_encoder
+    # a path of this machine is no business of those who get the export
+    data = {name: value for name, value in run.data.items() if name != "source"}
     return {
         "library_name": "textmask",
         "textmask_version": __version__,
@@ -31,7 +33,7 @@ def describe_graphs(run: Run) -> dict[str, Any]:
         "model_type": recipe.method,
         "weights_sha256": file_sha256(run.weights),
         "recipe": recipe.model_dump(mode="json"),
-        "data": run.data,
+        "data": data,
         "result": run.result,
         "image": {
             "shape": ["batch", 3, *size],

@@ -12,6 +12,7 @@ import numpy as np
 
 from textmask.cluster import Launcher
 from textmask.data.manifest import Manifest
+from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError, ConfigError, TextMaskError
 from textmask.evaluation.protocol import HD95, count_groups
 from textmask.evaluation.scores import ImageScores
@@ -42,6 +43,8 @@ class StudyOptions:
         cache_dir: folder of the decoded images.
         device: auto, cpu, cuda, cuda:N or mps.
         launcher: where the trials run (default: here, one after another).
+        data_options: how the data were read; kept in each run.
+        source: path of the data; kept in each run.
         progress: called with a line of text per trial; None is silence.
     """
 
@@ -55,6 +58,8 @@ class StudyOptions:
     cache_dir: Path | None = None
     device: str = "auto"
     launcher: Launcher = field(default_factory=Launcher)
+    data_options: DataOptions = DataOptions()
+    source: Path | None = None
     progress: Say | None = None
 
 
@@ -131,7 +136,17 @@ def run_study(
 
     base = preset_recipe(plan.method, options.preset).override(*options.settings)
     trials = plan_trials(plan.method, plan.arms, out, options)
-    study = TrialSet(trials, manifest, options.split, base, cache_dir, listed, options.device)
+    study = TrialSet(
+        trials,
+        manifest,
+        options.split,
+        base,
+        cache_dir,
+        labelled_list=listed,
+        device=options.device,
+        data_options=options.data_options,
+        source=options.source and options.source.absolute(),
+    )
     study.check()
     return _StudyRun(plan, study, out, options).run()
 

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from textmask.config import Recipe
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest
+from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.evaluation.protocol import refuse_leaks
 from textmask.evaluation.records import ListRecord
@@ -103,6 +104,8 @@ class TrialSet:
         cache_dir: folder of the decoded images.
         labelled_list: labelled images of every trial; None leaves them to each recipe's fraction and seed.
         device: device of training and prediction; see `runs.session.find_device`.
+        data_options: how the data were read; kept in each run.
+        source: path of the data; kept in each run.
     """
 
     trials: tuple[Trial, ...]
@@ -112,6 +115,8 @@ class TrialSet:
     cache_dir: Path | None
     labelled_list: LabelledList | None = None
     device: str = "auto"
+    data_options: DataOptions = DataOptions()
+    source: Path | None = None
 
     def check(self) -> None:
         """Find out before hours of training what would stop it.
@@ -194,7 +199,12 @@ class TrialSet:
                 cache_dir=self.cache_dir,
                 labelled_list=None if listed is None else listed.path,
                 progress=bar,
-                options=TrainOptions(accelerator=accelerator, devices=devices),
+                options=TrainOptions(
+                    accelerator=accelerator,
+                    devices=devices,
+                    data_options=self.data_options,
+                    source=self.source,
+                ),
             )
 
     def _score(self, trial: Trial) -> FinishedTrial:
