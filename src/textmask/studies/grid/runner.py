@@ -58,7 +58,7 @@ class StudyOptions:
     cache_dir: Path | None = None
     device: str = "auto"
     launcher: Launcher = field(default_factory=Launcher)
-    data_options: DataOptions = DataOptions()
+    data_options: DataOptions = field(default_factory=DataOptions)
     source: Path | None = None
     progress: Say | None = None
 

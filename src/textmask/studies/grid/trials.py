@@ -6,7 +6,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +115,7 @@ class TrialSet:
     cache_dir: Path | None
     labelled_list: LabelledList | None = None
     device: str = "auto"
-    data_options: DataOptions = DataOptions()
+    data_options: DataOptions = field(default_factory=DataOptions)
     source: Path | None = None
 
     def check(self) -> None:
