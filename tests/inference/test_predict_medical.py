@@ -86,7 +86,7 @@ def test_the_same_patient_stored_mirrored_gives_the_mirrored_mask_of_a_trained_m
 
 def test_a_film_without_orientation_is_refused_until_somebody_says_its_view(obedient, tmp_path):
     path = store(tmp_path / "bare.dcm", cr(orientation=""))
-    with pytest.raises(LateralityError, match="nothing says where the patient's left lies"):
+    with pytest.raises(LateralityError, match="unknown where the patient's left is"):
         obedient.set_image(path).segment(LEFT)
     assert columns(obedient.set_image(path, view="ap").segment(LEFT).mask) > 0.5
     assert columns(obedient.set_image(path, view="mirrored").segment(LEFT).mask) < 0.5
@@ -128,4 +128,4 @@ def test_frames_of_a_dicom_file_are_asked_one_at_a_time(run, tmp_path):
         run, [BatchItem(path, LEFT, index=i) for i in (None, 2, 7)], tmp_path / "out"
     )
     assert (many.status, one.status, none.status) == ("failed", "done", "failed")
-    assert "mr.dcm: holds 3 frames, expected one. Give --index" in many.message
+    assert "mr.dcm: contains 3 frames, expected one. Give --index" in many.message

@@ -457,7 +457,7 @@ def test_jobs_keep_the_sentence_as_it_is(film):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "picture,sentence\nfilm.png,x\n", "expected columns image and text"),
+        ("a.csv", "picture,sentence\nfilm.png,x\n", "expected the columns image and text"),
         ("a.csv", "image,text\n", "contains no items"),
         ("a.csv", "", "is empty"),
         ("a.csv", "image,text\n,left lung\n", "row 2: image is ''"),
@@ -469,7 +469,7 @@ def test_jobs_keep_the_sentence_as_it_is(film):
         ("a.json", "[" * 100_000, "cannot be read as JSON"),
         ("a.json", '[{"image": "film.png", "text": null}]', "item 1: text is None"),
         ("a.json", '[{"image": 3, "text": "x"}]', "item 1: image is 3"),
-        ("a.json", '[{"image": "a\\u0000b", "text": "x"}]', "expected the path of a picture"),
+        ("a.json", '[{"image": "a\\u0000b", "text": "x"}]', "expected the path of an image"),
         ("a.json", '[{"image": "film.png", "text": "x", "name": [1]}]', "expected texts"),
         ("a.json", "[]", "contains no items"),
     ],

@@ -207,7 +207,7 @@ def test_a_calibration_of_other_weights_or_a_damaged_one_is_refused(calibrated, 
     run, _, value, _ = calibrated
     loaded = load_run(run)
     for name, text, message in (
-        ("other", json.dumps(value | {"weights_sha256": "0" * 64}), "other weights"),
+        ("other", json.dumps(value | {"weights_sha256": "0" * 64}), "different weights"),
         ("damaged", json.dumps({"n": 3}), "Run textmask calibrate again"),
         ("odd", json.dumps(value | {"confidence_quantiles": [0.9, 0.1]}), "ascending"),
     ):

@@ -118,5 +118,5 @@ def test_the_bundled_model_is_calibrated_into_another_folder(phantom_manifest, t
     assert json.loads(path.read_text()) == found
     used = Predictor("default", calibration=path).calibration
     assert used is not None
-    assert used.share == found["share_needed"]
-    assert Predictor("default").calibration.share != used.share
+    assert sorted(used.vocabulary) == found["vocabulary"]
+    assert Predictor("default").calibration.vocabulary != used.vocabulary

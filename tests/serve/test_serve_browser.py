@@ -194,7 +194,7 @@ def test_warnings_and_refusals_are_plain_words(opened, film):
     assert "no place or finding was understood" in page.locator("#warnings").inner_text()
     page.get_by_role("radio", name="unknown").check()
     opened.ask("opacity in the lower left lung")
-    assert "whose left" in page.get_by_role("alert").inner_text()
+    assert "laterality convention is unknown" in page.get_by_role("alert").inner_text()
     opened.said.clear()  # the browser notes the refusal, 422
 
 
