@@ -14,6 +14,7 @@ from textmask.io.orientation import Orientation
 from textmask.io.pictures import Picture
 from textmask.io.result_facts import Model, Request, is_uid
 from textmask.run.predict import Predictor, Segmentation
+from textmask.text.finding_lines import finding_lines
 from textmask.text.statement import Side, Statement
 from textmask.types import Laterality
 
@@ -171,6 +172,7 @@ def _notes(found: Sequence[Segmentation]) -> tuple[str, ...]:
     notes.append(f"Conversion: {asked.conversion}.")
     if asked.assumed:
         notes.append("Whose left is meant was assumed by the operator.")
+    notes += finding_lines(found[0].statement)
     codes = dict.fromkeys(code for one in found for code in one.warnings)
     if codes:
         notes.append(f"About the sentence: {', '.join(codes)}.")

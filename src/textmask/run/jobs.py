@@ -146,7 +146,8 @@ def split_reports(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
         found = read_findings(job.text)
         made += [replace(job, text=sentence) for sentence in found.named]
         denied = f"; denied: {'; '.join(found.denied)}" if found.denied else ""
-        notes.append(f"{job.image.name}: {len(found.named)} findings with a place{denied}")
+        skipped = f"; not read: {', '.join(found.skipped)}" if found.skipped else ""
+        notes.append(f"{job.image.name}: {len(found.named)} findings with a place{denied}{skipped}")
     return made, notes
 
 
@@ -392,8 +393,11 @@ def _result(job: Job, found: Segmentation, predictor: Predictor) -> dict[str, ob
         "understood": {
             "zones": sorted(f"{side} {level}" for side, level in found.statement.zones),
             "count": found.statement.count,
+            "free": sorted(f"{side} {level}" for side, level in found.statement.negated),
             "absent": found.statement.absent,
             "grammar": found.statement.grammar,
+            "language": found.statement.language,
+            "findings": [finding.as_json() for finding in found.statement.findings],
         },
         "asked": found.asked.as_json(),
         "left_means": f"{found.asked.said} side",

@@ -82,6 +82,7 @@ def translate(
     model: Laterality,
     orientation: Orientation | None,
     assume: str | None = None,
+    grammar: str = "auto",
 ) -> Asked:
     """The sentence for a network that is shown the picture in its usual view, or as stored where `orientation` is None.
 
@@ -91,6 +92,7 @@ def translate(
         model: whose left the model has learnt.
         orientation: of the picture as stored.
         assume: `image` or `patient`, in the place of an unknown `said` or `model`; it never stands in for a view.
+        grammar: by which the sentence is read, see `textmask.text.grammar.parse`.
 
     Raises:
         LateralityError: a side is named, and which side of the picture that is cannot be known, or not be written.
@@ -99,6 +101,7 @@ def translate(
     if assume is not None:
         choose("assumed laterality", assume, [str(Laterality.IMAGE), str(Laterality.PATIENT)])
     text = _read(sentence)
+    refuse_unread_side(text, grammar)
     view = "" if orientation is None else _in_words(orientation)
     _refuse_turned_levels(text, orientation)
     if not names_side(text):
@@ -116,6 +119,19 @@ def translate(
             "be rewritten safely. Name the place by left or right and upper, middle or lower, in English."
         )
     return Asked(said, model, view, out, _changed(said, model, orientation), assumed)
+
+
+def refuse_unread_side(text: str, grammar: str = "auto") -> None:
+    """Raise if a sentence may name a side that was not understood, so that both lungs would be marked in its place.
+
+    Raises:
+        LateralityError: a lung without a side, a single letter, or a misspelled side.
+    """
+    statement = parse(text, grammar)
+    if statement.grammar == "report" and {"missing_side", "unread_side"} & set(statement.warnings):
+        raise LateralityError(
+            f"{text[:80]!r} names a place in one lung, but its side could not be read. Write left, right or both lungs."
+        )
 
 
 def names_side(sentence: str) -> bool:

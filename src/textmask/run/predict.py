@@ -25,7 +25,7 @@ from textmask.run.checkpoint import Run, file_sha256, load_run, read_json
 from textmask.run.laterality import CONVENTIONS, DEFAULTS, NOTHING_ASKED, Asked, convention, translate
 from textmask.run.prompt_check import CALIBRATION, CODES, CUT, Calibration, judge
 from textmask.run.tiles import predict_tiles
-from textmask.text.grammar import parse
+from textmask.text.grammar import GRAMMARS, parse
 from textmask.text.statement import Statement
 from textmask.types import Laterality
 
@@ -110,11 +110,11 @@ class Opened:
         """As `segment`, and what the text encoder has to say of the sentence in words."""
         predictor, recipe = self.predictor, self.predictor.run.recipe
         said = convention(laterality, DEFAULTS[self.picture.format])
-        asked = translate(sentence, said, predictor.laterality, self.orientation, assume)
-        statement = parse(sentence, laterality=asked.said)
+        asked = translate(sentence, said, predictor.laterality, self.orientation, assume, predictor.grammar)
+        statement = parse(sentence, predictor.grammar, asked.said)
         with collected_prompt_warnings() as complaints:  # that the sentence was cut is all that can be one here
             cut = bool(predictor.run.method.too_long([asked.sentence]))
-            planes = self._answer(asked.sentence, parse(asked.sentence, laterality=asked.model))
+            planes = self._answer(asked.sentence, parse(asked.sentence, predictor.grammar, asked.model))
         cut = cut or bool(complaints)
         verdict = judge(sentence, statement, planes["probability"], recipe.threshold, predictor.calibration, cut=cut)
         maps = {name: self._as_stored(value) for name, value in planes.items()}
@@ -189,6 +189,11 @@ class Predictor:
         """Whose left the model has learnt."""
         name = str(self.run.data.get("laterality", Laterality.UNKNOWN))
         return Laterality(choose("laterality in data.json", name, CONVENTIONS))
+
+    @cached_property
+    def grammar(self) -> str:
+        """Grammar by which sentences are read: the one its data set names, else `auto`."""
+        return str(choose("grammar in data.json", str(self.run.data.get("grammar") or "auto"), ["auto", *GRAMMARS]))
 
     @cached_property
     def weights_sha256(self) -> str:

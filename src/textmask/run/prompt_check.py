@@ -12,7 +12,7 @@ import numpy as np
 from textmask.errors import CheckpointError
 from textmask.text.grammar import WARNINGS
 from textmask.text.statement import Statement
-from textmask.text.vocabulary import known_share, unknown_words
+from textmask.text.vocabulary import known_share, organs, unknown_words
 
 CALIBRATION = "calibration.json"  # in a run folder
 CUT = "longer_than_window"
@@ -28,6 +28,7 @@ CODES: Mapping[str, str] = {
     "abstained": "no mask is given, for the reason beside this code",
     "no_medical_word": "neither a place nor a medical word was found in the sentence",
     "unlike_training_text": "too few words of the sentence are known from the training or from medicine",
+    "other_organ": "the sentence is about an organ that the sentences of the training never had",
     "unlike_validation_masks": "the model is less sure of this mask than of nearly all masks of its validation split",
 }
 
@@ -128,6 +129,10 @@ def judge(
     reasons = []
     if {"nothing_parsed", "empty_text"} & set(statement.warnings) and share == 0:
         reasons.append("no_medical_word")
+    if "other_language" in statement.warnings and not reasons:
+        reasons.append("other_language")
+    if calibration is not None and not reasons and _other_organ(sentence, statement, calibration):
+        reasons.append("other_organ")
     compatibility = None
     if calibration is not None:
         compatibility = share
@@ -141,6 +146,13 @@ def judge(
     abstained = bool(reasons)
     codes += ["abstained", *reasons] if abstained else []
     return Verdict(tuple(codes), abstained or denied, abstained, compatibility, strange)
+
+
+def _other_organ(sentence: str, statement: Statement, calibration: Calibration) -> bool:
+    """Whether the sentence names organs, and none that the training sentences had."""
+    known = organs(" . ".join(sorted(calibration.vocabulary)))
+    named = organs(sentence)
+    return bool(known and named) and not known & named and not statement.zones
 
 
 def confidence(probability: np.ndarray, threshold: float) -> float | None:

@@ -167,7 +167,7 @@ class Engine:
         opened = upload.opened.get(view) or self._predictor.open(upload.picture, view)
         upload.opened[view] = opened
         found = opened.segment(question.sentence, question.laterality, question.assume)
-        shown = parse(question.sentence, laterality=found.asked.said)
+        shown = parse(question.sentence, self._predictor.grammar, found.asked.said)
         cells, free = _cells(shown, opened.orientation)
         denied = shown.absent or bool(shown.negated and not shown.zones)
         return Answer(
@@ -229,6 +229,7 @@ class Engine:
             "abstained": answer.abstained,
             "foreground_px": int(answer.mask.sum()),
             "warnings": list(answer.warnings),
+            "findings": [finding.as_json() for finding in answer.statement.findings],
             "method": self.method,
             "weights_sha256": self.sha256,
             "threshold": self.threshold,

@@ -99,6 +99,19 @@ class WarningBody(BaseModel):
     message: str
 
 
+class FindingBody(BaseModel):
+    """A finding that the sentence names."""
+
+    kind: str
+    zones: list[str] = Field(description='"side level" in the sentence\'s words; empty when no place is named.')
+    polarity: Literal["present", "absent"]
+    certainty: Literal["certain", "possible"]
+    change: str
+    size_mm: float | None
+    span: tuple[int, int] = Field(description="Characters of its clause in the sentence.")
+    attributes: list[str]
+
+
 class StatementBody(BaseModel):
     """What the parser understood. Zones are (side, level) in the sentence's words, cells by sides of the picture."""
 
@@ -112,6 +125,8 @@ class StatementBody(BaseModel):
     absent: bool
     size: str | None
     grammar: str
+    language: str = Field(description="ISO 639 code; empty when the language is not supported.")
+    findings: list[FindingBody]
     laterality: Whose
 
 

@@ -28,6 +28,7 @@ from textmask.serve.rle import run_lengths
 from textmask.serve.schemas import (
     CapabilitiesBody,
     FailureBody,
+    FindingBody,
     ImageBody,
     JobBody,
     JobRequest,
@@ -315,6 +316,8 @@ def statement_body(answer: Answer) -> StatementBody:
         absent=statement.absent,
         size=statement.size,
         grammar=statement.grammar,
+        language=statement.language,
+        findings=[FindingBody.model_validate(finding.as_json()) for finding in statement.findings],
         laterality=_whose(str(statement.laterality)),
     )
 
