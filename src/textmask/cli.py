@@ -14,6 +14,7 @@ from textmask.cli_export import add_commands
 from textmask.cli_options import (
     CacheDir,
     DataPath,
+    Grammar,
     HoldOut,
     Layout,
     MergeValid,
@@ -91,6 +92,7 @@ def train(
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
     merge_valid: MergeValid = False,
+    grammar: Grammar = None,
     devices: Annotated[int, typer.Option(help="Processes; batch sizes stay global.")] = 1,
     tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, mlflow; repeatable.")] = None,
     cache_dir: CacheDir = None,
@@ -114,7 +116,7 @@ def train(
         raise ConfigError(f"METHOD is {method!r} but {recipe} is a recipe of {chosen.method!r}; leave METHOD out.")
     result = run_training(
         chosen.override(*changes),
-        read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid),
+        read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid, grammar),
         out,
         resume=resume,
         cache_dir=cache_dir,
@@ -142,6 +144,7 @@ def evaluate(
     laterality: Whose = None,
     hold_out: HoldOut = 0.0,
     merge_valid: MergeValid = False,
+    grammar: Grammar = None,
     surface: Annotated[bool, typer.Option(help="Also HD95 and ASSD.")] = True,
     native: Annotated[bool, typer.Option("--native", help="Score at each mask's own size.")] = False,
     seed: Annotated[int, typer.Option(help="Of shuffling and bootstrap.")] = 0,
@@ -160,7 +163,7 @@ def evaluate(
     from textmask.run.tables import difference_lines, protocol_line, table_cells
 
     prepare_cpu()
-    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid)
+    manifest = read_data(data, layout, text_column, split_column, laterality, hold_out, merge_valid, grammar)
     with progress_bars() as step:
         summary = run_evaluation(
             run,
@@ -265,6 +268,7 @@ def inspect(
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
     laterality: Whose = None,
+    grammar: Grammar = None,
     pixels: Annotated[bool, typer.Option(help="Open the pictures and masks too.")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are errors.")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the findings as JSON.")] = None,
@@ -277,7 +281,7 @@ def inspect(
     from textmask.data.layouts import detect
     from textmask.data.published import compare_counts
 
-    manifest = read_data(path, layout, text_column, split_column, laterality, 0.0)
+    manifest = read_data(path, layout, text_column, split_column, laterality, 0.0, grammar=grammar)
     found = layout if layout != "auto" else detect(path)
     say(f"{manifest.name or path}: layout {found}, {len(manifest)} rows")
     published = compare_counts(manifest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,12 @@ SplitColumn = Annotated[str | None, typer.Option(help="Which split column, where
 HoldOut = Annotated[float, typer.Option(help="Hold this share of train out as `valid`, where there is none.")]
 MergeValid = Annotated[bool, typer.Option("--merge-valid", help="Train on `valid` too; see --hold-out.")]
 Whose = Annotated[str | None, typer.Option(help="Whose left the sentences mean: image, patient or unknown.")]
+Grammar = Annotated[
+    str | None,
+    typer.Option(
+        help="Grammar of the prompts: auto, qata, mosmed, polyp, nuclei, lesion or report (default: as the data say)."
+    ),
+]
 CacheDir = Annotated[Path | None, typer.Option(help="Where decoded pictures are kept.")]
 
 
@@ -66,14 +73,19 @@ def read_data(
     laterality: str | None,
     hold_out: float,
     merge_valid: bool = False,
+    grammar: str | None = None,
 ) -> Manifest:
     """The table of a data set as the options above describe it."""
     from textmask.data.layouts import hold_out as hold_some_out
     from textmask.data.layouts import merge_split, read_layout
+    from textmask.text.grammar import GRAMMARS
     from textmask.types import Laterality
 
     side = None if laterality is None else Laterality(choose("laterality", laterality, [str(s) for s in Laterality]))
     manifest = read_layout(path, layout, text_column=text_column, split_column=split_column, laterality=side)
+    if grammar is not None:
+        choose("grammar", grammar, ["auto", *GRAMMARS])
+        manifest = replace(manifest, rows=tuple(replace(row, grammar=grammar) for row in manifest.rows))
     manifest = merge_split(manifest) if merge_valid else manifest
     return hold_some_out(manifest, hold_out) if hold_out else manifest
 

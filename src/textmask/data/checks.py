@@ -180,7 +180,7 @@ def _check_sentences(manifest: Manifest, report: CheckReport) -> dict[str, State
     """Parse every distinct sentence once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWarning)  # counted below instead
-        statements = {text: parse(text) for text in dict.fromkeys(row.text for row in manifest.rows)}
+        statements = {text: parse(text, manifest.grammar) for text in dict.fromkeys(row.text for row in manifest.rows)}
     report.measured["distinct_texts"] = len(statements)
     if empty := [row for row in manifest.rows if not row.text.strip()]:
         report.add("no-text", "warning", f"{_share(len(empty), len(manifest))} rows have no sentence.", empty)

@@ -22,9 +22,10 @@ from textmask.data.paths import Fence, path_problem
 from textmask.data.tables import FORMULA, read_csv
 from textmask.errors import DataError, DataWarning, choose
 from textmask.io.images import write_whole
+from textmask.text.grammar import GRAMMARS
 from textmask.types import Laterality
 
-COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled")
+COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled", "grammar")
 REQUIRED = ("image", "text", "split")
 MAX_TEXT = 10_000
 SHOWN = 10
@@ -50,6 +51,7 @@ class Row:
         group: patient, study or video: rows of one group belong into one split. "" when unknown.
         laterality: whose left "left" is in `text`.
         labelled: whether training may use the mask.
+        grammar: by which `text` is read, see `textmask.text.grammar.parse`.
     """
 
     image: str
@@ -59,6 +61,7 @@ class Row:
     group: str = ""
     laterality: Laterality = Laterality.UNKNOWN
     labelled: bool = True
+    grammar: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,12 @@ class Manifest:
         """The convention all rows share; UNKNOWN when they differ."""
         conventions = {row.laterality for row in self.rows}
         return conventions.pop() if len(conventions) == 1 else Laterality.UNKNOWN
+
+    @property
+    def grammar(self) -> str:
+        """The grammar all rows share; `auto` when they differ."""
+        names = {row.grammar for row in self.rows}
+        return names.pop() if len(names) == 1 else "auto"
 
     def image_path(self, row: Row) -> Path:
         """Where the picture of `row` lies on this machine."""
@@ -230,9 +239,12 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
         ) from error
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    named = any(row.grammar != "auto" for row in manifest.rows)
+    writer.writerow(COLUMNS if named else COLUMNS[:-1])
     for row in manifest.rows:
         cells = _cells(row)
+        if named and len(cells) < len(COLUMNS):
+            cells.append(row.grammar)
         cells[:2] = [posixpath.normpath(posixpath.join(prefix, cell)) if cell else "" for cell in cells[:2]]
         writer.writerow([f"'{cell}" if FORMULA.match(cell) else cell for cell in cells])
     write_whole(path, buffer.getvalue().encode())
@@ -251,7 +263,8 @@ def check_unique(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
 
 def _cells(row: Row) -> list[str]:
     labelled = "true" if row.labelled else "false"
-    return [row.image, row.mask or "", row.text, row.split, row.group, row.laterality.value, labelled]
+    cells = [row.image, row.mask or "", row.text, row.split, row.group, row.laterality.value, labelled]
+    return cells if row.grammar == "auto" else [*cells, row.grammar]
 
 
 def _check_header(header: list[str], path: Path) -> None:
@@ -282,6 +295,7 @@ def _row(number: int, cells: dict[str, str], problems: Problems, fence: Fence) -
         group=cells.get("group", "").strip(),
         laterality=_laterality(number, cells.get("laterality", ""), problems),
         labelled=_labelled(number, cells.get("labelled", ""), mask, problems),
+        grammar=_grammar(number, cells.get("grammar", ""), problems),
     )
 
 
@@ -298,6 +312,14 @@ def _laterality(number: int, text: str, problems: Problems) -> Laterality:
         problems.add(number, "laterality", f"{text!r}; expected image, patient or unknown")
         return Laterality.UNKNOWN
     return Laterality(name)
+
+
+def _grammar(number: int, text: str, problems: Problems) -> str:
+    name = text.strip().lower() or "auto"
+    if name != "auto" and name not in GRAMMARS:
+        problems.add(number, "grammar", f"{text!r}; expected auto, {', '.join(GRAMMARS)}")
+        return "auto"
+    return name
 
 
 def _labelled(number: int, text: str, mask: str | None, problems: Problems) -> bool:

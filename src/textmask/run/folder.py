@@ -144,6 +144,7 @@ class RunFolder:
             "hash": self.manifest.hash(),
             "counts": dict(self.manifest.splits),
             "laterality": str(self.manifest.laterality),
+            "grammar": self.manifest.grammar,
             "train_rows": train_rows,
             "labelled_rows": {name: len(indices) for name, indices in labelled.items()},
         }

@@ -78,7 +78,7 @@ def predict_split(
 
 def read_prompts(prompts: Sequence[str], rows: Sequence[Row]) -> tuple[Statement, ...]:
     """What N sentences claim, each read with the convention of the row it is given to."""
-    return tuple(parse(prompt, laterality=row.laterality) for prompt, row in zip(prompts, rows, strict=True))
+    return tuple(parse(prompt, row.grammar, row.laterality) for prompt, row in zip(prompts, rows, strict=True))
 
 
 def resize_probability(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
