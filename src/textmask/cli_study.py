@@ -114,6 +114,36 @@ def ambiguity(
 
 
 @study_app.command()
+def reading(
+    table: Annotated[Path, typer.Argument(help="CSV of labelled sentences: sentence, zones, and optional columns.")],
+    out: Annotated[Path | None, typer.Option(help="JSON file to write (default: none).")] = None,
+    show: Annotated[int, typer.Option(help="Print at most N sentences that are read wrong (default: 10).")] = 10,
+) -> None:
+    """Measure the parser on labelled sentences: accuracy per kind, confusion of side and level, false empty and full.
+
+    Example: textmask study reading sentences.csv --out reading.json
+    """
+    from textmask.config import write_json
+    from textmask.text.reading import lines, measure, read_labelled
+
+    summary = measure(read_labelled(table))
+    rows = [
+        [name, str(kind.n), str(kind.right), str(kind.sides), str(kind.zones)] for name, kind in summary.kinds.items()
+    ]
+    print_table(["kind", "sentences", "right", "sides right", "sides and levels right"], rows)
+    confused = {pair: n for pair, n in summary.side_confusion.items() if len(set(pair.split(" -> "))) > 1}
+    confused.update({pair: n for pair, n in summary.level_confusion.items() if len(set(pair.split(" -> "))) > 1})
+    if confused:
+        print_table(["labelled -> read", "sentences"], [[pair, str(n)] for pair, n in confused.items()])
+    for line in lines(summary):
+        say(line)
+    for sentence in summary.wrong[: max(show, 0)]:
+        say(f"wrong: {sentence}")
+    if out is not None:
+        write_json(out, summary.as_json())
+
+
+@study_app.command()
 def claims(
     results: Annotated[Path, typer.Option(help="Folder of committed summaries.")] = Path("results"),
     out: Annotated[Path, typer.Option(help="Page to write; a picture goes beside it.")] = Path("docs/claims.md"),
