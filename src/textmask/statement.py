@@ -1,4 +1,4 @@
-"""What a sentence claims about the picture, independent of how it says it.
+"""What a sentence claims about the image, independent of its wording.
 
 Every location vocabulary of the field fits one 3 x 3 grid of zones: chest films use left/right x upper/middle/lower
 (six zones), polyp and lesion prompts the whole grid, nuclei prompts halves and quadrants.
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 
 class Laterality(StrEnum):
-    """What "left" means: the left of the picture, the patient's left, or nobody knows."""
+    """What "left" means: the left of the image, the patient's left, or unknown."""
 
     IMAGE = "image"
     PATIENT = "patient"
@@ -53,6 +53,48 @@ LUNG_ZONES: tuple[Zone, ...] = tuple(
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One finding that a sentence names, with what the sentence says about it.
+
+    Attributes:
+        kind: canonical name of the vocabulary, e.g. "effusion" for "pleural fluid".
+        zones: where it is; empty when no place is named.
+        present: False when the sentence denies it.
+        certain: False when the sentence only suspects it ("possible", "cannot be excluded").
+        change: "new", "increased", "decreased", "stable", "resolved", or "" when nothing is said.
+        size_mm: largest measurement of its clause in millimeters.
+        start, end: the characters of its clause in the source.
+        organ, group: as in the vocabulary; findings of one group may stand for each other in a paraphrase.
+        attributes: "history" and "recommendation" when its clause says so.
+    """
+
+    kind: str
+    zones: frozenset[Zone] = frozenset()
+    present: bool = True
+    certain: bool = True
+    change: str = ""
+    size_mm: float | None = None
+    start: int = 0
+    end: int = 0
+    organ: str = ""
+    group: str = ""
+    attributes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """For results, logs and pages."""
+        return {
+            "kind": self.kind,
+            "zones": sorted(f"{side} {level}" for side, level in self.zones),
+            "polarity": "present" if self.present else "absent",
+            "certainty": "certain" if self.certain else "possible",
+            "change": self.change,
+            "size_mm": self.size_mm,
+            "span": [self.start, self.end],
+            "attributes": list(self.attributes),
+        }
+
+
+@dataclass(frozen=True)
 class Statement:
     """The claims of one sentence.
 
@@ -65,6 +107,8 @@ class Statement:
         size: "small", "medium" or "large" when named (polyps).
         laterality: whose left "left" is.
         grammar: name of the grammar that understood the sentence, "" when none did.
+        findings: the findings of a report sentence, in the order of reading.
+        language: ISO 639 code of the language that was read, "" when it is not supported.
         warnings: codes of what is wrong with the sentence (`textmask.text.grammar.WARNINGS`).
     """
 
@@ -76,6 +120,8 @@ class Statement:
     size: str | None = None
     laterality: Laterality = Laterality.UNKNOWN
     grammar: str = ""
+    findings: tuple[Finding, ...] = field(default=(), compare=False)
+    language: str = field(default="en", compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property

@@ -81,7 +81,10 @@ def test_no_place_survives_dropping_or_blurring(text):
         ("Opacity in the Left lower lobe", "Opacity in the Right lower lobe"),
         ("RLL opacity", "LLL opacity"),
         ("right-sided opacity in the right lung", "left-sided opacity in the left lung"),
-        ("The nuclei density in the upper left is high.", "The nuclei density in the upper right is high."),
+        (
+            "The nuclei density in the upper left is high.",
+            "The nuclei density in the upper right is high.",
+        ),
         ("Hello World", "Hello World"),
         ("Upright film, Lt. base opacity", "Upright film, Rt. base opacity"),
         ("L lower lobe and R apex", "R lower lobe and L apex"),
@@ -117,15 +120,26 @@ def test_what_has_no_counterpart_refuses_the_flip(text):
 
 def test_dropping_and_blurring_remove_every_place():
     assert drop_position("One small polyp on the top left.") == "One small polyp."
-    assert drop_position("The nuclei density in the upper left is high.") == "The nuclei density is high."
-    assert drop_position("one round polyp, located in top left, bottom of the image") == "one round polyp"
+    assert (
+        drop_position("The nuclei density in the upper left is high.")
+        == "The nuclei density is high."
+    )
+    assert (
+        drop_position("one round polyp, located in top left, bottom of the image")
+        == "one round polyp"
+    )
     assert blur_position("opacity in the left lower lobe") == "opacity in a region of the lung"
     assert blur_position("Polyp in the top left.") == "Polyp in a region of the image."
     assert drop_position(CAPTION) == "pulmonary infection, two infected areas."
-    assert blur_position(CAPTION) == "pulmonary infection, two infected areas, a region of the lung."
+    assert (
+        blur_position(CAPTION) == "pulmonary infection, two infected areas, a region of the lung."
+    )
     assert drop_position("lower leff lung and mid R rigth. lobe") == ""
     assert drop_position("left lung", "the upper left lung, lower") == "the upper left lung, lower"
-    assert drop_position(CAPTION, "[MASK]") == "pulmonary infection, two infected areas, [MASK] and [MASK]."
+    assert (
+        drop_position(CAPTION, "[MASK]")
+        == "pulmonary infection, two infected areas, [MASK] and [MASK]."
+    )
 
 
 def test_merging_says_the_union():
@@ -135,7 +149,9 @@ def test_merging_says_the_union():
 
 
 def test_sentences_of_opposite_conventions_are_not_merged():
-    a, b = (parse("lower left lung", laterality=side) for side in (Laterality.IMAGE, Laterality.PATIENT))
+    a, b = (
+        parse("lower left lung", laterality=side) for side in (Laterality.IMAGE, Laterality.PATIENT)
+    )
     with pytest.raises(DataError, match="not the same side"):
         merge(a, b)
     assert merge(a, a) == "unilateral pulmonary infection, one infected area, lower left lung."
@@ -165,8 +181,13 @@ def test_a_paraphrase_stays_in_its_subject():
     rng = np.random.default_rng(0)
     nuclei = "The nuclei density in the upper left is high."
     assert paraphrase(nuclei, rng) == nuclei
-    assert paraphrase("Polyp middle left.", rng) == "One colonic polyp.One colonic polyp on the middle left."
-    kept = "opacity in the left lower lobe, right lung is clear"  # no style says that a lung is clear
+    assert (
+        paraphrase("Polyp middle left.", rng)
+        == "One colonic polyp.One colonic polyp on the middle left."
+    )
+    kept = (
+        "opacity in the left lower lobe, right lung is clear"  # no style says that a lung is clear
+    )
     assert paraphrase(kept, rng) == kept
 
 
@@ -222,11 +243,17 @@ def test_denials_and_absence_follow_the_style():
     assert absent(CAPTION) == "no pulmonary infection, zero infected areas."
     assert absent(CAPTION.capitalize()) == "No pulmonary infection, zero infected areas."
     assert absent("Patchy opacity in the left lung.") == "No focal opacity."
-    for nothing in ("No focal opacity.", "The nuclei density in the upper left is high.", "Hello World"):
+    for nothing in (
+        "No focal opacity.",
+        "The nuclei density in the upper left is high.",
+        "Hello World",
+    ):
         assert absent(nothing) is None
     assert deny("The nuclei density in the upper left is high.") is None
     assert contradict("Hello World") is None
-    assert all(parse(absent(text)).absent for text in (polyp, CAPTION, "Patchy opacity in the left lung."))
+    assert all(
+        parse(absent(text)).absent for text in (polyp, CAPTION, "Patchy opacity in the left lung.")
+    )
 
 
 def test_unrelated_sentences_are_understood_as_nothing():

@@ -17,7 +17,10 @@ REPORTS = {
         [],
         ["The lungs are clear", "No pleural effusion or pneumothorax"],
     ),
-    "Right lower lobe consolidation, no effusion.": (["Right lower lobe consolidation"], ["no effusion"]),
+    "Right lower lobe consolidation, no effusion.": (
+        ["Right lower lobe consolidation"],
+        ["no effusion"],
+    ),
     "Opacity in the left base and the right lung is clear": (
         ["Opacity in the left base"],
         ["the right lung is clear"],
@@ -32,7 +35,10 @@ REPORTS = {
         ["Hazy opacity in the right upper lobe", "Right upper lobe pneumonia"],
         ["No pneumothorax"],
     ),
-    "Right PICC line in place. Low lung volumes. Cardiac silhouette enlarged to the left.": ([], []),
+    "Right PICC line in place. Low lung volumes. Cardiac silhouette enlarged to the left.": (
+        [],
+        [],
+    ),
     "Left lower lobe opacity has resolved.": ([], ["Left lower lobe opacity has resolved"]),
     "": ([], []),
     "Hello World": ([], []),
@@ -71,7 +77,9 @@ def test_a_cut_keeps_what_the_sentence_claims(sentence):
 
 
 def test_the_same_sentence_twice_is_one_finding():
-    assert findings("Left lower lobe opacity. Left lower lobe opacity.") == ["Left lower lobe opacity"]
+    assert findings("Left lower lobe opacity. Left lower lobe opacity.") == [
+        "Left lower lobe opacity"
+    ]
 
 
 def test_long_reports_are_capped():
@@ -81,7 +89,8 @@ def test_long_reports_are_capped():
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.text(max_size=300) | st.lists(st.sampled_from([*"., \n:?1", "no", "left lung", "opacity", "and"])).map("".join)
+    st.text(max_size=300)
+    | st.lists(st.sampled_from([*"., \n:?1", "no", "left lung", "opacity", "and"])).map("".join)
 )
 def test_any_text_is_read(report):
     found = read_findings(report)

@@ -25,13 +25,25 @@ def bits(sentence, grammar="auto"):
 @pytest.mark.parametrize(
     ("sentence", "label"),
     [
-        ("Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.", "100001"),
-        ("Bilateral pulmonary infection, two infected areas, all left lung and all right lung.", "111111"),
+        (
+            "Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.",
+            "100001",
+        ),
+        (
+            "Bilateral pulmonary infection, two infected areas, all left lung and all right lung.",
+            "111111",
+        ),
         ("Unilateral pulmonary infection, one infected area, middle lower left lung.", "011000"),
         # typing errors of the released table
-        ("Bilateral pulmonary infection, two infected areas,lower left lung and upper right lung.", "001100"),
+        (
+            "Bilateral pulmonary infection, two infected areas,lower left lung and upper right lung.",
+            "001100",
+        ),
         ("Unilateral pulmonary infection, one infected area,lower left lung.", "001000"),
-        ("Bilateral pulmonary infection,  two infected areas,  lower left lung and  lower right lung.", "001001"),
+        (
+            "Bilateral pulmonary infection,  two infected areas,  lower left lung and  lower right lung.",
+            "001001",
+        ),
         ("Unilateral pulmonary infection, one infected area, midlle left lung.", "010000"),
         ("Unilateral pulmonary infection, one infected area, mmiddle right lung.", "000010"),
         ("Unilateral pulmonary infection, one infected area, mddle right lung.", "000010"),
@@ -39,14 +51,23 @@ def bits(sentence, grammar="auto"):
         ("Unilateral pulmonary infection, one infected area, lower leff lung.", "001000"),
         ("Unilateral pulmonary infection, one infected areas, lower left lung.", "001000"),
         ("Unilateral pulmonary infection, oneinfected area, lower left lung.", "001000"),
-        ("Bilateral pulmonary infection, two infected areas, upper lung and middle lower right lung.", "100011"),
-        ("Bilateral pulmonary infection, two infected areas, all left lung and right lung.", "111111"),
+        (
+            "Bilateral pulmonary infection, two infected areas, upper lung and middle lower right lung.",
+            "100011",
+        ),
+        (
+            "Bilateral pulmonary infection, two infected areas, all left lung and right lung.",
+            "111111",
+        ),
         ("Unilateral pulmonary infection, one infected area, middle upper left lung.", "110000"),
         ("Unilateral pulmonary infection, one infected area, lower middle right lung.", "000011"),
         ("Unilateral pulmonary infection, one infected area, lower upper right lung.", "000101"),
         ("Unilateral pulmonary infection, one infected area, all lower left lung.", "001000"),
         # contradictions still name their zones
-        ("Unilateral pulmonary infection, two infected areas, all left lung and all right lung.", "111111"),
+        (
+            "Unilateral pulmonary infection, two infected areas, all left lung and all right lung.",
+            "111111",
+        ),
         ("Bilateral pulmonary infection, two infected areas, middle left lung.", "010000"),
         ("Bilateral pulmonary infection, two infected areas, lower left lung.", "001000"),
         ("Bilateral pulmonary infection, two infected areas, upper lower left lung.", "101000"),
@@ -70,14 +91,23 @@ def test_chest_captions(sentence, label):
             "Unilateral pulmonary infection, two infected areas, all left lung and all right lung.",
             "contradiction_lateral",
         ),
-        ("Bilateral pulmonary infection, two infected areas, middle left lung.", "contradiction_lateral"),
+        (
+            "Bilateral pulmonary infection, two infected areas, middle left lung.",
+            "contradiction_lateral",
+        ),
         ("No pulmonary infection, zero infected areas, lower left lung.", "contradiction_count"),
         (
             "Bilateral pulmonary infection, one infected area, lower left lung and lower right lung.",
             "contradiction_count",
         ),
-        ("Bilateral pulmonary infection, two infected areas, upper lung and lower right lung.", "missing_side"),
-        ("Bilateral pulmonary infection, two infected areas, all left lung and right lung.", "missing_level"),
+        (
+            "Bilateral pulmonary infection, two infected areas, upper lung and lower right lung.",
+            "missing_side",
+        ),
+        (
+            "Bilateral pulmonary infection, two infected areas, all left lung and right lung.",
+            "missing_level",
+        ),
         ("Unilateral pulmonary infection, one infected area, midlle left lung.", "repaired_typo"),
         ("rigth lower lobe opacity", "repaired_typo"),
         ("Polyp botom left.", "repaired_typo"),
@@ -99,10 +129,16 @@ def test_what_is_wrong_with_a_sentence_has_a_name(sentence, code):
 
 
 def test_a_clean_caption_has_no_warning():
-    caption = "bilateral pulmonary infection, two infected areas, upper left lung and lower right lung."
+    caption = (
+        "bilateral pulmonary infection, two infected areas, upper left lung and lower right lung."
+    )
     statement = parse(caption, laterality=Laterality.IMAGE)
     assert statement.warnings == ()
-    assert (statement.count, statement.lateral, statement.laterality) == (2, "bilateral", Laterality.IMAGE)
+    assert (statement.count, statement.lateral, statement.laterality) == (
+        2,
+        "bilateral",
+        Laterality.IMAGE,
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,8 +146,14 @@ def test_a_clean_caption_has_no_warning():
     [
         ("No pulmonary infection, zero infected areas.", "000000"),
         ("Unilateral pulmonary infection, two infected areas, lower left lung.", "001000"),
-        ("Unilateral pulmonary infection, one infected areas, left lung and all right lung..", "000111"),
-        ("Bilateral pulmonary infection, nine infected areas, all left lung and upper right lung.", "111100"),
+        (
+            "Unilateral pulmonary infection, one infected areas, left lung and all right lung..",
+            "000111",
+        ),
+        (
+            "Bilateral pulmonary infection, nine infected areas, all left lung and upper right lung.",
+            "111100",
+        ),
     ],
 )
 def test_mosmed_reads_a_bare_lung_as_healthy(sentence, label):
@@ -165,7 +207,9 @@ def test_a_caption_names_its_places_by_letters(sentence, zones):
     assert (statement.zones, statement.grammar, statement.warnings) == (zones, "qata", ())
 
 
-@pytest.mark.parametrize("extra", ["No pleural effusion.", "Heart size is normal.", "The lungs are well inflated."])
+@pytest.mark.parametrize(
+    "extra", ["No pleural effusion.", "Heart size is normal.", "The lungs are well inflated."]
+)
 @pytest.mark.parametrize("first", [True, False])
 def test_a_report_sentence_beside_a_caption_takes_nothing_from_it(extra, first):
     caption = "Bilateral pulmonary infection, two infected areas, lower left lung and RML."
@@ -192,7 +236,11 @@ def test_only_a_number_counts(sentence, count):
 @pytest.mark.parametrize(
     ("sentence", "zones", "negated"),
     [
-        ("patchy opacity in the left lower lobe, right lung is clear", {(L, D)}, {(R, U), (R, M), (R, D)}),
+        (
+            "patchy opacity in the left lower lobe, right lung is clear",
+            {(L, D)},
+            {(R, U), (R, M), (R, D)},
+        ),
         ("RLL opacity", {(R, D)}, set()),
         ("Consolidation in the RUL and LLL.", {(R, U), (L, D)}, set()),
         ("bilateral infiltrates", {(s, v) for s in (L, R) for v in Level}, set()),
@@ -201,7 +249,11 @@ def test_only_a_number_counts(sentence, count):
         ("opacity in the left and right lower lobes", {(L, D), (R, D)}, set()),
         ("right upper lobe and left lower lobe consolidation", {(R, U), (L, D)}, set()),
         ("Opacity at the right base without effusion.", {(R, D)}, set()),
-        ("No consolidation in the left lung; nodule in the right apex.", {(R, U)}, {(L, U), (L, M), (L, D)}),
+        (
+            "No consolidation in the left lung; nodule in the right apex.",
+            {(R, U)},
+            {(L, U), (L, M), (L, D)},
+        ),
         ("lingular opacity", {(L, M)}, set()),
         ("LLZ and RMZ shadowing", {(L, D), (R, M)}, set()),
         ("Lt. base and R upper lobe opacities", {(L, D), (R, U)}, set()),
@@ -209,12 +261,24 @@ def test_only_a_number_counts(sentence, count):
         ("opacity in the inf. lobe on the right", {(R, D)}, set()),
         ("rigth lower lobe opacity", {(R, D)}, set()),
         ("perihilar opacities", {(L, M), (R, M)}, set()),
-        ("patchy opacities in the mid and lower zones bilaterally", {(s, v) for s in (L, R) for v in (M, D)}, set()),
+        (
+            "patchy opacities in the mid and lower zones bilaterally",
+            {(s, v) for s in (L, R) for v in (M, D)},
+            set(),
+        ),
         ("midlung opacity on the right", {(R, M)}, set()),
         ("blunted left costophrenic angle", {(L, D)}, set()),
         # what is said of one place is not said of the other
-        ("Right lung is clear. Opacity in left lung.", {(L, v) for v in Level}, {(R, v) for v in Level}),
-        ("Pulmonary infection in the left lower lobe, right lung is clear", {(L, D)}, {(R, v) for v in Level}),
+        (
+            "Right lung is clear. Opacity in left lung.",
+            {(L, v) for v in Level},
+            {(R, v) for v in Level},
+        ),
+        (
+            "Pulmonary infection in the left lower lobe, right lung is clear",
+            {(L, D)},
+            {(R, v) for v in Level},
+        ),
         ("opacity in the left base and the right lung is clear", {(L, D)}, {(R, v) for v in Level}),
         ("Clear right lung with opacity in the left base", {(L, D)}, {(R, v) for v in Level}),
         ("Left lung: no opacity. RLL consolidation.", {(R, D)}, {(L, v) for v in Level}),
@@ -226,7 +290,11 @@ def test_only_a_number_counts(sentence, count):
         ("no significant change in the RLL consolidation", {(R, D)}, set()),
         ("Right lower lobe opacity. No right effusion.", {(R, D)}, {(R, U), (R, M)}),
         # exceptions
-        ("Lungs clear except for left basal opacity", {(L, D)}, {(s, v) for s, v in LUNG_ZONES if (s, v) != (L, D)}),
+        (
+            "Lungs clear except for left basal opacity",
+            {(L, D)},
+            {(s, v) for s, v in LUNG_ZONES if (s, v) != (L, D)},
+        ),
         ("Infiltrate in the left lung, sparing the apex.", {(L, M), (L, D)}, {(L, U)}),
         # other anatomy
         ("left PICC line, opacity in the right base", {(R, D)}, set()),
@@ -297,7 +365,9 @@ def test_parse_never_fails(sentence):
         assert isinstance(parse(sentence, grammar), Statement)
 
 
-lung_statements = st.sets(st.sampled_from(LUNG_ZONES)).map(lambda z: Statement(frozenset(z), absent=not z))
+lung_statements = st.sets(st.sampled_from(LUNG_ZONES)).map(
+    lambda z: Statement(frozenset(z), absent=not z)
+)
 
 
 @given(lung_statements, st.sampled_from(["qata", "qata_original", "report"]))
@@ -317,7 +387,12 @@ def test_rendering_a_polyp_statement_and_parsing_it_gives_its_zones(zones):
 @pytest.mark.parametrize(
     ("sentence", "zones", "count", "grammar"),
     [
-        ("two small lesions, located in top left, bottom of the image", {(L, U), (C, D)}, 2, "lesion"),
+        (
+            "two small lesions, located in top left, bottom of the image",
+            {(L, U), (C, D)},
+            2,
+            "lesion",
+        ),
         ("lesion in the right of the image", {(R, M)}, 1, "lesion"),
         ("no lesion in the image.", set(), 0, "lesion"),
         ("many lesions in the image.", set(), None, "lesion"),
@@ -344,8 +419,12 @@ def test_rendering_a_lesion_statement_and_parsing_it_gives_its_claims(zones, cou
 def test_rendering_nuclei(side, level):
     if side is Side.CENTER and level is not None:
         return
-    zones = frozenset((s, v) for s in ([side] if side is not C else Side) for v in ([level] if level else Level))
-    assert parse(render(Statement(zones), "nuclei")).zones == (zones if len(zones) < 9 else frozenset())
+    zones = frozenset(
+        (s, v) for s in ([side] if side is not C else Side) for v in ([level] if level else Level)
+    )
+    assert parse(render(Statement(zones), "nuclei")).zones == (
+        zones if len(zones) < 9 else frozenset()
+    )
 
 
 @pytest.mark.parametrize("levels", [{U}, {M}, {D}, set(Level), set()])
@@ -365,7 +444,17 @@ def test_styles_that_cannot_say_it_are_refused():
 
 
 def test_real_words_are_not_repaired():
-    for word in ("light", "bright", "might", "power", "patchy", "effusion", "mass", "night", "lobe"):
+    for word in (
+        "light",
+        "bright",
+        "might",
+        "power",
+        "patchy",
+        "effusion",
+        "mass",
+        "night",
+        "lobe",
+    ):
         assert repair(word) == word
     assert one_edit_apart("midlde", "middle")
     assert not one_edit_apart("middle", "middle")
@@ -374,7 +463,9 @@ def test_real_words_are_not_repaired():
 
 @pytest.mark.data
 def test_all_real_chest_captions_have_the_published_six_zone_label(data_root):
-    with (data_root / "qata-cov19-v2" / "texts.csv").open(encoding="utf-8-sig", newline="") as stream:
+    with (data_root / "qata-cov19-v2" / "texts.csv").open(
+        encoding="utf-8-sig", newline=""
+    ) as stream:
         rows = list(csv.DictReader(stream))
     wrong = [row["text"] for row in rows if bits(row["text"]) != row["zones"]]
     assert (len(rows), wrong) == (8217, [])
@@ -385,7 +476,11 @@ def test_all_real_chest_captions_have_the_published_six_zone_label(data_root):
 @pytest.mark.data
 def test_every_real_polyp_and_nuclei_sentence_is_understood_without_a_warning(data_root):
     polyps = ["text_madapter", *(f"medvlsm_p{k}" for k in (1, 2, 3, 4, 5, 6, 9))]
-    for folder, columns in (("kvasir-seg", polyps), ("cvc-clinicdb", polyps), ("monuseg-lvit", ["text"])):
+    for folder, columns in (
+        ("kvasir-seg", polyps),
+        ("cvc-clinicdb", polyps),
+        ("monuseg-lvit", ["text"]),
+    ):
         with (data_root / folder / "texts.csv").open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
         texts = {text for row in rows for column in columns for text in row[column].split(" | ")}
@@ -400,7 +495,9 @@ def test_a_polyp_side_alone_means_its_middle_height(data_root):
     heights = []
     for row in rows:
         if parse(row["medvlsm_p6"]).zones in ({(L, M)}, {(R, M)}):
-            occupied = np.flatnonzero(np.asarray(Image.open(folder / row["mask"]).convert("L")).any(axis=1))
+            occupied = np.flatnonzero(
+                np.asarray(Image.open(folder / row["mask"]).convert("L")).any(axis=1)
+            )
             heights.append((occupied[0] + occupied[-1] + 1) / 2 / int(row["h"]))
     assert len(heights) > 250
     assert np.mean([1 / 3 <= height < 2 / 3 for height in heights]) > 0.95

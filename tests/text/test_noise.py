@@ -42,7 +42,12 @@ def test_noise_is_seeded_changes_the_sentence_and_never_comes_out_empty(name, se
 
 def test_which_noise_a_caption_has_room_for():
     """Every kind and severity reaches the longest kind of sentence, so that no row of a study is empty by accident."""
-    missing = {(name, s) for name, n in TEXT_NOISE.items() for s in n.severities if not spoil(CAPTION, name, s, rng())}
+    missing = {
+        (name, s)
+        for name, n in TEXT_NOISE.items()
+        for s in n.severities
+        if not spoil(CAPTION, name, s, rng())
+    }
     assert missing <= {("word_order", 1)}
     assert any(spoil(CAPTION, "word_order", 1, rng(seed)) for seed in range(5))
 
@@ -59,7 +64,9 @@ def test_misspellings_are_of_the_named_kind():
     words = ["pulmonary", "infection", "happy"]
     for seed in range(20):
         for word in words:
-            dropped, swapped, hit = (spoil(word, name, 1, rng(seed)) for name in ("drop", "swap", "keyboard"))
+            dropped, swapped, hit = (
+                spoil(word, name, 1, rng(seed)) for name in ("drop", "swap", "keyboard")
+            )
             assert len(dropped) == len(word) - 1
             assert sorted(swapped) == sorted(word)
             assert sum(a != b for a, b in zip(swapped, word, strict=True)) == 2
@@ -114,7 +121,9 @@ def test_the_sentences_that_are_added_claim_nothing():
         assert not parse(text).negated
     for text in (*EXTRA["polyp"], *EXTRA["nuclei"], *DENIALS["polyp"], *DENIALS["nuclei"]):
         assert not parse(text).zones
-    assert not {text for subject in EXTRA for text in EXTRA[subject]} & {t for s in DENIALS for t in DENIALS[s]}
+    assert not {text for subject in EXTRA for text in EXTRA[subject]} & {
+        t for s in DENIALS for t in DENIALS[s]
+    }
     assert not any(" no " in f" {text.lower()} " for subject in EXTRA for text in EXTRA[subject])
 
 
@@ -175,8 +184,90 @@ def test_unknown_noise_and_severities_are_named():
 
 @pytest.mark.data
 def test_most_real_captions_have_room_for_all_noise(data_root):
-    with (data_root / "qata-cov19-v2" / "texts.csv").open(encoding="utf-8-sig", newline="") as stream:
+    with (data_root / "qata-cov19-v2" / "texts.csv").open(
+        encoding="utf-8-sig", newline=""
+    ) as stream:
         texts = sorted({row["text"] for row in csv.DictReader(stream)})
     for name in ("keyboard", "swap", "drop", "paraphrase", "extra", "negation", "denied"):
         for severity in TEXT_NOISE[name].severities:
-            assert np.mean([spoil(text, name, severity, rng(1)) is not None for text in texts]) > 0.9, (name, severity)
+            assert (
+                np.mean([spoil(text, name, severity, rng(1)) is not None for text in texts]) > 0.9
+            ), (name, severity)
+
+
+# sentences about one kind of finding each, with what the noise must not say about it
+OF_ONE_KIND = [
+    "Moderate left pleural effusion.",
+    "Right apical pneumothorax.",
+    "Cardiomegaly with a left base opacity.",
+    "A 2.5 cm mass in the right upper lobe.",
+    "Nodule in the left lower lobe, 4 mm.",
+    "Rib fracture, opacity in the right lower lobe.",
+    "Emphysema of the left upper lobe.",
+    "Left lower lobe atelectasis.",
+    "Scar in the right apex, degenerative changes of the spine.",
+    "Gastric tube in place, left base consolidation.",
+    "Granuloma in the right upper lobe.",
+    "Infiltrate in the left mid lung, 12.5 mm.",
+    "Left apical bulla.",
+    "Right lower lobe bronchiectasis, no effusion.",
+    "Pneumonia in the left lower lobe. The right lung is clear.",
+    "Fibrosis at the right base, heart enlarged.",
+]
+
+
+def present(text):
+    """Groups of the findings that are there, with their places; sizes apart."""
+    found = parse(text).findings
+    return {
+        (finding.group, finding.zones)
+        for finding in found
+        if finding.present and finding.organ in ("lung", "pleura")
+    }
+
+
+def denied(text):
+    return {finding.group for finding in parse(text).findings if not finding.present}
+
+
+@pytest.mark.parametrize("sentence", OF_ONE_KIND)
+@pytest.mark.parametrize("name", ["paraphrase", "extra", "negation", "missing", "word_order"])
+def test_noise_that_claims_to_keep_keeps_kind_size_and_place(sentence, name):
+    severities = {"missing": (1, 2), "word_order": (1,)}.get(name, TEXT_NOISE[name].severities)
+    for severity in severities:
+        for seed in range(6):
+            out = spoil(sentence, name, severity, rng(seed))
+            if out is None:
+                continue
+            assert present(out) == present(sentence), out
+            assert not denied(out) & {group for group, _ in present(sentence)}, out
+            assert parse(out).zones == parse(sentence).zones, out
+            sizes = {finding.size_mm for finding in parse(out).findings} - {None}
+            assert sizes <= {finding.size_mm for finding in parse(sentence).findings}, out
+
+
+def test_what_is_denied_is_the_finding_of_the_sentence():
+    assert (
+        spoil("A mass in the right upper lobe.", "denied", 1, rng())
+        == "No mass in the upper right lung."
+    )
+    assert spoil("Left effusion.", "denied", 1, rng()) == "No effusion in the left lung."
+    assert spoil(REPORT, "denied", 1, rng()).startswith("No opacity in")
+
+
+def test_every_misspelling_of_a_side_or_level_is_read():
+    sentence = "Opacity in the {} {} lobe."
+    for side in ("left", "right"):
+        for level in ("upper", "lower", "middle"):
+            expected = parse(sentence.format(side, level), "report").zones
+            for kind in ("keyboard", "swap", "drop"):
+                for seed in range(8):
+                    wrong_side, wrong_level = (
+                        spoil(word, kind, 1, rng(seed)) for word in (side, level)
+                    )
+                    for text in (
+                        sentence.format(wrong_side, level),
+                        sentence.format(side, wrong_level),
+                    ):
+                        statement = parse(text, "report")
+                        assert statement.zones == expected, text

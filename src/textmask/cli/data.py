@@ -10,6 +10,7 @@ import typer
 from textmask.cli.options import (
     DataPath,
     FullHelpGroup,
+    Grammar,
     HoldOut,
     Laterality,
     Layout,
@@ -43,6 +44,7 @@ def inspect(
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
     laterality: Laterality = None,
+    grammar: Grammar = None,
     pixels: Annotated[bool, typer.Option(help="Open the images and masks too.")] = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 1 if there are errors.")
@@ -61,7 +63,9 @@ def inspect(
     from textmask.data.layouts.read import detect
     from textmask.data.options import DataOptions
 
-    options = data_options(DataOptions(), layout, text_column, split_column, laterality)
+    options = data_options(
+        DataOptions(), layout, text_column, split_column, laterality, grammar=grammar
+    )
     manifest = read_data(path, options)
     found = options.layout if options.layout != "auto" else detect(path)
     say(f"{manifest.name or path}: layout {found}, {len(manifest)} rows")
@@ -102,6 +106,7 @@ def convert(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
 ) -> None:
     """Write the manifest of a data set.
 
@@ -111,7 +116,7 @@ def convert(
     from textmask.data.options import DataOptions
 
     options = data_options(
-        DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid
+        DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid, grammar
     )
     manifest = read_data(path, options)
     write_manifest(manifest, out)

@@ -11,6 +11,7 @@ from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
+    Grammar,
     HoldOut,
     Laterality,
     Layout,
@@ -52,6 +53,7 @@ def evaluate_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     surface: Annotated[bool, typer.Option(help="Compute HD95 and ASSD too.")] = True,
     native: Annotated[
         bool, typer.Option("--native", help="Score at the size of each mask file.")
@@ -72,7 +74,14 @@ def evaluate_command(
     check_zone_map(zones)
     folder = _evaluation_folder(record.path, out, split)
     options = data_options(
-        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+        record.options,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        grammar,
     )
     manifest = read_run_data(record, data, options)
     manifest.rows_of(split)

@@ -10,6 +10,7 @@ import typer
 from textmask.cli.options import (
     CacheDir,
     Device,
+    Grammar,
     HoldOut,
     Laterality,
     Layout,
@@ -78,6 +79,7 @@ def export_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -97,7 +99,14 @@ def export_command(
     manifest: Manifest | None = None
     if data is not None:
         options = data_options(
-            record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+            record.options,
+            layout,
+            text_column,
+            split_column,
+            laterality,
+            hold_out,
+            merge_valid,
+            grammar,
         )
         manifest = read_run_data(record, data, options)
         manifest.rows_of(split)

@@ -119,6 +119,12 @@ HoldOut = Annotated[
     float | None,
     typer.Option(help="Fraction of train to hold out as valid, if there is none (default: 0)."),
 ]
+Grammar = Annotated[
+    str | None,
+    typer.Option(
+        help="Grammar of the prompts: auto, qata, mosmed, polyp, nuclei, lesion or report (default: the data's)."
+    ),
+]
 MergeValid = Annotated[
     bool | None,
     typer.Option("--merge-valid/--no-merge-valid", help="Train on valid too (default: no)."),
@@ -170,6 +176,7 @@ def data_options(
     laterality: str | None = None,
     hold_out: float | None = None,
     merge_valid: bool | None = None,
+    grammar: str | None = None,
 ) -> DataOptions:
     """The data options of one command.
 
@@ -181,14 +188,18 @@ def data_options(
         laterality: `image`, `patient` or `unknown`.
         hold_out: fraction of `train` to hold out as `valid`, in [0, 1).
         merge_valid: whether `valid` is trained on.
+        grammar: grammar of the prompts, or `auto`.
 
     Raises:
-        ConfigError: the laterality is unknown.
+        ConfigError: the laterality or the grammar is unknown.
     """
     from dataclasses import replace
 
     from textmask.statement import Laterality as Convention
+    from textmask.text.grammar import GRAMMARS
 
+    if grammar is not None:
+        choose("grammar", grammar, ["auto", *GRAMMARS])
     if laterality is not None:
         choose("laterality", laterality, [str(convention) for convention in Convention])
     given: dict[str, Any] = {
@@ -198,6 +209,7 @@ def data_options(
         "laterality": laterality,
         "hold_out": hold_out,
         "merge_valid": merge_valid,
+        "grammar": grammar,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return replace(remembered, **changes)
@@ -218,11 +230,15 @@ def option_words(options: DataOptions) -> str:
         words += ["--hold-out", f"{options.hold_out:g}"]
     if options.merge_valid:
         words.append("--merge-valid")
+    if options.grammar:
+        words += ["--grammar", options.grammar]
     return shlex.join(words)
 
 
 def read_data(path: Path, options: DataOptions) -> Manifest:
     """The manifest of a data set, read with these options."""
+    from dataclasses import replace
+
     from textmask.data.layouts.read import read_layout
     from textmask.data.splits import hold_out, merge_split
     from textmask.statement import Laterality as Convention
@@ -234,6 +250,9 @@ def read_data(path: Path, options: DataOptions) -> Manifest:
         split_column=options.split_column or None,
         laterality=Convention(options.laterality) if options.laterality else None,
     )
+    if options.grammar:
+        rows = tuple(replace(row, grammar=options.grammar) for row in manifest.rows)
+        manifest = replace(manifest, rows=rows)
     if options.merge_valid:
         manifest = merge_split(manifest)
     if options.hold_out:
@@ -258,7 +277,7 @@ def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manife
     except (DataError, ConfigError) as error:
         raise type(error)(
             f"{error} {record.path} was trained with {kept}, which applies unless you give other values "
-            "(--layout auto, --text-column '', --hold-out 0, --no-merge-valid)."
+            "(--layout auto, --text-column '', --hold-out 0, --no-merge-valid, --grammar auto)."
         ) from error
 
 

@@ -12,6 +12,7 @@ from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
+    Grammar,
     HoldOut,
     Laterality,
     Layout,
@@ -205,6 +206,7 @@ def calibrate_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -219,7 +221,14 @@ def calibrate_command(
     record = find_run(run)
     folder = output_folder(record.path, out)
     options = data_options(
-        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+        record.options,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        grammar,
     )
     manifest = read_run_data(record, data, options)
     manifest.rows_of(split)

@@ -12,6 +12,7 @@ from textmask.cli.options import (
     DataPath,
     Device,
     FullHelpGroup,
+    Grammar,
     HoldOut,
     Laterality,
     Layout,
@@ -64,6 +65,7 @@ def features_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -75,7 +77,14 @@ def features_command(
     """
     records = [find_run(run) for run in runs]
     options = data_options(
-        records[0].options, layout, text_column, split_column, laterality, hold_out, merge_valid
+        records[0].options,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        grammar,
     )
     manifest = read_run_data(records[0], data, options)
     manifest.rows_of(split)
@@ -119,6 +128,7 @@ def ambiguity_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -130,7 +140,14 @@ def ambiguity_command(
     """
     record = find_run(run)
     options = data_options(
-        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+        record.options,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        grammar,
     )
     manifest = read_run_data(record, data, options)
     manifest.rows_of(split)

@@ -13,6 +13,7 @@ from textmask.cli.options import (
     DEFAULT_PRESET,
     CacheDir,
     Device,
+    Grammar,
     HoldOut,
     LabelledFraction,
     LabelledList,
@@ -124,6 +125,7 @@ def ablation_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     engine: LauncherName = "local",
     threads: Threads = None,
@@ -144,7 +146,14 @@ def ablation_command(
     request = StudyRequest(
         data=data,
         options=data_options(
-            DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid
+            DataOptions(),
+            layout,
+            text_column,
+            split_column,
+            laterality,
+            hold_out,
+            merge_valid,
+            grammar,
         ),
         out=out,
         seeds=seeds,
@@ -183,6 +192,7 @@ def labels_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     engine: LauncherName = "local",
     threads: Threads = None,
@@ -203,7 +213,14 @@ def labels_command(
     request = StudyRequest(
         data=data,
         options=data_options(
-            DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid
+            DataOptions(),
+            layout,
+            text_column,
+            split_column,
+            laterality,
+            hold_out,
+            merge_valid,
+            grammar,
         ),
         out=out,
         seeds=seeds,
@@ -244,6 +261,7 @@ def sensitivity_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     engine: LauncherName = "local",
     threads: Threads = None,
@@ -265,7 +283,14 @@ def sensitivity_command(
     request = StudyRequest(
         data=data,
         options=data_options(
-            DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid
+            DataOptions(),
+            layout,
+            text_column,
+            split_column,
+            laterality,
+            hold_out,
+            merge_valid,
+            grammar,
         ),
         out=out,
         seeds=seeds,

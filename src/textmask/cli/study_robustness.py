@@ -13,6 +13,7 @@ from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
+    Grammar,
     HoldOut,
     Laterality,
     Layout,
@@ -76,6 +77,7 @@ def prompts(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -87,7 +89,14 @@ def prompts(
     """
     record = find_run(run)
     options = data_options(
-        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+        record.options,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        grammar,
     )
     manifest = _read_split(record, data, options, split, zones)
 
@@ -114,6 +123,7 @@ def text_noise(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -130,7 +140,14 @@ def text_noise(
         choose("text noise", name, list(TEXT_NOISE))
     record = find_run(run)
     options = data_options(
-        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+        record.options,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        grammar,
     )
     manifest = _read_split(record, data, options, split, zones)
 
@@ -165,6 +182,7 @@ def corruption(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -180,7 +198,14 @@ def corruption(
         choose("corruption", name, CORRUPTION_KINDS)
     record = find_run(run)
     options = data_options(
-        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+        record.options,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        grammar,
     )
     manifest = _read_split(record, data, options, split, zones)
 

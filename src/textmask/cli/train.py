@@ -13,6 +13,7 @@ import typer
 from textmask.cli.options import (
     CacheDir,
     Device,
+    Grammar,
     HoldOut,
     LabelledFraction,
     LabelledList,
@@ -87,6 +88,7 @@ def train_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    grammar: Grammar = None,
     device: Device = "auto",
     devices: Annotated[
         int, typer.Option(help="Number of processes; batch sizes stay global.", min=1)
@@ -119,7 +121,14 @@ def train_command(
     _check_trackers(tracker or ())
     require_file(plan.labelled_list, "the list of labelled images, one name per line")
     options = data_options(
-        plan.remembered, layout, text_column, split_column, laterality, hold_out, merge_valid
+        plan.remembered,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        grammar,
     )
     manifest = read_data(plan.data, options)
 

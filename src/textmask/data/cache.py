@@ -119,7 +119,7 @@ def open_split(
         masks=masks,
         has_mask=np.array([row.mask is not None for row in rows], dtype=bool),
         prompts=tuple(row.text for row in rows),
-        statements=tuple(parse(row.text, laterality=row.laterality) for row in rows),
+        statements=tuple(parse(row.text, row.grammar, row.laterality) for row in rows),
         keys=tuple(row.image for row in rows),
         native_sizes=np.array(meta["native_sizes"], dtype=np.int64).reshape(-1, 2),
     )

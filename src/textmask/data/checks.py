@@ -128,7 +128,7 @@ def _check_prompts(manifest: Manifest, report: CheckReport) -> dict[str, Stateme
         warnings.simplefilter("ignore", PromptWarning)  # counted below instead
         for row in manifest.rows:
             if row.text not in statements:
-                statements[row.text] = parse(row.text)
+                statements[row.text] = parse(row.text, manifest.grammar)
 
     report.measured["distinct_texts"] = len(statements)
 

@@ -23,8 +23,9 @@ from textmask.errors import DataError, DataWarning, choose
 from textmask.io.files import write_whole
 from textmask.io.spreadsheets import FORMULA, read_csv
 from textmask.statement import Laterality
+from textmask.text.grammar import GRAMMARS
 
-COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled")
+COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled", "grammar")
 REQUIRED = ("image", "text", "split")
 MAX_TEXT = 10_000
 SHOWN = 10
@@ -50,6 +51,7 @@ class Row:
         group: patient, study or video, "" if unknown; rows of one group belong in one split.
         laterality: laterality convention of `text`.
         labelled: whether training may use the mask.
+        grammar: grammar of `text`, see `textmask.text.grammar.parse`.
     """
 
     image: str
@@ -59,6 +61,7 @@ class Row:
     group: str = ""
     laterality: Laterality = Laterality.UNKNOWN
     labelled: bool = True
+    grammar: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,12 @@ class Manifest:
         """The convention that all rows share; UNKNOWN if they differ."""
         conventions = {row.laterality for row in self.rows}
         return conventions.pop() if len(conventions) == 1 else Laterality.UNKNOWN
+
+    @property
+    def grammar(self) -> str:
+        """The grammar that all rows share; `auto` if they differ."""
+        names = {row.grammar for row in self.rows}
+        return names.pop() if len(names) == 1 else "auto"
 
     def image_path(self, row: Row) -> Path:
         """Path of the image of `row` on this machine."""
@@ -250,9 +259,12 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     # in memory first, so that the file is written at once
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    named = any(row.grammar != "auto" for row in manifest.rows)
+    writer.writerow(COLUMNS if named else COLUMNS[:-1])
     for row in manifest.rows:
         cells = _row_cells(row)
+        if named and len(cells) < len(COLUMNS):
+            cells.append(row.grammar)
         cells[:2] = [
             posixpath.normpath(posixpath.join(prefix, cell)) if cell else "" for cell in cells[:2]
         ]
@@ -276,7 +288,7 @@ def check_unique(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
 
 def _row_cells(row: Row) -> list[str]:
     labelled = "true" if row.labelled else "false"
-    return [
+    cells = [
         row.image,
         row.mask or "",
         row.text,
@@ -285,6 +297,10 @@ def _row_cells(row: Row) -> list[str]:
         row.laterality.value,
         labelled,
     ]
+    # the hash of data without a grammar stays what it was
+    if row.grammar != "auto":
+        cells.append(row.grammar)
+    return cells
 
 
 def _check_header(header: list[str], path: Path) -> None:
@@ -330,6 +346,7 @@ def _parse_row(number: int, cells: dict[str, str], problems: Problems, fence: Fe
         group=cells.get("group", "").strip(),
         laterality=_laterality_cell(number, cells.get("laterality", ""), problems),
         labelled=_labelled_cell(number, cells.get("labelled", ""), mask, problems),
+        grammar=_grammar_cell(number, cells.get("grammar", ""), problems),
     )
 
 
@@ -346,6 +363,14 @@ def _laterality_cell(number: int, text: str, problems: Problems) -> Laterality:
         problems.add(number, "laterality", f"{text!r}; expected image, patient or unknown")
         return Laterality.UNKNOWN
     return Laterality(name)
+
+
+def _grammar_cell(number: int, text: str, problems: Problems) -> str:
+    name = text.strip().lower() or "auto"
+    if name != "auto" and name not in GRAMMARS:
+        problems.add(number, "grammar", f"{text!r}; expected auto, {', '.join(GRAMMARS)}")
+        return "auto"
+    return name
 
 
 def _labelled_cell(number: int, text: str, mask: str | None, problems: Problems) -> bool:

@@ -20,6 +20,7 @@ class DataOptions:
         laterality: convention of the prompts: `image`, `patient` or `unknown`; None takes that of the layout.
         hold_out: share of `train` that is held out as `valid`, in [0, 1); 0 holds nothing out.
         merge_valid: train on `valid` too.
+        grammar: grammar of the prompts, see `textmask.text.grammar.parse`; None takes that of the data.
     """
 
     layout: str = "auto"
@@ -28,6 +29,7 @@ class DataOptions:
     laterality: str | None = None
     hold_out: float = 0.0
     merge_valid: bool = False
+    grammar: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The options as they are stored in data.json."""

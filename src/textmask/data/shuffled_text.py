@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def read_prompts(prompts: Sequence[str], rows: Sequence[Row]) -> tuple[Statement, ...]:
     """Parse N prompts, each with the laterality convention of the row it is given to."""
     return tuple(
-        parse(prompt, laterality=row.laterality) for prompt, row in zip(prompts, rows, strict=True)
+        parse(prompt, row.grammar, row.laterality)
+        for prompt, row in zip(prompts, rows, strict=True)
     )
 
 

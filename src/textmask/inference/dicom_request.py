@@ -8,6 +8,7 @@ from textmask.inference.predictor import Segmentation
 from textmask.io.dicom.facts import RequestFacts
 from textmask.io.orientation import Orientation
 from textmask.statement import Laterality, Side, Statement
+from textmask.text.finding_lines import finding_lines
 
 LUNG = ("qata", "mosmed", "report")  # grammars whose places are in the lungs
 
@@ -73,6 +74,8 @@ def _request_notes(found: Sequence[Segmentation]) -> list[str]:
     notes.append(f"Conversion: {asked.conversion}.")
     if asked.assumed:
         notes.append("The laterality convention was assumed by the operator.")
+
+    notes += finding_lines(found[0].statement)
 
     # each code once, in the order of the slices
     codes: dict[str, None] = {}

@@ -123,7 +123,8 @@ def split_reports(jobs: Sequence[BatchItem]) -> tuple[list[BatchItem], list[str]
         found = read_findings(job.text)
         items += [replace(job, text=finding) for finding in found.named]
         denied = f"; denied: {'; '.join(found.denied)}" if found.denied else ""
-        notes.append(f"{job.image.name}: {len(found.named)} findings with a place{denied}")
+        skipped = f"; not read: {', '.join(found.skipped)}" if found.skipped else ""
+        notes.append(f"{job.image.name}: {len(found.named)} findings with a place{denied}{skipped}")
     return items, notes
 
 

@@ -84,6 +84,7 @@ def translate(
     model: Laterality,
     orientation: Orientation | None,
     assume: str | None = None,
+    grammar: str = "auto",
 ) -> SideConversion:
     """The prompt for a network that sees the image in its usual view, or as stored if `orientation` is None.
 
@@ -93,6 +94,7 @@ def translate(
         model: convention of the model.
         orientation: of the stored image.
         assume: `image` or `patient`, used if `said` or `model` is unknown; it never replaces a view.
+        grammar: grammar of the prompt, see `textmask.text.grammar.parse`.
 
     Raises:
         LateralityError: the prompt names a side, and which side of the image that is cannot be determined, or the
@@ -103,6 +105,7 @@ def translate(
     if assume is not None:
         choose("assumed laterality", assume, [str(Laterality.IMAGE), str(Laterality.PATIENT)])
     text = _readable_part(sentence)
+    refuse_unread_side(text, grammar)
     view = "" if orientation is None else _view_text(orientation)
     _refuse_turned_levels(text, orientation)
     if not names_side(text):
@@ -134,6 +137,20 @@ def translate(
     if said is model:
         done = "left and right exchanged: the image is stored mirrored and the model sees it in its usual view"
     return SideConversion(said, model, view, swapped, done, assumed)
+
+
+def refuse_unread_side(text: str, grammar: str = "auto") -> None:
+    """Raise if a prompt may name a side that was not understood: both lungs would be marked in its place.
+
+    Raises:
+        LateralityError: a lung without a side, a single letter, or a misspelled side.
+    """
+    statement = parse(text, grammar)
+    unread = {"missing_side", "unread_side"} & set(statement.warnings)
+    if statement.grammar == "report" and unread:
+        raise LateralityError(
+            f"{text[:80]!r} names a place in one lung, but its side could not be read. Write left, right or both lungs."
+        )
 
 
 def names_side(sentence: str) -> bool:

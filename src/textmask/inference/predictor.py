@@ -41,7 +41,7 @@ from textmask.plots.overlays import heat, overlay, side_by_side
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION
 from textmask.statement import Laterality, Statement
-from textmask.text.grammar import parse
+from textmask.text.grammar import GRAMMARS, parse
 
 # what a method may publish in `Output.aux`, B 1 h w in [0, 1]
 MAPS = ("attention", "prior", "guide")
@@ -131,13 +131,16 @@ class Opened:
         # what the prompt means, and how it reads in the convention of the model
         predictor, recipe = self.predictor, self.predictor.run.recipe
         said = convention(laterality, DEFAULTS[self.loaded.format])
-        asked = translate(sentence, said, predictor.laterality, self.orientation, assume)
-        statement = parse(sentence, laterality=asked.said)
+        asked = translate(
+            sentence, said, predictor.laterality, self.orientation, assume, predictor.grammar
+        )
+        statement = parse(sentence, predictor.grammar, asked.said)
 
         # the only message there can be is that the prompt was cut
         with collected_prompt_warnings() as complaints:
             cut = bool(predictor.run.method.too_long([asked.sentence]))
-            planes = self._predict(asked.sentence, parse(asked.sentence, laterality=asked.model))
+            shown = parse(asked.sentence, predictor.grammar, asked.model)
+            planes = self._predict(asked.sentence, shown)
 
         # whether the prediction should be trusted
         screening = screen(
@@ -266,6 +269,12 @@ class Predictor:
         """The laterality convention of the training prompts."""
         name = str(self.run.data.get("laterality", Laterality.UNKNOWN))
         return Laterality(choose("laterality in data.json", name, CONVENTIONS))
+
+    @cached_property
+    def grammar(self) -> str:
+        """The grammar of the prompts: that of the training data, or `auto`."""
+        name = str(self.run.data.get("grammar") or "auto")
+        return choose("grammar in data.json", name, ["auto", *GRAMMARS])
 
     @cached_property
     def weights_sha256(self) -> str:

@@ -148,8 +148,11 @@ def result_record(job: BatchItem, found: Segmentation, predictor: Predictor) -> 
         "understood": {
             "zones": sorted(f"{zone[0]} {zone[1]}" for zone in statement.zones),
             "count": statement.count,
+            "free": sorted(f"{zone[0]} {zone[1]}" for zone in statement.negated),
             "absent": statement.absent,
             "grammar": statement.grammar,
+            "language": statement.language,
+            "findings": [finding.as_json() for finding in statement.findings],
         },
         "asked": found.asked.as_json(),
         "left_means": f"{found.asked.said} side",

@@ -12,7 +12,7 @@ import numpy as np
 from textmask.errors import CheckpointError
 from textmask.statement import Statement
 from textmask.text.grammar import WARNINGS
-from textmask.text.vocabulary import known_share, unknown_words
+from textmask.text.vocabulary import known_share, organs, unknown_words
 
 CUT = "longer_than_window"
 # the masks of the split were predicted in half precision, and values may repeat
@@ -28,6 +28,7 @@ CODES: Mapping[str, str] = {
     "abstained": "the mask is withheld, for the reason next to this code",
     "no_medical_word": "neither a place nor a medical word was found in the prompt",
     "unlike_training_text": "too few words of the prompt are known from the training prompts or from medicine",
+    "other_organ": "the prompt is about an organ that no training prompt named",
     "unlike_validation_masks": "the model is less confident in this mask than in nearly all of its validation masks",
 }
 
@@ -149,6 +150,10 @@ def screen(
     reasons = []
     if {"nothing_parsed", "empty_text"} & set(statement.warnings) and share == 0:
         reasons.append("no_medical_word")
+    if "other_language" in statement.warnings and not reasons:
+        reasons.append("other_language")
+    if calibration is not None and not reasons and _other_organ(sentence, statement, calibration):
+        reasons.append("other_organ")
 
     # what is unusual compared with the training prompts and the validation masks
     compatibility = None
@@ -168,6 +173,13 @@ def screen(
     if abstained:
         codes += ["abstained", *reasons]
     return Screening(tuple(codes), abstained or denied, abstained, compatibility, strange)
+
+
+def _other_organ(sentence: str, statement: Statement, calibration: Calibration) -> bool:
+    """Whether the prompt names organs, and none that the training prompts named."""
+    known = organs(" . ".join(sorted(calibration.vocabulary)))
+    named = organs(sentence)
+    return bool(known and named) and not known & named and not statement.zones
 
 
 def confidence(probability: np.ndarray, threshold: float) -> float | None:

@@ -208,6 +208,7 @@ class RunFolder:
         stored["hash"] = self.manifest.hash()
         stored["counts"] = dict(self.manifest.splits)
         stored["laterality"] = str(self.manifest.laterality)
+        stored["grammar"] = self.manifest.grammar
         stored["train_rows"] = train_rows
         stored["labelled_rows"] = {name: len(rows) for name, rows in labelled.items()}
         return stored

@@ -7,6 +7,7 @@ from typing import Literal
 from textmask.serve.background import BackgroundJob
 from textmask.serve.schemas import (
     FailureBody,
+    FindingBody,
     ImageBody,
     JobBody,
     OrientationBody,
@@ -73,6 +74,8 @@ def statement_body(found: ServedSegmentation) -> StatementBody:
         absent=statement.absent,
         size=statement.size,
         grammar=statement.grammar,
+        language=statement.language,
+        findings=[FindingBody.model_validate(finding.as_json()) for finding in statement.findings],
         laterality=whose(str(statement.laterality)),
     )
 

@@ -121,6 +121,21 @@ class WarningBody(BaseModel):
     message: str
 
 
+class FindingBody(BaseModel):
+    """A finding that the prompt names."""
+
+    kind: str
+    zones: list[str] = Field(
+        description='"side level" as in the prompt; empty if no place is named.'
+    )
+    polarity: Literal["present", "absent"]
+    certainty: Literal["certain", "possible"]
+    change: str
+    size_mm: float | None
+    span: tuple[int, int] = Field(description="Characters of its clause in the prompt.")
+    attributes: list[str]
+
+
 class StatementBody(BaseModel):
     """What the parser understood. Zones are (side, level) as in the prompt, cells by the sides of the image."""
 
@@ -136,6 +151,8 @@ class StatementBody(BaseModel):
     absent: bool
     size: str | None
     grammar: str
+    language: str = Field(description="ISO 639 code; empty if the language is not supported.")
+    findings: list[FindingBody]
     laterality: Whose
 
 

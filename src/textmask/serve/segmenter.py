@@ -190,7 +190,7 @@ class Segmenter:
         opened, found = self.segment_opened(upload, request)
 
         # what was understood is shown as the user wrote it, not as the network got it
-        shown = parse(request.prompt, laterality=found.asked.said)
+        shown = parse(request.prompt, self._predictor.grammar, found.asked.said)
         cells, free = _zones_in_image(shown, opened.orientation)
         denied = shown.absent or bool(shown.negated and not shown.zones)
         return ServedSegmentation(

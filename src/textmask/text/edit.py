@@ -1,4 +1,4 @@
-"""Sentences rewritten on purpose: kept true under a flip, robbed of their place, merged, mistyped, reworded."""
+"""Sentences rewritten on purpose: kept true under a flip, with the location removed, merged, mistyped, reworded."""
 
 from __future__ import annotations
 
@@ -9,34 +9,27 @@ from functools import lru_cache
 import numpy as np
 
 from textmask.errors import DataError, choose
-from textmask.statement import Laterality, Side, Statement
-from textmask.text.grammar import mend, parse
+from textmask.statement import Finding, Laterality, Side, Statement
+from textmask.text.captions import mend
+from textmask.text.grammar import parse
+from textmask.text.lexicon import lexicon
+from textmask.text.mirroring import in_case_of, mirrored_words
 from textmask.text.render import places, render
-from textmask.text.report_grammar import ABBREVIATIONS
+from textmask.text.tokens import LETTERS, nearest_place, tokenize
 from textmask.text.words import NUMBERS
 
-MIRROR = {
-    "left": "right",
-    "lt": "rt",
-    **{f"left{end}": f"right{end}" for end in ("sided", "side", "ward", "wards", "most")},
-    **{short: f"r{short[1:]}" for short in ("lul", "lll", "luz", "lmz", "llz")},
-}
 INVERT = {"upper": "lower", "top": "bottom", "superior": "inferior", "above": "below"}
-# places without a counterpart in the other lung, clock positions, and sides in other languages, which the grammar
-# does not read: turning the picture and keeping such a sentence would make it false
-NO_MIRROR = re.compile(
-    r"\b(?:rml|lml|lingula\w*|middle(?:\s*[,/]\s*(?:(?:and|or)\s+)?\w+|\s+(?:and|or)\s+\w+)*\s+lobes?|"
-    r"retrocardiac|(?:minor|horizontal)\s+fissure|o.?clock|gauche|droite?|links|linke[rsn]?|rechts|rechte[rsn]?|"
-    r"izquierd[ao]s?|derech[ao]s?|sinistr[aoe]|destr[aoe]|esquerd[ao]s?|direit[ao]s?)\b|[左右]",
-    re.IGNORECASE,
-)
+# names of places that need no side, such as RLL
+_ABBREVIATIONS = [
+    phrase for phrase, term in lexicon().items() if term.role == "place" and " " not in phrase
+]
 # the letter before a place: "L lower lobe", "R lung"
 _LETTER = r"[lr](?=[ .]+(?:upper|middle|mid|lower|lungs?|lobes?|zones?|base|apex|apical|basal|basilar|perihilar)\b)"
 _PLACE_WORD = (
     r"(?:(?:all|upper|middle|mid|lower|top|bottom|apical|basal|basilar|perihilar|left|right|center|centre|central|both|"
     r"bilateral(?:ly)?|base|bases|apex|apices|midlung|midzones?|hilum|hila|costophrenic|lt\.?|rt\.?|"
     r"lungs|(?:left|right)(?:side|wards?|most)|suprahilar|infrahilar|superior|inferior|inf\.?|hilar|hemithorax|"
-    rf"{'|'.join(sorted(ABBREVIATIONS, key=len, reverse=True))})(?:[- ]?sided)?|{_LETTER}\.?)"
+    rf"{'|'.join(sorted(_ABBREVIATIONS, key=len, reverse=True))})(?:[- ]?sided)?|{_LETTER}\.?)"
 )
 PLACE = re.compile(
     rf"\b(?:the\s+)?{_PLACE_WORD}(?:(?:\s+and\s+|\s*/\s*|\s+|-){_PLACE_WORD})*"
@@ -47,10 +40,10 @@ LONG_WORD = re.compile(r"[A-Za-z]{4,}")
 LATERAL = re.compile(
     r"\b(?:(?:bilateral|unilateral)(?:ly)?\b|(?:bilat|unilat)\b\.?)\s*", re.IGNORECASE
 )
-# the key beside each: to the right, at the end of a row to the left
+# the key next to each: to the right, at the end of a row to the left
 KEYBOARD = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuioposdfghjklkxcvbnmn", strict=True))
 MISSPELLINGS = ("double", "drop", "keyboard", "swap")
-# about nothing that a picture of the field shows
+# about nothing that an image of the field shows
 UNRELATED = (
     "Hello World",
     "The train to the coast departs at nine.",
@@ -62,51 +55,55 @@ UNRELATED = (
 
 @lru_cache(maxsize=65536)
 def mirror(prompt: str) -> str | None:
-    """The sentence that is true after a horizontal flip; None when it cannot be rewritten and the flip is refused.
+    """The sentence that is true of the mirrored image; None when it cannot be written, so that the flip is refused.
 
-    Refused are places without a counterpart (right middle lobe, lingula), sides in other languages, and sentences
-    whose swapped wording would not parse to the mirrored zones, such as a misspelt side.
+    Organs keep the side in their name ("left ventricle"), and "left" that names no side stays ("the patient left").
+    Refused are places without a counterpart (right middle lobe, lingula), organs that lie on one side and are named
+    with it (aortic arch, liver), dextrocardia and situs inversus, sides that are misspelled or in another language, and
+    sentences whose swapped wording would not parse to the mirrored zones.
     """
-    return None if NO_MIRROR.search(prompt) else _swapped(prompt, MIRROR, Statement.mirrored)
+    out = mirrored_words(prompt)
+    if out is None:
+        return None
+    return (
+        out
+        if _same_claims(prompt, out, Statement.mirrored) and mirrored_words(out) == prompt
+        else None
+    )
 
 
 @lru_cache(maxsize=65536)
 def invert(prompt: str) -> str | None:
     """The sentence that is true after a vertical flip, or None.
 
-    For pictures without an up and down of their own (polyps, nuclei); a chest film upside down is no chest film.
+    For images without an up and down of their own (polyps, nuclei); an upside-down radiograph is not a radiograph.
     """
-    return _swapped(prompt, INVERT, Statement.inverted)
+    out = _swap_levels(prompt)
+    return (
+        out
+        if _same_claims(prompt, out, Statement.inverted) and _swap_levels(out) == prompt
+        else None
+    )
 
 
-def _swapped(
-    prompt: str, pairs: dict[str, str], change: Callable[[Statement], Statement]
-) -> str | None:
-    out = _swap_words(prompt, pairs)
+def _same_claims(prompt: str, out: str, change: Callable[[Statement], Statement]) -> bool:
     before, after = change(parse(prompt)), parse(out)
-    same = (after.zones, after.negated) == (before.zones, before.negated)
-    # odd capitals ("LEft") would not come back
-    return out if same and _swap_words(out, pairs) == prompt else None
+    return (after.zones, after.negated) == (before.zones, before.negated)
 
 
-def _swap_words(prompt: str, pairs: dict[str, str]) -> str:
-    both = {
-        **pairs,
-        **{b: a for a, b in pairs.items()},
-        **({"l": "r", "r": "l"} if pairs is MIRROR else {}),
-    }
-
-    def swap(match: re.Match[str]) -> str:
-        word, new = match.group(), both[match.group().lower()]
-        return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
-
-    words = "|".join(sorted((word for word in both if len(word) > 1), key=len, reverse=True))
-    letter = rf"|{_LETTER}" if pairs is MIRROR else ""
-    return re.sub(rf"\b(?:(?:{words})\b{letter})", swap, prompt, flags=re.IGNORECASE)
+def _swap_levels(prompt: str) -> str:
+    both = {**INVERT, **{b: a for a, b in INVERT.items()}}
+    words = "|".join(sorted(both, key=len, reverse=True))
+    return re.sub(
+        rf"\b(?:{words})\b",
+        lambda found: in_case_of(found.group(), both),
+        prompt,
+        flags=re.IGNORECASE,
+    )
 
 
 def swap_sides(prompt: str) -> str | None:
-    """The sentence that names the other side; None where it names both alike or none, or cannot be rewritten."""
+    """The sentence that names the other side; None if it names both alike or none, or cannot be rewritten."""
     return _other_place(prompt, mirror)
 
 
@@ -121,13 +118,24 @@ def _other_place(prompt: str, change: Callable[[str], str | None]) -> str | None
 
 
 def deny(prompt: str) -> str | None:
-    """A sentence that says the finding is not where `prompt` has it; None where that names no place or has no words."""
+    """A sentence that says the finding is not where `prompt` has it; None if that names no place or has no words."""
     statement = parse(prompt)
     if statement.grammar == "polyp" and statement.zones:
         return f"No polyp on {' or '.join(places(statement))}."
     if any(side is Side.CENTER for side, _ in statement.zones) or not places(statement):
         return None
-    return f"No opacity in {', no opacity in '.join(places(statement))}."
+    kind = spoken_kind(statement)
+    return f"No {kind} in {f', no {kind} in '.join(places(statement))}."
+
+
+def spoken_kind(statement: Statement) -> str:
+    """The finding of a statement in the words of a report; "opacity" for those that are its near synonyms."""
+    present = [finding for finding in statement.findings if finding.present and finding.zones]
+    return next((finding.kind for finding in present if not _is_opacity(finding)), "opacity")
+
+
+def _is_opacity(finding: Finding) -> bool:
+    return finding.group == "airspace"
 
 
 def contradict(prompt: str) -> str | None:
@@ -158,9 +166,10 @@ def drop_position(prompt: str, replacement: str = "") -> str:
     )
     text = re.sub(r"\s+([,.;])", r"\1", text)
     text = re.sub(r"(?:,\s*|\s+and\s*)+(?=[,.;]|$)", "", re.sub(r"^\s*and\b", "", text)).strip()
-    # a letter can become a side where the words behind it are gone: "R left lung"
-    again = text != prompt and parse(text).zones and not parse(replacement).zones
-    return drop_position(text, replacement) if again else text
+    if not parse(text).zones or parse(replacement).zones:
+        return text
+    # a letter can become a side once the words behind it are gone: "R left lung"
+    return drop_position(text, replacement) if text != prompt else _without_place_words(text)
 
 
 @lru_cache(maxsize=65536)
@@ -172,19 +181,35 @@ def blur_position(prompt: str) -> str:
         rf"(?:{PLACE.pattern})(?:\s+and\s+(?:{PLACE.pattern}))*", "\0", text, flags=re.IGNORECASE
     )
     text = text.replace("\0", "a region of the lung" if chest else "a region of the image").strip()
-    return blur_position(text) if text != prompt and parse(text).zones else text
+    if not parse(text).zones:
+        return text
+    return blur_position(text) if text != prompt else _without_place_words(text)
+
+
+def _without_place_words(prompt: str) -> str:
+    """The sentence without any word of a place, whatever is left of it."""
+    end, kept = 0, []
+    for token in tokenize(prompt):
+        if token.role in ("side", "level", "place", "segment", "lung") or token.word in LETTERS:
+            kept.append(prompt[end : token.start])
+            end = token.end
+    out = " ".join("".join([*kept, prompt[end:]]).split())
+    return _without_place_words(out) if out != prompt and parse(out).zones else out
 
 
 def legible(prompt: str) -> str:
-    """The sentence with misspelt words of place put right, so that they are found."""
+    """The sentence with misspelled words of place put right, so that they are found."""
     statement = parse(prompt)
     if "repaired_typo" not in statement.warnings:
         return prompt
+    chest = statement.grammar in ("qata", "mosmed")
 
     def put_right(match: re.Match[str]) -> str:
         word = match.group()
-        mended = mend([word.lower()], chest=statement.grammar in ("qata", "mosmed"))
-        return word if mended == [word.lower()] else " ".join(mended)
+        mended = " ".join(mend([word.lower()], chest))
+        if not chest and mended == word.lower():
+            mended = nearest_place(mended) or mended
+        return word if mended == word.lower() else mended
 
     return re.sub(r"[^\W\d_]+", put_right, prompt)
 
@@ -235,7 +260,7 @@ def _misspell(word: str, rng: np.random.Generator, kind: str | None) -> str:
     if drawn == "swap" and word[i] == word[i + 1]:
         if kind is None:
             drawn = "double"
-        else:  # two equal letters beside each other can only be swapped with a third
+        else:  # of two equal letters, one is swapped with a third
             i = next((j for j in range(1, len(word) - 1) if word[j] != word[j + 1]), 0)
     letter = KEYBOARD.get(word[i].lower(), "x")
     return {
@@ -247,9 +272,10 @@ def _misspell(word: str, rng: np.random.Generator, kind: str | None) -> str:
 
 
 def paraphrase(prompt: str, rng: np.random.Generator) -> str:
-    """Another wording of the same claims, drawn from the styles that can say them; unchanged where none can.
+    """Another wording of the same claims, drawn from the styles that can say them; unchanged if none can.
 
-    Zones, those said to be free, and the number of findings where the sentence and the style name one, stay.
+    Zones, those said to be free, the kind of the finding, and the number of findings where the sentence and the style
+    name one, stay.
     """
     statement = parse(prompt)
     if not statement.has_location or statement.negated:
@@ -259,8 +285,22 @@ def paraphrase(prompt: str, rng: np.random.Generator) -> str:
     if "report" in styles and any(side is Side.CENTER for side, _ in statement.zones):
         return prompt
     texts = [text for text in (render(statement, style) for style in styles) if text != prompt]
-    texts = [text for text in texts if parse(text).zones == statement.zones]
+    texts = [text for text in texts if same_meaning(prompt, text)]
     return str(rng.choice(texts)) if texts else prompt
+
+
+def same_meaning(prompt: str, other: str) -> bool:
+    """Whether two sentences claim the same zones of the same kinds of findings."""
+    a, b = parse(prompt), parse(other)
+    return (a.zones, a.negated, a.absent) == (b.zones, b.negated, b.absent) and _kinds(a) == _kinds(
+        b
+    )
+
+
+def _kinds(statement: Statement) -> frozenset[tuple[str, bool]]:
+    """Groups of the findings and whether they are there; a bare place is taken for an opacity."""
+    kinds = {(finding.group, finding.present) for finding in statement.findings}
+    return frozenset(kinds or ({("airspace", True)} if statement.zones else ()))
 
 
 def reorder_clauses(prompt: str, rng: np.random.Generator) -> str:

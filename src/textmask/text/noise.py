@@ -1,12 +1,12 @@
 """What writers do to a sentence: misspell, shorten, reword, reorder, leave out, add, deny; each at graded severity.
 
-The counterpart of `textmask.data.corruptions` for text: a picture and its mask never pass through.
+The counterpart of `textmask.data.corruptions` for text: images and masks are not touched.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,22 +20,30 @@ from textmask.text.edit import (
     drop_position,
     paraphrase,
     reorder_clauses,
+    same_meaning,
+    spoken_kind,
     typo,
 )
 from textmask.text.grammar import parse
 from textmask.text.render import places
+from textmask.text.vocabulary import organs
 from textmask.text.words import MISSPELT
 
 Edit = Callable[[str, np.random.Generator, int], str | None]
 TRIES = 8  # orders of clauses that are drawn: of two, half are no change
 CHESTS = ("qata", "mosmed", "report")
 SHORT_WORDS = {"bilateral": "bilat.", "unilateral": "unilat.", "infection": "inf."}
-# other wordings: each must still parse to the zones it was made from
+# other wordings: each must still parse to the zones and the kind of finding it was made from
 WORDINGS = {
-    "chest": (
+    "opacity": (
         "Hazy opacification is seen in {}.",
         "There is consolidation involving {}.",
         "Airspace disease in {}, as marked.",
+    ),
+    "other": (
+        "There is {finding} in {}.",
+        "{finding} is seen in {}.",
+        "Also noted: {finding} in {}.",
     ),
     "polyp": ("A polyp can be seen in {} of the image.", "There is one polyp, it sits in {}."),
 }
@@ -47,6 +55,8 @@ EXTRA = {
         "A gastric tube is in place.",
         "Degenerative changes of the spine.",
         "Compared with the film of yesterday.",
+        "The trachea is midline.",
+        "The patient was upright.",
     ),
     "polyp": (
         "The mucosa is well seen.",
@@ -63,7 +73,13 @@ EXTRA = {
 }
 # denials of something else
 DENIALS = {
-    "chest": ("No pneumothorax.", "No pleural effusion.", "No rib fracture.", "No cardiomegaly."),
+    "chest": (
+        "No pneumothorax.",
+        "No pleural effusion.",
+        "No rib fracture.",
+        "No cardiomegaly.",
+        "No pneumomediastinum.",
+    ),
     "polyp": ("No bleeding.", "No ulcer.", "No stenosis.", "No residue."),
     "nuclei": ("No folds.", "No blur.", "No pen marks.", "No air bubbles."),
 }
@@ -74,7 +90,7 @@ class TextNoise:
     """One way to spoil a sentence.
 
     Attributes:
-        edit: (prompt, rng, severity) -> prompt, None where the sentence offers no room for it.
+        edit: (prompt, rng, severity) -> prompt, None if the sentence offers no room for it.
         severities: the values offered, mild to strong.
         meaning: what the severity is.
         keeps: whether the sentence still claims the same to a person who reads it.
@@ -87,7 +103,7 @@ class TextNoise:
 
 
 def spoil(prompt: str, name: str, severity: int, rng: np.random.Generator) -> str | None:
-    """The sentence spoilt; None where it cannot be, or comes out as it was.
+    """The spoiled sentence; None if it cannot be, or comes out as it was.
 
     Args:
         prompt: any text.
@@ -170,11 +186,22 @@ def _reworded(prompt: str, rng: np.random.Generator, severity: int) -> str | Non
     statement = parse(prompt)
     if statement.negated or not places(statement):
         return None
-    polyp = statement.grammar == "polyp"
-    listed = (" and " if polyp else "; also in ").join(places(statement))
-    texts = [wording.format(listed) for wording in WORDINGS["polyp" if polyp else "chest"]]
-    texts = [text for text in texts if parse(text).zones == statement.zones]
+    polyp, finding = statement.grammar == "polyp", spoken_kind(statement)
+    listed = (
+        " and " if polyp else f"; also {finding} in " if finding != "opacity" else "; also in "
+    ).join(places(statement))
+    wordings = WORDINGS["polyp" if polyp else "opacity" if finding == "opacity" else "other"]
+    texts = [_capital(wording.format(listed, finding=finding)) for wording in wordings]
+    texts = [
+        text
+        for text in texts
+        if parse(text).zones == statement.zones and (polyp or same_meaning(prompt, text))
+    ]
     return str(rng.choice(texts)) if texts else None
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _reordered(prompt: str, rng: np.random.Generator, severity: int) -> str | None:
@@ -196,7 +223,9 @@ def _shortened(prompt: str, rng: np.random.Generator, severity: int) -> str | No
     """Severity 1: one clause without a place is missing; 2: all of them; 3: only the places are."""
     if severity == 3:
         return drop_position(prompt) or None
-    clauses = re.findall(r"[^,.;]+[,.;]*", prompt)
+    clauses = re.findall(
+        r"(?:[^,.;]|\.(?=\d))+[,.;]*", prompt
+    )  # the point of "2.5 cm" ends no clause
     plain = [i for i, clause in enumerate(clauses) if not parse(clause).zones]
     if len(plain) == len(clauses) or len(plain) < severity:
         return None
@@ -205,8 +234,8 @@ def _shortened(prompt: str, rng: np.random.Generator, severity: int) -> str | No
 
 
 def _longer(prompt: str, rng: np.random.Generator, n: int) -> str | None:
-    """N further sentences, each before or after."""
-    listed = EXTRA.get(_subject(prompt), ())
+    """N further sentences, each before or after; none that says something about a finding of the sentence."""
+    listed = _unrelated(prompt, EXTRA.get(_subject(prompt), ()))
     if len(listed) < n:
         return None
     chosen = [listed[i] for i in rng.permutation(len(listed))[:n]]
@@ -218,9 +247,9 @@ def _longer(prompt: str, rng: np.random.Generator, n: int) -> str | None:
 
 
 def _denying(prompt: str, rng: np.random.Generator, n: int) -> str | None:
-    """N denials of something else after it; the first says that the other lung is clear, where one lung is named."""
+    """N denials of something else after it; the first says that the other lung is clear, if one lung is named."""
     statement = parse(prompt)
-    listed = DENIALS.get(_subject(prompt), ())
+    listed = _unrelated(prompt, DENIALS.get(_subject(prompt), ()))
     if len(listed) < n:
         return None
     texts = [listed[i] for i in rng.permutation(len(listed))[:n]]
@@ -228,6 +257,18 @@ def _denying(prompt: str, rng: np.random.Generator, n: int) -> str | None:
         (side,) = statement.sides
         texts[0] = f"The {side.mirrored.value} lung is clear."
     return " ".join([f"{prompt.rstrip().rstrip('.')}.", *texts])
+
+
+def _unrelated(prompt: str, sentences: Sequence[str]) -> list[str]:
+    """Those of the sentences that are about no finding and no organ of the prompt."""
+    named = {(finding.organ, finding.group) for finding in parse(prompt).findings}
+    about = organs(prompt) - {"lung"}
+    chosen = []
+    for sentence in sentences:
+        kinds = {(finding.organ, finding.group) for finding in parse(sentence).findings}
+        if not kinds & named and not organs(sentence) & about:
+            chosen.append(sentence)
+    return chosen
 
 
 def _subject(prompt: str) -> str:
@@ -239,7 +280,7 @@ TEXT_NOISE: dict[str, TextNoise] = {
     **{
         name: TextNoise(_misspelt(name), (1, 2, 3), f"words with a letter {what}")
         for name, what in (
-            ("keyboard", "hit beside its key"),
+            ("keyboard", "hit next to its key"),
             ("swap", "swapped with the next"),
             ("drop", "missing"),
         )

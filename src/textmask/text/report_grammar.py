@@ -1,62 +1,38 @@
-"""Plain report sentences, clause by clause, and what all readers of sentences share."""
+"""Plain report sentences as zones and findings, and what all readers of sentences share."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-from textmask.statement import Level, Side, Zone
-from textmask.text.words import LEVELS, NUMBERS, SIDES
+from textmask.statement import LUNG_ZONES, Finding, Side, Zone
+from textmask.text.clauses import DENIED, FREE, PRESENT, Piece, pieces_of, without_comparisons
+from textmask.text.lexicon import plain_words
+from textmask.text.places import LUNG_ORGANS, share
+from textmask.text.tokens import Token, join_slashed_sides
+from textmask.text.words import NUMBERS
 
-BOTH = frozenset({Side.LEFT, Side.RIGHT})
-LUNGS = frozenset("lung lungs hemithorax".split())
-# plural nouns mean both lungs when no side is named, singular ones leave the side open
-PLURALS = frozenset("lobes zones fields bases apices hila lungs midzones".split())
-NOUNS = (
-    LUNGS
-    | PLURALS
-    | frozenset(
-        "lobe zone field region base apex perihilar hilum basal basilar apical midlung midzone".split()
-    )
-)
-REPORT_LEVELS = {
-    **LEVELS,
-    **dict.fromkeys(("hilum", "hila", "midlung", "midzone", "midzones"), Level.MIDDLE),
-    **dict.fromkeys(("costophrenic", "infrahilar"), Level.LOWER),
-    "suprahilar": Level.UPPER,
-}
-ABBREVIATIONS = {
-    **{f"r{v.value[0]}{k}": ((Side.RIGHT, v),) for v in Level for k in "lz"},
-    **{f"l{v.value[0]}{k}": ((Side.LEFT, v),) for v in Level for k in "lz"},
-    **dict.fromkeys(("lingula", "lingular"), ((Side.LEFT, Level.MIDDLE),)),
-    **dict.fromkeys(
-        ("bibasilar", "bibasal"), ((Side.LEFT, Level.LOWER), (Side.RIGHT, Level.LOWER))
-    ),
-    "biapical": ((Side.LEFT, Level.UPPER), (Side.RIGHT, Level.UPPER)),
-}
-FINDINGS = frozenset(
-    "opacity opacities infiltrate infiltrates infiltration consolidation consolidations pneumonia infection infected "
-    "effusion effusions lesion lesions nodule nodules mass masses shadowing airspace atelectasis disease finding "
-    "findings abnormality abnormalities pneumothorax edema oedema collapse density densities".split()
-)
-PLEURAL = frozenset("pleural effusion effusions pneumothorax".split())
-# anatomy beside the lungs: its side is not a place in a lung, and its being normal says nothing of the lungs
-OTHER = frozenset(
-    "heart cardiac cardiomediastinal silhouette mediastinum mediastinal aorta aortic atrium atrial ventricle rib ribs "
-    "bones osseous shoulder clavicle catheter picc port tube pacemaker jugular subclavian".split()
-)
-BEFORE = frozenset("no without denies negative not".split())
-AFTER = frozenset("clear normal unremarkable unaffected spared resolved cleared free".split())
-EXCEPT = frozenset("except excepting sparing spares apart aside".split())
-CHANGE = frozenset("change changes changed improvement worsening longer only".split())
+COUNTED = frozenset("area areas polyp polyps lesion lesions opacities nodules".split())
+_UNITS = frozenset("mm cm millimeter millimeters centimeter centimeters".split())
 
 
 @dataclass
 class Reading:
-    """What has been read of a sentence so far."""
+    """What has been read of a sentence so far.
+
+    Attributes:
+        zones, negated: said to be affected, said to be free.
+        denials: zones that are free of findings of some groups only ("no right effusion").
+        rest: zones that are free except for those that are affected ("otherwise clear").
+        denied: a finding of the lungs is denied without a place.
+        found: a finding is present, with or without a place.
+    """
 
     zones: set[Zone] = field(default_factory=set)
     negated: set[Zone] = field(default_factory=set)
+    denials: list[tuple[frozenset[Zone], frozenset[str]]] = field(default_factory=list)
+    rest: set[Zone] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
     count: int | None = None
     lateral: str | None = None
     size: str | None = None
@@ -69,18 +45,27 @@ class Reading:
         if code not in self.warnings:
             self.warnings.append(code)
 
+    def settle(self) -> None:
+        """Free zones as they stand once everything was read: what one finding spares another may affect."""
+        present = {finding.group for finding in self.findings if finding.present}
+        for zones, groups in self.denials:
+            self.negated |= zones if groups & present or not groups else zones - self.zones
+        self.negated |= self.rest - self.zones
+
 
 def read_common(words: list[str], reading: Reading) -> None:
     """Number of findings, uni- or bilateral, size."""
-    nouns = {"area", "areas", "polyp", "polyps", "lesion", "lesions", "opacities", "nodules"}
     for i, word in enumerate(words):
-        number = NUMBERS.get(word, int(word) if word.isdecimal() and len(word) < 4 else None)
-        if number is not None and reading.count is None and nouns & set(words[i + 1 : i + 6]):
-            reading.count = number
-        if word in ("unilateral", "bilateral") and reading.lateral is None:
+        if reading.count is None and (word in NUMBERS or word.isdecimal()):
+            following = words[i + 1 : i + 6]
+            if not (COUNTED.isdisjoint(following) or following[0] in _UNITS):
+                reading.count = NUMBERS.get(
+                    word, int(word) if len(word) < 4 and word.isdecimal() else None
+                )
+        elif word in ("unilateral", "bilateral") and reading.lateral is None:
             reading.lateral = word
         # "polyp which is a small lump ..." defines a polyp and does not measure this one
-        if (
+        elif (
             word in ("small", "medium", "large")
             and reading.size is None
             and "which" not in words[:i]
@@ -99,102 +84,246 @@ def cut_at(words: Iterable[str], marks: Collection[str]) -> list[list[str]]:
     return [part for part in parts if part]
 
 
-def read_report(words: list[str], reading: Reading) -> None:
+def sentences_of(tokens: Sequence[Token]) -> list[list[Token]]:
+    """Tokens cut at full stops, semicolons, question marks and at words such as "but"."""
+    sentences: list[list[Token]] = [[]]
+    for token in tokens:
+        if token.word == ":":
+            sentences[-1] = _without_label(sentences[-1], tokens, token)
+            continue
+        turn = token.role == "join" and token.name == "turn"
+        if token.word == "?" and token.mark and sentences[-1]:
+            sentences[-1].append(token)
+        if turn or (token.mark and token.word != ","):
+            sentences.append([])
+        else:
+            sentences[-1].append(token)
+    return [sentence for sentence in sentences if sentence]
+
+
+def _without_label(label: list[Token], tokens: Sequence[Token], colon: Token) -> list[Token]:
+    """The words before a colon; none where they only name organs and a place follows: "Lungs: left base opacity"."""
+    only_names = all(
+        token.role in ("anatomy", "lung", "join") and token.name != "lower" for token in label
+    )
+    for token in tokens:
+        if token.start < colon.end:
+            continue
+        if token.mark and token.word != ",":
+            return label
+        if token.role in ("side", "level", "place", "anatomy") and only_names:
+            return []
+    return label
+
+
+def read_report(tokens: Sequence[Token], reading: Reading) -> None:
     """Plain report sentences, clause by clause: "patchy opacity in the left lower lobe, right lung is clear"."""
-    read_common(words, reading)
-    for sentence in cut_at(words, (".", ";", "but", "however", "while", "whereas", "although")):
-        clauses: list[list[str]] = []
-        for piece in cut_at(
-            sentence, (",",)
-        ):  # a comma only ends a clause when what follows speaks for itself
-            speaks = set(piece) & (BEFORE | AFTER | FINDINGS | EXCEPT)
-            if clauses and (
-                not speaks or set(piece) <= AFTER | EXCEPT | {"is", "are"} or piece[0] in EXCEPT
-            ):
-                clauses[-1] += piece if speaks else ["and", *piece]
-            else:
-                clauses.append(list(piece))
-        for clause in clauses:
-            for part in _by_polarity(clause):
-                _read_clause(part, reading)
+    read_common(" ".join([token.word for token in tokens]).split(), reading)
+    known: frozenset[Side] = frozenset()
+    for sentence in sentences_of(tokens):
+        follows = sentence[0].role == "follow"
+        found = _read_sentence(sentence, reading, known if follows else frozenset())
+        known = frozenset(side for side, _ in found) or known
 
 
-def _by_polarity(words: list[str]) -> list[list[str]]:
-    """Cut "opacity in the left base and the right lung is clear" in two; clauses of one polarity stay whole."""
-    for i, word in enumerate(words):
-        first, second = set(words[:i]), set(words[i + 1 :])
-        turns = (first & FINDINGS and not first & (AFTER | BEFORE) and second & AFTER) or (
-            first & AFTER and second & FINDINGS and not second & AFTER
+def _read_sentence(
+    sentence: Sequence[Token], reading: Reading, known: frozenset[Side]
+) -> set[Zone]:
+    """Read one sentence; returns the zones that it names."""
+    tokens = without_comparisons(join_slashed_sides(sentence))
+    main, exception, sparing = _split_exception(tokens)
+    pieces = pieces_of(main)
+    _resolve(pieces, reading, known)
+    free = any(piece.polarity in (DENIED, FREE) for piece in pieces)
+    head: set[Zone] = set()
+    for i, piece in enumerate(pieces):
+        _commit(piece, reading, _zones_of_findings(pieces, i))
+        head |= piece.place.zones
+    if exception:
+        head |= _read_exception(exception, pieces, head, free and not sparing, reading)
+    return head
+
+
+def _split_exception(tokens: Sequence[Token]) -> tuple[list[Token], list[Token], bool]:
+    """The sentence without what it excepts, what it excepts, and whether that is spared for certain."""
+    at = next((i for i, token in enumerate(tokens) if token.role == "except"), None)
+    if at is None:
+        return list(tokens), [], False
+    sparing = tokens[at].name == "sparing"
+    if all(token.role in ("", "prep", "and") or token.mark for token in tokens[:at]):
+        # "Apart from a scar in the right apex, both lungs are clear"
+        comma = next((i for i in range(at, len(tokens)) if tokens[i].word == ","), len(tokens))
+        return list(tokens[comma + 1 :]), list(tokens[at + 1 : comma]), sparing
+
+    # a later clause that speaks for itself is not excepted
+    for i in range(at + 1, len(tokens)):
+        rest = tokens[i + 1 :]
+        if tokens[i].word == "," and any(t.role in ("free", "deny", "remains") for t in rest):
+            return [*tokens[:at], *tokens[i:]], list(tokens[at + 1 : i]), sparing
+    return list(tokens[:at]), list(tokens[at + 1 :]), sparing
+
+
+def _resolve(pieces: Sequence[Piece], reading: Reading, known: frozenset[Side]) -> None:
+    """Give every piece its zones; sides and levels are shared within a clause."""
+    clause: list[Piece] = []
+    for i, piece in enumerate(pieces):
+        speaks = bool(piece.findings) or piece.polarity != PRESENT
+        starts = piece.joiner == "," and speaks and piece.polarity == PRESENT
+        again = piece.joiner == "deny" and any(one.joiner == "deny" for one in clause)
+        if (
+            again
+            or (starts and any(one.findings or one.polarity != PRESENT for one in clause))
+            or (
+                piece.polarity != (pieces[i - 1].polarity if i else PRESENT)
+                and piece.place.sides
+                and clause
+            )
+        ):
+            _share(clause, reading, known)
+            clause = []
+        clause.append(piece)
+    _share(clause, reading, known)
+
+
+def _share(clause: Sequence[Piece], reading: Reading, known: frozenset[Side]) -> None:
+    asked = [piece for piece in clause if not (piece.place.foreign and not piece.place.named)]
+    if share([piece.place for piece in asked], known) and any(
+        piece.polarity == PRESENT for piece in asked
+    ):
+        reading.warn("missing_side")
+
+
+def _zones_of_findings(pieces: Sequence[Piece], i: int) -> frozenset[Zone]:
+    """Where the findings of a piece are: its own place, else that of its neighbors of the same polarity."""
+    piece = pieces[i]
+    if piece.place.zones or not piece.findings or piece.place.foreign:
+        return frozenset(piece.place.zones)
+    zones: set[Zone] = set()
+    for before in reversed(pieces[:i]):
+        if before.polarity == DENIED or (before.polarity == FREE) != (piece.polarity != PRESENT):
+            break
+        zones |= before.place.zones
+        if before.findings:
+            break
+    following = pieces[i + 1] if i + 1 < len(pieces) else None
+    if (
+        not zones
+        and following is not None
+        and following.polarity == piece.polarity
+        and not following.findings
+    ):
+        zones |= following.place.zones
+    return frozenset(zones)
+
+
+def _commit(piece: Piece, reading: Reading, where: frozenset[Zone]) -> None:
+    """Take the zones and findings of a piece over into the reading; `where` is the place of its findings."""
+    zones = frozenset(piece.place.zones)
+    about_lungs = not piece.place.foreign or bool(zones)
+    present = piece.polarity == PRESENT
+    _note_findings(piece, where, present, reading)
+    if present:
+        claimed = not _is_idle(piece)
+        if claimed and not _describes_volume(piece):
+            reading.zones |= zones or where
+        reading.found |= bool(piece.findings) or (bool(zones) and claimed)
+    elif piece.rest and about_lungs:
+        reading.rest |= zones or set(LUNG_ZONES)
+    elif piece.polarity == FREE or zones:
+        groups = piece.denied_groups | {t.term.group for t in piece.findings if t.term is not None}
+        if zones and piece.polarity == DENIED and groups:
+            reading.denials.append((zones, groups))
+        else:
+            reading.negated |= zones
+        reading.denied |= piece.polarity == FREE and not zones and about_lungs
+    else:
+        reading.denied |= any(
+            t.term is not None and t.term.organ in LUNG_ORGANS for t in piece.findings
         )
-        if word in ("and", "with") and turns and not (first | second) & EXCEPT:
-            return [words[:i], *_by_polarity(words[i + 1 :])]
-    return [words]
 
 
-def _read_clause(words: list[str], reading: Reading) -> None:
-    # "no change in" and "not only" deny nothing
-    words = [
-        w for i, w in enumerate(words) if not (w in BEFORE and CHANGE & set(words[i + 1 : i + 4]))
-    ]
-    end = next((i for i, w in enumerate(words) if w in EXCEPT), len(words))
-    cut = next((i for i, w in enumerate(words[:end]) if w in BEFORE), end)
-    subject, denied = set(words[:cut]), set(words[cut:end])
-    zones = _report_zones(words[:cut], reading)
-    negated = _report_zones(words[cut:end], reading)
-    free = bool(subject & AFTER)
-    if zones and not negated and denied & FINDINGS and not subject & FINDINGS:
-        free = True  # "the left lung shows no opacity"
-    if denied & PLEURAL:
-        negated -= reading.zones | zones  # "no right effusion" does not free the opacity beside it
-    (reading.negated if free else reading.zones).update(zones)
-    reading.negated |= negated
-    reading.found |= bool(zones) or (bool(subject & FINDINGS) and not free)
-    reading.denied |= free and not zones and not subject & OTHER
-    reading.denied |= bool(denied & FINDINGS) and not (zones or negated)
-    _read_exception(words[end:], zones | negated, free or cut < end, reading)
+def _is_idle(piece: Piece) -> bool:
+    """Whether it names a place without saying that anything is there: advice, "well aerated", an unknown object."""
+    if piece.findings:
+        return False
+    unknown = any(
+        token.term is None and token.word.isalpha() and not _is_small(token.word)
+        for token in piece.tokens
+    )
+    side_alone = not (piece.place.noun or piece.place.levels or piece.place.fixed)
+    return "recommendation" in piece.attributes or piece.has("inert") or (unknown and side_alone)
 
 
-def _read_exception(words: list[str], head: set[Zone], free: bool, reading: Reading) -> None:
+def _is_small(word: str) -> bool:
+    return len(word) < 3 or word in plain_words("function") or word in plain_words("descriptor")
+
+
+def _describes_volume(piece: Piece) -> bool:
+    """Whether it speaks of both lungs as a whole ("the lungs are hyperinflated"), which is no place."""
+    groups = {token.term.group for token in piece.findings if token.term is not None}
+    return groups == {"volume"}
+
+
+def _note_findings(piece: Piece, zones: frozenset[Zone], present: bool, reading: Reading) -> None:
+    """The findings of a piece as objects."""
+    resolved = piece.polarity == FREE and bool(piece.findings)
+    for token in piece.findings:
+        if token.term is None:
+            continue
+        reading.findings.append(
+            Finding(
+                kind=token.term.name,
+                zones=zones if token.term.organ in LUNG_ORGANS else frozenset(),
+                present=present,
+                certain=piece.certain,
+                change="resolved" if resolved else piece.change,
+                size_mm=piece.size_mm,
+                start=piece.tokens[0].start,
+                end=piece.tokens[-1].end,
+                organ=token.term.organ,
+                group=token.term.group,
+                attributes=piece.attributes,
+            )
+        )
+
+
+def _read_exception(
+    tokens: Sequence[Token], pieces: Sequence[Piece], head: set[Zone], free: bool, reading: Reading
+) -> set[Zone]:
     """What is excepted is the opposite of the rest: "lungs clear except for the left base", "... sparing the apex"."""
-    zones = _report_zones(words, reading, {side for side, _ in head})
-    gained, lost = (reading.zones, reading.negated) if free else (reading.negated, reading.zones)
-    gained |= zones
-    lost -= zones
+    inner = pieces_of(tokens)
+    sides = frozenset(side for side, _ in head)
+    known = (
+        sides
+        if len(sides) == 1 or not any(p.place.sides or p.place.fixed for p in inner)
+        else frozenset()
+    )
+    _share(inner, reading, known)
+    zones = {zone for piece in inner for zone in piece.place.zones}
+    if free:
+        for piece in inner:
+            piece.polarity = PRESENT
+            _commit(piece, reading, frozenset(piece.place.zones))
+        reading.negated -= zones
+        reading.denials = [(free_zones - zones, groups) for free_zones, groups in reading.denials]
+        reading.rest -= zones
+        return zones
 
+    if zones >= head and head:
+        return head  # "the upper lobe, sparing the apex": part of the zone is still affected
 
-def _report_zones(words: list[str], reading: Reading, known: Collection[Side] = ()) -> set[Zone]:
-    """Zones of a clause; side and level are shared across "and": "left upper and lower lobes".
-
-    Args:
-        words: of one clause.
-        reading: takes the warnings.
-        known: sides that are understood when none is named.
-    """
-    zones = {zone for word in words for zone in ABBREVIATIONS.get(word, ())}
-    parts = [
-        part for part in cut_at(words, ("and", "or")) if NOUNS & set(part) or not OTHER & set(part)
-    ]
-    found = [(part, *_sides_and_levels(part)) for part in parts]
-    found = [entry for entry in found if entry[1] or entry[2]]
-    for i, (part, sides, levels) in enumerate(found):
-        before, after = found[:i][::-1], found[i + 1 :]
-        if not sides:
-            sides = next((s for _, s, _ in before + after if s), list(known))
-        if not levels and not {"bilateral", "lungs"} & set(part):
-            # "left and right lower lobes", "lower left and right lung": one noun, so one level
-            shares = [lv for _, _, lv in after if lv] if not LUNGS & set(part) else []
-            shares += [lv for other, _, lv in before[:1] if lv and not NOUNS & set(other)]
-            levels = shares[0] if shares else levels
-        if not sides and NOUNS & set(words):
-            sides = sorted(BOTH)
-            if not PLURALS & set(words):
-                reading.warn("missing_side")
-        zones |= {(side, level) for side in sides for level in levels or list(Level)}
+    # "widespread opacities sparing the left apex" are everywhere else
+    lungs = any(
+        t.term is not None and t.term.organ in LUNG_ORGANS
+        for piece in pieces
+        for t in piece.findings
+    )
+    if zones and not head and lungs:
+        reading.zones |= set(LUNG_ZONES)
+        reading.findings = [
+            replace(f, zones=frozenset(LUNG_ZONES) - zones) if not f.zones else f
+            for f in reading.findings
+        ]
+    reading.negated |= zones
+    reading.zones -= zones
     return zones
-
-
-def _sides_and_levels(words: list[str]) -> tuple[list[Side], list[Level]]:
-    sides = [SIDES[w] for w in words if w in SIDES and SIDES[w] is not Side.CENTER]
-    if not sides and {"bilateral", "both", "lungs"} & set(words):
-        sides = sorted(BOTH)
-    return sides, [REPORT_LEVELS[w] for w in words if w in REPORT_LEVELS]

@@ -4,81 +4,100 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cache, lru_cache
 
-from textmask.text.report_grammar import (
-    ABBREVIATIONS,
-    AFTER,
-    FINDINGS,
-    NOUNS,
-    OTHER,
-    PLEURAL,
-    REPORT_LEVELS,
-)
-from textmask.text.words import CHEST, NUMBERS, SIDES, clean, repair, split_words
+from textmask.text.lexicon import lexicon, plain_words
+from textmask.text.places import LUNG_ORGANS
+from textmask.text.recognition import ANYWHERE
+from textmask.text.tokens import nearest_place, split, tag
+from textmask.text.words import CHEST, LEVELS, NUMBERS, SIDES, clean, repair, split_words
 
-# words that any sentence may have, about pictures or not
-FUNCTION = frozenset(
-    "a an the and or but of in on at to from by with without within for as into over under near is are was "
-    "were be been has have had there this that these those it its he she they his her their you we i me my "
-    "your our no not nor none all any some many few more most less which who whom what where when while until "
-    "before after again about up down do does did done can could may might will would shall should must than "
-    "then so if because both each other such only also very just out off through between during one's s t "
-    "please".split()
+# medical words without a role in the grammar
+_FURTHER = frozenset(
+    "abscess adenoma aneurysm anterior artery attenuation biopsy blood cell cells contrast ct cystic "
+    "cytoplasm duct echogenic endoscopic enhancement enlarged epithelium film fissure flair flat fluid glands "
+    "glass glioma hepatic hypodense hyperdense hypoechoic inflammation inflamed injury joint kidney lateral "
+    "lumen lump lymph malignant margin medial membrane meniscus mri mucosa muscle necrosis necrotic nerve "
+    "node nodes oncocytic organ pathological pigmented pneumonic posterior quadrant radiograph scan sessile "
+    "specimen stenosis swelling thrombus tissue trachea vein ventral vessel vessels xray benign round oval "
+    "irregular covid chest thorax lesion image lobar angle angles shift midline silhouette contour tube "
+    "lucency lucencies air fluid level".split()
 )
-# what neither tells a medical sentence from another ("She left the room at nine"), nor is ever wrong in one
-NEUTRAL = FUNCTION | frozenset(SIDES) | frozenset(REPORT_LEVELS) | frozenset(NUMBERS)
-MEDICAL = (
-    (
-        CHEST
-        | NOUNS
-        | FINDINGS
-        | PLEURAL
-        | OTHER
-        | (AFTER - {"free", "cleared", "spared"})
-        | frozenset(ABBREVIATIONS)
-    )
-    | frozenset(
-        "abdomen abdominal abscess acute adenoma alveolar aneurysm anterior appendix artery atelectatic "
-        "attenuation axilla biopsy bladder blood bone bowel brain breast bronchi bronchial bronchus calcification "
-        "calcified calculus cancer carcinoma cavity cavitary cavitation cell cells cervix chest chronic colon "
-        "colonic colonoscopy congestion contrast covid ct cyst cystic cytoplasm diaphragm diffuse disc duct "
-        "duodenum echogenic emphysema endoscopic endoscopy enhancement enlarged epithelium fibrosis fibrotic film "
-        "fissure flair flat fluid focal foci fracture gallbladder gland glands glass glioma granuloma groundglass "
-        "haemorrhage hazy heart hemorrhage hepatic hernia hypodense hyperdense hypoechoic image infarct "
-        "infarction inflammation infected injury interstitial intestine joint kidney lateral lesion ligament "
-        "liver lumen lump lymph lymphadenopathy malignant margin medial melanoma membrane meniscus metastases "
-        "metastasis metastatic mole mri mucosa multifocal muscle necrosis necrotic nerve node nodes nodular "
-        "nuclei nucleus oedematous oesophagus esophagus oncocytic optic organ ovary pancreas patchy pathological "
-        "patient peripheral pigmented pleura pneumonic pneumonitis polyp polyps posterior prostate pulmonary "
-        "quadrant radiograph rectum region renal reticular retina retinal scan scar scarring sessile skin skull "
-        "spine spleen stenosis stomach stone subpleural swelling thickening thoracic thorax thrombus thyroid "
-        "tissue trachea tube tumor tumors tumour tumours ulcer ultrasound unifocal ureter uterus vein ventral "
-        "vertebra vertebral vessel vessels xray benign round oval irregular".split()
-    )
-) - NEUTRAL
 _SUFFIX = re.compile(
     r"\w{3,}(?:itis|oma|omas|omata|osis|oses|pathy|ectasis|ectasia|aemia|emia|megaly)$"
 )
+_CONTENT_ROLES = ("finding", "anatomy", "place", "segment")
+# words of the vocabulary files that any sentence may have
+_EVERYDAY = frozenset(
+    "all whole entire side field fields region regions process disease finding findings findings change line "
+    "lines lead leads port device devices drain clip clips wire wires hand hands foot head arm arms neck tip "
+    "face block stone stones mole cage body picture view arch shadow shadows disc plate image cabinet line "
+    "hardware generator leg".split()
+)
+
+
+@cache
+def _neutral() -> frozenset[str]:
+    """Words that neither make a sentence medical ("she left the room at nine") nor are strange in one."""
+    places = {phrase for phrase, term in lexicon().items() if term.role == "level"}
+    nouns = {
+        "apex",
+        "apical",
+        "apices",
+        "base",
+        "bases",
+        "basal",
+        "basilar",
+        "perihilar",
+        "hilar",
+        "hilum",
+        "hila",
+    }
+    plain = plain_words("function") | plain_words("descriptor")
+    return (
+        plain
+        | frozenset(SIDES)
+        | frozenset(LEVELS)
+        | frozenset(NUMBERS)
+        | places
+        | nouns
+        | {"costophrenic"}
+    )
+
+
+@cache
+def _medical() -> frozenset[str]:
+    """Single words of findings, organs and places."""
+    found = set(_FURTHER) | set(CHEST)
+    for phrase, term in lexicon().items():
+        words = phrase.split()
+        if term.role in _CONTENT_ROLES or (term.role == "lung" and term.noun):
+            found.update(words if len(words) == 1 else [word for word in words if len(word) > 4])
+    return frozenset(found) - _neutral()
 
 
 @lru_cache(maxsize=4096)
 def content_words(sentence: str) -> tuple[str, ...]:
     """The distinct words that say what is meant: not those every sentence has, and no sides, levels and numbers."""
-    words = (word for word in split_words(clean(sentence)[0]) if word.isalpha())
+    neutral = _neutral()
+    words = dict.fromkeys(word for word in split_words(clean(sentence)[0]) if word.isalpha())
     return tuple(
-        dict.fromkeys(word for word in words if word not in NEUTRAL and repair(word) not in NEUTRAL)
+        word for word in words if word not in neutral and not _is_misspelled(word, neutral)
     )
 
 
+def _is_misspelled(word: str, neutral: Collection[str]) -> bool:
+    return repair(word) in neutral or nearest_place(word) in neutral
+
+
 def is_medical(word: str) -> bool:
-    """Whether a word is one of medicine's, by a short list and by its ending."""
-    known = {word, repair(word), word.removesuffix("s"), word.removesuffix("es")} & MEDICAL
+    """Whether a word is a medical word, by the vocabulary and by its ending."""
+    known = {word, repair(word), word.removesuffix("s"), word.removesuffix("es")} & _medical()
     return bool(known) or _SUFFIX.match(word) is not None
 
 
 def known_share(sentence: str, vocabulary: Collection[str] = ()) -> float | None:
-    """Share of the content words that medicine or `vocabulary` knows; None where the sentence has none."""
+    """Share of the content words that medicine or `vocabulary` knows; None if the sentence has none."""
     words = content_words(sentence)
     return (
         sum(word in vocabulary or is_medical(word) for word in words) / len(words)
@@ -94,3 +113,22 @@ def unknown_words(sentence: str, vocabulary: Collection[str]) -> tuple[str, ...]
         for word in content_words(sentence)
         if word not in vocabulary and repair(word) not in vocabulary
     )
+
+
+@lru_cache(maxsize=4096)
+def organs(sentence: str) -> frozenset[str]:
+    """The organs that a sentence names, lungs and pleura as "lung"; empty if it names none."""
+    found = set()
+    for token in tag(split(sentence)):
+        term = token.term
+        if term is None:
+            continue
+        if term.role in ("place", "segment") or (
+            term.role == "lung" and token.word not in _EVERYDAY
+        ):
+            found.add("lung")
+        elif term.name in ANYWHERE:
+            continue  # a cyst can be in any organ
+        elif term.role in ("finding", "anatomy") and token.word not in _EVERYDAY:
+            found.add("lung" if term.organ in LUNG_ORGANS - {"image"} else term.organ)
+    return frozenset(found)

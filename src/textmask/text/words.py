@@ -69,6 +69,8 @@ def clean(sentence: str) -> tuple[str, bool]:
 
     Only the first 2000 characters are read.
     """
+    if sentence.isascii() and sentence[:MAX_LENGTH].isprintable():
+        return " ".join(sentence[:MAX_LENGTH].split()), False
     text = unicodedata.normalize("NFKC", sentence[:MAX_LENGTH])
     kept = "".join(
         " " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C"
