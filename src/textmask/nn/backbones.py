@@ -1,4 +1,4 @@
-"""The text-guided backbones by name, for the methods that stand on either."""
+"""The text-guided backbones by name, for the methods that build on one of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textmask.nn.pretrained_image import build_image_encoder
 
 
 class BackboneFields(Config):
-    """Which backbone, on which image encoder, with which fields (only those of the named one count).
+    """Which backbone, on which image encoder, with which fields (only those of the named backbone are used).
 
     Attributes:
         name: of the backbone.
@@ -25,19 +25,19 @@ class BackboneFields(Config):
 
     @property
     def scales(self) -> int:
-        """How many maps meet the sentence."""
+        """Number of maps that are fused with the text."""
         return (
             self.mmi_unet.fused if self.name == "mmi_unet" else len(self.guide_decoder.token_counts)
         )
 
 
-# of the CPU presets
+# for the CPU presets
 LITE_BACKBONE = BackboneFields(
     image_encoder="efficientnet_lite0",
     mmi_unet=MMIUNetFields(fused=3, head_channels=8),
     guide_decoder=GuideDecoderFields(max_tokens=32, head_channels=8),
 )
-# of the tests
+# for the tests
 SMOKE_BACKBONE = BackboneFields(
     image_encoder="tiny",
     mmi_unet=MMIUNetFields(heads=2, hidden=8, head_channels=4),
@@ -48,12 +48,12 @@ SMOKE_BACKBONE = BackboneFields(
 def build_backbone(
     fields: BackboneFields, text_width: int, last_answers: bool = False
 ) -> GuideDecoder | MMIUNet:
-    """The network of these fields.
+    """Build the network that these fields describe.
 
     Args:
-        fields: which one.
+        fields: name and settings.
         text_width: D of the text tokens.
-        last_answers: MMI-UNet's coarsest bridger also updates the sentence, for whoever reads `Referred.texts`.
+        last_answers: MMI-UNet's coarsest bridger also updates the text tokens, for callers that read `Referred.texts`.
     """
     encoder = build_image_encoder(fields.image_encoder)
     if fields.name == "guide_decoder":

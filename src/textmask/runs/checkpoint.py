@@ -18,7 +18,7 @@ from textmask.errors import CheckpointError
 from textmask.io.files import read_json
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, load_recipe
-from textmask.nn.text_encoders import TextCache
+from textmask.nn.text_cache import TextCache
 
 WEIGHTS = "weights.safetensors"
 LAST = "last.safetensors"
