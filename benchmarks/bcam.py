@@ -1,7 +1,7 @@
-"""BCAM at all five scales of C2Seg against Eq. 6 as printed, which holds a tensor of tokens x places x channels.
+"""BCAM at all five scales of C2Seg compared with Eq. 6 as printed, which needs a tensor of tokens x places x channels.
 
 Batch 8 at 224 x 224 (12544, 3136, 784, 196 and 49 places), 24 tokens, fp32, forward and backward. Both sides share maps
-and weights and give the same streams; memory is how far the process grows during one forward and backward pass.
+and weights and give the same streams; memory is the growth of the process during one forward and backward pass.
 """
 
 import ctypes

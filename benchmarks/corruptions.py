@@ -54,12 +54,12 @@ def check_noise(generator: torch.Generator) -> None:
 
 
 def main() -> int:
-    """Print the table and the goal lines; 0 only where every goal is met."""
+    """Print the table and the goal lines; 0 only if every goal is met."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     generator = torch.Generator().manual_seed(0)
-    films = np.stack([make_phantom(PhantomConfig(), seed).image for seed in range(IMAGES)])
-    x = torch.from_numpy(films)[:, None].float() / 255
+    phantoms = np.stack([make_phantom(PhantomConfig(), seed).image for seed in range(IMAGES)])
+    x = torch.from_numpy(phantoms)[:, None].float() / 255
     pixels = x[:, 0].numpy()
     angles = np.linspace(0, 174, IMAGES).tolist()
     kernels = [line_kernel(KERNEL_PX, angle).numpy() for angle in angles]
@@ -67,7 +67,7 @@ def main() -> int:
     blurred = motion_blur(x, KERNEL_PX, angles)[:, 0].numpy()
     np.testing.assert_allclose(blurred, scipy_blur(pixels, kernels), atol=1e-6)
     np.testing.assert_allclose(blurred, cv2_blur(pixels, kernels), atol=1e-6)
-    print(f"{IMAGES} films {tuple(x.shape[-2:])}; blur equal to SciPy and OpenCV within 1e-6")
+    print(f"{IMAGES} phantoms {tuple(x.shape[-2:])}; blur equal to SciPy and OpenCV within 1e-6")
 
     noise = interleave(
         {

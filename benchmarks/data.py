@@ -1,6 +1,6 @@
-"""Reading and augmenting pictures: the decoded cache against decoding each time, one fused warp against MONAI.
+"""Reading and augmenting images: the decoded cache and decoding each time, one fused warp and MONAI.
 
-One process, one thread, candidates in turn; both sides give the same pictures (checked first).
+One process, one thread, candidates in turn; both sides give the same images (checked first).
 """
 
 import tempfile

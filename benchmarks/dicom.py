@@ -1,7 +1,7 @@
 """Reading 100 CT slices of 512 x 512, 16 bit, uncompressed: read, rescale, window, as uint8.
 
-Ours is `read_dicom`, which also checks all caps and says where the patient's left is. The peers read the same files:
-what one writes first with pydicom and numpy, and pydicom's own functions for rescaling and window.
+`read_dicom` also checks all limits and determines the patient's left. The peers read the same files: the simplest code
+with pydicom and numpy, and pydicom's own functions for rescaling and window.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""The KAN layer, forward and backward, against the formulation of the public layers: Cox-de Boor step by step.
+"""The KAN layer, forward and backward, compared with the formulation of the public layers: Cox-de Boor step by step.
 
 One process, one thread; tokens x channels as in U-KAN and BCAM. The floor is the matrix product alone, a plain
-`Linear(9C, C)` on an input that already holds the basis, in the same precision. Memory is what the forward pass keeps,
-parameters left out. The recursion is timed in turn with the layer, and so is the floor. With one thread its own CPU
-time is what counts: the clock on the wall also shows what else the machine does.
+`Linear(9C, C)` on an input that already holds the basis, in the same precision. Memory is what the forward pass keeps
+for the backward pass, without parameters. Recursion, layer and floor take turns. CPU time of the thread is measured,
+because wall-clock time also depends on other work on the machine.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""Overlap and surface metrics against MONAI: `python benchmarks/metrics.py`, one process, one thread."""
+"""Overlap and surface metrics compared with MONAI: `python benchmarks/metrics.py`, one process, one thread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAIRS, SIZE, BLOBS = 100, 224, 6
 
 
 def lesion_pair(rng: np.random.Generator) -> tuple[Bytes, Bytes]:
-    """A truth of about six blobs on 11 % of the picture, and a prediction that moves and reshapes each of them."""
+    """A truth of about six blobs on 11 % of the image, and a prediction that moves and reshapes each of them."""
     pair = np.zeros((2, SIZE, SIZE), np.uint8)
     for _ in range(BLOBS):
         centre, axes, angle = (
@@ -91,7 +91,7 @@ def check_equal(prediction: Bytes, truth: Bytes, p: torch.Tensor, t: torch.Tenso
 
 
 def main() -> int:
-    """Print the table and the goal lines; 0 only where every goal is met."""
+    """Print the table and the goal lines; 0 only if every goal is met."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore", FutureWarning)  # MONAI deprecates an argument it passes itself

@@ -1,12 +1,12 @@
-"""Inference: exported graphs against eager PyTorch fp32, at 224 x 224, batch 1 and 16, cached text, one thread.
+"""Inference: exported graphs compared with eager PyTorch fp32, at 224 x 224, batch 1 and 16, cached text, one thread.
 
     python benchmarks/predict.py --run RUN --data DATA
 
-`RUN` is a trained run of a method that tells image and sentence apart (`guide_decoder`, lite preset); the masks and
-the loss of Dice are measured on its validation rows. Without `--run` the same architecture is taken untrained, on
-synthetic films: the times are then as good, the masks say nothing and their goals are left out.
+`RUN` is a trained run of a method that encodes the image without the text (`guide_decoder`, lite preset); masks and
+loss of Dice are measured on its validation rows. Without `--run` the same architecture is used untrained on synthetic
+images: the times are the same, the masks are meaningless and their goals are left out.
 
-Everything runs in this process, turn by turn; the medians count. Of each precision the faster engine counts.
+Everything runs in this process, turn by turn; the medians count. For each precision the faster runtime counts.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def write_all(run: Run, train: SplitData, folder: Path) -> dict[str, dict[str, P
 def time_batch(
     run: Run, backends: dict[str, GraphBackend], data: SplitData, n: int, goals: Goals
 ) -> None:
-    """Milliseconds of each candidate, and the goals on their ratio to eager."""
+    """Print milliseconds of each candidate and the goals on their ratio to eager."""
     image = to_image(data.images[:n])
     text = build_text(data.prompts[:n], data.statements[:n])
     models = {"eager fp32": run.method} | backends
@@ -85,7 +85,7 @@ def time_batch(
         seconds = interleave(jobs, REPEATS[n])
     base = seconds["eager fp32"]
     print(
-        f"batch {n}: milliseconds of picture and sentence, of a second sentence, speed against eager"
+        f"batch {n}: milliseconds for image and prompt, for a second prompt, speed compared with eager"
     )
     for name in models:
         first, more = seconds[name], seconds[f"{name}, again"]
@@ -101,7 +101,7 @@ def time_batch(
 
 
 def judge(run: Run, backends: dict[str, GraphBackend], data: SplitData, goals: Goals) -> None:
-    """What the masks lose, on all rows; goals are on the better engine, negative because less is better."""
+    """Print the difference of the masks on all rows; goals are on the better runtime, and negative: less is better."""
     found = compare_backends(run, backends, data)
     for name, parity in found.items():
         print(
@@ -119,7 +119,7 @@ def judge(run: Run, backends: dict[str, GraphBackend], data: SplitData, goals: G
 
 
 def main() -> int:
-    """Print the tables and the goal lines; 0 only where every goal is met."""
+    """Print the tables and the goal lines; 0 only if every goal is met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--data", type=Path)

@@ -1,9 +1,9 @@
-"""What a semi-supervised step costs beside its parts: the lite presets at 224 x 224, 16 labelled + 16 unlabelled.
+"""Cost of a semi-supervised step compared with its parts: the lite presets at 224 x 224, 16 labelled + 16 unlabelled.
 
-The parts are one forward and backward pass of the student on labelled + strong pictures with the supervised losses, and
-one forward pass of the teacher on the weak ones; the step is `losses` of stage `semi`, backward, optimiser and teacher.
-All take turns in this process. Threads are the point: all cores are used, except for T-PatchMix with its sentences,
-timed alone on one thread.
+The parts are one forward and backward pass of the student on labelled + strong images with the supervised losses, and
+one forward pass of the teacher on the weak ones; the step is `losses` of stage `semi`, backward, optimizer and teacher.
+All take turns in this process. All cores are used, except for T-PatchMix with its prompts,
+which is timed alone on one thread.
 """
 
 import os
@@ -33,7 +33,7 @@ PROMPTS = (
 
 
 def make_batch(n: int, seed: int) -> Batch:
-    """Random pictures and masks with captions of QaTa."""
+    """Random images and masks with captions of QaTa."""
     generator = torch.Generator().manual_seed(seed)
     prompts = tuple(PROMPTS[i % len(PROMPTS)] for i in range(n))
     statements = [parse(prompt, laterality=Laterality.IMAGE) for prompt in prompts]
@@ -83,7 +83,7 @@ def steps(name: str) -> dict[str, object]:
 
 
 def mixing() -> float:
-    """Milliseconds of PosAug and T-PatchMix for 32 pictures on one thread, with a third of the samples really mixed."""
+    """Milliseconds of PosAug and T-PatchMix for 32 images on one thread, with a third of the samples mixed."""
     batch, rng = make_batch(32, 2), np.random.default_rng(0)
     probability = torch.rand(32, 1, 224, 224, generator=torch.Generator().manual_seed(3)) * 0.2
     probability[::3] += 0.6
@@ -104,7 +104,7 @@ def mixing() -> float:
 
     seconds = interleave({"mix": run}, repeats=31)["mix"]
     print(
-        f"PosAug and T-PatchMix, 32 pictures: {1e3 * seconds:.2f} ms, {100 * np.mean(shares):.0f} % of samples mixed"
+        f"PosAug and T-PatchMix, 32 images: {1e3 * seconds:.2f} ms, {100 * np.mean(shares):.0f} % of samples mixed"
     )
     return 1e3 * seconds
 

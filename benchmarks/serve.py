@@ -1,9 +1,9 @@
-"""What the HTTP service costs beside its model, and how it holds under many clients: `python benchmarks/serve.py`.
+"""Overhead of the HTTP service over its model, and its behavior with many clients: `python benchmarks/serve.py`.
 
 The service runs in a process of its own on this machine with the smallest model, so that what is measured is the
-service. First the overhead: whole requests over one connection against the same questions asked of the engine. Then the
-soak: many clients at once, each uploading, asking and forgetting, with a short queue; every answer must be the expected
-one or 429, and the memory of the process must stay flat.
+service. First the overhead: whole requests over one connection compared with the same requests to the segmenter. Then
+the soak: many clients at once, each of which uploads, requests masks and deletes, with a short queue; every response
+must be the expected one or 429, and the memory of the process must stay constant.
 
     python benchmarks/serve.py --soak 60 --clients 200
 """
@@ -43,7 +43,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def small_run(root: Path) -> Path:
-    """A run that answers in a millisecond or two: the mean mask of each statement."""
+    """A run that predicts in a millisecond or two: the mean mask of each statement."""
     manifest = read_manifest(
         write_phantoms(root / "data", {"train": 24, "valid": 4, "test": 4}, PhantomConfig())
     )
@@ -58,7 +58,7 @@ def multipart(png: bytes) -> tuple[bytes, dict[str, str]]:
     return head + png + b"\r\n--xx--\r\n", {"Content-Type": "multipart/form-data; boundary=xx"}
 
 
-def picture() -> bytes:
+def noise_png() -> bytes:
     """PNG of noise, 224 x 224."""
     pixels = np.random.default_rng(0).integers(0, 255, (224, 224), np.uint8)
     return bytes(cv2.imencode(".png", pixels)[1].tobytes())
@@ -77,12 +77,12 @@ def ask(
 
 
 def overhead(port: int, pid: int, run: Path, goals: Goals) -> None:
-    """Median of whole requests less the median of the engine alone, asked in turn."""
+    """Median of whole requests minus the median of the segmenter alone, in turn."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
-    name = ask(connection, "/v1/images", *multipart(picture()))["id"]
+    name = ask(connection, "/v1/images", *multipart(noise_png()))["id"]
     engine = Segmenter(run)
-    upload = engine.read(picture(), 0, 10**7)
-    whole, alone, said = [], [], []
+    upload = engine.read(noise_png(), 0, 10**7)
+    whole, alone, reported = [], [], []
     used = 0.0
     for i in range(WARM_UP + REQUESTS):
         question = json.dumps({"sentence": SENTENCE, "return": ["png"]}).encode()
@@ -95,26 +95,27 @@ def overhead(port: int, pid: int, run: Path, goals: Goals) -> None:
         if i >= WARM_UP:
             whole.append(middle - begin)
             alone.append(end - middle)
-            said.append(float(str(body["seconds"])))
+            reported.append(float(str(body["seconds"])))
     used = processor_seconds(pid) - used
     ms = {
         name: 1000 * statistics.median(v)
-        for name, v in (("whole", whole), ("alone", alone), ("said", said))
+        for name, v in (("whole", whole), ("alone", alone), ("reported", reported))
     }
     print(
-        f"request {ms['whole']:.2f} ms, model there {ms['said']:.2f} ms, model here {ms['alone']:.2f} ms (medians)"
+        f"medians: request {ms['whole']:.2f} ms, model in the service {ms['reported']:.2f} ms, "
+        f"model alone {ms['alone']:.2f} ms"
     )
     print(
-        f"processor time of the service, model included: {1000 * used / REQUESTS:.2f} ms a request"
+        f"processor time of the service, model included: {1000 * used / REQUESTS:.2f} ms per request"
     )
-    extra = 1000 * statistics.median(w - s for w, s in zip(whole, said, strict=True))
-    print(f"overhead of the service: {extra:.2f} ms a request, median of {REQUESTS}")
+    extra = 1000 * statistics.median(w - s for w, s in zip(whole, reported, strict=True))
+    print(f"overhead of the service: {extra:.2f} ms per request, median of {REQUESTS}")
     goals.at_least("serve_overhead_5ms_over_measured", ALLOWED_MS / extra, 1.0)
 
 
 async def one_client(port: int, until: float, seen: Counter[str], gate: asyncio.Semaphore) -> None:
-    """Upload, ask some sentences, forget, over and over; a refusal for want of room waits a little."""
-    body, headers = multipart(picture())
+    """Upload, request masks for some prompts, delete, in a loop; wait a little after a refusal."""
+    body, headers = multipart(noise_png())
     async with gate:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -147,7 +148,7 @@ async def request(
     body: bytes,
     more: dict[str, str],
 ) -> tuple[int, dict[str, object]]:
-    """One request over an open connection, by hand: a client library would need the processor that is measured."""
+    """One request over an open connection, without a client library, which would use the processor that is measured."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in more.items()]
     writer.write("\r\n".join([*lines, "", ""]).encode() + body)
@@ -159,7 +160,7 @@ async def request(
 
 
 def processor_seconds(pid: int) -> float:
-    """What a process has computed so far, all threads."""
+    """CPU seconds of a process so far, all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -171,7 +172,7 @@ def resident_mb(pid: int) -> float:
 
 
 async def soak(port: int, pid: int, seconds: float, clients: int, goals: Goals) -> None:
-    """All clients at once; counts by answer and memory over time."""
+    """All clients at once; counts by status and memory over time."""
     seen: Counter[str] = Counter()
     begin, memory = time.monotonic(), []
     gate = asyncio.Semaphore(50)
@@ -194,13 +195,13 @@ async def soak(port: int, pid: int, seconds: float, clients: int, goals: Goals) 
     )
     fine = sum(n for name, n in seen.items() if name.split()[1] in ("200", "201", "204", "429"))
     answered = sum(n for name, n in seen.items() if name == "ask 200")
-    print(f"answered {answered / seconds:.0f} sentences a second")
+    print(f"answered {answered / seconds:.0f} prompts per second")
     goals.at_least("serve_soak_share_without_error", fine / max(1, sum(seen.values())), 1.0)
     goals.at_least("serve_soak_memory_20MB_over_growth", ALLOWED_GROWTH_MB / max(growth, 0.1), 1.0)
 
 
 def main() -> int:
-    """Print the figures and the goal lines; 0 only where every goal is met."""
+    """Print the figures and the goal lines; 0 only if every goal is met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--soak", type=float, default=60.0, help="seconds; 0 leaves it out")
     parser.add_argument("--clients", type=int, default=200)

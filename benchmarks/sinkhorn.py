@@ -1,10 +1,10 @@
-"""Batched Sinkhorn against POT, ott-jax, geomloss and an unrolled log-domain iteration; eps 0.03, tolerance 1e-2.
+"""Batched Sinkhorn compared with POT, ott-jax, geomloss and an unrolled log-domain iteration; eps 0.03, tolerance 1e-2.
 
 Costs are 1 - cosine of seeded random tokens of width 64 with a common part, as frozen encoders give them. All peers
-solve the same costs in one process on one thread, turn by turn, each from a tensor laid out as it likes best. Times are
-CPU time of the process, median: the clock on the wall also shows what else the machine does. The last column says how
-far each plan's marginals are from what was asked (L1, worst of the batch). POT looks at its stop only every tenth
-iteration, so it is also given our number of iterations; the quicker of the two counts.
+solve the same costs in one process on one thread, turn by turn, each from a tensor in its best memory layout. Times are
+median CPU time of the process, because wall-clock time also depends on other work on the machine. The last column is
+the distance of each plan's marginals from their targets (L1, worst of the batch). POT checks its stopping rule only
+every tenth iteration, so it is also run with our number of iterations; the faster of the two counts.
 """
 
 import math
@@ -28,7 +28,7 @@ SIZES = [(b, n, length) for b in (16, 32) for n in (196, 784) for length in (24,
 def cpu_seconds(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median CPU seconds of the process for each candidate, in turns.
 
-    An untimed call goes before each timed one, or the candidate after the largest would pay for its emptied caches.
+    An untimed call precedes each timed one; otherwise the candidate after the largest would pay for evicted caches.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats):

@@ -1,8 +1,8 @@
-"""What alignment and guidance of SSA add to a training step: the lite preset at 224 x 224, batch 32.
+"""Cost of SSA's alignment and guidance in a training step: the lite preset at 224 x 224, batch 32.
 
-Both sides take turns in this process with the same batch, optimiser and precision: the backbone as a method of its own,
+Both sides take turns in this process with the same batch, optimizer and precision: the backbone as a method of its own,
 and `ssa` over it, with all of its loss terms. The logits of both are equal at equal weights, so that only the terms
-differ. Threads are the point here: all cores are used.
+differ. All cores are used.
 """
 
 import os
@@ -28,7 +28,7 @@ PROMPTS = (
 
 
 def make_batch(n: int = 32) -> Batch:
-    """Random pictures and masks with captions of the length that QaTa's have."""
+    """Random images and masks with captions of the length that QaTa's have."""
     generator = torch.Generator().manual_seed(0)
     prompts = tuple(PROMPTS[i % len(PROMPTS)] for i in range(n))
     statements = [parse(prompt, laterality=Laterality.IMAGE) for prompt in prompts]
@@ -38,7 +38,7 @@ def make_batch(n: int = 32) -> Batch:
 
 
 class Trainer:
-    """One method and its optimiser; a call is a whole training step."""
+    """One method and its optimizer; a call is a whole training step."""
 
     def __init__(self, name: str, *settings: str) -> None:
         recipe = get_method(name).recipe().lite().override(*settings)

@@ -1,7 +1,7 @@
-"""What a frozen text tower costs in training, with and without the cache: `python benchmarks/text_cache.py`.
+"""Cost of a frozen text encoder in training, with and without the cache: `python benchmarks/text_cache.py`.
 
-One process, one thread. The tower is a BERT-base of random weights (109 M, no download); what it says does not matter
-here, only what asking it costs.
+One process, one thread. The tower is a BERT-base of random weights (109 M, no download); its output does not matter
+here, only its cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from textmask.nn.attention import Attention
 from textmask.nn.image_encoders import UNetEncoder
-from textmask.nn.text_encoders import BertTextEncoder, TextCache
+from textmask.nn.text_cache import TextCache
+from textmask.nn.text_encoders import BertTextEncoder
 from textmask.types import Text, TextFeatures
 
 SAMPLES, EPOCHS, BATCH, SIZE, REPEATS = 5716, 16, 32, 224, 7
@@ -27,7 +28,7 @@ ZONES = [
 NUMBERS = ("one", "two", "three", "four", "five", "six")
 
 
-def sentences() -> list[str]:
+def captions() -> list[str]:
     """One caption for each of the 63 sets of lung zones."""
     sets = [c for n in range(1, 7) for c in combinations(ZONES, n)]
     return [
@@ -48,7 +49,7 @@ def bert_base(prompts: list[str]) -> BertTextEncoder:
 
 
 class SmallNet(nn.Module):
-    """A U-Net encoder and one cross-attention: less work than any method of the library, so text weighs more here."""
+    """A U-Net encoder and one cross-attention: less work than any method, so that text has a larger share."""
 
     def __init__(self, text_width: int) -> None:
         super().__init__()
@@ -68,10 +69,10 @@ class SmallNet(nn.Module):
 
 
 def main() -> int:
-    """Print the table and the goal lines; 0 only where every goal is met."""
+    """Print the table and the goal lines; 0 only if every goal is met."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    prompts = sentences()
+    prompts = captions()
     tower = bert_base(prompts)
     cache = TextCache(tower)
     started = time.perf_counter()
@@ -123,7 +124,7 @@ def main() -> int:
     size = sum(p.numel() for p in tower.parameters()) / 1e6
     longest = fixed.token_mask.shape[1]
     print(
-        f"tower {size:.0f} M in fp32, {len(prompts)} distinct sentences of up to {longest} tokens, {SAMPLES} samples, "
+        f"tower {size:.0f} M in fp32, {len(prompts)} distinct prompts of up to {longest} tokens, {SAMPLES} samples, "
         f"batch {BATCH}, {SIZE}x{SIZE}, net in bf16"
     )
     print(f"{'seconds an epoch':<40}{'text':>10}{'all':>10}{'all / no text':>15}")
@@ -138,7 +139,7 @@ def main() -> int:
         print(f"{title:<40}{cost:>10.2f}{epoch + cost:>10.1f}{(epoch + cost) / epoch:>15.4f}")
     whole = seconds["step"] / seconds["step + cache"]
     print(
-        f"whole steps timed side by side: speed with cache {whole:.4f} of that without text (noise included)"
+        f"whole steps timed in turn: speed with cache {whole:.4f} of that without text (noise included)"
     )
     goals = Goals()
     goals.at_least("text_epoch_speed_with_cache", epoch / (epoch + lookups), 0.98)

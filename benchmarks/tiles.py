@@ -1,13 +1,13 @@
-"""A picture of 1000 x 1000 by tiles in batches against one tile at a time, and what memory 4000 x 4000 takes.
+"""Tiles of a 1000 x 1000 image in batches compared with one tile at a time, and the memory for 4000 x 4000.
 
 Both sides are `Predictor.segment` of `mean_teacher` (lite preset: EfficientNet-Lite0, MiniLM, untrained decoder), one
-thread, in bf16 as the recipe has it, with the same tiles and weights. The loop does what one writes first: it hands
-each tile to the predictor as a picture of its own, encodes the sentence again each time, and adds the answer up. Most
-of what batches save is there: per call the weights are cast to bf16, the sentence is encoded, and some hundred
-operators start for little work. So the gain is larger for small tiles; the second size is printed without a goal.
+thread, in bf16 as the recipe has it, with the same tiles and weights. The loop is the simplest code: it passes
+each tile to the predictor as an image of its own, encodes the prompt again each time, and adds the results. Batches
+save the cost per call: the weights are cast to bf16, the prompt is encoded, and hundreds of operators start for little
+work. So the gain is larger for small tiles; the second size is printed without a goal.
 
-Memory is that of a fresh process: its highest resident size less that before the prediction and less the result, the
-one float32 H x W that must grow with the picture.
+Memory is that of a new process: its highest resident size minus the size before the prediction and minus the result,
+the only float32 H x W that must grow with the image.
 """
 
 import copy
@@ -36,7 +36,7 @@ TILES = Tiles(size=(128, 128), overlap=32, native=True)
 LARGER_TILES = Tiles(size=(256, 256), overlap=64, native=True)
 FEW_TILES = LARGER_TILES.model_copy(
     update={"batch": 5}
-)  # which the 25 tiles of the small picture fill evenly
+)  # which the 25 tiles of the small image fill evenly
 
 
 class EncodedEachTime(nn.Module):
@@ -53,7 +53,7 @@ class EncodedEachTime(nn.Module):
         return self.encoder(self.encoder.tokenize(text))
 
 
-def picture(side: int) -> np.ndarray:
+def noise(side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
@@ -64,7 +64,7 @@ def predictor(method, tiles: Tiles | None, size: tuple[int, int], precision: str
 
 
 def one_by_one(single: Predictor, pixels: np.ndarray, tiles: Tiles) -> np.ndarray:
-    """Each tile a picture of its own."""
+    """Each tile an image of its own."""
     (h, w), (rows, columns) = tiles.size, pixels.shape[:2]
     tops, lefts = tile_starts(rows, h, tiles.overlap), tile_starts(columns, w, tiles.overlap)
     down, across = blend_weights(tops, h), blend_weights(lefts, w)
@@ -77,8 +77,8 @@ def one_by_one(single: Predictor, pixels: np.ndarray, tiles: Tiles) -> np.ndarra
 
 
 def batches_against_loop(method, naive, tiles: Tiles, repeats: int) -> float:
-    """How many times faster; checks that both answers are equal to 1e-5, also in fp32."""
-    pixels = picture(SIDE)
+    """How many times faster; checks that both results are equal to 1e-5, also in fp32."""
+    pixels = noise(SIDE)
     for side, precision in ((3 * tiles.size[0], "fp32"), (SIDE, "bf16")):
         single, many = (
             predictor(naive, None, tiles.size, precision),
@@ -109,11 +109,11 @@ def batches_against_loop(method, naive, tiles: Tiles, repeats: int) -> float:
 
 
 def memory(side: int) -> int:
-    """Bytes beyond picture and result, in this process."""
+    """Bytes beyond image and result, in this process."""
     torch.set_num_threads(1)
     prepare_cpu()
     method = build_method(preset_recipe("mean_teacher", "lite")).eval().requires_grad_(False)
-    pixels = picture(side).transpose(2, 0, 1)
+    pixels = noise(side).transpose(2, 0, 1)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         found = predict_tiles(method, pixels, SENTENCE, parse(SENTENCE), FEW_TILES)
@@ -140,7 +140,7 @@ def main() -> int:
     )
     small, large = memory_of(SIDE), memory_of(LARGE)
     print(
-        f"beyond picture and result: {SIDE} x {SIDE} {small:.0f} MB, {LARGE} x {LARGE} {large:.0f} MB"
+        f"beyond image and result: {SIDE} x {SIDE} {small:.0f} MB, {LARGE} x {LARGE} {large:.0f} MB"
     )
     goals.at_least("tiles_memory_1000_over_4000", small / large, 0.8)
     return goals.finish()

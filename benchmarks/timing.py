@@ -1,4 +1,4 @@
-"""Fair timing in one process: candidates take turns, the median counts, goals end in a line each."""
+"""Fair timing in one process: candidates take turns, the median counts, one line per goal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def interleave(
 
 
 class Goals:
-    """Collects `goal NAME measured X wanted >=Y ok|short` lines; the exit status is 0 only where all are ok."""
+    """Collects `goal NAME measured X wanted >=Y ok|short` lines; the exit status is 0 only if all are ok."""
 
     def __init__(self) -> None:
         self.met: list[bool] = []

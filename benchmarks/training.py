@@ -1,8 +1,8 @@
-"""What the training loop costs beside forward and backward: the lite presets at 224 x 224, batch 32.
+"""Overhead of the training loop over forward and backward: the lite presets at 224 x 224, batch 32.
 
-Both sides train the same model with the same optimiser and precision in this process, turn by turn: one repeats its
-step on a batch that is already there, the other is the training loop with cache, augmentation, views and logging.
-Threads are the point here: all cores are used, and the loader competes with the model for them.
+Both sides train the same model with the same optimizer and precision in this process, in turn: one repeats its
+step on a prepared batch, the other is the training loop with cache, augmentation, views and logging. All cores are
+used, and the loader competes with the model for them.
 """
 
 import json
@@ -28,7 +28,7 @@ STEPS, ROUNDS = 8, 7
 
 
 def bare_speed(recipe: Recipe, manifest, cache: Path) -> float:
-    """Images per second of forward, backward and optimiser step on one prepared batch."""
+    """Images per second of forward, backward and optimizer step on one prepared batch."""
     stage = recipe.stages[0]
     method = build_method(recipe)
     data = open_split(manifest, "train", recipe.image_size, cache)
@@ -62,8 +62,8 @@ def main() -> int:
     goals = Goals()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        films = {"train": STEPS * 32, "valid": 4}
-        manifest = read_manifest(write_phantoms(root / "data", films, PhantomConfig(), seed=0))
+        counts = {"train": STEPS * 32, "valid": 4}
+        manifest = read_manifest(write_phantoms(root / "data", counts, PhantomConfig(), seed=0))
         for name in ("statement_unet", "biclip"):
             recipe = (
                 get_method(name)

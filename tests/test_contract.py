@@ -23,7 +23,7 @@ PROMPTS = (
     "bilateral pulmonary infection, two infected areas, lower left lung and lower right lung.",
 )
 
-# what some values need beside themselves
+# what some values need next to themselves
 COMPANIONS = {"contrast=none": ("stages.pretrain.epochs=0",)}
 # fields of every recipe that no method reads: validation and scoring have tests of their own
 NOT_READ_BY_METHODS = {"select_on", "empty_policy"}
@@ -219,7 +219,7 @@ def test_padding_never_changes_the_output(name):
     torch.testing.assert_close(outputs[0], outputs[2], atol=1e-5, rtol=1e-5)
 
 
-def test_the_picture_and_the_sentence_apart_give_what_they_give_together(name):
+def test_image_and_text_apart_give_the_result_of_both_together(name):
     recipe, method = smoke(name)
     observed(recipe, method).eval()
     batch = make_batch(recipe, recipe.stages[0].name)

@@ -522,7 +522,7 @@ def test_eight_threads_get_the_answers_that_one_gets(reading_run):
 
 
 def test_threads_share_a_text_table_that_starts_again(reading_run, monkeypatch):
-    monkeypatch.setattr("textmask.nn.text_encoders.MAX_CACHED_SENTENCES", 5)
+    monkeypatch.setattr("textmask.nn.text_cache.MAX_CACHED_SENTENCES", 5)
     opened = Predictor(reading_run).open(np.zeros((40, 40), np.uint8))
     sentences = [f"{i} opacities in the lower left lung" for i in range(40)]
     with ThreadPoolExecutor(8) as pool:

@@ -234,7 +234,7 @@ def test_sentences_longer_than_the_window_are_named_in_results(run, tmp_path):
     cv2.imwrite(str(path), picture(64, 64, 1)[0])
     result = predict_folder(run, read_jobs(path, long), tmp_path / "out")[0]
     assert "longer_than_window" in result.warnings
-    with pytest.warns(PromptWarning, match="1 of 1 sentences are longer than the 64 tokens"):
+    with pytest.warns(PromptWarning, match="1 of 1 prompts are longer than the 64 tokens"):
         Predictor(load_run(run.path)).set_image(path).segment(long)
     assert (
         "longer_than_window"

@@ -66,7 +66,7 @@ def test_eq2_cycle_is_the_mean_squared_or_absolute_difference_and_detaches_t():
     assert t_hat.grad is not None
 
 
-def test_eq3_and_4_one_geometry_for_picture_pseudo_image_and_mask():
+def test_eq3_and_4_one_geometry_for_image_pseudo_image_and_mask():
     method = build_method(recipe(warp="joint"))
     b = batch()
     pseudo = b.image.flip(1) * 0.5
@@ -121,7 +121,7 @@ def test_eq8_terms_are_those_of_the_paper_with_the_published_weights():
     assert set(losses) == set(stage.weights)
 
 
-def test_generator_target_is_the_picture_inside_the_mask():
+def test_generator_target_is_the_image_inside_the_mask():
     image = torch.rand(1, 3, 4, 4)
     mask = torch.zeros(1, 1, 4, 4)
     mask[..., 1:3, 1:3] = 1

@@ -47,7 +47,7 @@ def literal_bcam(
     l: torch.Tensor,  # noqa: E741
     n: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eq. 4-6 of one picture with loops; `n` real tokens."""
+    """Eq. 4-6 of one image with loops; `n` real tokens."""
     vk, vv, lk, lv = (
         module.vision_key(v),
         module.vision_value(v),

@@ -64,7 +64,7 @@ def smoke(*settings):
 
 
 def spread_out(method, image):
-    """An untrained encoder gives all pictures nearly one vector, which hides what a loss does; centre them."""
+    """An untrained encoder gives all images nearly one vector, which hides what a loss does; centre them."""
     vlm = method.vlm
     with torch.no_grad():
         pooled = vlm.encoder(image)[-1].mean(dim=(2, 3))
@@ -166,7 +166,7 @@ def test_eq_8_and_9_written_out():
 
     assert losses["cmc"].item() == pytest.approx((nce(i1, t1) + nce(t1, i1)) / 2, rel=1e-3)
     assert losses["imc"].item() == pytest.approx((nce(i1, i2) + nce(t1, t2)) / 2, rel=1e-3)
-    assert abs(nce(i1, i2) - math.log(3)) > 0.01  # the pictures are told apart
+    assert abs(nce(i1, i2) - math.log(3)) > 0.01  # the images are told apart
     plain = spread_out(smoke("merge_equal_text=false", "sss=false").eval(), b.image)
     assert plain.losses("pretrain", b)["cmc"].item() != pytest.approx(
         losses["cmc"].item(), rel=1e-3
@@ -286,7 +286,7 @@ def test_a_merge_by_the_teacher_alone_is_a_mean_teacher_that_never_asks_the_sent
     assert losses["merged"].item() > 0
 
 
-def test_eq_14_to_16_with_each_pictures_own_sentence():
+def test_eq_14_to_16_with_each_images_own_prompt():
     method = smoke().eval()
     b = batch()
     losses = method.losses("segment", b)
@@ -379,7 +379,7 @@ def test_a_pseudo_label_does_not_depend_on_the_sentences_of_its_neighbours():
         assert not torch.allclose(one[1], two[1], atol=1e-6)
 
 
-def test_the_second_view_of_a_picture_is_encoded_itself():
+def test_the_second_view_of_an_image_is_encoded_itself():
     """There the Gaussian of the second view is that of the first."""
     b = batch(unlabelled=False)
     method = spread_out(smoke().eval(), b.image)
@@ -405,8 +405,8 @@ def test_the_text_term_trains_the_student_which_sees_another_view_than_the_teach
     assert method.losses("segment", replace(b, unlabelled=darker))["merged"] != losses["merged"]
 
 
-def test_the_iou_of_a_batch_is_that_of_all_its_pictures():
-    """There only that of the last picture is kept."""
+def test_the_iou_of_a_batch_is_that_of_all_its_images():
+    """There only that of the last image is kept."""
     truth = np.zeros((3, 4, 4), np.uint8)
     truth[:, :2] = 1
     guess = truth.copy()
@@ -443,7 +443,7 @@ def test_tiles_without_foreground_train_with_finite_numbers(dice_weight):
 def test_sentences_longer_than_the_window_are_counted_and_told():
     method = build_method(DuSSSRecipe().smoke())
     with pytest.warns(
-        PromptWarning, match=r"1 of 3 sentences are longer than the 64 tokens that tiny reads"
+        PromptWarning, match=r"1 of 3 prompts are longer than the 64 tokens that tiny reads"
     ):
         method.prepare([*PROMPTS[:2], "lower left lung and " * 40])
 

@@ -83,7 +83,7 @@ def test_posaug_keeps_a_share_of_sentences_and_mixes_both_edits():
     dropped = sum("[MASK]" in p for p in view.prompts)
     assert 150 < kept < 250
     assert 60 < dropped < 140
-    assert view.statements == t.statements  # what is true of the picture does not change
+    assert view.statements == t.statements  # what is true of the image does not change
     assert text_view(t, "none", "[MASK]", 0.5, "mix", np.random.default_rng(0)) is t
     assert (
         position_augmented("Hello World", "[MASK]", 1.0, "mix", np.random.default_rng(0))
@@ -114,7 +114,7 @@ def test_mixing_is_off_for_opposite_sides_and_on_for_shared_ones():
 
 
 def test_eq_6_to_8_written_out():
-    """Two samples, all blocks of the partner's region, gate passed: picture, target and text by loops."""
+    """Two samples, all blocks of the partner's region, gate passed: image, target and text by loops."""
     generator = torch.Generator().manual_seed(1)
     probability = torch.rand(2, 1, 32, 32, generator=generator) * 0.2 + 0.6
     image = torch.rand(2, 3, 32, 32, generator=generator)
@@ -139,8 +139,8 @@ def test_eq_6_to_8_written_out():
                 assert torch.equal(found.target[i, 0][block], expected)
 
 
-def test_a_sample_whose_gate_fails_is_left_alone_in_picture_target_and_text():
-    """The released code mixes the picture with the ungated mask: a foreign patch that neither label nor text knows."""
+def test_a_sample_whose_gate_fails_is_unchanged_in_image_target_and_text():
+    """The released code mixes the image with the ungated mask: a foreign patch that neither label nor text knows."""
     probability = torch.full((2, 1, 32, 32), 0.3)
     probability[0] = 0.9  # sample 1 may take from 0, but 0 must not take from 1
     t = text(LEFT, UPPER_LEFT)
@@ -212,7 +212,7 @@ def test_polyps_are_mixed_in_their_own_words():
         assert parse(prompt).zones == statement.zones
 
 
-def test_probability_mode_takes_confident_blocks_and_naive_asks_nobody():
+def test_probability_mode_takes_confident_blocks_and_naive_checks_nothing():
     probability = torch.zeros(2, 1, 32, 32)
     probability[1, 0, :8, :8] = 1.0
     found = mix(text(LEFT, BOTH), probability, settings("probability"))
@@ -390,7 +390,7 @@ def test_the_tables_are_lists_and_every_ablation_is_a_value():
             preset_recipe(arm.method or "semi_medref", "lite").override(*arm.settings)
 
 
-def test_the_arms_of_few_labels_see_as_many_labelled_pictures():
+def test_the_arms_of_few_labels_see_as_many_labelled_images():
     arms = get_method("semi_medref").ablation_tables["few_labels"]
     recipes = [
         preset_recipe(arm.method or "semi_medref", "lite").override(*arm.settings) for arm in arms

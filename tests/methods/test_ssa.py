@@ -187,13 +187,13 @@ def test_lower_left_peaks_on_the_side_that_the_convention_names(laterality, left
     assert ((int(mirrored.argmax()) % 64) < 32) is not left_half
 
 
-def test_where_nobody_knows_whose_left_is_meant_only_the_level_guides():
+def test_with_an_unknown_laterality_convention_only_the_level_guides():
     found = prior(claims(LOWER_LEFT, laterality=Laterality.UNKNOWN), WHOLE, (64, 64))[0, 0]
     assert found[38, 18] > 0.9
     assert found[38, 50] > 0.9
 
 
-def test_polyps_use_thirds_of_the_picture():
+def test_polyps_use_thirds_of_the_image():
     found = prior(
         claims("one small round polyp, located in top right of the image"), WHOLE, (60, 60)
     )[0, 0]
@@ -213,7 +213,7 @@ def test_no_place_gives_a_prior_of_1_and_bilateral_alone_two_places():
     assert [bool(directed_zones(s)) for s in statements] == [False, False, True]
 
 
-def test_the_box_is_tight_and_the_whole_picture_where_that_says_nothing():
+def test_the_box_is_tight_and_the_whole_image_if_the_attention_is_not_informative():
     maps = torch.zeros(4, 1, 20, 10)
     maps[0, 0, 4:9, 2:7] = 0.8
     maps[1, 0, 3, 3] = 1.0  # half a percent of the pixels
@@ -279,7 +279,7 @@ def test_the_guide_loss_is_exactly_0_without_a_direction():
 
 
 def test_the_guide_follows_the_sentence_of_an_augmented_sample():
-    """A mirrored film with its mirrored sentence has the mirrored prior."""
+    """A mirrored image with its mirrored prompt has the mirrored prior."""
     found = prior(claims(LOWER_LEFT), WHOLE, (32, 32))
     table = ZONE_MAPS["chest"]
     right = prior(tuple(s.mirrored() for s in claims(LOWER_LEFT)), WHOLE, (32, 32))

@@ -18,12 +18,12 @@ LEFT = "unilateral pulmonary infection, one infected areas, lower left lung."
 BOTH = "bilateral pulmonary infection, two infected areas, upper left lung and upper right lung."
 
 
-def films(laterality=IMAGE, n=24, **settings):
+def phantoms(laterality=IMAGE, n=24, **settings):
     made = [
         make_phantom(PhantomConfig(laterality=laterality, **settings), seed=seed)
         for seed in range(n)
     ]
-    return np.stack([film.mask for film in made]), [film.statement for film in made]
+    return np.stack([phantom.mask for phantom in made]), [phantom.statement for phantom in made]
 
 
 def f1(masks, statements, table="phantom"):
@@ -41,7 +41,7 @@ def box(rows, columns, size=(100, 100)):
 
 @pytest.mark.parametrize("laterality", [IMAGE, Laterality.PATIENT])
 def test_perfect_masks_score_1_in_every_aspect(laterality):
-    masks, statements = films(laterality, p_absent=0.1)
+    masks, statements = phantoms(laterality, p_absent=0.1)
     assert f1(masks, statements) == dict.fromkeys(
         ("side", "level", "zone", "lateral", "count", "absence"), 1.0
     )
@@ -49,7 +49,7 @@ def test_perfect_masks_score_1_in_every_aspect(laterality):
 
 
 def test_a_mask_on_the_other_side_scores_0_on_side_and_1_on_level():
-    masks, statements = films(n=60)
+    masks, statements = phantoms(n=60)
     chosen = one_sided(statements)
     assert chosen.sum() >= 10
     part = [s for s, take in zip(statements, chosen, strict=True) if take]
@@ -59,18 +59,18 @@ def test_a_mask_on_the_other_side_scores_0_on_side_and_1_on_level():
 
 
 def test_noise_lowers_the_score_step_by_step():
-    masks, statements = films(n=40)
+    masks, statements = phantoms(n=40)
     rng = np.random.default_rng(0)
     order = rng.permutation(40)
     scores = []
-    for wrong in (0, 10, 20, 40):  # ever more films show another film's mask
+    for wrong in (0, 10, 20, 40):  # ever more phantoms show another phantom's mask
         changed = masks.copy()
         changed[order[:wrong]] = np.roll(masks, 7, axis=0)[order[:wrong]]
         scores.append(f1(changed, statements)["zone"])
     assert scores[0] == 1.0
     assert all(a > b for a, b in pairwise(scores))
     blots = masks.copy()
-    blots[:, 150:170, :60] = 1  # lesion that nobody named
+    blots[:, 150:170, :60] = 1  # lesion that no prompt names
     assert f1(blots, statements)["zone"] < 1.0
 
 

@@ -76,7 +76,7 @@ def test_padding_never_changes_the_output(length, fill):
     )
 
 
-def test_nobody_answers_for_a_sentence_without_tokens_and_gives_no_nan():
+def test_a_prompt_without_tokens_gives_zeros_and_no_nan():
     tokens, words, mask = inputs(real=(7, 0))
     tokens.requires_grad_()
     words.requires_grad_()
@@ -103,7 +103,7 @@ def test_position_codes_are_distinct_and_keep_places_across_sizes():
     codes = position_codes(16, 14, 14)
     assert codes.shape == (196, 16)
     assert (torch.cdist(codes, codes) + torch.eye(196)).min() > 0.05
-    # the centre of the picture has one code at every odd size
+    # the centre of the image has one code at every odd size
     centre = [position_codes(16, n, n)[n * n // 2] for n in (7, 15, 29)]
     torch.testing.assert_close(centre[0], centre[1])
     torch.testing.assert_close(centre[1], centre[2])

@@ -87,7 +87,7 @@ def test_an_empty_sentence_adds_nothing():
 
 
 def test_what_is_cut_is_counted():
-    with pytest.warns(PromptWarning, match="1 of 2 sentences are longer than the 8 tokens"):
+    with pytest.warns(PromptWarning, match="1 of 2 prompts are longer than the 8 tokens"):
         net()(torch.rand(2, 3, 32, 32), sentence(12, (12, 5)))
 
 

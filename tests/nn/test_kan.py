@@ -13,7 +13,7 @@ from textmask.nn.kan import KANLinear
 
 
 def cox_de_boor(x: torch.Tensor, grid: int, order: int, span: tuple[float, float]) -> torch.Tensor:
-    """... -> ... (grid + order): the recursion over the extended knots, as it stands in textbooks."""
+    """... -> ... (grid + order): the recursion over the extended knots, as in textbooks."""
     low, high = span
     step = (high - low) / grid
     knots = [low + step * i for i in range(-order, grid + order + 1)]

@@ -98,13 +98,13 @@ def test_every_published_weight_is_used_but_the_classifier():
 
 @has_lite0
 def test_lite0_recognises_a_photograph():
-    """Grace Hopper in uniform (sample picture of matplotlib): class 652, "military uniform", of ImageNet."""
+    """Grace Hopper in uniform (sample image of matplotlib): class 652, "military uniform", of ImageNet."""
     import matplotlib
     from PIL import Image
 
     path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     if not path.is_file():
-        pytest.skip("this matplotlib comes without its sample pictures")
+        pytest.skip("this matplotlib comes without its sample images")
     with Image.open(path) as file:
         pixels = np.array(file.convert("RGB").resize((224, 224)))
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
@@ -120,7 +120,7 @@ def test_lite0_recognises_a_photograph():
 
 @has_lite0
 def test_activations_match_the_stored_batch_statistics():
-    """On smooth pictures every batch norm returns values of about unit scale; a wrong input scale would not."""
+    """On smooth images every batch norm returns values of about unit scale; a wrong input scale would not."""
     encoder = EfficientNetLite0().eval()
     spreads = {}
 
@@ -265,8 +265,8 @@ def test_encoders_by_name(tmp_path):
         ("resnet", ConfigError, "unknown image encoder 'resnet'"),
         ("convnext_tiny", WeightsError, "convnext_tiny@COMMIT"),
         ("convnext_tiny@main", ConfigError, "40 hex digits"),
-        ("efficientnet_lite0@abc", ConfigError, "takes no commit"),
-        ("unet:folder", ConfigError, "takes no folder"),
+        ("efficientnet_lite0@abc", ConfigError, "does not take a commit"),
+        ("unet:folder", ConfigError, "does not take a folder"),
     ],
 )
 def test_names_that_do_not_fit_say_what_to_write(name, error, message):

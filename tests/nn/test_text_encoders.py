@@ -12,9 +12,10 @@ from torch import nn
 from textmask import weights as sources
 from textmask.errors import ConfigError, PromptWarning, WeightsError
 from textmask.nn import pretrained_text as pretrained
-from textmask.nn import text_encoders as encoders
+from textmask.nn import text_cache
 from textmask.nn.pretrained_text import TEXT_ENCODERS, build_text_encoder, minilm_folder
-from textmask.nn.text_encoders import TextCache, TextEncoder, TinyTextEncoder
+from textmask.nn.text_cache import TextCache
+from textmask.nn.text_encoders import TextEncoder, TinyTextEncoder
 from textmask.types import Text
 
 PROMPTS = ("lower left lung", "bilateral pulmonary infection, upper right lung.", "clear")
@@ -169,7 +170,7 @@ def test_no_real_token_gives_no_nan(encoder):
 def test_truncation_is_counted_and_warned_about_and_keeps_the_last_token(encoder):
     long = "lower left lung, " * 40
     with pytest.warns(
-        PromptWarning, match=r"2 of 3 sentences are longer than the 8 tokens .*'lower left"
+        PromptWarning, match=r"2 of 3 prompts are longer than the 8 tokens .*'lower left"
     ):
         text = encoder.tokenize(text_of(long, "a", long + "upper"), 8)
     assert text.token_ids.shape == (3, 8)
@@ -392,8 +393,8 @@ def test_the_tower_runs_once_per_distinct_sentence(monkeypatch):
 def test_many_sentences_are_encoded_in_chunks(monkeypatch):
     cache = cached()
     seen = count_encoded(cache, monkeypatch)
-    cache.prepare([f"area {i}" for i in range(2 * encoders.CHUNK + 5)])
-    assert seen == [encoders.CHUNK, encoders.CHUNK, 5]
+    cache.prepare([f"area {i}" for i in range(2 * text_cache.CHUNK + 5)])
+    assert seen == [text_cache.CHUNK, text_cache.CHUNK, 5]
 
 
 def test_cached_features_are_those_of_the_tower(bert_folder):
@@ -535,7 +536,7 @@ def test_a_bf16_table_halves_the_memory_and_stays_close():
 
 
 def test_the_table_is_bounded(monkeypatch):
-    monkeypatch.setattr(encoders, "MAX_CACHED_SENTENCES", 4)
+    monkeypatch.setattr("textmask.nn.text_cache.MAX_CACHED_SENTENCES", 4)
     cache = cached()
     for i in range(10):
         features = cache(text_of(f"area {i}", "clear", f"area {i + 1}"))
@@ -563,7 +564,7 @@ def test_the_table_of_names_is_complete(name):
         ("path", {}, "needs a folder"),
         ("tiny", {"max_length": 1}, "reads 3 to 64"),
         ("tiny", {"max_length": 65}, "reads 3 to 64"),
-        ("tiny", {"pool": "eos"}, "CLIP's"),
+        ("tiny", {"pool": "eos"}, "works with CLIP only"),
         ("tiny", {"trainable": True, "standardise": True}, "standardise"),
         ("cxr_bert", {"revision": "main"}, "40 hex digits"),
         ("clip@v1.1", {}, "40 hex digits"),
@@ -634,7 +635,7 @@ def test_pickled_weights_are_refused_and_not_opened(tmp_path):
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("truncate", "cannot read"), ("config", "no model configuration"), ("type", "model_type"),
+    [("truncate", "cannot read"), ("config", "not a model configuration"), ("type", "model_type"),
      ("keys", "lacks"), ("vocab", "no tokenizer"), ("words", "words")],
 )  # fmt: skip
 def test_damaged_folders_are_refused(tmp_path, damage, message):

@@ -21,7 +21,7 @@ def test_published_channels_and_strides_are_the_real_ones(stem_stride, size):
 
 @pytest.mark.parametrize("in_channels", [3, 6])
 @pytest.mark.parametrize("stem_stride", [1, 4])
-def test_logits_have_the_size_of_the_picture(stem_stride, in_channels):
+def test_logits_have_the_size_of_the_image(stem_stride, in_channels):
     net = UNet((4, 8), stem_stride, in_channels).eval()
     logits, feature = net(torch.rand(1, in_channels, 45, 70))
     assert logits.shape == (1, 1, 45, 70)
@@ -57,7 +57,7 @@ def test_group_norm_does_not_mix_the_samples_of_a_batch():
     torch.testing.assert_close(net(x)[0][:1], net(x[:1])[0])
 
 
-def test_sub_pixel_head_sees_the_picture_again():
+def test_sub_pixel_head_sees_the_image_again():
     torch.manual_seed(0)
     head = SubPixelHead(4, 4)
     feature, image = torch.rand(1, 4, 8, 8), torch.rand(1, 3, 32, 32)

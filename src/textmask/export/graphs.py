@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from textmask.data.loaders import build_text
 from textmask.inference.backends.graphs import DECODER, IMAGE, TEXT, WHOLE, feature_names
 from textmask.methods.base import Method
-from textmask.nn.text_encoders import TextCache, TextEncoder
+from textmask.nn.text_cache import TextCache
+from textmask.nn.text_encoders import TextEncoder
 from textmask.text.grammar import parse
 from textmask.types import Image, Output, Text, TextFeatures
 

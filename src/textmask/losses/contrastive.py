@@ -1,4 +1,4 @@
-"""Contrast of images with sentences as the fit of a distribution; the methods differ only in the target."""
+"""Contrast of images with prompts as the fit of a distribution; the methods differ only in the target."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from textmask.types import Embedding, ZoneBits
 
-Pairs = Float[Tensor, "b b"]  # row: image i, column: sentence j
+Pairs = Float[Tensor, "b b"]  # row: image i, column: prompt j
 
 
 def cosine_similarity_matrix(a: Embedding, b: Embedding) -> Float[Tensor, "_n _m"]:
@@ -23,18 +23,17 @@ def cosine_similarity_matrix(a: Embedding, b: Embedding) -> Float[Tensor, "_n _m
 def soft_contrastive(similarity: Pairs, target: Pairs, tau: float | Tensor) -> Float[Tensor, ""]:
     """-(1/B) sum_ij [Y_ij log P^{v->l}_ij + Y_ji log P^{l->v}_ij], with softmaxes of similarity / tau (C2Seg Eq. 2).
 
-    Rows of the target sum to 1: row i is what image i should be like, and row j what sentence j should be like. With
-    the identity it is the sum of both directions of InfoNCE. Its gradient with respect to the similarity is
+    Rows of the target sum to 1: row i is the target distribution of image i, and row j that of prompt j. With
+    the identity the loss is the sum of both directions of InfoNCE. Its gradient with respect to the similarity is
     (P^{v->l} - Y + P^{l->v} - Y^T) / (B tau); C2Seg's Eq. 3 prints it without the 1/B of its own loss.
     """
     return info_nce(similarity, target, tau) + info_nce(similarity.mT, target, tau)
 
 
 def info_nce(similarity: Pairs, target: Pairs, tau: float | Tensor) -> Float[Tensor, ""]:
-    """One direction of it, -(1/B) sum_ij Y_ij log softmax_j(s_ij / tau): each row finds its column."""
-    loss: Tensor = -(target * torch.log_softmax(similarity.float() / tau, dim=1)).sum() / len(
-        similarity
-    )
+    """One direction of the contrast, -(1/B) sum_ij Y_ij log softmax_j(s_ij / tau): each row finds its column."""
+    log_p = torch.log_softmax(similarity.float() / tau, dim=1)
+    loss: Tensor = -(target * log_p).sum() / len(similarity)
     return loss
 
 
@@ -46,7 +45,7 @@ def cluster_target(text_similarity: Pairs, tau: float, rho: float) -> Pairs:
 
 
 def hard_target(text_similarity: Pairs, merge_equal: bool = False) -> Pairs:
-    """One-to-one labels: the identity; with `merge_equal`, equal sentences (cosine 1) share the mass."""
+    """One-to-one labels: the identity; with `merge_equal`, equal prompts (cosine 1) share the mass."""
     if not merge_equal:
         return torch.eye(len(text_similarity), device=text_similarity.device)
     same = (text_similarity > 1 - 1e-5).float()
@@ -57,7 +56,7 @@ def hard_target(text_similarity: Pairs, merge_equal: bool = False) -> Pairs:
 def jaccard_target(zones: ZoneBits) -> Pairs:
     """Soft positives of Semi-MedRef (Eq. 9): overlap of the named zones, intersection over union, rows to sum 1.
 
-    Two sentences that name no place agree (0/0 = 1), and every picture agrees with its own sentence.
+    Two prompts that name no place agree (0/0 = 1), and every image agrees with its own prompt.
     """
     bits = zones.float()
     both = bits @ bits.mT

@@ -1,4 +1,4 @@
-"""Segmentation losses on logits, in fp32, written here because library calls changed their meaning between versions."""
+"""Segmentation losses on logits, in fp32; library functions changed their meaning between versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textmask.types import Logits, Mask
 def soft_dice(logits: Logits, mask: Mask, eps: float = 1e-5) -> Float[Tensor, ""]:
     """1 - (2 sum p y + eps) / (sum p + sum y + eps), per image, then the mean (C2Seg Eq. 12, BiCLIP Eq. 8).
 
-    `eps` in numerator and denominator makes an empty prediction of an empty mask cost 0 instead of NaN.
+    `eps` in numerator and denominator gives an empty prediction of an empty mask a loss of 0 instead of NaN.
     """
     p = rearrange(torch.sigmoid(logits.float()), "b 1 h w -> b (h w)")
     y = rearrange(mask.float(), "b 1 h w -> b (h w)")
@@ -38,6 +38,6 @@ def focal(logits: Logits, mask: Mask, gamma: float = 2.0) -> Float[Tensor, ""]:
 
 
 def dice_bce(logits: Logits, mask: Mask, dice_weight: float = 0.5) -> Float[Tensor, ""]:
-    """`dice_weight` soft Dice + (1 - dice_weight) cross-entropy; 1.0 is what LanGuideMedSeg really trained."""
+    """`dice_weight` soft Dice + (1 - dice_weight) cross-entropy; 1.0 is the loss of LanGuideMedSeg's code."""
     loss = dice_weight * soft_dice(logits, mask)
     return loss if dice_weight == 1 else loss + (1 - dice_weight) * bce(logits, mask)

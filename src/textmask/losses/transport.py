@@ -1,4 +1,4 @@
-"""Optimal transport between the tokens of two modalities: batched Sinkhorn, differentiable where it is asked for."""
+"""Optimal transport between the tokens of two modalities: batched Sinkhorn, with a choice of gradients."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from textmask.types import TextTokens, TokenMask
 DIRECTIONS = ("image_to_text", "text_to_image")
 GRADIENTS = ("detached", "implicit")
 Cost = Float[Tensor, "b n l"]
-Flipped = Float[
-    Tensor, "b l n"
-]  # text tokens first: matrix products over N then read memory in order
+# text tokens first: matrix products over N then read memory in order
+Flipped = Float[Tensor, "b l n"]
 SAFE_EXPONENT = 80.0  # exp(-80) is 1.8e-35, still a normal fp32 number
 
 
@@ -26,9 +25,9 @@ class Plan(NamedTuple):
     """A transport plan.
 
     Attributes:
-        plan: B N L, mass carried from each image token to each text token; 0 on padding, 1 in sum.
-        iterations: B, until the stop.
-        violation: B, L1 distance of the marginal that is not exact from the one that was asked.
+        plan: B N L, mass from each image token to each text token; 0 on padding, sums to 1.
+        iterations: B, number until each element stopped.
+        violation: B, L1 distance of the inexact marginal from its target.
     """
 
     plan: Cost
@@ -56,36 +55,38 @@ def sinkhorn(
 ) -> Plan:
     """Entropic transport with uniform marginals over image tokens and over *real* text tokens, in fp32.
 
-    Each element of the batch stops on its own and does not depend on the others. Where exp(-cost / eps) keeps its
-    digits in fp32 the scalings themselves are iterated, otherwise their logarithms; both give the same plan.
+    Each element of the batch stops on its own and does not depend on the others. The scalings are iterated if
+    exp(-cost / eps) is accurate in fp32, otherwise their logarithms; both give the same plan.
 
     Args:
         cost: B N L; the columns of padding are ignored.
         token_mask: B L, True = real; None means all are. An element without any real token gets a plan of zeros.
         eps: entropic regularisation.
-        max_iterations: at most.
-        tolerance: L1 violation of the marginal that is not exact at which an element stops.
-        direction: which marginal is exact where the iteration stops early: that of the image tokens or of the text
+        max_iterations: limit on the iterations.
+        tolerance: an element stops when the L1 violation of its inexact marginal is below this.
+        direction: which marginal is exact if the iteration stops early, that of the image tokens or of the text
             tokens. At convergence the plan is the same.
 
     Raises:
-        DataError: a cost that is not finite.
+        DataError: a cost is not finite.
 
     Source: SSA, Section II-A and III-A (eps 0.03, 100 iterations, 1e-2); Cuturi 2013. Differs from the implementation
-    that the paper cites in the stop: there the mean change of a scaling, here what a plan is for.
+    that the paper cites in the stopping rule: there the mean change of a scaling, here the marginals of the plan.
     """
     rows_exact = choose("direction", direction, DIRECTIONS) == "image_to_text"
     with torch.autocast(cost.device.type, enabled=False):
         flipped = cost.float().mT.contiguous()
         real = _real(flipped, token_mask)
+
+        # a plan with one exact marginal: the other one is where the iteration stopped
         shares = (1.0, 0.0) if rows_exact else (0.0, 1.0)
         plan, iterations = _iterate(flipped, real, eps, max_iterations, tolerance, shares)
+
+        # prompts without a real token have no plan and no violation
         off = plan.sum(dim=2) - real.target if rows_exact else plan.sum(dim=1) - 1 / plan.shape[2]
         if not real.whole:
-            plan, off = (
-                plan.masked_fill(real.empty[:, None, None], 0.0),
-                off.masked_fill(real.empty[:, None], 0.0),
-            )
+            plan = plan.masked_fill(real.empty[:, None, None], 0.0)
+            off = off.masked_fill(real.empty[:, None], 0.0)
         return Plan(plan.mT, iterations, off.abs().sum(dim=1))
 
 
@@ -100,7 +101,7 @@ def transport_loss(
 ) -> Float[Tensor, ""]:
     """sum_ij T_ij M_ij, mean of the directions image -> text and text -> image and of the batch (SSA's L_local).
 
-    Sentences without a real token have nothing to be carried to and are left out of the mean.
+    Prompts without a real token have no transport and are left out of the mean.
 
     Args:
         cost: B N L, see `cosine_cost`.
@@ -108,20 +109,19 @@ def transport_loss(
         eps: regularisation, as in `sinkhorn`.
         max_iterations: as in `sinkhorn`.
         tolerance: as in `sinkhorn`.
-        grad: `detached` holds the plan fixed: the gradient is the plan itself, and what the plan would change is
+        grad: `detached` holds the plan fixed: the gradient is the plan itself, and its dependence on the cost is
             dropped. `implicit` keeps dT/dM by the implicit function theorem (an L x L system).
 
     Raises:
-        DataError: a cost that is not finite.
+        DataError: a cost is not finite.
     """
     implicit = choose("grad", grad, GRADIENTS) == "implicit"
     with torch.autocast(cost.device.type, enabled=False):
         flipped = cost.float().mT.contiguous()
         real = _real(flipped, token_mask)
-        if not real.whole:
-            flipped = flipped.masked_fill(
-                ~real.mask[..., None], 0.0
-            )  # what padding holds may be NaN
+        if not real.whole:  # padding may contain NaN
+            flipped = flipped.masked_fill(~real.mask[..., None], 0.0)
+
         with torch.no_grad():
             plan, _ = _iterate(flipped.detach(), real, eps, max_iterations, tolerance, (0.5, 0.5))
         each: Tensor
@@ -129,6 +129,7 @@ def transport_loss(
             each = _ImplicitTransport.apply(flipped, plan, eps)  # type: ignore[no-untyped-call]
         else:
             each = torch.linalg.vecdot(plan.flatten(1), flipped.flatten(1))
+
         counted = (~real.empty).float()
         loss: Tensor = (each * counted).sum() / counted.sum().clamp(min=1)
         return loss
@@ -140,7 +141,7 @@ class _ImplicitTransport(torch.autograd.Function):
     T(M) keeps its marginals, which gives alpha (per image token) and beta (per text token): differentiating
     T = exp((f + g - M) / eps) under fixed sums leaves, with M as the gradient of the sum with respect to T,
         sum_l T (M - alpha - beta) = 0 for each n,   sum_n T (M - alpha - beta) = 0 for each l;
-    eliminating alpha leaves an L x L system, singular along the constant vector (or more, where the plan falls apart).
+    eliminating alpha leaves an L x L system, singular along the constant vector (and more if the plan is disconnected).
     """
 
     @staticmethod
@@ -164,17 +165,19 @@ class _ImplicitTransport(torch.autograd.Function):
 
 
 def _differentiate_directly(cost: Flipped, plan: Flipped, eps: float) -> Flipped:
-    """The gradient of `_ImplicitTransport` by factorising the L x L system."""
+    """The gradient of `_ImplicitTransport` by factorizing the L x L system."""
     tiny = torch.finfo(plan.dtype).tiny
     weighted = plan * cost
     rows, columns = plan.sum(dim=1), plan.sum(dim=2)  # B N, B L
     row_sum, column_sum = weighted.sum(dim=1), weighted.sum(dim=2)
     over = 1 / rows.clamp(min=tiny)
     scaled = torch.mul(plan, over[:, None], out=weighted)
-    # one more equation for the free constant, beta = 0 on padding, and a ridge for plans that fall apart
+
+    # one more equation for the free constant, beta = 0 on padding, and a ridge for disconnected plans
     total = columns.sum(dim=1)[:, None, None].clamp(min=tiny)
     system = columns[:, :, None] * columns[:, None, :] / total - torch.bmm(scaled, plan.mT)
     system = system + torch.diag_embed(torch.where(columns > 0, columns * (1 + RIDGE), 1.0))
+
     beta = torch.linalg.solve(system, column_sum - torch.bmm(scaled, row_sum[..., None])[..., 0])
     alpha = (row_sum - torch.bmm(beta[:, None], plan)[:, 0]) * over
     out = torch.add((1 + alpha / eps)[:, None], (beta / eps)[..., None], out=weighted)
@@ -182,7 +185,7 @@ def _differentiate_directly(cost: Flipped, plan: Flipped, eps: float) -> Flipped
 
 
 class _Real(NamedTuple):
-    """Real tokens: `mask` (an empty sentence has one), whether that is all of them, `empty` B, `target` B L."""
+    """Real tokens: `mask` (an empty prompt has one), `whole` if there is no padding, `empty` B, `target` B L."""
 
     mask: TokenMask
     whole: bool
@@ -190,12 +193,12 @@ class _Real(NamedTuple):
     target: Float[Tensor, "b l"]
 
     def part(self, chosen: Bool[Tensor, " b"]) -> _Real:
-        """Of some elements of the batch."""
+        """The same for some elements of the batch."""
         return _Real(self.mask[chosen], self.whole, self.empty[chosen], self.target[chosen])
 
 
 def _real(cost: Flipped, token_mask: TokenMask | None) -> _Real:
-    """What is real, with the uniform marginal 1 / number of real tokens, 0 on padding."""
+    """The real tokens, with the uniform marginal 1 / number of real tokens, 0 on padding."""
     b, length = cost.shape[:2]
     if token_mask is None or bool(token_mask.all()):
         mask = torch.ones((b, length), dtype=torch.bool, device=cost.device)
@@ -217,31 +220,30 @@ def _iterate(
     """Plan B L N and iterations B; `shares` mix the plan of exact image marginals and that of exact text marginals.
 
     Raises:
-        DataError: a cost that is not finite.
+        DataError: a cost is not finite.
     """
     mask = real.mask
     if real.whole:
-        low, high = (
-            cost.amin(dim=1),
-            cost.amax(dim=(1, 2)),
-        )  # B N, B; aminmax takes ten times as long
+        # B N and B; aminmax takes ten times as long
+        low, high = cost.amin(dim=1), cost.amax(dim=(1, 2))
     else:
         low = cost.masked_fill(~mask[..., None], torch.inf).amin(dim=1)
         high = cost.masked_fill(~mask[..., None], -torch.inf).amax(dim=(1, 2))
     spread = high - low.amin(dim=1)
     if not bool(torch.isfinite(spread).all()):
         raise DataError(
-            "a transport cost is not finite (NaN or inf). Costs are 1 - cosine of token features: look for features "
+            "A transport cost is not finite (NaN or inf). Costs are 1 - cosine of token features: look for features "
             "that overflow, lower the learning rate or set precision=fp32."
         )
+
     safe = spread < SAFE_EXPONENT * eps
     settings = (eps, max_iterations, tolerance, shares)
     if bool(safe.all()):
         return _scalings(cost, low, real, *settings)
-    plan, iterations = (
-        torch.empty_like(cost),
-        torch.empty(len(cost), dtype=torch.long, device=cost.device),
-    )
+
+    # elements with large costs are solved with logarithms
+    plan = torch.empty_like(cost)
+    iterations = torch.empty(len(cost), dtype=torch.long, device=cost.device)
     for solve, part in ((_scalings, safe), (_logarithms, ~safe)):
         if bool(part.any()):
             plan[part], iterations[part] = solve(cost[part], low[part], real.part(part), *settings)
@@ -257,18 +259,20 @@ def _scalings(
     tolerance: float,
     shares: tuple[float, float],
 ) -> tuple[Flipped, Int[Tensor, " b"]]:
-    """Sinkhorn on u and v with K = exp((row minimum - cost) / eps): fast, safe while costs differ by under 80 eps."""
+    """Sinkhorn on u and v with K = exp((row minimum - cost) / eps): fast; costs must differ by less than 80 eps."""
     target = real.target
     iterations = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
     if _is_on_cpu(cost):
         plan = torch.empty_like(cost)
         c, a, t, p, k = (tensor.numpy() for tensor in (cost, low, target, plan, iterations))
-        scale(c, a, t, p, k, eps, max_iterations, tolerance, *shares)
+        scale(c, a, t, p, k, max_iterations, (eps, tolerance, *shares))
         return plan, iterations
+
     kernel = torch.exp((low[:, None] - cost) / eps).masked_fill(~real.mask[..., None], 0.0)
     tiny = torch.finfo(cost.dtype).tiny
     u, v = cost.new_full((len(cost), 1, cost.shape[2]), 1 / cost.shape[2]), torch.zeros_like(target)
     running = torch.ones_like(iterations, dtype=torch.bool)
+
     for step in range(max_iterations + 1):
         reached = torch.bmm(kernel, u.mT)[..., 0]
         if step:
@@ -282,6 +286,7 @@ def _scalings(
             u,
         )
         iterations += running
+
     v = _mixed(v, v * reached, target, shares)
     return kernel.mul_(v[..., None]).mul_(u), iterations
 
@@ -309,12 +314,13 @@ def _logarithms(
     tolerance: float,
     shares: tuple[float, float],
 ) -> tuple[Flipped, Int[Tensor, " b"]]:
-    """The same iteration on log u and log v: slower, safe for every finite cost."""
+    """The same iteration on log u and log v: slower, accurate for every finite cost."""
     n, mask, target = cost.shape[2], real.mask, real.target
     scores = (-cost / eps).masked_fill(~mask[..., None], -torch.inf)
     f, g = low / eps - math.log(n), torch.full_like(target, -torch.inf)  # the start of `_scalings`
     iterations = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
     running = torch.ones_like(iterations, dtype=torch.bool)
+
     for step in range(max_iterations + 1):
         reached = torch.logsumexp(scores + f[:, None], dim=2).masked_fill(~mask, 0.0)
         if step:
@@ -326,6 +332,7 @@ def _logarithms(
             running[:, None], -math.log(n) - torch.logsumexp(scores + g[..., None], dim=1), f
         )
         iterations += running
+
     plan = (scores + f[:, None] + g[..., None]).exp()
     ones = torch.ones_like(target)
     return plan * _mixed(ones, plan.sum(dim=2), target, shares)[..., None], iterations

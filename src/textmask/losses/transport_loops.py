@@ -1,4 +1,4 @@
-"""The loops of Sinkhorn and of its derivative as machine code: one element at a time, which fits the cache."""
+"""The loops of Sinkhorn and of its derivative as machine code, one element at a time to fit into the cache."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from textmask.compiled import compiled
 
-RIDGE = 1e-6  # of the diagonal of the implicit system, about ten roundings
-ACCURACY = 1e-5  # of the solution of that system
+RIDGE = 1e-6  # share of the diagonal of the implicit system, about ten rounding errors
+ACCURACY = 1e-5  # relative accuracy of the solution of that system
 
-# serial: threads of numba would ignore torch.set_num_threads
+# serial: numba's threads would ignore torch.set_num_threads
 _fast = partial(compiled, fastmath={"contract", "reassoc", "nsz", "arcp"})
 
 
@@ -38,13 +38,14 @@ def scale(
     target: Any,
     plan: Any,
     iterations: Any,
-    eps: Any,
     max_iterations: Any,
-    tolerance: Any,
-    rows: Any,
-    columns: Any,
+    numbers: Any,
 ) -> None:
-    """The loop of `_scalings`, one element after the other, whose kernel then stays in the cache as `plan`."""
+    """The loop of `_scalings`, one element after the other: its kernel stays in the cache as `plan`.
+
+    `numbers` are eps, the tolerance and the two shares of `_mixed`.
+    """
+    eps, tolerance, rows, columns = numbers
     batch, length, n = plan.shape
     tiny, share = np.float32(1.2e-38), np.float32(1 / n)
     per_cost = np.float32(1.4426950408889634 / eps)  # log2(e) / eps
@@ -58,6 +59,8 @@ def scale(
                 plan[b, j] = 0
         u[:] = share
         v[:] = 0
+
+        # one pass over the plan updates both scalings and measures the violation
         for step in range(max_iterations + 1):
             off = np.float32(0)
             new_u[:] = 0
@@ -76,6 +79,7 @@ def scale(
                 u[i] = share / max(new_u[i], tiny)
             v[:] = new_v
             iterations[b] = step + 1
+
         for j in range(length):
             factor = v[j] * np.float32(rows) + new_v[j] * np.float32(columns)
             for i in range(n):
@@ -104,15 +108,17 @@ def _to_text(plan: Any, weights: Any, out: Any) -> None:
 
 @_fast
 def differentiate(cost: Any, plan: Any, gradient: Any, out: Any, eps: Any) -> None:
-    """The gradient of `_ImplicitTransport`; conjugate gradients solve the L x L system, which is never written.
+    """The gradient of `_ImplicitTransport`; conjugate gradients solve the L x L system, which is never formed.
 
-    A step is two passes over a plan in the cache; about 6 are enough. What is below rounding is not followed.
+    A step is two passes over a plan in the cache; about 6 steps are enough. Directions below rounding are skipped.
     """
     batch, length, n = plan.shape
     over, row, t = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     # float64 costs nothing at length L and keeps the directions conjugate
     columns, rest, image = np.empty(length), np.empty(length), np.empty(length)
+
     for b in range(batch):
+        # marginals of the plan and of the plan times the cost
         over[:] = 0
         row[:] = 0
         for j in range(length):
@@ -124,15 +130,18 @@ def differentiate(cost: Any, plan: Any, gradient: Any, out: Any, eps: Any) -> No
                 mass += carried
                 spent += carried * cost[b, j, i]
             columns[j], rest[j] = mass, spent
+
+        # right-hand side, and the preconditioner
         for i in range(n):
             over[i] = np.float32(1) / max(over[i], np.float32(1.2e-38))
             t[i] = row[i] * over[i]
-        weights = np.where(
-            columns > 0, 1 / np.maximum(columns, 1e-38), 0.0
-        )  # a token without mass stays at 0
+        # a token without mass keeps beta = 0
+        weights = np.where(columns > 0, 1 / np.maximum(columns, 1e-38), 0.0)
         floor = RIDGE**2 * (weights * rest * rest).sum()
         _to_text(plan[b], t, image)
         rest -= image
+
+        # conjugate gradients
         beta, way, size = np.zeros(length), weights * rest, (weights * rest * rest).sum()
         floor = max(floor, ACCURACY**2 * size)
         for _ in range(length):
@@ -148,6 +157,8 @@ def differentiate(cost: Any, plan: Any, gradient: Any, out: Any, eps: Any) -> No
             rest -= size / bend * image
             previous, size = size, (weights * rest * rest).sum()
             way = weights * rest + size / previous * way
+
+        # the gradient of each entry of the plan
         _to_image(plan[b], beta, t)
         inverse = np.float32(1 / eps)
         for i in range(n):

@@ -1,1 +1,1 @@
-"""One folder a method; `textmask.methods.registry.list_methods` lists the folders."""
+"""One folder per method; `textmask.methods.registry.list_methods` lists the folders."""

@@ -11,7 +11,8 @@ from textmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from textmask.nn.teacher import Teacher
-    from textmask.nn.text_encoders import TextCache, TextEncoder
+    from textmask.nn.text_cache import TextCache
+    from textmask.nn.text_encoders import TextEncoder
     from textmask.types import Batch, Embedding, Image, Output, Text
 
 Net = TypeVar("Net", bound=nn.Module)

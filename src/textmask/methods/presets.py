@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textmask.config import Optim, Schedule, Stage
 
-# how the baselines of every result table are trained on a GPU
+# baselines of every result table, for a GPU
 BASELINE_STAGE = Stage(
     name="segment",
     epochs=100,
@@ -14,7 +14,7 @@ BASELINE_STAGE = Stage(
     weights={"dice": 0.5, "bce": 0.5},
     patience=20,
 )
-# how the released code of GuideDecoder and MMI-UNet trains, and what is built on them
+# settings of the released code of GuideDecoder and MMI-UNet, also for the methods built on them
 BACKBONE_STAGE = Stage(
     name="segment",
     epochs=100,
@@ -24,8 +24,8 @@ BACKBONE_STAGE = Stage(
     weights={"dice": 0.5, "bce": 0.5},
     patience=20,
 )
-# of the CPU presets on EfficientNet-Lite0: its two finest scales stay as they are, which saves a quarter of a step, the
-# rest learns more slowly than what stands on it
+# for the CPU presets on EfficientNet-Lite0: its two finest scales are frozen, which saves a quarter of a step, and the
+# other scales learn more slowly than the layers after them
 LITE0_LR = {
     "net.encoder.conv_stem.*": 0.0,
     "net.encoder.bn0.*": 0.0,

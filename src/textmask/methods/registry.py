@@ -21,15 +21,15 @@ PRESETS = ("paper", "lite", "smoke")
 
 @dataclass(frozen=True)
 class Card:
-    """What a person should know of a method before using it.
+    """What a user should know about a method before using it.
 
     Attributes:
         title: one line.
         paper: citation, or "" for a baseline.
         uses_image, uses_text: what the prediction depends on.
-        published: dataset -> metric -> value as printed in the paper (metric names carry the protocol).
+        published: dataset -> metric -> value as printed in the paper; metric names include the protocol.
         symbols: paper symbol -> (our name, shape).
-        limits: what not to expect.
+        limits: known limitations.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a study: settings as `Recipe.override` takes them, on another method where `method` names one."""
+    """One row of an ablation table: settings as for `Recipe.override`, and another method if `method` is set."""
 
     name: str
     title: str
@@ -53,9 +53,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What a method's package exports as `SPEC`: its card, its recipe class and how to build it.
+    """What a method's package exports as `SPEC`: card, recipe class and constructor.
 
-    `ablation_tables` holds the paper's tables that `textmask study` can run again: name -> rows in the paper's order.
+    `ablation_tables` are the tables of the paper that `textmask study` can run: name -> rows in the paper's order.
     """
 
     name: str
@@ -77,15 +77,18 @@ def get_method(name: str) -> MethodSpec:
     """The method of that name.
 
     Raises:
-        ConfigError: unknown name; lists the valid ones.
+        ConfigError: unknown name; the message lists the valid ones.
     """
     choose("method", name, list_methods())
+
+    # third parties first, so that their package need not be a module of textmask
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == name:
             spec = point.load()
             break
     else:
         spec = import_module(f"textmask.methods.{name}").SPEC
+
     if not isinstance(spec, MethodSpec):
         raise ConfigError(
             f"method {name!r} exports {type(spec).__name__}, expected a MethodSpec called SPEC."
@@ -97,7 +100,7 @@ def load_recipe(text: str) -> Recipe:
     """The recipe in a JSON text, as an instance of its method's recipe class.
 
     Raises:
-        ConfigError: no JSON, no known method, or a wrong field.
+        ConfigError: the text is not JSON, names no known method, or has a wrong field.
     """
     import json
 
@@ -105,14 +108,14 @@ def load_recipe(text: str) -> Recipe:
         name = json.loads(text)["method"]
     except (ValueError, KeyError, TypeError):
         raise ConfigError(
-            "a recipe is a JSON object with a field 'method'; this text is not."
+            "The recipe is not a JSON object with a field 'method'. Use a recipe.json written by textmask."
         ) from None
     recipe: Recipe = get_method(name).recipe.from_json(text)
     return recipe
 
 
 def preset_recipe(name: str, preset: str) -> Recipe:
-    """A method's recipe as in its paper, as the CPU preset or as the smoke test.
+    """A method's recipe: as in its paper, as the CPU preset (`lite`) or as the test preset (`smoke`).
 
     Raises:
         ConfigError: unknown method or preset.
@@ -123,9 +126,9 @@ def preset_recipe(name: str, preset: str) -> Recipe:
 
 
 def build_method(recipe: Recipe) -> Method:
-    """Build the method of a recipe, with weights initialised from `recipe.seed`.
+    """Build the method of a recipe, with weights initialized from `recipe.seed`.
 
-    The global random state is left as it was.
+    The global random state does not change.
     """
     import torch  # cards and recipes are read without it
 
@@ -143,7 +146,7 @@ def build_method(recipe: Recipe) -> Method:
 
 
 def count_parameters(recipe: Recipe) -> int:
-    """Parameters that the recipe's method trains; a frozen text tower does not count and need not be installed."""
+    """Number of parameters that the recipe's method trains; a frozen text encoder does not count, installed or not."""
     from textmask.nn.pretrained_text import stand_in_towers
 
     with stand_in_towers():

@@ -1,4 +1,4 @@
-"""Does the mask lie where the sentence says? Side, level, zone, laterality, count and absence, each as an F1."""
+"""Agreement of masks with their prompts: side, level, zone, laterality, count and absence, each as an F1."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from textmask.text.zones import ZONE_MAPS, ZoneMap, image_zones, zone_map
 
 ASPECTS = ("side", "level", "zone", "lateral", "count", "absence")
 SUBSETS = ("all", "one_sided")
-PIECE = 0.02  # of a mask's area: smaller pieces are specks, neither counted nor placed
+# share of a mask's area; smaller pieces are specks, which have no count and no place
+PIECE = 0.02
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What N masks show.
+    """Zones, number of pieces and emptiness of N masks.
 
     Attributes:
-        zones: N 3 3, whether side x level holds lesion.
-        pieces: N, connected pieces of at least 2 % of the mask's area.
-        empty: N, masks without a pixel.
+        zones: N 3 3, True if side x level contains lesion.
+        pieces: N, number of connected pieces of at least 2 % of the mask's area.
+        empty: N, True for masks without a pixel.
     """
 
     zones: Bools
@@ -36,26 +37,28 @@ class Shown:
 
 
 def shown(masks: npt.ArrayLike, statements: Sequence[Statement], table: str | None = None) -> Shown:
-    """Read N masks by the zone maps of their own sentences.
+    """Read N masks with the zone maps of their prompts.
 
     Args:
-        masks: N H W, 0 or not.
-        statements: N; only their grammar is used, to choose the map.
-        table: a key of `ZONE_MAPS` for all of them instead.
+        masks: N H W; not 0 means foreground.
+        statements: N; only their grammar is used, to choose the zone map.
+        table: a key of `ZONE_MAPS` to use for all masks instead.
 
     Raises:
-        DataError: another number of statements than masks.
+        DataError: the numbers of statements and masks differ.
     """
     array = as_masks(masks)
     if len(array) != len(statements):
         raise DataError(
-            f"got {len(array)} masks and {len(statements)} statements; give one a mask."
+            f"got {len(array)} masks and {len(statements)} statements; expected one statement per mask."
         )
     if table is not None:
         choose("zone map", table, list(ZONE_MAPS))
     names = [table or zone_map(statement).name for statement in statements]
     zones = np.zeros((len(array), 3, 3), np.bool_)
     pieces = np.zeros(len(array), np.int64)
+
+    # all masks of one zone map at once; some maps go by the centers of pieces instead of by area
     for name in dict.fromkeys(names):
         chosen = np.array([other == name for other in names])
         zones[chosen] = _by_share(array[chosen], ZONE_MAPS[name])
@@ -68,11 +71,10 @@ def shown(masks: npt.ArrayLike, statements: Sequence[Statement], table: str | No
 
 
 def _by_share(masks: npt.NDArray[np.uint8], table: ZoneMap) -> Bools:
-    """N 3 3 by area: a side with enough of the mask, and on it a level with enough of the side."""
+    """N 3 3 by area: sides with enough of the mask, and on each the levels with enough of the side."""
     rows, columns = masks.shape[1:]
-    area = _summed(
-        _summed(masks > 0, table.side_cuts, columns, 2), table.level_cuts, rows, 1
-    ).transpose(0, 2, 1)
+    by_side = _summed(masks > 0, table.side_cuts, columns, 2)
+    area = _summed(by_side, table.level_cuts, rows, 1).transpose(0, 2, 1)
     side = area.sum(axis=2)
     enough = (side > 0) & (side >= table.side_share * side.sum(axis=1, keepdims=True))
     found: Bools = enough[:, :, None] & (area > 0) & (area >= table.level_share * side[:, :, None])
@@ -90,7 +92,7 @@ def _summed(values: npt.NDArray[np.generic], cuts: tuple[float, float], n: int, 
 
 
 def _pieces(mask: npt.NDArray[np.uint8]) -> list[tuple[float, float]]:
-    """Centroids (row, column, as shares of the picture) of the pieces that are no specks."""
+    """Centroids (row, column, as shares of the image) of the pieces that are not specks."""
     if not mask.any():
         return []
     _, _, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -101,43 +103,48 @@ def _pieces(mask: npt.NDArray[np.uint8]) -> list[tuple[float, float]]:
 
 
 def _by_centroid(centres: list[tuple[float, float]], table: ZoneMap) -> Bools:
-    """3 3: the zones in which a piece has its centre."""
+    """3 3: the zones in which a piece has its center."""
     found = np.zeros((3, 3), np.bool_)
     for y, x in centres:
-        found[
-            np.searchsorted(table.side_cuts, x, "right"),
-            np.searchsorted(table.level_cuts, y, "right"),
-        ] = True
+        side = np.searchsorted(table.side_cuts, x, "right")
+        level = np.searchsorted(table.level_cuts, y, "right")
+        found[side, level] = True
     return found
 
 
 def agreement(found: Shown, statements: Sequence[Statement]) -> dict[str, Counts]:
-    """Per image and aspect: what was claimed and shown, what was shown, what was claimed.
+    """Counts per image and aspect: claimed and shown, shown, claimed.
 
-    As `Counts` (intersection = true positives, predicted = shown, true = claimed), so that F1 is `dice_pooled` and
-    intervals and paired differences come with it. An image that an aspect says nothing of counts nothing.
+    `Counts` (intersection = true positives, predicted = shown, true = claimed) make F1 the same as `dice_pooled`, with
+    its intervals and paired differences. Images whose prompt makes no claim about an aspect do not count for it.
 
     Aspects: `side` and `level` over the three of each, `zone` over all nine, `lateral` for "bilateral", `count` for
-    the number of pieces (the smaller of the two numbers agrees), `absence` for an empty mask. Sides of a sentence are
-    those of the picture (`image_zones`); where nobody knows whose left is meant, side, zone and lateral say nothing.
+    the number of pieces (the smaller of the two numbers agrees), `absence` for an empty mask. Sides are those of
+    the image (`image_zones`); with an unknown laterality convention, side, zone and lateral make no claim.
 
     Raises:
-        DataError: another number of statements than masks.
+        DataError: the numbers of statements and masks differ.
     """
     n = len(found.zones)
     if n != len(statements):
-        raise DataError(f"got {n} masks and {len(statements)} statements; give one a mask.")
-    seen = found.zones.reshape(n, 9)
-    claimed = np.array(
-        [[zone in image_zones(s) for zone in ZONES] for s in statements], np.bool_
-    ).reshape(n, 9)
-    placed = np.array([s.has_location for s in statements], np.bool_)
-    sided = placed & np.array(
-        [s.laterality is not Laterality.UNKNOWN for s in statements], np.bool_
-    )
-    numbers = np.array([s.count or 0 for s in statements], np.int64)
+        raise DataError(
+            f"got {n} masks and {len(statements)} statements; expected one statement per mask."
+        )
+
+    # what each prompt claims
+    claimed = np.zeros((n, 9), np.bool_)
+    placed, known, absent = (np.zeros(n, np.bool_) for _ in range(3))
+    numbers = np.zeros(n, np.int64)
+    for i, statement in enumerate(statements):
+        zones = image_zones(statement)
+        claimed[i] = [zone in zones for zone in ZONES]
+        placed[i] = statement.has_location
+        known[i] = statement.laterality is not Laterality.UNKNOWN
+        numbers[i] = statement.count or 0
+        absent[i] = statement.absent
+
+    seen, sided = found.zones.reshape(n, 9), placed & known
     pieces = np.where(numbers > 0, found.pieces, 0)
-    absent = np.array([s.absent for s in statements], np.bool_)
     return {
         "side": _flag_counts(_any(seen, 2), _any(claimed, 2), sided),
         "level": _flag_counts(_any(seen, 1), _any(claimed, 1), placed),
@@ -154,27 +161,23 @@ def _any(zones: Bools, axis: int) -> Bools:
 
 
 def _both_sides(zones: Bools) -> Bools:
-    """N 9 -> N 1: whether left and right hold something."""
+    """N 9 -> N 1: True if both left and right are present."""
     return np.asarray(_any(zones, 2)[:, [0, 2]].all(axis=1, keepdims=True), np.bool_)
 
 
-def _flag_counts(seen: Bools, claimed: Bools, said: Bools) -> Counts:
-    """N K flags to counts; images where `said` is False count nothing."""
-    return Counts(
-        *(
-            (flags & said[:, None]).sum(axis=1, dtype=np.int64)
-            for flags in (seen & claimed, seen, claimed)
-        )
-    )
+def _flag_counts(seen: Bools, claimed: Bools, counted: Bools) -> Counts:
+    """N K flags to counts; images with `counted` False contribute nothing."""
+    seen, claimed = seen & counted[:, None], claimed & counted[:, None]
+    return Counts((seen & claimed).sum(axis=1), seen.sum(axis=1), claimed.sum(axis=1))
 
 
 def one_sided(statements: Sequence[Statement]) -> Bools:
-    """N, True where a sentence names the left or the right alone: there a mask can be on the wrong side."""
+    """N, True if a prompt names only the left or only the right, so that a mask can be on the wrong side."""
     return np.array([s.sides in ({Side.LEFT}, {Side.RIGHT}) for s in statements], bool)
 
 
 def location(counts: dict[str, Counts]) -> Counts:
-    """The summary score: F1 over sides and levels together, since a place is said by both."""
+    """The summary score: F1 over sides and levels together, since a place has both."""
     side, level = counts["side"], counts["level"]
     return Counts(
         side.intersection + level.intersection,

@@ -24,14 +24,14 @@ Bools = npt.NDArray[np.bool_]
 
 
 def as_masks(masks: npt.ArrayLike, what: str = "masks") -> Bytes:
-    """Bytes N H W of hard masks, without a copy where the input is bool or uint8; not 0 means foreground.
+    """Bytes N H W of hard masks, without a copy if the input is bool or uint8; not 0 means foreground.
 
     Args:
-        masks: N H W or N 1 H W, bool or integer (a CPU tensor will do); 0/1 and 0/255 are both fine.
-        what: name used in the message.
+        masks: N H W or N 1 H W, bool or integer (or a CPU tensor); 0/1 and 0/255 are both accepted.
+        what: name of the masks in error messages.
 
     Raises:
-        DataError: on another shape, on floating-point values and where there is no pixel.
+        DataError: another shape, floating-point values, or no pixels.
     """
     array = np.asarray(masks)
     if array.ndim == 4 and array.shape[1] == 1:
@@ -40,11 +40,13 @@ def as_masks(masks: npt.ArrayLike, what: str = "masks") -> Bytes:
         raise DataError(
             f"{what}: got shape {array.shape}, expected N H W or N 1 H W with H, W > 0."
         )
+
+    # bool and uint8 keep their memory
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array).view(np.uint8)
     if not np.issubdtype(array.dtype, np.integer):
         raise DataError(
-            f"{what}: got {array.dtype}, expected hard masks (bool or integer); threshold them, `x > 0.5`."
+            f"{what}: got {array.dtype}, expected hard masks (bool or integer); threshold them, for example `x > 0.5`."
         )
     if array.dtype != np.uint8:
         return np.ascontiguousarray(array != 0).view(np.uint8)
@@ -55,19 +57,19 @@ def as_mask_pair(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Bytes
     """`as_masks` of both.
 
     Raises:
-        DataError: where their shapes differ.
+        DataError: their shapes differ.
     """
     a, b = as_masks(prediction, "prediction"), as_masks(truth, "truth")
     if a.shape != b.shape:
         raise DataError(
-            f"prediction has shape {a.shape} and truth {b.shape}; resize one before scoring."
+            f"prediction has shape {a.shape} and truth {b.shape}; expected the same. Resize one before scoring."
         )
     return a, b
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Foreground pixels of N images, all that Dice and IoU need.
+    """Foreground pixels of N images, which is all that Dice and IoU need.
 
     Attributes:
         intersection, predicted, true: N, pixels in both, in the prediction, in the truth.
@@ -87,7 +89,7 @@ class Counts:
 
     @property
     def both_empty(self) -> Bools:
-        """N, True where neither the prediction nor the truth has a pixel."""
+        """N, True if neither the prediction nor the truth has a pixel."""
         empty: Bools = (self.predicted == 0) & (self.true == 0)
         return empty
 
@@ -97,11 +99,11 @@ class Counts:
         listed = list(parts)
         if not listed:
             raise DataError("no counts to join: got 0 batches, expected at least 1.")
-        columns = (
-            [getattr(part, name) for part in listed]
-            for name in ("intersection", "predicted", "true")
+        return cls(
+            np.concatenate([part.intersection for part in listed]),
+            np.concatenate([part.predicted for part in listed]),
+            np.concatenate([part.true for part in listed]),
         )
-        return cls(*(np.concatenate(column) for column in columns))
 
 
 @compiled
@@ -110,10 +112,11 @@ def _count_words(
 ) -> None:
     """Count eight pixels at a time: a product adds the eight bytes of a word whose bytes are 0 or 1.
 
-    An image with other bytes (0/255) is seen by its other bits and counted again, each byte folded to its lowest bit.
+    Images with other bytes (0/255) are detected by their other bits and counted again, with bytes folded to one bit.
     """
     ones, top = uint64(0x0101010101010101), uint64(56)
     one, two, four = uint64(1), uint64(2), uint64(4)
+
     for n in range(prediction.shape[0]):
         p, t = prediction[n], truth[n]
         intersection, predicted, true, seen = uint64(0), uint64(0), uint64(0), uint64(0)
@@ -123,6 +126,8 @@ def _count_words(
             intersection += ((x & y) * ones) >> top
             predicted += (x * ones) >> top
             true += (y * ones) >> top
+
+        # other bytes than 0 and 1: fold each into its lowest bit
         if seen & ~ones:
             intersection, predicted, true = uint64(0), uint64(0), uint64(0)
             for i in range(len(p)):
@@ -132,11 +137,12 @@ def _count_words(
                 intersection += ((x & y) * ones) >> top
                 predicted += (x * ones) >> top
                 true += (y * ones) >> top
+
         out[0, n], out[1, n], out[2, n] = intersection, predicted, true
 
 
 def _as_words(masks: Bytes) -> npt.NDArray[np.uint64]:
-    """N by ceil(H W / 8) words over the same memory; a copy only where H W is not a multiple of 8."""
+    """N by ceil(H W / 8) words over the same memory; a copy only if H W is not a multiple of 8."""
     flat = masks.reshape(len(masks), -1)
     if flat.shape[1] % 8 or flat.ctypes.data % 8 != 0:
         padded = np.zeros((len(flat), -(-flat.shape[1] // 8) * 8), np.uint8)
@@ -153,7 +159,7 @@ def counts(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> Counts:
         truth: the same.
 
     Raises:
-        DataError: where shapes differ or a mask is not hard.
+        DataError: shapes differ or a mask is not hard.
     """
     a, b = as_mask_pair(prediction, truth)
     out = np.zeros((3, len(a)), np.int64)
@@ -165,13 +171,12 @@ def counts(prediction: npt.ArrayLike, truth: npt.ArrayLike) -> Counts:
 def _ratio(
     kind: Kind, intersection: npt.NDArray[np.number], total: npt.NDArray[np.number], empty: float
 ) -> Floats:
-    """Dice 2I/(P+T) or IoU I/(P+T-I), `empty` where P+T is 0."""
-    top, bottom = (
-        (2 * intersection, total) if kind == "dice" else (intersection, total - intersection)
-    )
-    ratio: Floats = np.divide(
-        top, bottom, out=np.full(np.shape(total), empty), where=np.asarray(bottom > 0)
-    )
+    """Dice 2I/(P+T) or IoU I/(P+T-I), `empty` if P+T is 0."""
+    top, bottom = intersection, total - intersection
+    if kind == "dice":
+        top, bottom = 2 * intersection, total
+    default = np.full(np.shape(total), empty)
+    ratio: Floats = np.divide(top, bottom, out=default, where=np.asarray(bottom > 0))
     return ratio
 
 
@@ -185,9 +190,9 @@ def dice_per_image(counts: Counts, empty: EmptyPolicy = "one") -> Floats:
     """Dice 2I/(P+T) of each image.
 
     Args:
-        counts: of N images.
-        empty: value where prediction and truth are both empty; `skip` marks the place with NaN, so that the array
-            stays in line with the images, and every statistic of ours refuses NaN rather than dropping it.
+        counts: counts of N images.
+        empty: value if prediction and truth are both empty; `skip` gives NaN, so that the array stays aligned with
+            the images. The statistics of this package raise on NaN rather than drop it.
     """
     return _ratio("dice", counts.intersection, counts.predicted + counts.true, _empty_value(empty))
 
@@ -203,7 +208,7 @@ def pooled(kind: Kind, sums: npt.NDArray[np.number], empty: float = 1.0) -> Floa
     Args:
         kind: `dice` or `iou`.
         sums: ... 3, summed intersection, predicted and true pixels.
-        empty: value where nothing is predicted and nothing is true.
+        empty: value if prediction and truth are both empty.
     """
     choose("overlap", kind, ("dice", "iou"))
     return _ratio(kind, sums[..., 0], sums[..., 1] + sums[..., 2], empty)
@@ -216,7 +221,7 @@ def _sums(counts: Counts) -> Ints:
 
 
 def dice_pooled(counts: Counts, empty: EmptyPolicy = "one") -> float:
-    """Dice of one confusion matrix over all images ("micro"); `empty` applies where no image has any foreground."""
+    """Dice of one confusion matrix over all images ("micro"); `empty` applies if no image has any foreground."""
     return float(pooled("dice", _sums(counts), _empty_value(empty)))
 
 
@@ -227,14 +232,14 @@ def iou_pooled(counts: Counts, empty: EmptyPolicy = "one") -> float:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Both families of figures of one set of images, with the empty masks counted.
+    """Per-image and pooled scores of one set of images, with the numbers of empty masks.
 
     Attributes:
         dice_per_image, iou_per_image: N, NaN only at skipped images.
-        dice_pooled, iou_pooled: of the whole set.
+        dice_pooled, iou_pooled: scores of the whole set.
         empty: policy for images where both masks are empty.
-        n: images; both_empty, prediction_empty, truth_empty: how many have both, only the prediction, only the truth
-            empty; n_skipped: images left out of the means.
+        n: number of images; both_empty, prediction_empty, truth_empty: images with both, only the prediction, only the
+            truth empty; n_skipped: images left out of the means.
     """
 
     dice_per_image: Floats
@@ -251,12 +256,12 @@ class Overlap:
 
     @property
     def dice_per_image_mean(self) -> float:
-        """Mean over the images kept; NaN where none is."""
+        """Mean over the images kept; NaN if none is."""
         return float(self.dice_per_image[self.kept].mean()) if self.kept.any() else float("nan")
 
     @property
     def iou_per_image_mean(self) -> float:
-        """Mean over the images kept; NaN where none is."""
+        """Mean over the images kept; NaN if none is."""
         return float(self.iou_per_image[self.kept].mean()) if self.kept.any() else float("nan")
 
 
@@ -264,12 +269,12 @@ def overlap(counts: Counts, empty: EmptyPolicy = "one") -> Overlap:
     """Score a set of images under one empty-mask policy.
 
     Args:
-        counts: of all images; join batches with `Counts.concatenate`.
-        empty: `one` (a correct empty prediction scores 1), `zero` (LViT's habit) or `skip` (nnU-Net's).
+        counts: counts of all images; join batches with `Counts.concatenate`.
+        empty: `one` (a correct empty prediction scores 1), `zero` (as LViT) or `skip` (as nnU-Net).
 
     Raises:
-        ConfigError: for an unknown policy.
-        DataError: where there is no image.
+        ConfigError: unknown policy.
+        DataError: there are no images.
     """
     both = counts.both_empty
     kept = ~both if empty == "skip" else np.ones(len(counts), np.bool_)

@@ -1,4 +1,4 @@
-"""The scoring habits of the field's published codes as presets, and a check of published (Dice, IoU) pairs."""
+"""Scoring conventions of published code as presets, and a check of published (Dice, IoU) pairs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from textmask.metrics.overlap import (
     iou_pooled,
 )
 
-Verdict = Literal["pooled", "per_image", "impossible"]
+PairVerdict = Literal["pooled", "per_image", "impossible"]
 SMOOTH = 1e-5
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How one family of codes turns masks into two numbers.
+    """How one family of published code computes two scores from masks.
 
     Attributes:
         name: key in `CONVENTIONS`.
-        family: published codes that score like this.
+        family: published code that scores in this way.
         aggregation: what is averaged, in words.
-        both_empty: what an image with two empty masks does.
+        both_empty: effect of an image with two empty masks.
         compute: (counts, batch_size) -> {metric name: value}.
     """
 
@@ -52,16 +52,18 @@ def _lvit(counts: Counts, batch_size: int) -> dict[str, float]:
 
 
 def _languide(counts: Counts, batch_size: int) -> dict[str, float]:
-    """One confusion matrix over the set; nothing at all scores 0 (torchmetrics' zero_division)."""
+    """One confusion matrix over the set; an empty set of pixels scores 0 (torchmetrics' zero_division)."""
     return {"dice_pooled": dice_pooled(counts, "zero"), "iou_pooled": iou_pooled(counts, "zero")}
 
 
 def _ukan(counts: Counts, batch_size: int) -> dict[str, float]:
     """Smoothed IoU pooled inside each batch, Dice derived from it, both averaged with the batch sizes as weights."""
     starts = np.arange(0, len(counts), batch_size)
-    intersection, predicted, true = (
-        np.add.reduceat(x, starts) for x in (counts.intersection, counts.predicted, counts.true)
-    )
+    intersection = np.add.reduceat(counts.intersection, starts)
+    predicted = np.add.reduceat(counts.predicted, starts)
+    true = np.add.reduceat(counts.true, starts)
+
+    # the last batch may be smaller and weighs less
     iou = (intersection + SMOOTH) / (predicted + true - intersection + SMOOTH)
     weights = np.diff(np.append(starts, len(counts)))
     return {
@@ -71,7 +73,7 @@ def _ukan(counts: Counts, batch_size: int) -> dict[str, float]:
 
 
 def _nnunet(counts: Counts, batch_size: int) -> dict[str, float]:
-    """Mean over the images that have any foreground; NaN where none has (nnU-Net's nanmean)."""
+    """Mean over the images that have any foreground; NaN if none has (nnU-Net's nanmean)."""
     kept = ~counts.both_empty
     if not kept.any():
         return {"dice_per_image": float("nan"), "iou_per_image": float("nan")}
@@ -101,24 +103,25 @@ CONVENTIONS: dict[str, Convention] = {
 def score(
     convention: str, prediction: npt.ArrayLike, truth: npt.ArrayLike, batch_size: int = 8
 ) -> dict[str, float]:
-    """Score masks as a published code does, to compare with its figures.
+    """Score masks as published code does, to compare with its figures.
 
     Args:
         convention: a key of `CONVENTIONS`.
-        prediction: N H W hard masks, already thresholded at 0.5 and at the size that code compares at.
+        prediction: N H W hard masks, already thresholded at 0.5 and at the size at which that code compares.
         truth: the same.
-        batch_size: images in a batch, in order; only `ukan` depends on it.
+        batch_size: images per batch, in order; only `ukan` depends on it.
 
     Returns:
-        Two figures whose names carry the aggregation, and `n`.
+        Two scores with the aggregation in their names, and `n`.
 
     Raises:
-        ConfigError: for an unknown convention or a batch size below 1.
-        DataError: for masks that cannot be scored, or no image.
+        ConfigError: unknown convention or a batch size below 1.
+        DataError: masks that cannot be scored, or no image.
     """
     preset = CONVENTIONS[choose("scoring convention", convention, list(CONVENTIONS))]
     if batch_size < 1:
         raise ConfigError(f"batch_size: got {batch_size}, expected at least 1.")
+
     counted = counts(prediction, truth)
     if not len(counted):
         raise DataError("no images to score: got 0, expected at least 1.")
@@ -132,24 +135,24 @@ def _dice_of(iou: float) -> float:
 
 @dataclass(frozen=True)
 class PairCheck:
-    """What a published (Dice, IoU) pair can be.
+    """Which aggregation can have produced a published (Dice, IoU) pair.
 
     Attributes:
-        verdict: `pooled`, `per_image`, or `impossible` for neither.
+        verdict: `pooled`, `per_image`, or `impossible` if neither can have.
         gap: Dice minus 2 IoU / (1 + IoU), in points.
-        tolerance: how far from 0 on its side rounding alone can bring the gap, in points.
+        tolerance: largest gap on the same side that rounding alone can cause, in points.
     """
 
-    verdict: Verdict
+    verdict: PairVerdict
     gap: float
     tolerance: float
 
 
 def check_pair(dice: float, iou: float, decimals: tuple[int, int] = (2, 2)) -> PairCheck:
-    """Tell from a published pair which protocol can have made it, and by how much.
+    """Which protocol can have produced a published pair, and with what margin.
 
     One confusion matrix gives D = 2I/(1+I). That curve is concave, so means over images lie below it, and above D = I.
-    Anything else mixes rules, runs or sources. Rounding is allowed for.
+    Any other pair mixes rules, runs or sources. Rounding is taken into account.
 
     Args:
         dice: as printed, in points (0-100) or as a fraction (0-1).
@@ -157,35 +160,37 @@ def check_pair(dice: float, iou: float, decimals: tuple[int, int] = (2, 2)) -> P
         decimals: digits printed after the point of each.
 
     Returns:
-        `pooled` where the pair lies on the curve (images that all score alike also do), `per_image` between, else
-        `impossible`.
+        `pooled` if the pair lies on the curve (as it also does if all images score alike), `per_image` between the
+        curve and D = I, otherwise `impossible`.
 
     Raises:
-        DataError: where a value is outside its range.
+        DataError: a value is outside its range.
     """
     scale = 1.0 if max(dice, iou) <= 1 else 100.0
     if not (0 <= dice <= scale and 0 <= iou <= scale):
         raise DataError(
             f"verify_table: got dice {dice} and iou {iou}, expected both in 0-100 or both in 0-1."
         )
+
     d, i = dice / scale, iou / scale
     half_d, half_i = ((0.5 + 1e-6) * 10.0**-digits / scale for digits in decimals)
     low_i, high_i = max(i - half_i, 0.0), min(i + half_i, 1.0)
-    gap, below, above = (
-        d - _dice_of(i),
-        half_d + _dice_of(i) - _dice_of(low_i),
-        half_d + _dice_of(high_i) - _dice_of(i),
-    )
-    verdict: Verdict = "pooled" if -below <= gap <= above else "per_image"
+
+    # how far rounding of both figures can move the pair to either side of the curve
+    gap = d - _dice_of(i)
+    below = half_d + _dice_of(i) - _dice_of(low_i)
+    above = half_d + _dice_of(high_i) - _dice_of(i)
+
+    verdict: PairVerdict = "pooled" if -below <= gap <= above else "per_image"
     if gap > above or d + half_d < low_i:
         verdict = "impossible"
     return PairCheck(verdict, 100 * gap, 100 * (above if gap > 0 else below))
 
 
-def verify_table(dice: float, iou: float, decimals: int = 2) -> Verdict:
+def verify_table(dice: float, iou: float, decimals: int = 2) -> PairVerdict:
     """The verdict of `check_pair` for two figures printed with the same number of digits after the point.
 
     Raises:
-        DataError: where a value is outside its range.
+        DataError: a value is outside its range.
     """
     return check_pair(dice, iou, (decimals, decimals)).verdict

@@ -16,18 +16,18 @@ from textmask.metrics.overlap import Counts, Floats, Ints, Kind, pooled
 Statistic = Literal["mean"] | Callable[[Floats], float]
 Groups = Sequence[str] | None
 _OTHER_IMAGES = "paired comparison: {} and {} images, whose truth must be the same in order."
-CHUNK = 1 << 21  # drawn numbers held at a time, 16 MB
+CHUNK = 1 << 21  # drawn numbers in memory at a time, 16 MB
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its percentile bootstrap interval.
+    """An estimate with its percentile bootstrap interval.
 
     Attributes:
-        estimate: on the data themselves.
-        low, high: ends of the interval; NaN with a single group, which says nothing about the spread.
+        estimate: value on the data.
+        low, high: ends of the interval; NaN with a single group, from which no spread can be estimated.
         n, n_groups: images and independent groups (patients).
-        level: coverage aimed at.
+        level: nominal coverage.
     """
 
     estimate: float
@@ -38,21 +38,24 @@ class Interval:
     level: float = 0.95
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside; never with a single group."""
+        """Whether `value` is outside the interval; never with a single group."""
         return value < self.low or value > self.high
 
 
 def _codes(groups: Groups, n: int) -> tuple[Ints, int]:
-    """N group numbers and how many there are; the name "" makes a group of its own each time."""
+    """N group numbers, and the number of groups; each name "" is a group of its own."""
     if groups is None:
         return np.arange(n), n
     if len(groups) != n:
         raise DataError(
             f"groups: got {len(groups)} names, expected one for each of the {n} images."
         )
+
     numbers: dict[str | int, int] = {}
-    keys = (name if name != "" else i for i, name in enumerate(groups))
-    codes = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+    codes = np.empty(n, np.int64)
+    for i, name in enumerate(groups):
+        key = name if name != "" else i
+        codes[i] = numbers.setdefault(key, len(numbers))
     return codes, len(numbers)
 
 
@@ -86,6 +89,8 @@ def _resampled_sums(sums: Floats, n: int, seed: int) -> Floats:
     """Column sums (n K) over G groups drawn with replacement, n times."""
     rng = np.random.default_rng(seed)
     n_groups = len(sums)
+
+    # in chunks, to bound the memory
     step = max(1, CHUNK // n_groups)
     out = np.empty((n, sums.shape[1]))
     for start in range(0, n, step):
@@ -113,13 +118,13 @@ def _any_replicates(
 ) -> Floats:
     """Any statistic of n resamples of whole groups, one after the other."""
     rng = np.random.default_rng(seed)
-    members = np.split(
-        np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n_groups))[:-1]
-    )
-    draws = (rng.integers(0, n_groups, n_groups) for _ in range(n))
-    return np.array(
-        [statistic(values[np.concatenate([members[g] for g in drawn])]) for drawn in draws]
-    )
+    ends = np.cumsum(np.bincount(codes, minlength=n_groups))
+    members = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+    replicates = np.empty(n)
+    for i in range(n):
+        drawn = rng.integers(0, n_groups, n_groups)
+        replicates[i] = statistic(values[np.concatenate([members[g] for g in drawn])])
+    return replicates
 
 
 def bootstrap_ci(
@@ -130,27 +135,29 @@ def bootstrap_ci(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap interval that resamples whole groups.
+    """Percentile bootstrap interval; whole groups are resampled.
 
     Args:
-        values: N finite figures, one per image.
-        groups: N names (patients); "" is a group of its own; None makes every image its own group.
-        statistic: "mean" (vectorised) or a function of the resampled values, e.g. `np.median`.
-        n: resamples.
-        level: coverage aimed at.
-        seed: of a generator of its own; the same seed gives the same interval.
+        values: N finite scores, one per image.
+        groups: N names (patients); each "" is a group of its own; None makes every image its own group.
+        statistic: "mean" (vectorized) or a function of the resampled values, e.g. `np.median`.
+        n: number of resamples.
+        level: nominal coverage.
+        seed: random seed; the same seed gives the same interval.
 
     Raises:
-        DataError: for no figures, NaN, or a different number of groups.
+        DataError: no figures, NaN, or a different number of groups.
     """
     array = _finite(values, "values")
     _check_resampling(n, level)
     codes, n_groups = _codes(groups, len(array))
+
+    # the mean of a resample needs only sums and sizes of its groups
     if statistic == "mean":
-        sums = _resampled_sums(
-            _group_sums(np.stack([array, np.ones_like(array)], 1), codes, n_groups), n, seed
-        )
+        columns = np.stack([array, np.ones_like(array)], 1)
+        sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
         return _interval(float(array.mean()), sums[:, 0] / sums[:, 1], level, len(array), n_groups)
+
     replicates = _any_replicates(array, codes, n_groups, statistic, n, seed)
     return _interval(float(statistic(array)), replicates, level, len(array), n_groups)
 
@@ -163,7 +170,7 @@ def _columns(counts: Counts) -> Ints:
 
 
 def _all_columns(counts: Counts | Sequence[Counts]) -> Ints:
-    """N 3S: the columns of S models side by side."""
+    """N 3S: the columns of S models next to each other."""
     models = [counts] if isinstance(counts, Counts) else list(counts)
     if not models:
         raise DataError("counts: got 0 models, expected at least 1.")
@@ -191,16 +198,16 @@ def bootstrap_pooled(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Interval of the pooled Dice or IoU: each resample of groups makes a confusion matrix of its own.
+    """Interval of the pooled Dice or IoU; each resample of groups has its own confusion matrix.
 
     Args:
-        counts: of N images; several of the same images (a model trained with several seeds) stand for the average of
-            their pooled scores, and each resample holds the same groups for all of them.
+        counts: counts of N images; several for the same images (a model trained with several seeds) give the average
+            of their pooled scores, and each resample has the same groups for all of them.
         groups: N names, as in `bootstrap_ci`.
         kind: `dice` or `iou`.
-        n: resamples.
-        level: coverage aimed at.
-        seed: of a generator of its own.
+        n: number of resamples.
+        level: nominal coverage.
+        seed: random seed.
     """
     columns = _all_columns(counts)
     _check_resampling(n, level)
@@ -230,12 +237,12 @@ def paired_difference(
     """Interval of the mean of a - b over the same images.
 
     Args:
-        a: N figures of one model.
-        b: N figures of the other, same images in the same order.
+        a: N scores of one model.
+        b: N scores of the other, same images in the same order.
         groups: N names, as in `bootstrap_ci`.
-        n: resamples.
-        level: coverage aimed at.
-        seed: of a generator of its own.
+        n: number of resamples.
+        level: nominal coverage.
+        seed: random seed.
     """
     return bootstrap_ci(_paired_values(a, b), groups, "mean", n, level, seed)
 
@@ -256,9 +263,9 @@ def paired_difference_pooled(
         b: the same of the other, same images in the same order.
         groups: N names, as in `bootstrap_ci`.
         kind: `dice` or `iou`.
-        n: resamples.
-        level: coverage aimed at.
-        seed: of a generator of its own.
+        n: number of resamples.
+        level: nominal coverage.
+        seed: random seed.
     """
     first, second = _all_columns(a), _all_columns(b)
     if not np.array_equal(first[:, 2], second[:, 2]):
@@ -267,6 +274,7 @@ def paired_difference_pooled(
     _check_resampling(n, level)
     codes, n_groups = _codes(groups, len(columns))
     sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
+
     total = columns.sum(0)
     estimate = float(_mean_pooled(kind, total[:split]) - _mean_pooled(kind, total[split:]))
     replicates = _mean_pooled(kind, sums[:, :split]) - _mean_pooled(kind, sums[:, split:])
@@ -276,22 +284,25 @@ def paired_difference_pooled(
 def _swapped_sums(sums: Floats, n: int, seed: int) -> tuple[Floats, bool]:
     """Column sums (R K) over the groups that swap their two models, one row per relabelling.
 
-    All 2^G relabellings where these are no more than n (then True), else n drawn ones.
+    All 2^G relabellings if these are at most n (then True), otherwise n random ones.
     """
     n_groups = len(sums)
     if n_groups < 63 and 1 << n_groups <= n:
         swaps = np.arange(1 << n_groups)[:, None] >> np.arange(n_groups) & 1
         return swaps @ sums, True
+
+    # in chunks, to bound the memory
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK // n_groups)
-    sizes = [min(step, n - start) for start in range(0, n, step)]
-    return np.concatenate(
-        [rng.integers(0, 2, (size, n_groups), dtype=np.uint8) @ sums for size in sizes]
-    ), False
+    parts: list[Floats] = []
+    for start in range(0, n, step):
+        swaps = rng.integers(0, 2, (min(step, n - start), n_groups), dtype=np.uint8)
+        parts.append(swaps @ sums)
+    return np.concatenate(parts), False
 
 
 def _p_value(observed: float, relabelled: Floats, exact: bool) -> float:
-    """Two-sided share of relabellings at least as far from 0; drawn ones count the observed labelling as one more."""
+    """Two-sided share of relabellings at least as far from 0; random ones count the observed labelling as one more."""
     slack = 1e-12 * max(1.0, abs(observed))
     extreme = int((np.abs(relabelled) >= abs(observed) - slack).sum())
     return extreme / len(relabelled) if exact else (extreme + 1) / (len(relabelled) + 1)
@@ -300,18 +311,20 @@ def _p_value(observed: float, relabelled: Floats, exact: bool) -> float:
 def paired_permutation(
     a: npt.ArrayLike, b: npt.ArrayLike, groups: Groups = None, n: int = 10_000, seed: int = 0
 ) -> float:
-    """Two-sided p value of the mean of a - b: the two models change places group by group.
+    """Two-sided p value of the mean of a - b; the two models are exchanged group by group.
 
     Args:
-        a: N figures of one model.
-        b: N figures of the other, same images in the same order.
+        a: N scores of one model.
+        b: N scores of the other, same images in the same order.
         groups: N names, as in `bootstrap_ci`.
-        n: relabellings; where all 2^G are no more than n, all are taken and the p value is exact.
-        seed: of a generator of its own.
+        n: number of relabellings; if all 2^G are at most n, all are used and the p value is exact.
+        seed: random seed.
     """
     differences = _paired_values(a, b)
     _check_resampling(n, 0.5)
     codes, n_groups = _codes(groups, len(differences))
+
+    # exchanging a group turns the sign of its differences
     moved, exact = _swapped_sums(_group_sums(differences[:, None], codes, n_groups), n, seed)
     mean = float(differences.mean())
     return _p_value(mean, mean - 2 * moved[:, 0] / len(differences), exact)
@@ -325,6 +338,8 @@ def paired_permutation_pooled(
     _check_resampling(n, 0.5)
     codes, n_groups = _codes(groups, len(a))
     first, second = (_group_sums(_columns(x), codes, n_groups) for x in (a, b))
+
+    # exchanging a group moves its counts from one model to the other
     moved, exact = _swapped_sums(second - first, n, seed)
     relabelled = pooled(kind, first.sum(0) + moved) - pooled(kind, second.sum(0) - moved)
     observed = float(pooled(kind, first.sum(0)) - pooled(kind, second.sum(0)))
@@ -332,14 +347,16 @@ def paired_permutation_pooled(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given; reject those at most alpha.
+    """Holm's step-down adjusted p values, in the order given; reject values of at most alpha.
 
     Raises:
-        DataError: where a value is not in [0, 1].
+        DataError: a value is not in [0, 1].
     """
     p = np.asarray(p_values, np.float64)
     if not ((p >= 0) & (p <= 1)).all():
         raise DataError(f"p_values: got {list(p_values)}, expected values from 0 to 1.")
+
+    # the smallest p value is multiplied by the number of tests, the next by one less, and so on
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)

@@ -1,4 +1,4 @@
-"""HD95 and ASSD in pixels or millimetres from one fused pass, with every empty mask counted."""
+"""HD95 and ASSD in pixels or millimetres from one fused pass, with a rule for empty masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ DEFINITIONS: tuple[Definition, ...] = ("pooled", "max_directed")
 ONE_EMPTY: tuple[OneEmpty, ...] = ("diagonal", "exclude")
 
 Int32s = npt.NDArray[np.int32]
-FAR = 1 << 28  # rows to a surface that a column does not have; its square still is an exact float64
+# distance in a column without a surface; its square is still an exact float64
+FAR = 1 << 28
 
 
 @compiled
@@ -29,6 +30,8 @@ def _bounding_box(prediction: Bytes, truth: Bytes, columns: Bytes) -> tuple[int,
     """First row, one past the last row, first column, one past the last column of the union (all 0 when empty)."""
     top, bottom = -1, 0
     columns[:] = 0
+
+    # one pass over the rows finds the rows and marks the columns
     for r in range(prediction.shape[0]):
         seen, a, b = np.uint8(0), prediction[r], truth[r]
         for c in range(prediction.shape[1]):
@@ -41,6 +44,7 @@ def _bounding_box(prediction: Bytes, truth: Bytes, columns: Bytes) -> tuple[int,
                 top = r
     if top < 0:
         return 0, 0, 0, 0
+
     left, right = 0, prediction.shape[1]
     while not columns[left]:
         left += 1
@@ -51,16 +55,20 @@ def _bounding_box(prediction: Bytes, truth: Bytes, columns: Bytes) -> tuple[int,
 
 @compiled
 def _edges(mask: Bytes, box: tuple[int, int, int, int], padded: Bytes, edge: Bytes) -> int:
-    """Mark foreground with a background 4-neighbour (outside the image is background); 0 where nothing is."""
+    """Mark foreground with a background 4-neighbour (outside the image is background); 0 if there is none."""
     top, bottom, left, right = box
     h, w = bottom - top, right - left
+
+    # a border of background, so that every pixel has four neighbors
     for r in range(h):
         source, inner = mask[top + r, left:right], padded[r + 1, 1 : w + 1]
         for c in range(w):
             inner[c] = source[c] != 0
         padded[r + 1, 0] = padded[r + 1, w + 1] = 0
+
     padded[0, : w + 2] = 0
     padded[h + 1, : w + 2] = 0
+
     marked = np.uint8(0)
     for r in range(h):
         above, here, below, line = padded[r, 1:], padded[r + 1], padded[r + 2, 1:], edge[r]
@@ -75,6 +83,8 @@ def _row_gaps(edge: Bytes, h: int, w: int, gap: Int32s) -> None:
     """Rows from each pixel to the nearest surface pixel of its own column."""
     for c in range(w):
         gap[0, c] = 0 if edge[0, c] else FAR
+
+    # down, then up
     for r in range(1, h):
         line, above, here = edge[r], gap[r - 1], gap[r]
         for c in range(w):
@@ -91,25 +101,26 @@ def _directed(
     gap: Int32s,
     h: int,
     w: int,
-    dy: float,
-    dx: float,
+    steps: tuple[float, float],
     where: Int32s,
     out: Floats,
     start: int,
 ) -> int:
     """Append the squared distance of every surface pixel to the other surface; return the new end of `out`.
 
-    The nearest point lies in some column k to the side, `gap` rows away; columns farther off than the best distance so
-    far cannot win, so the search of a row stops early.
+    The nearest point is in some column k to the side, `gap` rows away; columns that are farther away than the best
+    distance so far cannot be nearer, so the search of a row stops early.
     """
+    dy, dx = steps
     end = start
     for r in range(h):
         found = 0
-        for c in range(
-            w
-        ):  # without a branch: the place is overwritten until a surface pixel claims it
+        # without a branch: a place is overwritten until a surface pixel keeps it
+        for c in range(w):
             where[found] = c
             found += edge[r, c]
+
+        # search to both sides until no column can be nearer
         for i in range(found):
             c = where[i]
             rise = gap[r, c] * dy
@@ -135,7 +146,7 @@ def _directed(
 
 @compiled
 def _nth(values: Floats, low: int, high: int, n: int) -> None:
-    """Reorder values[low..high] so that place n holds what sorting would put there (Hoare's quickselect)."""
+    """Reorder values[low..high] so that place n has the value that sorting would put there (Hoare's quickselect)."""
     while low < high:
         pivot = values[(low + high) // 2]
         i, j = low, high
@@ -148,6 +159,8 @@ def _nth(values: Floats, low: int, high: int, n: int) -> None:
                 values[i], values[j] = values[j], values[i]
                 i += 1
                 j -= 1
+
+        # continue in the part that contains place n
         if n <= j:
             high = j
         elif n >= i:
@@ -164,6 +177,8 @@ def _percentile95(values: Floats, start: int, end: int) -> float:
     _nth(values, start, end - 1, n)
     if n + 1 == end:
         return math.sqrt(values[n])
+
+    # the next larger value is the smallest of those after place n
     above = values[n + 1]
     for i in range(n + 2, end):
         above = min(above, values[i])
@@ -193,25 +208,30 @@ class _Scratch:
 
 
 def _pair_distances(
-    prediction: Bytes, truth: Bytes, dy: float, dx: float, memory: _Scratch
+    prediction: Bytes, truth: Bytes, steps: tuple[float, float], memory: _Scratch
 ) -> tuple[float, float, float, int]:
     """HD95 pooled, HD95 max_directed, ASSD and the number of empty masks of one pair.
 
-    Plain Python on purpose: a compiled function around these calls would double the compile time and is no faster.
+    Plain Python on purpose: a compiled function around these calls would double the compile time and is not faster.
     """
     box = _bounding_box(prediction, truth, memory.columns)
     h, w = box[1] - box[0], box[3] - box[2]
     if h == 0:
         return 0.0, 0.0, 0.0, 2
+
+    # the surfaces of both masks
     (edge_p, edge_t), gaps, where, squared = memory.edges, memory.gaps, memory.where, memory.squared
     predicted = _edges(prediction, box, memory.padded, edge_p)
     true = _edges(truth, box, memory.padded, edge_t)
     if not (predicted and true):
         return 0.0, 0.0, 0.0, 1
+
+    # squared distances of each surface to the other, one after the other in `squared`
     _row_gaps(edge_t, h, w, gaps)
-    middle = _directed(edge_p, gaps, h, w, dy, dx, where, squared, 0)
+    middle = _directed(edge_p, gaps, h, w, steps, where, squared, 0)
     _row_gaps(edge_p, h, w, gaps)
-    end = _directed(edge_t, gaps, h, w, dy, dx, where, squared, middle)
+    end = _directed(edge_t, gaps, h, w, steps, where, squared, middle)
+
     assd = 0.5 * (_mean_root(squared, 0, middle) + _mean_root(squared, middle, end))
     directed = max(_percentile95(squared, 0, middle), _percentile95(squared, middle, end))
     return _percentile95(squared, 0, end), directed, assd, 0
@@ -222,12 +242,12 @@ class SurfaceResult:
     """Surface distances of N images.
 
     Attributes:
-        hd95_pooled: N, 95th percentile of both directed distance sets taken together (C2Seg A.5).
-        hd95_max_directed: N, the larger of the two directed 95th percentiles (MONAI); never below the pooled one.
+        hd95_pooled: N, 95th percentile of both directed distance sets together (C2Seg A.5).
+        hd95_max_directed: N, the larger of the two directed 95th percentiles (MONAI); never below the pooled value.
         assd: N, mean of the two directed means.
-        empty_masks: N, how many of the two masks are empty: 0, 1 or 2. Two score 0, one follows `one_empty`.
-        definition: which HD95 `hd95` means; print it with every figure.
-        one_empty: `diagonal` or `exclude`; excluded images hold NaN and are counted in `n_excluded`.
+        empty_masks: N, number of empty masks: 0, 1 or 2. Two score 0, one follows `one_empty`.
+        definition: which HD95 `hd95` returns; report it with every figure.
+        one_empty: `diagonal` or `exclude`; excluded images have NaN and are counted in `n_excluded`.
         unit: `px` or `mm`.
     """
 
@@ -271,12 +291,12 @@ class SurfaceResult:
 
     @property
     def hd95_mean(self) -> float:
-        """Mean of `hd95` over the images kept; NaN where none is."""
+        """Mean of `hd95` over the images kept; NaN if none is."""
         return float(self.hd95[self.kept].mean()) if self.kept.any() else float("nan")
 
     @property
     def assd_mean(self) -> float:
-        """Mean of `assd` over the images kept; NaN where none is."""
+        """Mean of `assd` over the images kept; NaN if none is."""
         return float(self.assd[self.kept].mean()) if self.kept.any() else float("nan")
 
     @classmethod
@@ -284,7 +304,7 @@ class SurfaceResult:
         """Join the results of several batches.
 
         Raises:
-            DataError: where there is none, or they were measured in different ways.
+            DataError: there are none, or they were measured in different ways.
         """
         listed = list(parts)
         rules = {(part.definition, part.one_empty, part.unit) for part in listed}
@@ -292,6 +312,7 @@ class SurfaceResult:
             raise DataError(
                 f"results to join: got {sorted(rules)}, expected one definition, empty rule and unit."
             )
+
         definition, one_empty, unit = rules.pop()
 
         def column(name: str) -> npt.NDArray[Any]:
@@ -320,29 +341,33 @@ def surface_distances(
 ) -> SurfaceResult:
     """HD95 in both definitions and ASSD of N pairs of masks.
 
-    The surface is the mask minus its 4-connected erosion, outside the image being background. Source: C2Seg A.5.
+    The surface is the mask minus its 4-connected erosion; outside the image is background. Source: C2Seg A.5.
 
     Args:
         prediction: N H W (or N 1 H W), bool or integer; not 0 means foreground.
         truth: the same.
         spacing_mm: millimetres between rows and between columns; None measures in pixels.
-        definition: `pooled` (the paper) or `max_directed` (MONAI); they differ by several pixels in the mean.
-        one_empty: what an image counts where exactly one mask is empty: the image `diagonal`, so that finding nothing
-            never pays, or `exclude`.
+        definition: `pooled` (the paper) or `max_directed` (MONAI); their means differ by several pixels.
+        one_empty: score of an image with exactly one empty mask: the image `diagonal`, so that an empty prediction is
+            never an advantage, or `exclude`.
 
     Raises:
-        ConfigError: for an unknown definition or rule.
-        DataError: for masks or a spacing that cannot be used.
+        ConfigError: unknown definition or rule.
+        DataError: invalid masks or spacing.
     """
     choose("HD95 definition", definition, DEFINITIONS)
     choose("one_empty rule", one_empty, ONE_EMPTY)
     a, b = as_mask_pair(prediction, truth)
-    dy, dx = _pixel_steps(spacing_mm)
+
+    steps = dy, dx = _pixel_steps(spacing_mm)
     memory = _Scratch(a.shape[1], a.shape[2])
-    rows = [_pair_distances(p, t, dy, dx, memory) for p, t in zip(a, b, strict=True)]
+    rows = [_pair_distances(p, t, steps, memory) for p, t in zip(a, b, strict=True)]
+
+    # the fourth column is the number of empty masks
     out = np.array(rows, np.float64).reshape(-1, 4)
     missing = math.nan if one_empty == "exclude" else math.hypot(a.shape[1] * dy, a.shape[2] * dx)
     out[out[:, 3] == 1, :3] = missing
+
     unit: Unit = "px" if spacing_mm is None else "mm"
     return SurfaceResult(
         out[:, 0], out[:, 1], out[:, 2], out[:, 3].astype(np.int64), definition, one_empty, unit

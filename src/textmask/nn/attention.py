@@ -14,21 +14,22 @@ from textmask.types import TokenMask
 
 Tokens = Float[Tensor, "b n c"]
 Heads = Float[Tensor, "b heads _n d"]
-SMALL = 256**2  # scores a head and picture up to which CPUs attend without the fused kernel
+# scores per head and image up to which CPUs attend without the fused kernel
+SMALL = 256**2
 
 
 def position_codes(
     channels: int, rows: int, columns: int, device: torch.device | None = None
 ) -> Float[Tensor, "n c"]:
-    """Sinusoidal 2-D codes, rows x columns in reading order: half of the channels tell the row, half the column.
+    """Sinusoidal 2-D codes, rows x columns in reading order: half of the channels encode the row, half the column.
 
-    Positions are relative to the size of the map, so that another picture size gives the same code to the same place.
+    Positions are relative to the size of the map, so that the same place has the same code at every image size.
 
     Raises:
-        ConfigError: `channels` is no multiple of 4.
+        ConfigError: `channels` is not a multiple of 4.
     """
     if channels % 4:
-        raise ConfigError(f"position codes need channels in multiples of 4, got {channels}.")
+        raise ConfigError(f"Position codes need channels in multiples of 4, got {channels}.")
     row = _axis_codes(rows, channels // 4, device)[:, None].expand(rows, columns, -1)
     column = _axis_codes(columns, channels // 4, device)[None].expand(rows, columns, -1)
     return rearrange(torch.cat([row, column], dim=-1), "h w c -> (h w) c")
@@ -43,7 +44,7 @@ def _axis_codes(n: int, frequencies: int, device: torch.device | None) -> Float[
 
 
 class Attention(nn.Module):
-    """Multi-head attention: some tokens ask, the same or other tokens answer.
+    """Multi-head attention from some tokens to the same or to other tokens.
 
     Args:
         channels: C of all tokens.
@@ -56,7 +57,9 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int = 1) -> None:
         super().__init__()
         if channels % heads:
-            raise ConfigError(f"{channels} channels cannot be split over {heads} heads.")
+            raise ConfigError(
+                f"{channels} channels cannot be split over {heads} heads. Choose a divisor."
+            )
         self.heads = heads
         self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.value, self.out = nn.Linear(channels, channels), nn.Linear(channels, channels)
@@ -68,17 +71,19 @@ class Attention(nn.Module):
         value: Tensor,
         mask: TokenMask | None = None,
     ) -> Tokens:
-        """Query B N C, key and value B M C, mask B M (True = real) -> B N C; 0 where no answering token is real."""
+        """Query B N C, key and value B M C, mask B M (True = real) -> B N C; 0 if no key is real."""
         parts = (self.query(query), self.key(key), self.value(value))
         q, k, v = (rearrange(x, "b n (k d) -> b k n d", k=self.heads) for x in parts)
-        seen = None if mask is None else _visible(mask)[:, None, None]
-        answer = _attend(q, k, v, seen)
-        out: Tensor = self.out(rearrange(answer, "b k n d -> b n (k d)"))
+        visible = None if mask is None else _visible(mask)[:, None, None]
+        found = _attend(q, k, v, visible)
+
+        # rows that have no real key saw a padding token, which must not count
+        out: Tensor = self.out(rearrange(found, "b k n d -> b n (k d)"))
         return out if mask is None else out * mask.any(dim=1)[:, None, None]
 
 
 class Interactor(nn.Module):
-    """Tokens look at each other, then at the other modality, then pass an MLP; each time add and norm.
+    """Tokens attend to each other, then to the other modality, then pass an MLP; each with residual and layer norm.
 
     Source: MMI-UNet (Bui et al., 2024): eight heads, 128 hidden units, no positional code. Differs in that padding is
     masked in both attentions.
@@ -88,10 +93,8 @@ class Interactor(nn.Module):
         self, channels: int, heads: int = 8, hidden: int = 128, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.self_attention, self.cross_attention = (
-            Attention(channels, heads),
-            Attention(channels, heads),
-        )
+        self.self_attention = Attention(channels, heads)
+        self.cross_attention = Attention(channels, heads)
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, channels)
         )
@@ -105,7 +108,7 @@ class Interactor(nn.Module):
         mask: TokenMask | None = None,
         others_mask: TokenMask | None = None,
     ) -> Tokens:
-        """Tokens B N C look at `others` B M C; masks B N and B M (True = real, None = all) -> B N C."""
+        """Tokens B N C attend to `others` B M C; masks B N and B M (True = real, None = all) -> B N C."""
         x = self.norms[0](tokens + self.dropout(self.self_attention(tokens, tokens, tokens, mask)))
         x = self.norms[1](x + self.dropout(self.cross_attention(x, others, others, others_mask)))
         out: Tensor = self.norms[2](x + self.dropout(self.mlp(x)))
@@ -113,10 +116,10 @@ class Interactor(nn.Module):
 
 
 def _attend(q: Heads, k: Heads, v: Heads, seen: Tensor | None) -> Heads:
-    """Softmax of scaled products; written out where the table of scores is small.
+    """Softmax of scaled products; written out if the table of scores is small.
 
-    torch's fused kernel for CPUs then takes 3 to 10 times as long, forward and backward, and is the faster and smaller
-    one for large maps.
+    For a small table torch's fused CPU kernel takes 3 to 10 times as long, forward and backward. For large maps it is
+    faster and needs less memory.
     """
     if q.device.type != "cpu" or q.shape[2] * k.shape[2] > SMALL:
         return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
@@ -128,7 +131,7 @@ def _attend(q: Heads, k: Heads, v: Heads, seen: Tensor | None) -> Heads:
 
 
 def stretched(scores: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """Each map stretched to [0, 1] in fp32; 1 everywhere where all places are alike."""
+    """Each map stretched to [0, 1] in fp32; 1 everywhere if all places are equal."""
     scores = scores.float()
     low, high = scores.amin(dim=(1, 2, 3), keepdim=True), scores.amax(dim=(1, 2, 3), keepdim=True)
     return torch.where(
@@ -139,5 +142,5 @@ def stretched(scores: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
 
 
 def _visible(mask: TokenMask) -> TokenMask:
-    """The mask with the first token of an empty row opened: a softmax over nothing is NaN, backwards as well."""
+    """The mask with the first token of an empty row visible: a softmax over nothing is NaN, also backwards."""
     return torch.cat([mask[:, :1] | ~mask.any(dim=1, keepdim=True), mask[:, 1:]], dim=1)

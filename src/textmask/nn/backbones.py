@@ -1,4 +1,4 @@
-"""The text-guided backbones by name, for the methods that stand on either."""
+"""The text-guided backbones by name, for the methods that build on one of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from textmask.nn.pretrained_image import build_image_encoder
 def build_backbone(
     fields: BackboneFields, text_width: int, last_answers: bool = False
 ) -> GuideDecoder | MMIUNet:
-    """The network of these fields.
+    """Build the network that these fields describe.
 
     Args:
-        fields: which one.
+        fields: name and settings.
         text_width: D of the text tokens.
-        last_answers: MMI-UNet's coarsest bridger also updates the sentence, for whoever reads `Referred.texts`.
+        last_answers: MMI-UNet's coarsest bridger also updates the text tokens, for callers that read `Referred.texts`.
     """
     encoder = build_image_encoder(fields.image_encoder)
     if fields.name == "guide_decoder":

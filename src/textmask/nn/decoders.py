@@ -1,4 +1,4 @@
-"""Decoders and heads: from a feature pyramid back to one logit a pixel."""
+"""Decoders and heads: from a feature pyramid to one logit per pixel."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from textmask.types import Image, Logits
 
 
 class UNetDecoder(nn.Module):
-    """Bilinear up-sampling to the skip's size, concatenation, two convolutions; once a scale.
+    """Bilinear up-sampling to the skip's size, concatenation, two convolutions; once per scale.
 
     Returns the finest decoded feature: B C_0 H/s_0 W/s_0.
     """
 
     def __init__(self, channels: Sequence[int], norm: NormName = "batch") -> None:
         super().__init__()
+        # from the coarsest scale to the finest
         pairs = list(zip(channels[1:], channels[:-1], strict=True))[::-1]
         self.blocks = nn.ModuleList(ConvBlock(coarse + fine, fine, norm) for coarse, fine in pairs)
         self.out_channels = channels[0]
@@ -39,7 +40,7 @@ class UNetDecoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Transposed convolution to twice the size, the skip beside it, one or two 3x3 convolutions with norm and ReLU."""
+    """Transposed convolution to twice the size, concatenation of the skip, then 3x3 convolutions with norm and ReLU."""
 
     def __init__(
         self, in_channels: int, channels: int, convolutions: int = 2, norm: NormName = "batch"
@@ -65,7 +66,7 @@ class UpBlock(nn.Module):
     def skip_part(
         self, skip: Float[Tensor, "b c rows columns"]
     ) -> Float[Tensor, "b c rows columns"]:
-        """What the first convolution makes of the skip alone."""
+        """The part of the first convolution that depends on the skip alone."""
         return nn.functional.conv2d(skip, self._first_weight[:, -skip.shape[1] :], padding=1)
 
     def join(
@@ -73,20 +74,21 @@ class UpBlock(nn.Module):
     ) -> Float[Tensor, "b c rows columns"]:
         """`join(x, skip_part(skip))` equals `forward(x, skip)`: a convolution of a concatenation is a sum of two."""
         grown: Tensor = self.up(x)
+        # the weights of the skip's channels are already in `part`
         weight = self._first_weight[:, : grown.shape[1]]
         out: Tensor = self.mix[1:](nn.functional.conv2d(grown, weight, padding=1) + part)
         return out
 
     @property
     def _first_weight(self) -> Tensor:
-        """Of the first convolution; a teacher puts averages in the place of parameters."""
+        """Weight of the first convolution; read on use, because a teacher replaces parameters with averages."""
         return cast(nn.Conv2d, self.mix[0]).weight
 
 
 class SubPixelHead(nn.Module):
-    """Feature at stride s -> logits at full size: 1x1 convolution, pixel shuffle, then 3x3 that sees the input again.
+    """Feature at stride s -> logits at full size: 1x1 convolution, pixel shuffle, 3x3 that also reads the image.
 
-    The input enters as one grey channel per three `image_channels`. With stride 1 it is the plain 1x1 head.
+    The input enters as one gray channel per three `image_channels`. With stride 1 it is the plain 1x1 head.
     """
 
     def __init__(
@@ -107,19 +109,17 @@ class SubPixelHead(nn.Module):
         if self.stride == 1:
             logits: Tensor = self.out(feature)
             return logits
-        x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[
-            ..., :rows, :columns
-        ]
-        out: Tensor = self.out(torch.relu(self.mix(torch.cat([x, _grey(image).to(x.dtype)], 1))))
+        x = self._enlarged(feature, rows, columns)
+        out: Tensor = self.out(torch.relu(self.mix(torch.cat([x, _gray(image).to(x.dtype)], 1))))
         return out
 
     def image_part(self, image: Image) -> Float[Tensor, "b _p h w"]:
-        """What the 3x3 convolution makes of the image alone; no channel where the head does not look at it."""
+        """The part of the 3x3 convolution that depends on the image alone; no channels if the head does not read it."""
         if self.stride == 1:
             return image[:, :0]
-        grey = _grey(image)
+        gray = _gray(image)
         return nn.functional.conv2d(
-            grey, self.mix.weight[:, -grey.shape[1] :], self.mix.bias, padding=1
+            gray, self.mix.weight[:, -gray.shape[1] :], self.mix.bias, padding=1
         )
 
     def join(self, feature: Float[Tensor, "b _c _h _w"], part: Float[Tensor, "b _p h w"]) -> Logits:
@@ -128,16 +128,19 @@ class SubPixelHead(nn.Module):
             plain: Logits = self.out(feature)
             return plain
         rows, columns = part.shape[-2:]
-        x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)[
-            ..., :rows, :columns
-        ]
+        x = self._enlarged(feature, rows, columns)
         mixed = nn.functional.conv2d(x, self.mix.weight[:, : x.shape[1]], padding=1) + part
         out: Logits = self.out(torch.relu(mixed))
         return out
 
+    def _enlarged(self, feature: Tensor, rows: int, columns: int) -> Tensor:
+        """The feature at full size, cut to the image."""
+        x = nn.functional.pixel_shuffle(torch.relu(self.expand(feature)), self.stride)
+        return x[..., :rows, :columns]
 
-def _grey(image: Image) -> Float[Tensor, "b _pictures h w"]:
-    return reduce(image, "b (pictures rgb) h w -> b pictures h w", "mean", rgb=3)
+
+def _gray(image: Image) -> Float[Tensor, "b _images h w"]:
+    return reduce(image, "b (images rgb) h w -> b images h w", "mean", rgb=3)
 
 
 class UNet(nn.Module):
@@ -173,6 +176,7 @@ class UNet(nn.Module):
         self, image: Image, films: Sequence[Tensor] | None = None, extra: Tensor | None = None
     ) -> Float[Tensor, "b _c _h _w"]:
         """The last decoder feature alone: B C_0 H/s_0 W/s_0."""
+        # the first films belong to the encoder's blocks, the others to the decoder's
         n = len(self.info.channels)
         features = self.encoder(image, None if films is None else films[:n], extra)
         out: Tensor = self.decoder(features, None if films is None else films[n:])

@@ -9,10 +9,10 @@ from pydantic import Field
 from textmask.config import Config
 
 NormName = Literal["batch", "group"]
-# of the CPU presets: 2 M parameters with a stem at stride 4
+# for the CPU presets: 2 M parameters with a stem at stride 4
 LITE_WIDTHS = (32, 80, 144, 208)
 UKAN_WIDTHS = (16, 32, 128, 160, 256)
-UKAN_LITE_WIDTHS = (32, 64, 128, 160, 208)  # of the CPU presets, with a stem at stride 4
+UKAN_LITE_WIDTHS = (32, 64, 128, 160, 208)  # for the CPU presets, with a stem at stride 4
 
 
 class MMIUNetFields(Config):
@@ -37,10 +37,10 @@ class GuideDecoderFields(Config):
     """Fields of GuideDecoder; the defaults are those of the released code.
 
     Attributes:
-        token_counts: to how many tokens the sentence is mixed at each guided scale, coarse to fine.
-        max_tokens: sentence length that the mixing reads; what is longer is cut with a warning.
-        gate: initial value of the learned factor on what the sentence says: 1.421 in LanGuideMedSeg, 0.01 in the copies
-            in MMI-UNet, SGSeg and Semi-MedRef, so that results of "GuideDecoder" differ by repository.
+        token_counts: number of tokens that the text is mixed to at each guided scale, coarse to fine.
+        max_tokens: prompt length in tokens that the mixing reads; longer prompts are cut with a warning.
+        gate: initial value of the learned factor on the text branch: 1.421 in LanGuideMedSeg, 0.01 in the copies in
+            MMI-UNet, SGSeg and Semi-MedRef, so that results of "GuideDecoder" differ by repository.
         heads: of the cross-attention.
         head_channels: channels at full resolution.
     """
@@ -53,7 +53,7 @@ class GuideDecoderFields(Config):
 
 
 class BackboneFields(Config):
-    """Which backbone, on which image encoder, with which fields (only those of the named one count).
+    """Which backbone, on which image encoder, with which fields (only those of the named backbone are used).
 
     Attributes:
         name: of the backbone.
@@ -67,19 +67,19 @@ class BackboneFields(Config):
 
     @property
     def scales(self) -> int:
-        """How many maps meet the sentence."""
+        """Number of maps that are fused with the text."""
         return (
             self.mmi_unet.fused if self.name == "mmi_unet" else len(self.guide_decoder.token_counts)
         )
 
 
-# of the CPU presets
+# for the CPU presets
 LITE_BACKBONE = BackboneFields(
     image_encoder="efficientnet_lite0",
     mmi_unet=MMIUNetFields(fused=3, head_channels=8),
     guide_decoder=GuideDecoderFields(max_tokens=32, head_channels=8),
 )
-# of the tests
+# for the tests
 SMOKE_BACKBONE = BackboneFields(
     image_encoder="tiny",
     mmi_unet=MMIUNetFields(heads=2, hidden=8, head_channels=4),

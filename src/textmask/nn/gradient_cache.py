@@ -1,4 +1,4 @@
-"""Embed a large batch with the memory of a small one, with the same gradient."""
+"""Embed a large batch with the memory of a small one and with the same gradient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def in_chunks(
 
     Args:
         embed: made of layers of `module`.
-        module: whose running statistics are kept from counting twice.
+        module: its running statistics are protected from being updated twice.
         image: B C H W.
         chunk: samples at a time; None embeds all at once and keeps everything.
     """
@@ -33,11 +33,10 @@ def in_chunks(
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _held_statistics(module)
 
-    parts = (
-        checkpoint(embed, part, use_reentrant=False, context_fn=contexts)
-        for part in torch.split(image, chunk)
-    )
-    return torch.cat(list(parts))
+    parts: list[Embedding] = []
+    for part in torch.split(image, chunk):
+        parts.append(checkpoint(embed, part, use_reentrant=False, context_fn=contexts))
+    return torch.cat(parts)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""GuideDecoder: every scale of the decoder asks the sentence before it goes up (Zhong et al., 2023)."""
+"""GuideDecoder: every scale of the decoder attends to the text before it is enlarged (Zhong et al., 2023)."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ class TokenMixer(nn.Module):
     def __init__(self, max_tokens: int, count: int, text_width: int, channels: int) -> None:
         super().__init__()
         self.max_tokens = max_tokens
-        self.positions = nn.Linear(
-            max_tokens, count
-        )  # a convolution over the token axis with kernel 1
+        # a convolution over the token axis with kernel 1
+        self.positions = nn.Linear(max_tokens, count)
         self.channels = nn.Linear(text_width, channels)
 
     def forward(self, text_tokens: TextTokens, token_mask: TokenMask) -> Tensor:
         """B L D -> B n C.
 
         Warns:
-            PromptWarning: sentences longer than `max_tokens`.
+            PromptWarning: prompts longer than `max_tokens`.
         """
         if token_mask.shape[1] > self.max_tokens and token_mask[:, self.max_tokens :].any():
             cut = int(token_mask[:, self.max_tokens :].any(dim=1).sum())
             warn_prompt(
-                f"{cut} of {len(token_mask)} sentences are longer than the {self.max_tokens} tokens that the guide "
+                f"{cut} of {len(token_mask)} prompts are longer than the {self.max_tokens} tokens that the guide "
                 "block mixes and were cut. Raise max_tokens and train again.",
                 stacklevel=2,
             )
+
+        # zeros in the place of padding add nothing to the mixture
         real = (text_tokens * token_mask[..., None])[:, : self.max_tokens]
         real = nn.functional.pad(real, (0, 0, 0, self.max_tokens - real.shape[1]))
         mixed = nn.functional.gelu(self.positions(real.transpose(1, 2))).transpose(1, 2)
@@ -52,7 +53,7 @@ class TokenMixer(nn.Module):
 
 
 class GuideBlock(nn.Module):
-    """One map asks the sentence: self-attention of its places, then cross-attention to the mixed text tokens.
+    """Fuse one map with the text: self-attention of its places, then cross-attention to the mixed text tokens.
 
     Source: Zhong et al., Ariadne's Thread (2023), and its code. Position codes are two-dimensional and relative to the
     map's size, so that any size works; the released ones count tokens in one dimension.
@@ -63,24 +64,24 @@ class GuideBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.mixer = TokenMixer(fields.max_tokens, count, text_width, channels)
-        self.self_attention, self.cross_attention = (
-            Attention(channels),
-            Attention(channels, fields.heads),
-        )
+        self.self_attention = Attention(channels)
+        self.cross_attention = Attention(channels, fields.heads)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
         self.gate = nn.Parameter(torch.tensor(float(fields.gate)))
 
     def forward(
         self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
     ) -> tuple[Feature, Tensor]:
-        """Feature B C H W and the sentence -> guided feature B C H W, mixed text tokens B n C."""
+        """Feature B C H W and the text -> guided feature B C H W, mixed text tokens B n C."""
         return self.ask(self.look(feature), text_tokens, token_mask)
 
     def look(self, feature: Feature) -> Feature:
-        """The places look at each other; no sentence is needed."""
+        """The places attend to each other; no text is needed."""
         rows, columns = feature.shape[2:]
         x = rearrange(feature, "b c h w -> b (h w) c")
         places = position_codes(x.shape[2], rows, columns, x.device).to(x.dtype)
+
+        # positions enter queries and keys, not the values
         y = self.norms[0](x)
         x = x + self.norms[1](self.self_attention(y + places, y + places, y))
         out: Tensor = rearrange(x, "b (h w) c -> b c h w", h=rows)
@@ -89,23 +90,24 @@ class GuideBlock(nn.Module):
     def ask(
         self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
     ) -> tuple[Feature, Tensor]:
-        """The places look at the sentence, which adds nothing where it has no real token."""
+        """The places attend to the text; a prompt without a real token adds nothing."""
         rows, columns = feature.shape[2:]
         x = rearrange(feature, "b c h w -> b (h w) c")
         text = self.mixer(text_tokens, token_mask)
         places = position_codes(x.shape[2], rows, columns, x.device).to(x.dtype)
         words = position_codes(x.shape[2], 1, text.shape[1], x.device).to(text.dtype)
+
         y = self.norms[2](x)
-        said = self.norms[3](self.cross_attention(y + places, text + words, text))
-        x = x + self.gate * said * token_mask.any(dim=1)[:, None, None]
+        found = self.norms[3](self.cross_attention(y + places, text + words, text))
+        x = x + self.gate * found * token_mask.any(dim=1)[:, None, None]
         return rearrange(x, "b (h w) c -> b c h w", h=rows), text
 
 
 class GuideDecoder(nn.Module):
-    """Image encoder, one guide block and one up-sampling block a scale, sub-pixel head.
+    """Image encoder, one guide block and one up-sampling block per scale, sub-pixel head.
 
     Args:
-        encoder: any; its scales from stride 4 on are used.
+        encoder: any; its coarsest scales are used, one more than there are token counts.
         text_width: D of the text tokens.
         fields: see `GuideDecoderFields`.
 
@@ -113,12 +115,14 @@ class GuideDecoder(nn.Module):
         ConfigError: the encoder has fewer scales than there are token counts and a skip.
     """
 
-    bidirectional = False  # the sentence does not look back at the picture
+    bidirectional = False  # the text tokens do not attend to the image
 
     def __init__(self, encoder: ImageEncoder, text_width: int, fields: GuideDecoderFields) -> None:
         super().__init__()
         self.encoder = encoder
         channels, stride, self.first = fused_scales(encoder.info, len(fields.token_counts) + 1)
+
+        # the finest scale is a plain skip without a guide block
         coarse_to_fine = channels[::-1]
         self.guides = nn.ModuleList(
             GuideBlock(c, text_width, n, fields)
@@ -133,13 +137,14 @@ class GuideDecoder(nn.Module):
         return self.decode(self.encode(image), image, text)
 
     def encode(self, image: Image) -> tuple[Tensor, ...]:
-        """All that needs no sentence, so that a second one costs less: image B 3 H W in [0, 1] -> maps for `decode`.
+        """Everything that needs no text: image B 3 H W in [0, 1] -> maps for `decode`. A second prompt then costs less.
 
-        The coarsest map after its places looked at each other, the skips as each up-sampling block reads them, and the
-        image as the head reads it.
+        They are the coarsest map after its places attended to each other, the skips as each up-sampling block reads
+        them, and the image as the head reads it.
         """
         whole = padded_to(image, self.encoder.info.strides[-1])
         features = self.encoder(whole)[self.first :]
+        # a convolution of a concatenation is a sum of two: the skip's part needs no text
         guides, ups = self._levels
         parts = map(UpBlock.skip_part, ups, features[-2::-1])
         return guides[0].look(features[-1]), *parts, self.head.image_part(standardise(whole))
@@ -149,13 +154,15 @@ class GuideDecoder(nn.Module):
         return cast(list[GuideBlock], list(self.guides)), cast(list[UpBlock], list(self.ups))
 
     def decode(self, features: tuple[Tensor, ...], image: Image, text: TextFeatures) -> Referred:
-        """The maps of `encode`, the image and the sentence -> as `forward`."""
+        """The maps of `encode`, the image and the text -> as `forward`."""
         x, fused, texts = features[0], [], []
         for i, (guide, up, part) in enumerate(zip(*self._levels, features[1:-1], strict=True)):
             x, words = guide.ask(guide.look(x) if i else x, text.text_tokens, text.token_mask)
             fused.append(x)
             texts.append(words)
             x = up.join(x, part)
+
+        # padding was masked before mixing: all mixed tokens are real if the prompt has any token
         logits = self.head.join(x, features[-1])[..., : image.shape[2], : image.shape[3]]
         anything = text.token_mask.any(dim=1)[:, None].expand(-1, max(t.shape[1] for t in texts))
         masks = tuple(anything[:, : t.shape[1]] for t in texts)

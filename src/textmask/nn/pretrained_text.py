@@ -1,4 +1,4 @@
-"""The text encoders by name: what they are, where their weights come from, and how they are loaded."""
+"""The text encoders by name: their properties, where their weights come from, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from textmask.errors import ConfigError, WeightsError, choose
+from textmask.nn.text_cache import TextCache
 from textmask.nn.text_encoders import (
     BertTextEncoder,
     ClipTextEncoder,
     Pool,
-    TextCache,
     TextEncoder,
     TinyTextEncoder,
 )
@@ -26,16 +26,16 @@ SHA256_MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 @dataclass(frozen=True)
 class TextEncoderInfo:
-    """What is known of a named text encoder.
+    """What is known about a named text encoder.
 
     Attributes:
-        source: package or model-hub repository the weights come from, "" when there are none.
-        window: longest sentence in tokens, special tokens included.
-        pool: how the sentence vector is made. `mean` over real tokens; `cls`, the first token; `legacy_padding`, mean
-            over real and padding tokens, as the released code of the field does; `eos`, CLIP's projected last token.
+        source: package or model-hub repository of the weights, "" if there are none.
+        window: longest prompt in tokens, special tokens included.
+        pool: how the text embedding is computed. `mean` over real tokens; `cls`, the first token; `legacy_padding`,
+            mean over real and padding tokens, as in the papers' released code; `eos`, CLIP's projected last token.
         pool_layers: hidden states that are averaged before pooling; -1 is the last, 1 the first layer.
-        revision: commit that is known to hold safetensors; None asks the user for one.
-        lower_case: None means as the tokenizer's own settings say.
+        revision: commit that is known to have safetensors; None means that the user must name one.
+        lower_case: None means the tokenizer's own setting.
     """
 
     family: Family
@@ -89,7 +89,7 @@ TEXT_ENCODERS: dict[str, TextEncoderInfo] = {
         *(
             "microsoft/BiomedVLP-CXR-BERT-specialized",
             "MIT",
-            "chest-film reports; its remote code is never run",
+            "chest radiograph reports; its remote code is never run",
         ),
         pool_layers=(1, 2, -1),
         lower_case=True,
@@ -113,16 +113,16 @@ def build_text_encoder(
     pool: Pool | None = None,
     pool_layers: tuple[int, ...] | None = None,
 ) -> TextEncoder | TextCache:
-    """The text encoder of that name, frozen behind a `TextCache` unless it is to be trained.
+    """Build the text encoder of that name, frozen behind a `TextCache` unless it is to be trained.
 
     Args:
         name: a key of `TEXT_ENCODERS`; `path:FOLDER` for any BERT or CLIP saved with `save_pretrained`;
             `NAME:FOLDER` for a local copy of a named one; `NAME@COMMIT` for another revision.
-        trainable: return the bare encoder, whose weights then are part of the method.
-        max_length: tokens per sentence, 24 or 32 in the papers; None means all the model can read.
+        trainable: return the encoder itself; its weights are then part of the method.
+        max_length: tokens per prompt, 24 or 32 in the papers; None means all that the model can read.
         standardise: see `TextCache`.
         revision: full commit on the model hub; branch names and tags can move and are refused.
-        pool: other than the encoder's own, see `TextEncoderInfo`.
+        pool: replaces the encoder's own, see `TextEncoderInfo`.
         pool_layers: likewise.
 
     Raises:
@@ -131,7 +131,7 @@ def build_text_encoder(
     """
     if trainable and standardise:
         raise ConfigError(
-            "standardise needs a frozen text encoder; set trainable=False or standardise=False."
+            "standardise needs a frozen text encoder. Set trainable=False or standardise=False."
         )
     if _STAND_IN.get() and not trainable and name in TEXT_ENCODERS:
         return TextCache(TinyTextEncoder(TEXT_ENCODERS[name].width), standardise=standardise)
@@ -144,7 +144,7 @@ _STAND_IN: ContextVar[bool] = ContextVar("stand_in", default=False)
 
 @contextmanager
 def stand_in_towers() -> Iterator[None]:
-    """Within it a named frozen encoder is one without weights, of the right width: to count parameters, not to run."""
+    """Build named frozen encoders without their weights but with the right width: to count parameters, not to run."""
     token = _STAND_IN.set(True)
     try:
         yield
@@ -163,16 +163,23 @@ def _build(
     if "@" in key:
         key, revision = key.split("@", 1)
     choose("text encoder", key, [*TEXT_ENCODERS, "path"])
+
+    # a pool of the recipe replaces the encoder's own
     info = _info_of_folder(local) if key == "path" else TEXT_ENCODERS[key]
     info = replace(info, pool=pool or info.pool, pool_layers=pool_layers or info.pool_layers)
     if info.pool == "legacy_padding" and max_length is None:
         raise ConfigError(
-            "pool='legacy_padding' averages over the padding too; set max_length (24 in the papers)."
+            "pool='legacy_padding' also averages over the padding; set max_length (24 in the papers)."
         )
     if info.pool == "eos" and info.family != "clip":
-        raise ConfigError(f"pool='eos' is CLIP's; {key} takes mean, cls or legacy_padding.")
+        raise ConfigError(
+            f"pool='eos' works with CLIP only; {key} takes mean, cls or legacy_padding."
+        )
+
     if info.family == "tiny":
         return TinyTextEncoder(info.width, _window(key, info.window, max_length), info.pool)
+
+    # MiniLM comes as a package, the others from the model hub
     if local is None:
         local = minilm_folder() if key == "minilm" else _from_hub(key, info, revision)
     return _load(name, local, info, max_length)
@@ -188,7 +195,7 @@ def _parse_name(name: str) -> tuple[str, Path | None]:
     """`key:folder` -> key and folder.
 
     Raises:
-        WeightsError: the folder does not exist or holds no safetensors.
+        WeightsError: the folder does not exist or contains no safetensors.
     """
     key, sep, folder = name.partition(":")
     if not sep:
@@ -203,7 +210,7 @@ def _parse_name(name: str) -> tuple[str, Path | None]:
 
 
 def _info_of_folder(folder: Path | None) -> TextEncoderInfo:
-    """What `path:` needs to know, from the saved configuration."""
+    """Description of a local encoder, from its saved configuration."""
     import json
 
     if folder is None:
@@ -212,7 +219,7 @@ def _info_of_folder(folder: Path | None) -> TextEncoderInfo:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (ValueError, KeyError, TypeError):
         raise WeightsError(
-            f"{folder / 'config.json'} is no model configuration (no 'model_type')."
+            f"{folder / 'config.json'} is not a model configuration (no 'model_type')."
         ) from None
     kinds: dict[str, Family] = {
         "bert": "bert",
@@ -226,10 +233,10 @@ def _info_of_folder(folder: Path | None) -> TextEncoderInfo:
 
 
 def minilm_folder() -> Path:
-    """Where the package of MiniLM keeps its files.
+    """Folder in which the package of MiniLM keeps its files.
 
     Raises:
-        WeightsError: not installed, or other weights than the published ones.
+        WeightsError: not installed, or not the published weights.
     """
     return packaged_file(
         TEXT_ENCODERS["minilm"].source, "model/model.safetensors", SHA256_MINILM
@@ -240,16 +247,18 @@ def _from_hub(key: str, info: TextEncoderInfo, revision: str | None) -> Path:
     """Local folder of a named encoder's pinned revision.
 
     Raises:
-        WeightsError: no revision known, or neither cached nor reachable.
+        WeightsError: no known revision, or neither cached nor reachable.
     """
     by_hand = (
         f"Or, on a machine that has {info.source}, save it once with transformers "
         f"(`model.save_pretrained(folder); tokenizer.save_pretrained(folder)`) and use {key}:FOLDER."
     )
     revision = revision or info.revision
+
+    # only repositories with safetensors can be loaded
     if revision is None:
         raise WeightsError(
-            f"text encoder {key!r}: no revision of {info.source} is known to hold safetensors, and pickled weights are "
+            f"text encoder {key!r}: no revision of {info.source} is known to have safetensors, and pickled weights are "
             f"never read. Name a commit that has model.safetensors with {key}@COMMIT. {by_hand}"
         )
     files = [
@@ -267,7 +276,7 @@ def _load(name: str, folder: Path, info: TextEncoderInfo, max_length: int | None
     """Model and tokenizer from a local folder, safetensors only, no remote code (the classes are named here).
 
     Raises:
-        WeightsError: damaged files or weights of another model.
+        WeightsError: damaged files, or weights of another model.
     """
     import transformers
 
@@ -275,11 +284,12 @@ def _load(name: str, folder: Path, info: TextEncoderInfo, max_length: int | None
     model_class = transformers.CLIPTextModelWithProjection if clip else transformers.BertModel
     tokenizer_class = transformers.CLIPTokenizer if clip else transformers.BertTokenizer
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
-        # `transformers` would go on with an empty vocabulary
+        # `transformers` would continue with an empty vocabulary
         raise WeightsError(
             f"text encoder {name!r}: {folder} has no tokenizer.json, vocab.txt or vocab.json."
         )
-    # without the pooler, whose output nothing uses and whose weights could get no gradient
+
+    # without the pooler: nothing uses its output, and its weights would get no gradient
     extra: dict[str, Any] = {} if clip else {"add_pooling_layer": False}
     casing = {} if info.lower_case is None else {"do_lower_case": info.lower_case}
     try:
@@ -294,23 +304,26 @@ def _load(name: str, folder: Path, info: TextEncoderInfo, max_length: int | None
             )
     except Exception as error:
         raise WeightsError(f"text encoder {name!r}: cannot read {folder}: {error}") from error
+
     wrong = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if wrong:
         raise WeightsError(
-            f"text encoder {name!r}: {folder} lacks {len(wrong)} weights, e.g. {wrong[0]}."
+            f"text encoder {name!r}: {folder} lacks {len(wrong)} weights, for example {wrong[0]}."
         )
     words = len(tokenizer.get_vocab())
     if words > model.config.vocab_size:
         raise WeightsError(
-            f"text encoder {name!r}: tokenizer of {words} words, model of {model.config.vocab_size}."
+            f"text encoder {name!r}: the tokenizer has {words} words, the model "
+            f"{model.config.vocab_size}. Save both from the same model."
         )
-    tokenizer.model_max_length = (
-        10**9
-    )  # `tokenize` cuts and warns; the tokenizer would print to the log as well
+
+    # `tokenize` cuts and warns; the tokenizer would print to the log as well
+    tokenizer.model_max_length = 10**9
     length = _window(name, min(info.window, int(model.config.max_position_embeddings)), max_length)
     if info.pool == "eos" and model.config.hidden_size != model.config.projection_dim:
         raise ConfigError(
-            f"{name}: token and sentence vectors differ in width, which pool='eos' cannot use; try 'mean'."
+            f"{name}: token vectors and text embedding differ in width, which pool='eos' cannot use; "
+            "try pool='mean'."
         )
     encoder_class = ClipTextEncoder if clip else BertTextEncoder
     return encoder_class(name, model, tokenizer, length, info.pool, info.pool_layers)

@@ -1,4 +1,4 @@
-"""What the text-guided backbones have in common: which scales they use and what they hand on."""
+"""What the text-guided backbones have in common: the scales that they use and what they return."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Referred(NamedTuple):
     Attributes:
         logits: B 1 H W.
         feature: the last decoded map.
-        maps: the maps that have met the sentence, coarse to fine, each B C h w.
+        maps: the maps after fusion with the text, coarse to fine, each B C h w.
         texts: the text tokens at the same scales, each B L C or B L D.
-        token_masks: their real tokens, each B L.
+        token_masks: True for their real tokens, each B L.
     """
 
     logits: Logits
@@ -42,9 +42,11 @@ def fused_scales(info: EncoderInfo, count: int) -> tuple[tuple[int, ...], int, i
     first = len(info.channels) - count
     if first < 0:
         raise ConfigError(
-            f"{info.name} has {len(info.channels)} scales, {count} are wanted: guide or fuse fewer."
+            f"{info.name} has {len(info.channels)} scales, {count} are wanted. Guide or fuse fewer."
         )
     strides = info.strides[first:]
     if any(b != 2 * a for a, b in pairwise(strides)):
-        raise ConfigError(f"strides {strides} of {info.name} do not double from scale to scale.")
+        raise ConfigError(
+            f"The strides of {info.name} are {strides}; expected each to be twice the one before."
+        )
     return info.channels[first:], strides[0], first

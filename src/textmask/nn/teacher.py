@@ -12,9 +12,9 @@ from textmask.config import EMA
 
 
 class Teacher(nn.Module):
-    """A moving average of a student's weights: never trained, always in eval mode, without gradient.
+    """A moving average of a student's weights, never trained, always in eval mode, without gradient.
 
-    Its tensors are buffers, so that optimisers, gradient checks and parameter counts pass it by and checkpoints do not.
+    Its tensors are buffers: optimizers, gradient checks and parameter counts skip them, and checkpoints contain them.
 
     Args:
         student: the network; the teacher starts as its copy.
@@ -28,14 +28,16 @@ class Teacher(nn.Module):
         super().__init__()
         self.ema = ema
         self.net = deepcopy(student)
+
+        # parameters become buffers under the same names
         for module in self.net.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
                 delattr(module, name)
                 module.register_buffer(name, parameter.detach())
+
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self.register_buffer(
-            "answers", torch.zeros((), dtype=torch.bool)
-        )  # whether it predicts, rather than the student
+        # whether the teacher predicts rather than the student
+        self.register_buffer("answers", torch.zeros((), dtype=torch.bool))
         self.train(False)
 
     def train(self, mode: bool = True) -> Teacher:
@@ -44,14 +46,16 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
-        """What the averaged network says."""
+        """Output of the averaged network."""
         return self.net(*inputs)
 
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:
-        """One step towards the student."""
+        """Move one step towards the student."""
         decay = self.ema.at(int(self.steps))
         self.steps += 1
+
+        # weights always, running statistics only if the recipe says so
         weights = {name for name, _ in student.named_parameters()}
         mine, theirs = self.net.state_dict(), student.state_dict()
         averaged = [name for name in mine if name in weights or self.ema.buffers == "average"]
@@ -59,5 +63,7 @@ class Teacher(nn.Module):
         torch._foreach_lerp_(
             [mine[name] for name in averaged], [theirs[name] for name in averaged], 1 - decay
         )
+
+        # the rest is copied: counters, and statistics that are not averaged
         for name in mine.keys() - set(averaged):
             mine[name].copy_(theirs[name])

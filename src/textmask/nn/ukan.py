@@ -1,4 +1,4 @@
-"""U-KAN (Li et al., AAAI 2025): convolutions at the fine scales, tokenised KAN blocks at the coarse ones."""
+"""U-KAN (Li et al., AAAI 2025): convolutions at the fine scales, tokenized KAN blocks at the coarse ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from textmask.types import Image, Logits
 
 Feature = Float[Tensor, "b c h w"]
 Map = Callable[[int, int], nn.Module]
-"""Makes a map over the last dimension, in_features -> out_features: a KAN layer or a linear one."""
+"""Builds a map over the last dimension, in_features -> out_features: a KAN layer or a linear one."""
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -45,6 +45,7 @@ class KANBlock(nn.Module):
         """B C H W -> B C H W."""
         y = x
         for layer, mix, norm in zip(self.maps, self.mixes, self.norms, strict=True):
+            # the map is applied to the channels of each place
             y = rearrange(layer(rearrange(y, "b c h w -> b h w c")), "b h w c -> b c h w")
             y = torch.relu(norm(mix(y)))
         return x + y
@@ -58,7 +59,7 @@ class UKANEncoder(ImageEncoder):
         kan_stages: how many of the coarsest scales are KAN; 0 is a plain CNN, `len(widths)` a pure KAN encoder.
         kan_depth: KAN blocks per scale; the released U-KAN has 1.
         stem_stride: stride of the finest map; 2 as in U-KAN, 4 convolves at a quarter of the size (CPU presets).
-        kan: makes the KAN layers.
+        kan: builds the KAN layers.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class UKANEncoder(ImageEncoder):
             "ukan", tuple(widths), tuple(stem_stride * 2**i for i in range(len(widths)))
         )
         self.stem_stride = stem_stride
+
+        # stride 2 pools after the first block instead; a pure KAN encoder embeds patches with stride 2
         convs = len(widths) - kan_stages
         channels = 3
         stem: list[nn.Module] = []
@@ -83,20 +86,19 @@ class UKANEncoder(ImageEncoder):
             stem += [norm_layer(norm, widths[0]), nn.ReLU()]
             channels = widths[0]
         self.stem = nn.Sequential(*stem)
-        ins = [channels, *widths[:-1]]
-        self.convs = nn.ModuleList(
-            ConvBlock(i, o, norm) for i, o in zip(ins[:convs], list(widths)[:convs], strict=True)
-        )
+
+        self.convs, self.kans = nn.ModuleList(), nn.ModuleList()
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
-        self.kans = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(i, o, 3, stride=2, padding=1),
-                ChannelNorm(o),
-                *(KANBlock(o, kan, norm) for _ in range(kan_depth)),
-                ChannelNorm(o),
-            )
-            for i, o in zip(ins[convs:], list(widths)[convs:], strict=True)
-        )
+        for level, width in enumerate(widths):
+            if level < convs:
+                self.convs.append(ConvBlock(channels, width, norm))
+            else:
+                embed = nn.Conv2d(channels, width, 3, stride=2, padding=1)
+                blocks = [KANBlock(width, kan, norm) for _ in range(kan_depth)]
+                self.kans.append(
+                    nn.Sequential(embed, ChannelNorm(width), *blocks, ChannelNorm(width))
+                )
+            channels = width
 
     def begin(self, image: Image) -> Tensor:
         """The stem."""
@@ -113,7 +115,7 @@ class UKANEncoder(ImageEncoder):
 
 
 class UKANDecoder(nn.Module):
-    """Two convolutions, bilinear up-sampling and the skip *added*, once a scale; a KAN block behind the coarsest ones.
+    """Two convolutions, bilinear up-sampling and the skip *added*, once per scale; a KAN block after the coarsest ones.
 
     Returns the finest decoded feature B C_0 H/s_0 W/s_0.
     """
@@ -162,5 +164,5 @@ class BilinearHead(nn.Module):
 
 
 def build_head(channels: int, stride: int, norm: NormName = "batch") -> nn.Module:
-    """U-KAN's head at stride 2; at coarser strides the sub-pixel head, which sees the picture again."""
+    """U-KAN's head at stride 2; at coarser strides the sub-pixel head, which also reads the image."""
     return BilinearHead(channels, norm) if stride == 2 else SubPixelHead(channels, stride)

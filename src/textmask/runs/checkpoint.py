@@ -19,7 +19,7 @@ from textmask.errors import CheckpointError
 from textmask.io.files import replacing
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, load_recipe
-from textmask.nn.text_encoders import TextCache
+from textmask.nn.text_cache import TextCache
 from textmask.runs.layout import weights_file
 from textmask.runs.record import read_record, stored_options, stored_source
 from textmask.runs.session import Session, find_device

@@ -126,7 +126,7 @@ def test_the_picture_and_its_figures(runs, films, tmp_path):
 
 def test_what_cannot_be_drawn_is_refused(runs, films, tmp_path, monkeypatch):
     out = tmp_path / "f.png"
-    with pytest.raises(ConfigError, match=r"unet: .* publishes no image vector"):
+    with pytest.raises(ConfigError, match=r"unet: .* has no image embedding"):
         draw_features([runs / "unet"], films, out, cache_dir=runs)
     with pytest.raises(ConfigError, match="top 1, expected"):
         draw_features([runs / "c2seg"], films, out, top=1)

@@ -561,17 +561,17 @@ def test_an_image_is_damaged_alike_with_any_limit(go):
 
 
 def test_text_is_never_encoded_again_for_a_corruption(go, phantom_manifest, tmp_path, monkeypatch):
-    from textmask.nn import text_encoders as encoders
+    from textmask.nn import text_cache
 
     recipe = get_method("c2seg").recipe().smoke()
     train(recipe, phantom_manifest, tmp_path / "c2seg", cache_dir=go.cache, progress=False)
-    calls, real = [], encoders._FrozenTower.encode
+    calls, real = [], text_cache._FrozenTower.encode
 
     def encode(self, text, device):
         calls.append(text.prompts)
         return real(self, text, device)
 
-    monkeypatch.setattr(encoders._FrozenTower, "encode", encode)
+    monkeypatch.setattr(text_cache._FrozenTower, "encode", encode)
     go(study_corruption, ["gamma"], run=tmp_path / "c2seg", out=tmp_path / "one")
     once = sorted(text for prompts in calls for text in prompts)
     assert once == sorted(set(go.data.prompts))  # each distinct sentence once, for four passes

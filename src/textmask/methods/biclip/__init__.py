@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from textmask.methods.base import Method
 
 CARD = Card(
-    title="BiCLIP: text refined by the image, a pseudo image painted from it, U-Net over both",
+    title="BiCLIP: text refined by the image, a pseudo image generated from it, U-Net over both",
     paper="Talaei et al., BiCLIP: Bidirectional and Consistent Language-Image Processing for Robust Medical Image "
     "Segmentation",
     published={"qata-cov19": {"dice_pooled": 90.59, "iou_pooled": 82.81}},
@@ -27,26 +27,26 @@ CARD = Card(
         "p_w, p_s": ("projected_weak, projected_strong", "B P"),
         "lambda_gen, lambda_IAC, lambda_cycle": ("weights gen, iac, cycle of the stage", "scalars"),
     },
-    limits="Uses one pooled vector per sentence; small wording changes may be lost by the frozen encoder.",
+    limits="Uses one pooled vector per prompt; the frozen encoder may not distinguish small changes of wording.",
 )
 
 
 class BiCLIPRecipe(Recipe):
-    """Fields of `biclip`; the defaults are the paper's, and the official code's where the paper is silent.
+    """Fields of `biclip`; the defaults are the paper's, or the official code's if the paper does not give a value.
 
     Attributes:
-        text_encoder: frozen encoder; `standardise_text` spreads its sentence vectors by the mean and deviation of the
-            training sentences, which frozen vectors of near-equal captions need.
-        text_grid: the projected text has text_grid^2 dimensions and is painted from a text_grid x text_grid map.
+        text_encoder: frozen encoder; `standardise_text` shifts and scales its text embeddings by the mean and
+            deviation of the training prompts, which frozen vectors of near-equal captions need.
+        text_grid: the projected text has text_grid^2 dimensions and is read as a text_grid x text_grid map.
         image_widths: channels of the two convolutions of the image branch; its input is pooled by `branch_pool`.
         generator_widths: channels of the transposed convolutions between the map and the pseudo image.
         head_widths: channels of the image-to-text head h.
         cycle_norm: squared L2 as in Eq. 2 (mean over dimensions), or the released code's L1.
         iac_target: `detached` strong branch (released code), or gradient through `both`.
-        warp: `joint` warps picture, pseudo image and mask together after painting (Eq. 3); `input` warps picture and
-            mask before, in the loader, which is cheaper and leaves the painting in the frame of the mask.
+        warp: `joint` warps image, pseudo image and mask together (Eq. 3); `input` warps image and mask before, in the
+            loader, which is cheaper and keeps the pseudo image in the frame of the mask.
         spatial: the geometric augmentation A_g of Eq. 3, used when `warp` is "joint". Flips stay off: a mirrored
-            picture makes "left" false.
+            image makes "left" false.
         weak, strong: photometric presets of `textmask.data.transforms`.
     """
 
@@ -83,7 +83,8 @@ class BiCLIPRecipe(Recipe):
     def lite(self) -> Self:
         """CPU preset: MiniLM, the stride-4 U-Net, small branches; QaTa in under 40 minutes on two cores.
 
-        At its higher learning rate the squared cycle loss of Eq. 2 outgrows the others, hence the released code's L1.
+        At the preset's higher learning rate the squared cycle loss of Eq. 2 outgrows the others, hence the L1 of the
+        released code.
         """
         stage = self.stages[0].lite(epochs=12, views=("strong",))
         small = {

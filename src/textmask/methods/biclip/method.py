@@ -1,4 +1,4 @@
-"""BiCLIP: what it predicts and what it is trained on (Fig. 1, Eq. 1-8)."""
+"""BiCLIP: prediction and losses (Fig. 1, Eq. 1-8)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from textmask.types import Batch, Embedding, Image, Mask, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.biclip import BiCLIPRecipe
-    from textmask.nn.text_encoders import TextCache, TextEncoder
+    from textmask.nn.text_cache import TextCache
+    from textmask.nn.text_encoders import TextEncoder
 
 
 class Painting(NamedTuple):
@@ -51,17 +52,21 @@ class BiCLIP(Method):
         self.text_encoder = build_text_encoder(
             recipe.text_encoder, standardise=recipe.standardise_text
         )
+
+        # t has one value per cell of the map from which the pseudo image is generated
         width = recipe.text_grid**2
         self.text_head = TextHead(self.text_encoder.width, width)
         self.image_branch = PooledBranch(recipe.image_widths, recipe.branch_pool)
         self.bmf = BMF(width, recipe.image_widths[1])
         self.generator = PseudoImageGenerator(recipe.text_grid, recipe.generator_widths)
         self.image_to_text = PooledBranch(recipe.head_widths, recipe.branch_pool, width)
+
+        # image and pseudo image side by side in one network
         self.unet = UNet(recipe.widths, recipe.stem_stride, in_channels=6, norm=recipe.norm)
         self.projection = ProjectionHead(self.unet.decoder.out_channels, recipe.iac_width)
 
     def paint(self, image: Image, text: Text) -> Painting:
-        """Text refined by the image (Eq. 1) and the pseudo image made from it."""
+        """Text refined by the image (Eq. 1) and the pseudo image generated from it."""
         projected = self.text_head(self.text_encoder(text).text_embedding)
         refined = self.bmf(projected, self.image_branch(image))
         return Painting(
@@ -69,7 +74,7 @@ class BiCLIP(Method):
         )
 
     def forward(self, image: Image, text: Text) -> Output:
-        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W, from the weak branch (Eq. 7); no mask needed."""
+        """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W, from the weak branch (Eq. 7); no mask needed."""
         painting = self.paint(image, text)
         logits, feature = self.unet(self._concat(image, painting.pseudo_image))
         return Output(logits, {"pseudo_image": painting.pseudo_image, "feature": feature})
@@ -77,21 +82,26 @@ class BiCLIP(Method):
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """The four terms of Eq. 8: `seg` (Dice + cross-entropy), `gen`, `iac`, `cycle`."""
         if batch.mask is None:
-            raise DataError("biclip trains on labelled rows only; this batch has no masks.")
+            raise DataError(
+                "biclip trains on labelled rows only; this batch has no masks. Add masks to the manifest."
+            )
+
         painting = self.paint(batch.image, batch.text)
         image, pseudo, mask, strong_image = self._views(batch, painting.pseudo_image, batch.mask)
         logits, feature_weak = self.unet(self._concat(image, pseudo))
+
+        # the released code does not train through the strong branch
         with torch.set_grad_enabled(self.recipe.iac_target == "both"):
             feature_strong = self.unet.features(self._concat(strong_image, pseudo))
             projected_strong = self.projection(feature_strong)
         projected_weak = self.projection(feature_weak)
+
+        cycled = self.image_to_text(painting.pseudo_image)
         return {
             "seg": soft_dice(logits, mask) + bce(logits, mask),
             "gen": generation_loss(painting.pseudo_image, batch.image, batch.mask),
             "iac": iac_loss(projected_weak, projected_strong),
-            "cycle": cycle_loss(
-                painting.text, self.image_to_text(painting.pseudo_image), self.recipe.cycle_norm
-            ),
+            "cycle": cycle_loss(painting.text, cycled, self.recipe.cycle_norm),
         }
 
     def _views(self, batch: Batch, pseudo: Image, mask: Mask) -> tuple[Image, Image, Mask, Image]:
@@ -118,5 +128,5 @@ class BiCLIP(Method):
 
     @staticmethod
     def _concat(image: Image, pseudo: Image) -> Tensor:
-        """Normalised picture and normalised pseudo image, B 6 H W (Eq. 4); N_p has mean 0.5 and deviation 0.25 too."""
+        """Normalized image and normalized pseudo image, B 6 H W (Eq. 4); N_p has mean 0.5 and deviation 0.25 too."""
         return torch.cat([standardise(image), standardise(pseudo).to(image.dtype)], 1)

@@ -11,7 +11,7 @@ from textmask.types import Embedding, Image, Mask
 
 
 class TextHead(nn.Module):
-    """Frozen sentence vector B D -> t, B E: linear, LayerNorm, GELU, linear."""
+    """Frozen text embedding B D -> t, B E: linear, LayerNorm, GELU, linear."""
 
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class TextHead(nn.Module):
 class PooledBranch(nn.Module):
     """Average pooling, two 3x3 convolutions with ReLU, global average: B 3 H W -> B C.
 
-    Serves as the image encoder (i) and, with a linear layer behind it, as the image-to-text head h.
+    Used as the image encoder (i) and, followed by a linear layer, as the image-to-text head h.
     """
 
     def __init__(self, widths: tuple[int, int], pool: int, out_width: int | None = None) -> None:
@@ -66,7 +66,7 @@ class BMF(nn.Module):
 class PseudoImageGenerator(nn.Module):
     """t' B g^2 -> 1 g g -> three transposed convolutions (kernel 4, stride 2) -> sigmoid -> B 3 H W.
 
-    The painting has 8 g rows and columns (224 for g = 28) and is resized to other picture sizes.
+    The pseudo image has 8 g rows and columns (224 for g = 28) and is resized to other image sizes.
     """
 
     def __init__(self, grid: int, widths: tuple[int, int]) -> None:
@@ -105,7 +105,7 @@ class ProjectionHead(nn.Module):
 def cycle_loss(text: Embedding, cycled: Embedding, norm: str = "l2") -> Float[Tensor, ""]:
     """Cycle consistency (Eq. 2): squared L2 or L1 between t and h(x_hat), mean over dimensions and batch.
 
-    t is detached: otherwise its trainable head could make the loss small by shrinking t.
+    t is detached: otherwise its trainable head could reduce the loss by shrinking t.
     """
     difference = (text.detach() - cycled).float()
     return (difference**2 if norm == "l2" else difference.abs()).mean()
@@ -122,5 +122,5 @@ def iac_loss(projected_weak: Embedding, projected_strong: Embedding) -> Float[Te
 
 
 def generation_loss(pseudo_image: Image, image: Image, mask: Mask) -> Float[Tensor, ""]:
-    """L_gen: L1 between the pseudo image and the lesion-only picture, image x mask (values in [0, 1])."""
+    """L_gen: L1 between the pseudo image and the lesion-only image, image x mask (values in [0, 1])."""
     return (pseudo_image.float() - (image * (mask != 0)).float()).abs().mean()

@@ -58,24 +58,24 @@ CARD = Card(
 
 
 class C2SegRecipe(Recipe):
-    """Fields of `c2seg`; the defaults are the paper's, and REFERENCE's choice where the paper is silent.
+    """Fields of `c2seg`; the defaults are the paper's, or our choice if the paper does not give a value.
 
     Attributes:
-        text_encoder: frozen; `standardise_text` spreads its sentence vectors by the mean and deviation of the training
-            sentences, without which the soft labels of near-equal captions are almost flat.
+        text_encoder: frozen; `standardise_text` shifts and scales its text embeddings by the mean and deviation of the
+            training prompts, without which the soft labels of near-equal captions are almost flat.
         widths: C_l, fine to coarse.
         encoder: plain CNN, U-KAN (three convolutional scales, two of KAN), or KAN blocks at every scale.
         kan_depth: KAN blocks per scale of the encoder; 2 agrees with the paper's parameter count, 1 is the released
             U-KAN.
         kan_grid, kan_order, kan_span: intervals, order and range of the splines.
         stem_stride: stride of V_0.
-        fusion: none (image only), the dual-path attention that the paper compares with, or BCAM.
+        fusion: none (image only), the dual-path attention of the paper's baseline, or BCAM.
         fuse_levels: scales that are fused; the others are plain skips.
-        bcam_map, gate: what makes keys, values and gates.
+        bcam_map, gate: kind of map for keys and values, and for the gates.
         language_path_scale: Eq. 6 as printed, or times P.
         residual: add V_l to F_out; not in the paper.
         contrast: Stage I loss; `none` needs `stages.pretrain.epochs=0`.
-        merge_equal_text: the hard labels of equal sentences share their mass.
+        merge_equal_text: the hard labels of equal prompts share their mass.
         rho, tau: mix and temperature of Eq. 1-2.
         chunk: samples that pretraining keeps in memory at a time (gradient caching).
     """
@@ -130,10 +130,11 @@ class C2SegRecipe(Recipe):
         wrong = [level for level in self.fuse_levels if not 0 <= level < len(self.widths)]
         if wrong or len(set(self.fuse_levels)) != len(self.fuse_levels):
             raise ValueError(
-                f"fuse_levels {self.fuse_levels}: expected distinct scales 0 to {len(self.widths) - 1}"
+                f"fuse_levels is {self.fuse_levels}; expected distinct scales 0 to {len(self.widths) - 1}"
             )
         if len(self.widths) < 3:
-            raise ValueError(f"widths {self.widths}: the decoder needs at least three scales")
+            raise ValueError(f"widths is {self.widths}; the decoder needs at least three scales")
+
         epochs = next((stage.epochs for stage in self.stages if stage.name == "pretrain"), 0)
         if self.contrast == "none" and epochs:
             raise ValueError(
@@ -172,7 +173,7 @@ class C2SegRecipe(Recipe):
         return super().smoke().model_copy(update=net)
 
 
-# an encoder without pretraining learns at the full rate
+# without pretraining the encoder learns at the full rate
 ALONE = (
     "contrast=none",
     "stages.pretrain.epochs=0",

@@ -29,11 +29,12 @@ from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.c2seg import C2SegRecipe
-    from textmask.nn.text_encoders import TextCache, TextEncoder
+    from textmask.nn.text_cache import TextCache
+    from textmask.nn.text_encoders import TextEncoder
 
 
 class NormedLinear(nn.Sequential):
-    """Layer norm and a linear map: what a KAN layer, normed likewise, is compared with."""
+    """Layer norm and a linear map: the baseline of a KAN layer, which has the same norm."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(nn.LayerNorm(in_features), nn.Linear(in_features, out_features))
@@ -53,11 +54,14 @@ class C2Seg(Method):
         text_width = self.text_encoder.width
         kan = partial(KANLinear, grid=recipe.kan_grid, order=recipe.kan_order, span=recipe.kan_span)
         widths = recipe.widths
+
         kan_stages = {"conv": 0, "hybrid": 2, "kan": len(widths)}[recipe.encoder]
         self.encoder = UKANEncoder(
             widths, kan, kan_stages, recipe.kan_depth, recipe.stem_stride, recipe.norm
         )
         self.image_head = nn.Linear(widths[-1], text_width)  # W_v
+
+        # one fusion block per chosen scale; the other scales are plain skips
         maps: dict[str, Map] = {"kan": kan, "linear": NormedLinear, "mlp": NormedLinear}
         path: LanguagePath = "dual" if recipe.fusion == "dual_a" else "complementary"
         self.fusion = nn.ModuleDict()
@@ -66,6 +70,7 @@ class C2Seg(Method):
             attention = BCAM(channels, maps[recipe.bcam_map], path, recipe.language_path_scale)
             gate = None if recipe.gate == "none" else maps[recipe.gate]
             self.fusion[str(level)] = Fusion(channels, text_width, attention, gate, recipe.residual)
+
         self.decoder = UKANDecoder(widths, kan, norm=recipe.norm)
         self.head = build_head(widths[0], recipe.stem_stride, recipe.norm)
         self._monitors: dict[str, Tensor] = {}
@@ -76,19 +81,20 @@ class C2Seg(Method):
         return nn.functional.normalize(self.image_head(deepest.mean(dim=(2, 3))).float(), dim=1)
 
     def forward(self, image: Image, text: Text) -> Output:
-        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W.
+        """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W.
 
-        `aux["place_weight_l"]`, B 1 h w: how strongly the tokens look at each place of scale l; `aux["attention"]` is
-        that of the finest fused scale, stretched to [0, 1] per picture.
+        `aux["place_weight_l"]`, B 1 h w, is the weight of each place of scale l in the language path.
+        `aux["attention"]` is that of the finest fused scale, stretched to [0, 1] per image.
         """
         return self.decode(self.image_features(image), image, text)
 
     def image_features(self, image: Image) -> tuple[Tensor, ...]:
-        """The encoder's maps: they meet the sentence afterwards."""
+        """The encoder's maps; the text is fused afterwards."""
         return tuple(self.encoder(standardise(image)))
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
-        """The maps of `image_features` and the sentence -> as `forward`; None computes them."""
+        """The maps of `image_features` and the text -> as `forward`; None computes the maps."""
+        # fused scales replace the maps of the encoder
         maps = list(self.image_features(image) if features is None else features)
         weights = {}
         if self.fusion:
@@ -96,6 +102,7 @@ class C2Seg(Method):
             for level, fusion in self.fusion.items():
                 feature, weight = fusion(maps[int(level)], words.text_tokens, words.token_mask)
                 maps[int(level)], weights[f"place_weight_{level}"] = feature, weight
+
         if weights:
             weights["attention"] = stretched(weights[f"place_weight_{min(map(int, self.fusion))}"])
         feature = self.decoder(maps)
@@ -107,7 +114,9 @@ class C2Seg(Method):
             return {"contrast": self._contrast(batch)}
         self._monitors = {}
         if batch.mask is None:
-            raise DataError("c2seg segments from labelled rows only; this batch has no masks.")
+            raise DataError(
+                "c2seg segments from labelled rows only; this batch has no masks. Add masks to the manifest."
+            )
         logits = self(batch.image, batch.text).logits
         return {"bce": bce(logits, batch.mask), "dice": soft_dice(logits, batch.mask)}
 
@@ -116,10 +125,12 @@ class C2Seg(Method):
         return self._monitors
 
     def _contrast(self, batch: Batch) -> Tensor:
-        """CaCL, or its hard-label control, over the sentences of the batch."""
+        """CaCL, or its hard-label baseline, over the prompts of the batch."""
         recipe = self.recipe
         sentence = self.text_encoder(batch.text).text_embedding
         v = in_chunks(self.embed_image, self.encoder, batch.image, recipe.chunk)
+
+        # the target depends on frozen embeddings only
         with torch.no_grad():
             text_similarity = cosine_similarity_matrix(sentence, sentence)  # M
             if recipe.contrast == "hard":
@@ -130,4 +141,5 @@ class C2Seg(Method):
                 "target_entropy": target_entropy(target),
                 "target_diagonal": target.diagonal().mean(),
             }
+
         return soft_contrastive(cosine_similarity_matrix(v, sentence), target, recipe.tau)

@@ -19,7 +19,7 @@ LanguagePath = Literal["complementary", "dual"]
 
 
 class Streams(NamedTuple):
-    """What attention hands on: F_v and F_l, B P C, and how strongly the tokens look at each place, B P."""
+    """Result of the attention: F_v and F_l, B P C, and the weight of each place in the language path, B P."""
 
     vision: Places
     language: Places
@@ -27,13 +27,13 @@ class Streams(NamedTuple):
 
 
 class BCAM(nn.Module):
-    """Bidirectional complementary attention (Eq. 4-6); padding takes no part.
+    """Bidirectional complementary attention (Eq. 4-6); padding is masked.
 
     Args:
         channels: C of both modalities at this scale.
-        make_map: makes the four maps to keys and values, KAN or linear.
-        language_path: `complementary` is Eq. 6. `dual` is what the paper compares with (DualA): the tokens gather
-            visual values as in ordinary attention, and every place reads them back by the weights of Eq. 5.
+        make_map: builds the four maps to keys and values, KAN or linear.
+        language_path: `complementary` is Eq. 6. `dual` is the paper's baseline (DualA): the tokens gather visual
+            values as in ordinary attention, and every place reads them back with the weights of Eq. 5.
         scale: Eq. 6 spreads a softmax over P places, so its entries are about V_value / P; `P` multiplies by P, and
             uniform attention then returns V_value itself.
     """
@@ -46,14 +46,10 @@ class BCAM(nn.Module):
         scale: Literal["none", "P"] = "none",
     ) -> None:
         super().__init__()
-        self.vision_key, self.vision_value = (
-            make_map(channels, channels),
-            make_map(channels, channels),
-        )
-        self.language_key, self.language_value = (
-            make_map(channels, channels),
-            make_map(channels, channels),
-        )
+        self.vision_key = make_map(channels, channels)
+        self.vision_value = make_map(channels, channels)
+        self.language_key = make_map(channels, channels)
+        self.language_value = make_map(channels, channels)
         self.language_path, self.scale = language_path, scale
 
     def forward(self, vision: Places, language: TextTokens, token_mask: TokenMask) -> Streams:
@@ -61,31 +57,28 @@ class BCAM(nn.Module):
         places = vision.shape[1]
         vision_key, vision_value = self.vision_key(vision), self.vision_value(vision)
         language_key, language_value = self.language_key(language), self.language_value(language)
-        real = token_mask[:, None].float()  # B 1 N
+        real = token_mask[..., None]  # B N 1
+
+        # the softmaxes in fp32: over many places bf16 would round most weights away
         with torch.autocast(vision.device.type, enabled=False):
-            a = (
-                vision_key.float()
-                @ language_key.float().transpose(1, 2)
-                / math.sqrt(vision.shape[2])
-            )  # Eq. 4
-            # a large negative number, not -inf: a sentence without any token must not give NaN
+            products = vision_key.float() @ language_key.float().transpose(1, 2)
+            a = products / math.sqrt(vision.shape[2])  # Eq. 4
+            # a large negative number, not -inf: a prompt without any token must not give NaN
             over_tokens = a.masked_fill(~token_mask[:, None], -1e9).softmax(dim=2)
             over_places = a.softmax(dim=1)
-            # mean over n, before the product
-            place_weight = (over_places @ real.transpose(1, 2)).squeeze(2) / real.sum(dim=2).clamp(
-                min=1
-            )
+            # the mean over n before the product with the values
+            tokens = real.sum(dim=1).clamp(min=1)
+            place_weight = (over_places @ real.float()).squeeze(2) / tokens
         if self.scale == "P":
             place_weight = place_weight * places
+
         dtype = vision_value.dtype
-        f_v = over_tokens.to(dtype) @ (language_value * real.transpose(1, 2).to(dtype))  # Eq. 5
-        if self.language_path == "complementary":
-            f_l = (
-                place_weight[..., None].to(dtype) * vision_value
-            )  # Eq. 6: V_value does not depend on n
+        f_v = over_tokens.to(dtype) @ (language_value * real.to(dtype))  # Eq. 5
+        if self.language_path == "complementary":  # Eq. 6: V_value does not depend on n
+            f_l = place_weight[..., None].to(dtype) * vision_value
         else:
             seen = over_places.transpose(1, 2).to(dtype) @ vision_value
-            f_l = over_tokens.to(dtype) @ (seen * real.transpose(1, 2).to(dtype))
+            f_l = over_tokens.to(dtype) @ (seen * real.to(dtype))
         return Streams(f_v, f_l, place_weight)
 
 
@@ -103,13 +96,13 @@ class KGate(nn.Module):
 
 
 class Fusion(nn.Module):
-    """One scale: text projection W_l, attention, one gate a stream, 1x1 convolution of both -> F_out.
+    """One scale: text projection W_l, attention, one gate per stream, 1x1 convolution of both -> F_out.
 
     Args:
         channels: C_l of the scale.
         text_width: d_t of the frozen tokens.
         attention: of this scale.
-        make_gate_map: makes the maps of the gates; None is no gate.
+        make_gate_map: builds the maps of the gates; None leaves the gates out.
         residual: add the visual feature to F_out (not in the paper).
     """
 

@@ -1,4 +1,4 @@
-"""`dusss`: a vision-language model that knows its uncertainty, and pseudo-labels refined by sentences."""
+"""`dusss`: a vision-language model with uncertainty, and pseudo-labels refined by text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from textmask.methods.base import Method
 
 CARD = Card(
-    title="DuSSS: similarity supervised by uncertainty, then pseudo-labels refined by sentences",
+    title="DuSSS: similarity supervised by uncertainty, then pseudo-labels refined by text",
     paper="Pan et al., DuSSS: Dual Semantic Similarity-Supervised Vision-Language Model for Semi-Supervised Medical "
     "Image Segmentation, AAAI 2025",
     uses_text=False,
@@ -31,25 +31,25 @@ CARD = Card(
         "f_s, f_t (Eq. 12-13)": ("DuSSS.net, DuSSS.teacher", "networks"),
         "sigma(y_t + y_text) (Eq. 15)": ("merged_label", "B 1 H W"),
     },
-    limits="The sentence guides training; the trained network looks at the picture alone.",
+    limits="The prompt guides training only; the trained network reads only the image.",
 )
 
 
 class DuSSSRecipe(Recipe):
-    """Fields of `dusss`; the defaults are the paper's equations, and REFERENCE's choice where the paper is silent.
+    """Fields of `dusss`; the defaults follow the paper's equations, or our choice if it does not give a value.
 
     Attributes:
         image_encoder: of the vision-language model, see `textmask.nn.pretrained_image.build_image_encoder`.
-        text_encoder: frozen; `standardise_text` spreads its sentence vectors by those of the training sentences.
+        text_encoder: frozen; `standardise_text` shifts and scales its text embeddings by those of the training prompts.
         width, heads: E of the common space, attention heads of the Gaussian heads.
-        sss: Eq. 5; False contrasts plain cosines.
+        sss: Eq. 5; False contrasts plain cosines and has no Gaussian heads.
         constants: of Eq. 2 and 3, see `textmask.methods.dusss.similarity.uncertain_similarity`.
-        lam, tau: lambda of Eq. 4, first value of the learned temperature.
-        merge_equal_text: equal sentences are no negatives of each other.
+        lam, tau: lambda of Eq. 4; initial value of the learned temperature.
+        merge_equal_text: equal prompts are not negatives of each other.
         widths, stem_stride, norm: of the U-Net.
-        ema: how the teacher follows (Eq. 12).
-        merge: of the teacher's label and the sentence's, see `textmask.methods.dusss.method.merged_label`; `teacher`
-            leaves the sentence out of Eq. 15 and 16: a Mean Teacher.
+        ema: decay of the teacher's average (Eq. 12).
+        merge: of the teacher's label and the text's, see `textmask.methods.dusss.method.merged_label`; `teacher` leaves
+            the text out of Eq. 15 and 16: a Mean Teacher.
         dice_weight: share of Dice in the three segmentation losses; 0 is the paper's cross-entropy.
     """
 
@@ -104,7 +104,9 @@ class DuSSSRecipe(Recipe):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if 2 * self.width % self.heads:
-            raise ValueError(f"heads {self.heads} must divide twice the width {self.width}")
+            raise ValueError(
+                f"heads is {self.heads}; it must divide twice the width, {2 * self.width}"
+            )
         return self
 
     def lite(self) -> Self:
@@ -116,6 +118,7 @@ class DuSSSRecipe(Recipe):
             "vlm.encoder.bn0.*": 0.0,
             "vlm.encoder.blocks.[012].*": 0.0,
         }
+
         pretrain = pretrain.lite(
             epochs=6,
             **common,
@@ -127,6 +130,7 @@ class DuSSSRecipe(Recipe):
         segment = segment.lite(
             epochs=30, **common, weights=weights, lr_scale={"vlm.*": 0.0}, validate_every=5
         )
+
         net = {
             "image_encoder": "efficientnet_lite0",
             "text_encoder": "minilm",
@@ -160,7 +164,7 @@ NO_SSS, NO_DCL, NO_TG = (
     ("stages.pretrain.weights.tg=0.0",),
 )
 TEACHER_ALONE = ("stages.pretrain.epochs=0", "merge=teacher")
-# the lite presets side by side, cheap enough for many seeds: 420 batches of 16 labelled pictures each
+# the lite presets, cheap enough for many seeds: 420 batches of 16 labelled images each
 SEGMENT = (
     "stages.segment.epochs=14",
     "stages.segment.steps_per_epoch=30",

@@ -1,4 +1,4 @@
-"""DuSSS: stage `pretrain` learns which sentences fit which pictures, stage `segment` refines pseudo-labels by them."""
+"""DuSSS: stage `pretrain` learns which prompts fit which images, stage `segment` refines pseudo-labels with them."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ from textmask.types import Batch, Embedding, Image, Logits, Mask, Output, Text, 
 
 if TYPE_CHECKING:
     from textmask.methods.dusss import DuSSSRecipe
-    from textmask.nn.text_encoders import TextCache, TextEncoder
+    from textmask.nn.text_cache import TextCache
+    from textmask.nn.text_encoders import TextEncoder
 
 
 class VisionLanguage(nn.Module):
-    """The vision-language model of step 1: Gaussians of images and sentences, and a mask for a sentence.
+    """The vision-language model of step 1: Gaussians of images and prompts, and a mask for a prompt.
 
     Without SSS an embedding is a point: there are no heads that estimate its distribution.
     """
@@ -80,7 +81,7 @@ class VisionLanguage(nn.Module):
         return _as_gaussian(whole, *self.image_head(tokens)), patches
 
     def text(self, features: TextFeatures) -> Gaussian:
-        """Features of the frozen encoder -> the Gaussian of a sentence; [CLS] is its pooled vector."""
+        """Features of the frozen encoder -> the Gaussian of a prompt; [CLS] is its text embedding."""
         whole = self.sentence(features.text_embedding)
         if not self.sss:
             return _as_point(whole)
@@ -90,7 +91,7 @@ class VisionLanguage(nn.Module):
         return _as_gaussian(whole, *self.text_head(tokens, mask))
 
     def mask_logits(self, image: Image, features: TextFeatures) -> Logits:
-        """Logits of y_text (Eq. 10), B 1 H W: each picture with its own sentence."""
+        """Logits of y_text (Eq. 10), B 1 H W: each image with its own prompt."""
         *_, patches, _ = self.encoder(image)
         _, logits = self.grounding(patches, self.sentence(features.text_embedding))
         return nn.functional.interpolate(
@@ -116,7 +117,7 @@ def merged_label(teacher: Logits, text: Logits, merge: str) -> Mask:
         teacher: logits of y_u^t.
         text: logits of y_u^text.
         merge: `logits` adds logits before the sigmoid, a product of odds; `probability` adds probabilities before it,
-            as the equation is printed, whose result is never below 0.5; `mean` is the mean probability.
+            as the equation is printed, with results that are never below 0.5; `mean` is the mean probability.
     """
     if merge == "logits":
         return torch.sigmoid(teacher + text)
@@ -142,14 +143,14 @@ class DuSSS(Method):
         self._monitors: dict[str, Tensor] = {}
 
     def after_step(self, stage: str, step: int) -> None:
-        """The teacher follows the student (Eq. 12)."""
+        """Update the teacher (Eq. 12)."""
         if stage == "segment":
             self.teacher.follow(self.net)
 
     def forward(self, image: Image, text: Text) -> Output:
-        """Image B 3 H W in [0, 1] -> logits B 1 H W (Eq. 13). The sentence guides training only.
+        """Image B 3 H W in [0, 1] -> logits B 1 H W (Eq. 13). The prompt guides training only.
 
-        `aux["attention"]`, B 1 H W: y_text of the vision-language model, for people to look at.
+        `aux["attention"]`, B 1 H W: y_text of the vision-language model, for inspection.
         """
         logits, feature = self.answering(self.net)(standardise(image))
         found = self.vlm.mask_logits(image, self.text_encoder(text))
@@ -165,22 +166,28 @@ class DuSSS(Method):
         return self._monitors
 
     def _pretrain(self, batch: Batch) -> dict[str, Tensor]:
-        """Both streams are pairs of a picture and a sentence; masks are not looked at."""
+        """Both streams are pairs of an image and a prompt; masks are not read."""
         image, text = batch.image, batch.text
         strong = batch.views.get("strong", image)
         if batch.unlabelled is not None:
             other = batch.unlabelled
             image, text = torch.cat([image, other.image]), Text.joined(text, other.text)
             strong = torch.cat([strong, other.views.get("strong", other.image)])
+
+        # the second view of a prompt says the same in other words
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
         second = build_text([meaning_kept(prompt, rng) for prompt in text.prompts], text.statements)
         second = second.to(image.device)
         features = self.text_encoder(text)
+
         i1, patches = self.vlm.image(image)
         i2, _ = self.vlm.image(strong)
         t1, t2 = self.vlm.text(features), self.vlm.text(self.text_encoder(second))
+
         tau = self.vlm.tau
         target = self._target(features.text_embedding)
+
+        # across modalities, and the regions that the text grounds
         cross, d_sss = self._similarity(i1, t1)
         pixels, logits = self.vlm.grounding(patches, t1.embedding)
         region = pooled_region(pixels, logits)
@@ -189,9 +196,9 @@ class DuSSS(Method):
             for q in (25, 50, 75):
                 self._monitors[f"d_sss_{q}"] = torch.quantile(d_sss.detach(), q / 100)
 
-        within = info_nce(
-            self._similarity(i1, i2)[0], torch.eye(len(image), device=image.device), tau
-        )
+        # within each modality: two views of an image, two wordings of a prompt
+        identity = torch.eye(len(image), device=image.device)
+        within = info_nce(self._similarity(i1, i2)[0], identity, tau)
         within = within + info_nce(self._similarity(t1, t2)[0], target, tau)
         return {
             "cmc": soft_contrastive(cross, target, tau) / 2,
@@ -202,33 +209,41 @@ class DuSSS(Method):
     def _segment(self, batch: Batch) -> dict[str, Tensor]:
         if batch.mask is None:
             raise DataError(
-                "dusss needs labelled pictures beside the unlabelled ones; this batch has no masks."
+                "dusss needs labelled images next to the unlabelled ones; this batch has no masks. "
+                "Add masks to the manifest."
             )
+
+        # one pass over both streams
         recipe, unlabelled = self.recipe, batch.unlabelled
         image = batch.image
-        if unlabelled is not None:  # one pass over both streams
+        if unlabelled is not None:
             image = torch.cat(
                 [image, unlabelled.views.get("strong", unlabelled.image).to(image.dtype)]
             )
         logits, _ = self.net(standardise(image))
         own, student = logits[: len(batch)], logits[len(batch) :]
+
         losses = {"sup": dice_bce(own, batch.mask, recipe.dice_weight)}
-        if unlabelled is None:  # every picture is labelled
-            return losses | {"merged": losses["sup"] * 0, "text": losses["sup"] * 0}
+        losses["merged"] = losses["text"] = losses["sup"] * 0
+        if unlabelled is None:  # every image is labelled
+            return losses
+
         merged, y_text = self._pseudo_labels(unlabelled)
         losses["merged"] = dice_bce(student, merged, recipe.dice_weight)
         self._monitors = {"merged_share": merged.mean()}
-        if y_text is None:
-            return losses | {"text": losses["sup"] * 0}
-        self._monitors["text_share"] = y_text.mean()
-        return losses | {"text": dice_bce(student, y_text, recipe.dice_weight)}
+        if y_text is not None:
+            self._monitors["text_share"] = y_text.mean()
+            losses["text"] = dice_bce(student, y_text, recipe.dice_weight)
+        return losses
 
     @torch.no_grad()
     def _pseudo_labels(self, unlabelled: Batch) -> tuple[Mask, Mask | None]:
-        """The merged label and y_text of the weak view, each picture with its own sentence; the VLM stands still."""
+        """The merged label and y_text of the weak view, each image with its own prompt; the VLM is not trained."""
         teacher = self.teacher(standardise(unlabelled.image))[0].float()
-        if self.recipe.merge == "teacher":  # the vision-language model need not be asked
+        if self.recipe.merge == "teacher":  # the vision-language model is not needed
             return torch.sigmoid(teacher), None
+
+        # running statistics of the frozen model must not change
         self.vlm.eval()
         text = self.vlm.mask_logits(unlabelled.image, self.text_encoder(unlabelled.text)).float()
         return merged_label(teacher, text, self.recipe.merge), torch.sigmoid(text)
@@ -241,7 +256,7 @@ class DuSSS(Method):
         return uncertain_similarity(a, b, self.vlm.tau, recipe.constants, recipe.lam)
 
     def _target(self, sentence: Embedding) -> Pairs:
-        """One-to-one, or with the mass shared by equal sentences."""
+        """One-to-one, or with the mass shared by equal prompts."""
         return hard_target(
             cosine_similarity_matrix(sentence, sentence), self.recipe.merge_equal_text
         )

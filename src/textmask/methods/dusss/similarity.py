@@ -1,4 +1,4 @@
-"""Semantic similarity supervision, SSS (Eq. 1-5): how far apart two embeddings are, against how uncertain both are."""
+"""Semantic similarity supervision, SSS (Eq. 1-5): the distance of two embeddings compared with their uncertainty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from textmask.types import Embedding
 
 Constants = Literal["scaled", "released"]
 EXACT = "donot_use_mm_for_euclid_dist"  # a matrix product loses the digits of small distances
-MAX_RELATIVE = 50.0  # of the relative uncertainty: equal embeddings divide by 0
+MAX_RELATIVE = 50.0  # limit of the relative uncertainty: equal embeddings divide by 0
 
 
 class Gaussian(NamedTuple):
@@ -29,23 +29,21 @@ class Gaussian(NamedTuple):
 class GaussianHead(nn.Module):
     """Tokens -> mean and log-variance of the first one, [CLS].
 
-    Linear, GELU and layer norm; attention whose answer is split in two halves; one MLP a half, with residual.
+    Linear, GELU and layer norm; attention with its output split in two halves; one MLP per half, with residual.
 
-    Source: DuSSS, "SSS for Uncertain Correspondence Learning"; the head is that of its released code in outline.
+    Source: DuSSS, "SSS for Uncertain Correspondence Learning"; the head follows its released code in outline.
     """
 
     def __init__(self, width: int, heads: int = 8) -> None:
         super().__init__()
         self.lift = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.LayerNorm(2 * width))
         self.attention = Attention(2 * width, heads)
-        self.mean, self.log_variance = (
-            nn.Sequential(
-                nn.LayerNorm(width),
-                nn.Linear(width, 4 * width),
-                nn.GELU(),
-                nn.Linear(4 * width, width),
-            )
-            for _ in range(2)
+        self.mean, self.log_variance = self._mlp(width), self._mlp(width)
+
+    @staticmethod
+    def _mlp(width: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
     def forward(
@@ -70,12 +68,12 @@ def uncertain_similarity(
 ) -> tuple[Pairs, Pairs]:
     """The similarity of Eq. 5, 1 - (1 - cos) D_SSS, and D_SSS itself (Eq. 2-4), B B each.
 
-    It rises with the distance of the distributions and falls with the distance of the embeddings, which is that of
-    unit vectors. Of equal embeddings Eq. 3 is infinite; it is kept at `MAX_RELATIVE`, where the similarity is 1.
+    It rises with the distance of the distributions and falls with the distance of the embeddings as unit vectors. For
+    equal embeddings Eq. 3 is infinite; it is limited to `MAX_RELATIVE`, at which the similarity is 1.
 
     Args:
-        a: of B samples.
-        b: of B samples; row i of the result compares a_i with every b_j.
+        a: Gaussians of B samples.
+        b: Gaussians of B samples; row i of the result compares a_i with every b_j.
         tau: temperature; only the released constants use it.
         constants: `scaled` divides Eq. 1 by the dimension, with a = 1 and b = 0.05, which keeps D_SSS away from 0 and
             1. `released` is a = 1 / (200 tau), b = 4 / tau + 4 and squared distances, of the public code: with them
@@ -87,18 +85,21 @@ def uncertain_similarity(
         nn.functional.normalize(b.embedding.float(), dim=1),
         compute_mode=EXACT,
     )
+
+    # the two choices of constants differ in the scale of both distances
     level = wasserstein2(a, b)
     if constants == "scaled":
         level = level / a.mean.shape[1] + 0.05  # Eq. 2
     else:
         level, distance = level / (200 * tau) + 4 / tau + 4, distance.square()
+
     relative = (level / (distance + 1e-6)).clamp(max=MAX_RELATIVE)  # Eq. 3
     d_sss = torch.exp(-lam * relative)  # Eq. 4
     return 1 - (1 - cosine_similarity_matrix(a.embedding, b.embedding)) * d_sss, d_sss
 
 
 class GatedUp(nn.Module):
-    """Twice the size, then x + tanh(gate) conv(x); the gate starts shut."""
+    """Twice the size, then x + tanh(gate) conv(x); the gate starts nearly closed."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,9 +108,8 @@ class GatedUp(nn.Module):
             nn.GELU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
-        self.gate = nn.Parameter(
-            torch.full((), 1e-2)
-        )  # at 0 the convolutions would start without a gradient
+        # not 0, at which the convolutions would start without a gradient
+        self.gate = nn.Parameter(torch.full((), 1e-2))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """B C h w -> B C 2h 2w."""
@@ -119,7 +119,7 @@ class GatedUp(nn.Module):
 
 
 class GroundingDecoder(nn.Module):
-    """f_g: patch features -> pixel features, four times finer, compared with the sentence (Eq. 10)."""
+    """f_g: patch features -> pixel features, four times finer, compared with the text embedding (Eq. 10)."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class GroundingDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "b e h4 w4"], Float[Tensor, "b 1 h4 w4"]]:
         """Patch features B C h w and t_f B E -> pixel features v_f B E 4h 4w, logits of y_text B 1 4h 4w.
 
-        The logits are scale x cosine + shift: a plain product of unit vectors could not leave 0.27 to 0.73.
+        The logits are scale x cosine + shift: a product of unit vectors alone gives probabilities of 0.27 to 0.73.
         """
         pixels = self.ups(self.project(patches))
         cosine = torch.einsum(
@@ -144,7 +144,7 @@ class GroundingDecoder(nn.Module):
 
 
 def pooled_region(pixels: Float[Tensor, "b e h w"], logits: Float[Tensor, "b 1 h w"]) -> Embedding:
-    """v_f^t: pixel features averaged by the mask that the sentence gives, B E."""
+    """v_f^t: pixel features averaged over the mask of the prompt, B E."""
     weight = rearrange(torch.sigmoid(logits), "b 1 h w -> b (h w)")
     flat = rearrange(pixels.float(), "b e h w -> b (h w) e")
     return torch.einsum("bne,bn->be", flat, weight) / weight.sum(dim=1, keepdim=True).clamp(

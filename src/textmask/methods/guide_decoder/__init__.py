@@ -1,4 +1,4 @@
-"""`guide_decoder`: a text-guided decoder, one of the two backbones that the field stands on."""
+"""`guide_decoder`: a text-guided decoder; one of the two backbones of other methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from textmask.methods.base import Method
 
 CARD = Card(
-    title="GuideDecoder: every scale of the decoder asks the sentence",
+    title="GuideDecoder: every scale of the decoder attends to the text",
     paper="Zhong et al., Ariadne's Thread: Using Text Prompts to Improve Segmentation of Infected Areas from Chest "
     "X-ray Images, MICCAI 2023",
     published={
@@ -25,7 +25,7 @@ CARD = Card(
         "mixed text": ("Referred.texts", "B n_i C_i"),
         "alpha": ("GuideBlock.gate", "scalar, learned"),
     },
-    limits="Reads max_tokens tokens of a sentence; the sentence never looks back at the picture.",
+    limits="Reads max_tokens tokens of a prompt; the text tokens never attend to the image.",
 )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CARD = Card(
     title="Mean Teacher: consistency of a text-guided student with the average of its own weights",
     paper="Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017 (baseline)",
-    limits="Unlabelled pictures need their sentence. Consistency says nothing of a place that both get wrong.",
+    limits="Unlabelled images need their prompt. Consistency cannot correct errors that student and teacher share.",
 )
 
 
@@ -25,7 +25,7 @@ class MeanTeacherRecipe(Recipe):
     Attributes:
         backbone: the network, its image encoder and its fields.
         text_encoder: frozen.
-        ema: how the teacher follows.
+        ema: decay of the teacher's average.
     """
 
     method: str = "mean_teacher"
@@ -64,8 +64,9 @@ class MeanTeacherRecipe(Recipe):
             "steps_per_epoch": 20,
             "augment": Augment(),
         }
+
         burn_in = burn_in.lite(epochs=5, **common, schedule=Schedule(name="constant"))
-        weights = semi.weights | {"cons": Ramp(to=1.0, end_epoch=8, shape="sigmoid")}
+        weights = {**semi.weights, "cons": Ramp(to=1.0, end_epoch=8, shape="sigmoid")}
         semi = semi.lite(
             epochs=20, **common, unlabelled_batch_size=16, weights=weights, validate_every=5
         )
@@ -77,7 +78,7 @@ class MeanTeacherRecipe(Recipe):
         """Tiny, for tests."""
         burn_in, semi = super().smoke().stages
         semi = semi.model_copy(
-            update={"unlabelled_batch_size": 4, "weights": semi.weights | {"cons": 1.0}}
+            update={"unlabelled_batch_size": 4, "weights": {**semi.weights, "cons": 1.0}}
         )
         net = {"backbone": SMOKE_BACKBONE, "text_encoder": "tiny", "stages": (burn_in, semi)}
         return super().smoke().model_copy(update=net)

@@ -1,4 +1,4 @@
-"""Mean Teacher: the student agrees with the average of its own past under other views of unlabelled pictures."""
+"""Mean Teacher: the student agrees with the average of its past weights under other views of unlabelled images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from textmask.types import Batch, Image, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.mean_teacher import MeanTeacherRecipe
-    from textmask.nn.text_encoders import TextCache, TextEncoder
+    from textmask.nn.text_cache import TextCache
+    from textmask.nn.text_encoders import TextEncoder
 
 
 class MeanTeacher(Method):
@@ -33,44 +34,51 @@ class MeanTeacher(Method):
         self.teacher = Teacher(self.net, recipe.ema)
 
     def after_step(self, stage: str, step: int) -> None:
-        """The teacher follows, from the first step of the burn-in on."""
+        """Update the teacher, from the first step of the burn-in."""
         self.teacher.follow(self.net)
 
     def forward(self, image: Image, text: Text) -> Output:
-        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W, from whichever of the two was chosen."""
+        """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W, of the student or of the teacher, as chosen."""
         return self.decode(self.image_features(image), image, text)
 
     def image_features(self, image: Image) -> tuple[Tensor, ...]:
-        """What the backbone makes of the picture alone."""
+        """Everything that the backbone computes from the image alone."""
         return self.answering(self.net).encode(image)
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
-        """The maps of `image_features` and the sentence -> logits; None computes them."""
+        """The maps of `image_features` and the text -> logits; None computes the maps."""
         maps = self.image_features(image) if features is None else features
         found = self.answering(self.net).decode(maps, image, self.text_encoder(text))
         return Output(found.logits, {"feature": found.feature})
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
-        """`dice` and `bce` on labelled pictures; stage `semi` also `cons`, the squared distance of probabilities."""
+        """`dice` and `bce` on labelled images; stage `semi` also `cons`, the squared distance of probabilities."""
         if batch.mask is None:
             raise DataError(
-                "mean_teacher needs labelled pictures beside the unlabelled ones; this batch has no masks."
+                "mean_teacher needs labelled images next to the unlabelled ones; this batch has no masks. "
+                "Add masks to the manifest."
             )
+
+        # one pass over both streams
         image, text, unlabelled = batch.image, batch.text, batch.unlabelled
-        if unlabelled is not None:  # one pass over both streams
+        if unlabelled is not None:
             image = torch.cat(
                 [image, unlabelled.views.get("strong_blur", unlabelled.image).to(image.dtype)]
             )
             text = Text.joined(text, unlabelled.text)
+
         logits = self.net(image, self.text_encoder(text)).logits
         own, other = logits[: len(batch)], logits[len(batch) :]
         losses = {"dice": soft_dice(own, batch.mask), "bce": bce(own, batch.mask)}
         if stage == "burn_in":
             return losses
-        if unlabelled is None:  # every picture is labelled
-            return losses | {"cons": losses["bce"] * 0}
+        if unlabelled is None:  # every image is labelled
+            losses["cons"] = losses["bce"] * 0
+            return losses
+
+        # squared distance of probabilities under two views of the same image
         with torch.no_grad():
-            taught = torch.sigmoid(
-                self.teacher(unlabelled.image, self.text_encoder(unlabelled.text)).logits.float()
-            )
-        return losses | {"cons": (torch.sigmoid(other.float()) - taught).square().mean()}
+            found = self.teacher(unlabelled.image, self.text_encoder(unlabelled.text))
+            target = torch.sigmoid(found.logits.float())
+        losses["cons"] = (torch.sigmoid(other.float()) - target).square().mean()
+        return losses

@@ -1,4 +1,4 @@
-"""`mmi_unet`: image and sentence update each other in the encoder; the other backbone that the field stands on."""
+"""`mmi_unet`: image and text update each other in the encoder; one of the two backbones of other methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from textmask.methods.base import Method
 
 CARD = Card(
-    title="MMI-UNet: image and sentence update each other between the scales of the encoder",
+    title="MMI-UNet: image and text update each other between the scales of the encoder",
     paper="Bui et al., Visual-Textual Matching Attention for Lesion Segmentation in Chest Images, MICCAI 2024",
     published={
         "qata-cov19": {"dice_pooled": 90.88, "iou_pooled": 83.28}
@@ -25,7 +25,7 @@ CARD = Card(
             "B C_i H/s_i W/s_i and B L D, coarse to fine",
         ),
     },
-    limits="The text tokens of a scale carry what was seen at the finer ones, so a wrong sentence spreads.",
+    limits="The text tokens of a scale depend on the finer scales, so the effect of a wrong prompt spreads.",
 )
 
 

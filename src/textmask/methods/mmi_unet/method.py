@@ -16,7 +16,8 @@ from textmask.types import Batch, Image, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.mmi_unet import MMIUNetRecipe
-    from textmask.nn.text_encoders import TextCache, TextEncoder
+    from textmask.nn.text_cache import TextCache
+    from textmask.nn.text_encoders import TextEncoder
 
 
 class MMIUNetMethod(Method):
@@ -31,7 +32,7 @@ class MMIUNetMethod(Method):
         self.net = MMIUNet(encoder, self.text_encoder.width, recipe.net)
 
     def forward(self, image: Image, text: Text) -> Output:
-        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W."""
+        """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W."""
         return self.decode(self.image_features(image), image, text)
 
     def image_features(self, image: Image) -> tuple[Tensor, ...]:
@@ -39,7 +40,7 @@ class MMIUNetMethod(Method):
         return self.net.encode(image)
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
-        """The maps of `image_features` and the sentence -> logits; None computes them."""
+        """The maps of `image_features` and the text -> logits; None computes the maps."""
         maps = self.image_features(image) if features is None else features
         found = self.net.decode(maps, image, self.text_encoder(text))
         return Output(found.logits, {"feature": found.feature})
@@ -47,6 +48,8 @@ class MMIUNetMethod(Method):
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """`dice` and `bce` on the labelled batch."""
         if batch.mask is None:
-            raise DataError("mmi_unet trains on labelled rows only; this batch has no masks.")
+            raise DataError(
+                "mmi_unet trains on labelled rows only; this batch has no masks. Add masks to the manifest."
+            )
         logits = self(batch.image, batch.text).logits
         return {"dice": soft_dice(logits, batch.mask), "bce": bce(logits, batch.mask)}

@@ -1,4 +1,4 @@
-"""`semi_medref`: semi-supervised referring segmentation whose augmentations keep picture and sentence together."""
+"""`semi_medref`: semi-supervised referring segmentation with augmentations that keep image and prompt consistent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from textmask.methods.base import Method
 
 CARD = Card(
-    title="Semi-MedRef: teacher and student whose mixed pictures and sentences stay true to each other",
+    title="Semi-MedRef: teacher and student; mixed images and prompts stay consistent with each other",
     paper="Li et al., Semi-MedRef: Semi-Supervised Medical Referring Image Segmentation with Cross-Modal Alignment",
     published={
         "qata-cov19": {"dice_pooled": 91.39, "iou_pooled": 84.14}
@@ -29,27 +29,27 @@ CARD = Card(
         "A": ("jaccard_target", "B B"),
         "lambda_u, w_s, w_u": ("weights cons, itcl_l, itcl_u of stage semi", "scalars"),
     },
-    limits="Unlabelled pictures need their sentence. A wrong teacher teaches its errors.",
+    limits="Unlabelled images need their prompt. The student also learns the teacher's errors.",
 )
-# a zoom alone, as the released code; flips would make the sentence false
+# only a zoom, as in the released code; flips would make the prompt false
 ZOOM = Augment(rotate_deg=0.0, translate=0.0, scale=(0.95, 1.2))
 
 
 class SemiMedRefRecipe(Recipe):
-    """Fields of `semi_medref`; the defaults are the released code's, but for its bugs.
+    """Fields of `semi_medref`; the defaults are the released code's, except for its bugs.
 
     Attributes:
         backbone: the network, its image encoder and its fields.
-        text_encoder: frozen; `standardise_text` spreads its sentence vectors by those of the training sentences.
-        ema: how the teacher follows.
-        tau: confidence above which the teacher's pixel is lesion; also of the lesion gate and of the mixed target.
-        text_view: of the student's unlabelled sentences: PosAug, the paper's control `generic`, or none.
-        posaug_p, posaug_mode: how often, and dropout, fuzzing or either.
-        mix: T-PatchMix by position or by probability, the paper's control `naive` (CutMix), or none.
+        text_encoder: frozen; `standardise_text` shifts and scales its text embeddings by those of the training prompts.
+        ema: decay of the teacher's average.
+        tau: confidence above which the teacher's pixel is lesion; also used by the lesion gate and the mixed target.
+        text_view: of the student's unlabelled prompts: PosAug, the paper's baseline `generic`, or none.
+        posaug_p, posaug_mode: probability of PosAug; dropout, fuzzing or a mix of both.
+        mix: T-PatchMix by position or by probability, the paper's baseline `naive` (CutMix), or none.
         block_px, mix_share, gate: see `textmask.methods.semi_medref.patch_mix.PatchMix`.
-        contrast: ITCL or the paper's control, CLIP's loss.
-        contrast_tau: its temperature.
-        align_width: E of its space.
+        contrast: ITCL or the paper's baseline, CLIP's loss.
+        contrast_tau: temperature of the contrast.
+        align_width: E, width of the contrast's embeddings.
     """
 
     method: str = "semi_medref"
@@ -109,12 +109,10 @@ class SemiMedRefRecipe(Recipe):
             "steps_per_epoch": 20,
             "augment": Augment(),
         }
-        burn_in = burn_in.lite(
-            epochs=5,
-            **common
-            | {"lr_scale": LITE0_LR | burn_in.lr_scale, "schedule": Schedule(name="constant")},
-        )
-        weights = semi.weights | {"cons": Ramp(to=0.3, end_epoch=5)}
+
+        frozen_heads = {**common, "lr_scale": {**LITE0_LR, **burn_in.lr_scale}}
+        burn_in = burn_in.lite(epochs=5, **frozen_heads, schedule=Schedule(name="constant"))
+        weights = {**semi.weights, "cons": Ramp(to=0.3, end_epoch=5)}
         semi = semi.lite(
             epochs=20, **common, unlabelled_batch_size=16, weights=weights, validate_every=5
         )
@@ -130,7 +128,7 @@ class SemiMedRefRecipe(Recipe):
         semi = semi.model_copy(
             update={
                 "unlabelled_batch_size": 4,
-                "weights": semi.weights | {"cons": 0.3},
+                "weights": {**semi.weights, "cons": 0.3},
                 "schedule": Schedule(),
             }
         )
@@ -144,7 +142,7 @@ SUPERVISED = (
 )
 NO_ITCL = SUPERVISED[1:]
 PLAIN = ("text_view=none", "mix=none")
-# the lite presets side by side, cheap enough for many seeds: 260 batches of 16 labelled pictures each, 128 x 128 pixels
+# the lite presets, cheap enough for many seeds: 260 batches of 16 labelled images each, 128 x 128 pixels
 SMALL = ("image_size=[128,128]",)
 SHORT = (*SMALL, "stages.semi.epochs=8")
 SUPERVISED_ALONE = (

@@ -1,4 +1,4 @@
-"""Semi-MedRef: burn-in on labelled pictures, then a student that agrees with its teacher under mixed input."""
+"""Semi-MedRef: burn-in on labelled images, then a student that agrees with its teacher under mixed input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
     from textmask.methods.semi_medref import SemiMedRefRecipe
-    from textmask.nn.text_encoders import TextCache, TextEncoder
+    from textmask.nn.text_cache import TextCache
+    from textmask.nn.text_encoders import TextEncoder
 
 
 class SemiMedRef(Method):
@@ -44,6 +45,8 @@ class SemiMedRef(Method):
             recipe.text_encoder, standardise=recipe.standardise_text
         )
         self.net = build_backbone(recipe.backbone, self.text_encoder.width)
+
+        # heads of the contrast, which prediction does not use
         width = recipe.align_width
         self.image_head = nn.Sequential(
             nn.Linear(self.net.widths[0][0], width), nn.LayerNorm(width)
@@ -55,19 +58,19 @@ class SemiMedRef(Method):
         self._monitors: dict[str, Tensor] = {}
 
     def after_step(self, stage: str, step: int) -> None:
-        """The teacher follows, from the first step of the burn-in on."""
+        """Update the teacher, from the first step of the burn-in."""
         self.teacher.follow(self.net)
 
     def forward(self, image: Image, text: Text) -> Output:
-        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W, from whichever of the two was chosen."""
+        """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W, of the student or of the teacher, as chosen."""
         return self.decode(self.image_features(image), image, text)
 
     def image_features(self, image: Image) -> tuple[Tensor, ...]:
-        """What the backbone makes of the picture alone."""
+        """Everything that the backbone computes from the image alone."""
         return self.answering(self.net).encode(image)
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
-        """The maps of `image_features` and the sentence -> logits; None computes them."""
+        """The maps of `image_features` and the text -> logits; None computes the maps."""
         maps = self.image_features(image) if features is None else features
         found = self.answering(self.net).decode(maps, image, self.text_encoder(text))
         return Output(found.logits, {"feature": found.feature})
@@ -76,46 +79,53 @@ class SemiMedRef(Method):
         """Stage `burn_in`: `dice`, `bce` (Eq. 2). Stage `semi`: also `cons` (Eq. 4), `itcl_l`, `itcl_u` (Eq. 9)."""
         if batch.mask is None:
             raise DataError(
-                "semi_medref needs labelled pictures beside the unlabelled ones; this batch has no masks."
+                "semi_medref needs labelled images next to the unlabelled ones; this batch has no masks. "
+                "Add masks to the manifest."
             )
         self._monitors = {}
         if stage == "burn_in":
             logits = self.net(batch.image, self.text_encoder(batch.text)).logits
             return {"dice": soft_dice(logits, batch.mask), "bce": bce(logits, batch.mask)}
-        n, mixed = (
-            len(batch),
-            self._strong(batch.unlabelled) if batch.unlabelled is not None else None,
-        )
-        image, text = batch.image, batch.text
-        if mixed is not None:  # one pass over both streams
+
+        # one pass over both streams
+        n, image, text = len(batch), batch.image, batch.text
+        mixed = None if batch.unlabelled is None else self._strong(batch.unlabelled)
+        if mixed is not None:
             image = torch.cat([image, mixed.image.to(image.dtype)])
             text = Text.joined(text, mixed.text)
         features = self.text_encoder(text)
         found = self.net(image, features)
         v, t = self._embeddings(found, features.text_embedding)
+
         losses = {
             "dice": soft_dice(found.logits[:n], batch.mask),
             "bce": bce(found.logits[:n], batch.mask),
             "itcl_l": self._contrast(v[:n], t[:n], batch.text),
         }
-        if mixed is None:
-            return losses | {"cons": losses["bce"] * 0, "itcl_u": losses["itcl_l"] * 0}
+        if mixed is None:  # every image is labelled
+            losses["cons"], losses["itcl_u"] = losses["bce"] * 0, losses["itcl_l"] * 0
+            return losses
+
         target = mixed.target.float()
-        cons = soft_dice(found.logits[n:], target) + bce(found.logits[n:], target)
-        return losses | {"cons": cons, "itcl_u": self._contrast(v[n:], t[n:], mixed.text)}
+        losses["cons"] = soft_dice(found.logits[n:], target) + bce(found.logits[n:], target)
+        losses["itcl_u"] = self._contrast(v[n:], t[n:], mixed.text)
+        return losses
 
     def monitors(self) -> dict[str, Tensor]:
-        """Of the last step: share of pseudo-mask pixels, of mixed samples, of rewritten sentences."""
+        """Of the last step: share of pseudo-mask pixels, of mixed samples, of rewritten prompts."""
         return self._monitors
 
     @torch.no_grad()
     def _strong(self, unlabelled: Batch) -> Mixed:
-        """Teacher on the weak view and the sentence as it is (Eq. 3); the student's strong view, mixed (Eq. 6-8)."""
+        """Teacher on the weak view and the original prompt (Eq. 3); the student's strong view, mixed (Eq. 6-8)."""
         recipe = self.recipe
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+
         found: Referred = self.teacher(unlabelled.image, self.text_encoder(unlabelled.text))
         probability = torch.sigmoid(found.logits.float())
+
+        # the student reads other words than the teacher and sees a mixed image
         spoken = text_view(
             unlabelled.text,
             recipe.text_view,
@@ -128,6 +138,7 @@ class SemiMedRef(Method):
         strong = unlabelled.views.get("strong_blur", unlabelled.image).clone()
         mixed = patch_mix(strong, probability, unlabelled.text, spoken.prompts, settings, generator)
         mixed = replace(mixed, text=mixed.text.to(strong.device))
+
         changed = sum(a != b for a, b in zip(spoken.prompts, unlabelled.text.prompts, strict=True))
         self._monitors = {
             "pseudo_share": mixed.target.float().mean(),
@@ -137,15 +148,12 @@ class SemiMedRef(Method):
         return mixed
 
     def _embeddings(self, found: Referred, sentence: Embedding) -> tuple[Embedding, Embedding]:
-        """Image and text vectors of ITCL: the coarsest fused map, averaged, and the sentence, each through its head."""
+        """Image and text vectors of ITCL: the mean of the coarsest fused map and the text embedding, each projected."""
         return self.image_head(found.maps[0].mean(dim=(2, 3))), self.text_head(sentence)
 
     def _contrast(self, image: Embedding, sentence: Embedding, text: Text) -> Tensor:
-        """ITCL (Eq. 9): both directions, halved; or the paper's control, CLIP's one-to-one targets."""
+        """ITCL (Eq. 9): both directions, halved; or the paper's baseline, CLIP's one-to-one targets."""
         similarity = cosine_similarity_matrix(image, sentence)
-        target = (
-            jaccard_target(text.zones)
-            if self.recipe.contrast == "itcl"
-            else hard_target(similarity)
-        )
+        itcl = self.recipe.contrast == "itcl"
+        target = jaccard_target(text.zones) if itcl else hard_target(similarity)
         return soft_contrastive(similarity, target, self.recipe.contrast_tau) / 2

@@ -1,4 +1,4 @@
-"""T-PatchMix (Eq. 6-8): patches of one picture in another, with one gated mask for picture, target and sentence."""
+"""T-PatchMix (Eq. 6-8): patches of one image in another, with one gated mask for image, target and prompt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STYLE_OF_GRAMMAR = {
     "lesion": "lesion",
 }
 Blocks = Bool[Tensor, "b rows columns"]
-Span = tuple[float, float, float, float]  # top, bottom, left, right, as shares of the picture
+Span = tuple[float, float, float, float]  # top, bottom, left, right, as shares of the image
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class PatchMix:
     """How patches are drawn.
 
     Attributes:
-        mode: `position`, blocks of the region that the partner's sentence names, none where the sides conflict;
-            `probability`, blocks where the teacher is confident of the partner; `naive` is CutMix, which asks nobody
-            and leaves the sentence as it is; `none` mixes nothing.
-        block_px: side of a block.
-        share: of the allowed blocks that are taken.
+        mode: `position`, blocks of the region that the partner's prompt names, none if the sides conflict;
+            `probability`, blocks in which the teacher is confident of the partner; `naive` is CutMix, which checks
+            nothing and does not change the prompt; `none` mixes nothing.
+        block_px: side of a block in pixels.
+        share: share of the allowed blocks that are taken.
         tau: lesion gate, and threshold of the mixed target.
-        scope: whether the gate judges all blocks of a sample together (Eq. 7) or each alone.
+        scope: whether the gate applies to all blocks of a sample together (Eq. 7) or to each block.
     """
 
     mode: MixMode
@@ -58,7 +58,7 @@ class PatchMix:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Pictures B 3 H W, targets B 1 H W and sentences after mixing; `blocks` says which blocks are the partner's."""
+    """Images B 3 H W, targets B 1 H W and prompts after mixing; `blocks` is True for the partner's blocks."""
 
     image: Image
     target: Bool[Tensor, "b 1 h w"]
@@ -68,7 +68,7 @@ class Mixed:
 
     @property
     def mix_mask(self) -> Bool[Tensor, "b 1 h w"]:
-        """True where a pixel is the partner's."""
+        """True if a pixel is the partner's."""
         pixels = repeat(self.blocks, "b h w -> b 1 (h p) (w q)", p=self.block_px, q=self.block_px)
         rows, columns = self.target.shape[2:]
         return torch.nn.functional.pad(
@@ -78,7 +78,7 @@ class Mixed:
 
 @lru_cache(maxsize=65536)
 def region(statement: Statement) -> Span | None:
-    """Bounding span of the named zones in the picture; None where no place is named."""
+    """Bounding span of the named zones in the image; None if no place is named."""
     zones, table = image_zones(statement), zone_map(statement)
     if not zones:
         return None
@@ -89,7 +89,7 @@ def region(statement: Statement) -> Span | None:
 
 
 def conflict(a: Statement, b: Statement) -> bool:
-    """Whether one names only the left and the other only the right of the picture."""
+    """Whether one names only the left side of the image and the other only the right side."""
     sides = [{side for side, _ in image_zones(s)} - {Side.CENTER} for s in (a, b)]
     return bool(sides[0]) and bool(sides[1]) and not sides[0] & sides[1]
 
@@ -104,11 +104,11 @@ def draw_blocks(
     """M of Eq. 6 by blocks, before the gate.
 
     Args:
-        statements: of the B samples.
-        partner: number of the sample that each takes patches from.
+        statements: statements of the B samples.
+        partner: index of the sample from which each sample takes patches.
         confidence: mean teacher probability of the partner in each block.
-        settings: how.
-        generator: of the draw.
+        settings: how patches are drawn.
+        generator: random generator of the draw.
     """
     n, rows, columns = confidence.shape
     taken = (torch.rand((n, rows, columns), generator=generator) < settings.share).to(
@@ -118,16 +118,16 @@ def draw_blocks(
         return taken
     if settings.mode == "probability":
         return taken & (confidence >= settings.tau)
+
+    # position: the region that the partner's prompt names, unless the sides conflict
     allowed = torch.zeros((n, rows, columns), dtype=torch.bool)
     for i, j in enumerate(partner.tolist()):
         span = region(statements[j])
         if span is not None and not conflict(statements[i], statements[j]):
             top, bottom, left, right = span
-            block = (
-                slice(round(top * rows), round(bottom * rows)),
-                slice(round(left * columns), round(right * columns)),
-            )
-            allowed[i][block] = True
+            down = slice(round(top * rows), round(bottom * rows))
+            across = slice(round(left * columns), round(right * columns))
+            allowed[i, down, across] = True
     return taken & allowed.to(taken.device)
 
 
@@ -154,16 +154,16 @@ def patch_mix(
 ) -> Mixed:
     """Mix each sample with another of the batch.
 
-    The same gated blocks mix the picture (Eq. 6), the teacher's probability (Eq. 8) and the sentence, so that a sample
-    whose gate fails is left alone in all three. Blocks that do not fit into the picture are never mixed.
+    The same gated blocks mix the image (Eq. 6), the teacher's probability (Eq. 8) and the prompt: a sample that fails
+    the gate is unchanged in all three. Blocks that do not fit into the image are never mixed.
 
     Args:
         image: B 3 H W, the student's strong view; changed in place.
         probability: B 1 H W, the teacher's.
-        text: what is true of the B pictures.
-        spoken: the B sentences that the student would read without mixing.
-        settings: how.
-        generator: of partners and blocks.
+        text: original prompts and statements of the B images.
+        spoken: the B prompts that the student would read without mixing.
+        settings: how patches are drawn.
+        generator: random generator for partners and blocks.
     """
     n, p = len(image), settings.block_px
     target = probability >= settings.tau
@@ -171,14 +171,17 @@ def patch_mix(
     blocks = torch.zeros((n, rows, columns), dtype=torch.bool, device=image.device)
     if settings.mode == "none" or n < 2 or not blocks.numel():
         return Mixed(image, target, build_text(spoken, text.statements), blocks, p)
+
+    # every sample takes patches from another one
     shift = int(torch.randint(1, n, (), generator=generator))
     partner = (torch.arange(n) + shift) % n
     confidence = _block_means(probability, p)[partner]
-    blocks = gated(
-        draw_blocks(text.statements, partner, confidence, settings, generator), confidence, settings
-    )
+    drawn = draw_blocks(text.statements, partner, confidence, settings, generator)
+    blocks = gated(drawn, confidence, settings)
     hard = _in_blocks(target, p)
     _paste(hard, blocks, partner)
+
+    # a sample whose union cannot be put into words is left as it was
     sentences, statements = list(spoken), list(text.statements)
     if settings.mode != "naive":
         for i in torch.nonzero(blocks.flatten(1).any(dim=1))[:, 0].tolist():
@@ -189,23 +192,22 @@ def patch_mix(
                 target[i] = probability[i] >= settings.tau
             else:
                 statements[i], sentences[i] = found
+
     _paste(_in_blocks(image, p), blocks, partner)
     return Mixed(image, target, build_text(sentences, statements), blocks, p)
 
 
-def _in_blocks(
-    picture: Shaped[Tensor, "b c h w"], p: int
-) -> Shaped[Tensor, "b rows columns c p p"]:
-    """The whole blocks of a picture, as a view that writes into it."""
-    rows, columns = picture.shape[2] // p, picture.shape[3] // p
-    part = picture[..., : rows * p, : columns * p]
+def _in_blocks(image: Shaped[Tensor, "b c h w"], p: int) -> Shaped[Tensor, "b rows columns c p p"]:
+    """The whole blocks of an image, as a view: writing into it changes the image."""
+    rows, columns = image.shape[2] // p, image.shape[3] // p
+    part = image[..., : rows * p, : columns * p]
     b, c, h, w = part.stride()
-    size = (picture.shape[0], rows, columns, picture.shape[1], p, p)
+    size = (image.shape[0], rows, columns, image.shape[1], p, p)
     return part.as_strided(size, (b, p * h, p * w, c, h, w))
 
 
 def _block_means(probability: Mask, p: int) -> Float[Tensor, "b rows columns"]:
-    """Mean of each whole block: rows first, then columns, four times as fast as average pooling on a CPU."""
+    """Mean of each whole block: rows first, then columns, which is four times as fast on a CPU as average pooling."""
     rows, columns = probability.shape[2] // p, probability.shape[3] // p
     bands = reduce(probability[:, 0, : rows * p].float(), "b (rows p) w -> b rows w", "sum", p=p)
     means: Tensor = (
@@ -217,7 +219,7 @@ def _block_means(probability: Mask, p: int) -> Float[Tensor, "b rows columns"]:
 def _paste(
     view: Shaped[Tensor, "b rows columns c p p"], blocks: Blocks, partner: Int[Tensor, " b"]
 ) -> None:
-    """Overwrite the chosen blocks by the partner's, as they were before any was overwritten."""
+    """Overwrite the chosen blocks with the partner's original blocks."""
     i, row, column = torch.nonzero(blocks, as_tuple=True)
     view[i, row, column] = view[partner.to(i.device)[i], row, column]
 
@@ -225,10 +227,10 @@ def _paste(
 def union(
     a: Statement, b: Statement, lesion: npt.NDArray[np.bool_]
 ) -> tuple[Statement, str] | None:
-    """What both sentences name together, without the zones in which the mixed target is empty, and how it is said.
+    """Union of two statements, without the zones in which the mixed target is empty, and its sentence.
 
-    `lesion` (rows, columns) tells which blocks hold a pixel of the mixed target; zones are no finer than that. None
-    where the two mean different things by "left" or the grammar has no words for the union.
+    `lesion` (rows, columns) is True for blocks with a pixel of the mixed target, which is also the precision of the
+    zones. None if the two use different laterality conventions, or if the grammar has no sentence for the union.
     """
     if a.laterality is not b.laterality:
         return None
@@ -236,11 +238,11 @@ def union(
     style = STYLE_OF_GRAMMAR.get(a.grammar or b.grammar)
     if style is None:
         return None
-    lateral = (
-        None
-        if style not in ("qata", "mosmed")
-        else ("unilateral", "bilateral")[len({s for s, _ in zones}) == 2]
-    )
+
+    # only these two grammars say unilateral or bilateral
+    lateral = None
+    if style in ("qata", "mosmed"):
+        lateral = "bilateral" if len({side for side, _ in zones}) == 2 else "unilateral"
     claim = replace(
         a,
         zones=zones,
@@ -258,7 +260,7 @@ def union(
 
 @lru_cache(maxsize=65536)
 def said(statement: Statement, style: str) -> str:
-    """`render`, remembered."""
+    """`render` with a cache."""
     return render(statement, style)
 
 

@@ -1,4 +1,4 @@
-"""PosAug: the student reads sentences whose place is missing or vague; the teacher reads them as they are."""
+"""PosAug: the student reads prompts with a missing or vague place; the teacher reads the original prompts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PosAugMode = Literal["mix", "dropout", "fuzzing"]
 def position_augmented(
     prompt: str, blank: str, p: float, mode: PosAugMode, rng: np.random.Generator
 ) -> str:
-    """With probability p the places become `blank` (dropout) or "a region of the lung" (fuzzing); `mix` tosses a coin.
+    """With probability p replace the places by `blank` (dropout) or "a region of the lung" (fuzzing); `mix`: either.
 
-    Places are found by the parser: every style of caption, typos included. A sentence without a place stays.
+    The parser finds the places in every style of caption, typos included. A prompt without a place is not changed.
     """
     if rng.random() >= p:
         return prompt
@@ -28,7 +28,7 @@ def position_augmented(
 
 
 def generically_augmented(prompt: str, p: float, rng: np.random.Generator) -> str:
-    """The paper's control TextStrong: other wording, order or spelling, whatever that does to the place."""
+    """The paper's baseline TextStrong: other wording, order or spelling, without regard to the place."""
     if rng.random() >= p:
         return prompt
     return (paraphrase, reorder_clauses, typo)[int(rng.integers(3))](prompt, rng)
@@ -37,7 +37,7 @@ def generically_augmented(prompt: str, p: float, rng: np.random.Generator) -> st
 def text_view(
     text: Text, view: TextView, blank: str, p: float, mode: PosAugMode, rng: np.random.Generator
 ) -> Text:
-    """The sentences that the student reads. Their statements stay: what is true of the picture is not what is said."""
+    """The prompts that the student reads. The statements stay: they describe the image, not the changed prompt."""
     if view == "none":
         return text
     if view == "generic":

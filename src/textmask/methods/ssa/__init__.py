@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from textmask.methods.base import Method
 
 CARD = Card(
-    title="SSA: tokens aligned by optimal transport, the mask held to the places that the sentence names",
+    title="SSA: tokens aligned by optimal transport, the mask guided to the places that the prompt names",
     paper="Liao, Liu and Geng, Spatial-aware Symmetric Alignment for Text-guided Medical Image Segmentation",
     published={
         "qata-cov19": {"dice_pooled": 91.65, "iou_pooled": 84.60},
@@ -31,23 +31,23 @@ CARD = Card(
         "P_pred, P_refined": ("sigmoid of the logits, refined", "B 1 H W"),
         "lambda_global, lambda_local": ("weights global, local of the stage", "scalars"),
     },
-    limits="Alignment and guidance act in training only. A place that the grammar does not find gives no guide.",
+    limits="Alignment and guidance act in training only. Places that the grammar does not find give no guidance.",
 )
 
 
 class SSARecipe(Recipe):
-    """Fields of `ssa`; the defaults are the paper's, and REFERENCE's choice where the paper is silent.
+    """Fields of `ssa`; the defaults are the paper's, or our choice if the paper does not give a value.
 
     Attributes:
         backbone: the network, its image encoder and its fields.
         text_encoder: frozen.
         align_scale: which fused scale is aligned, 0 the coarsest.
-        align_width: E of the common space; `align_heads` of the interactor that a GuideDecoder's sentence needs.
-        tau: temperature of L_global; `merge_equal_text` keeps equal sentences from being negatives of each other.
-        eps, max_iterations, tolerance, plan_gradient: of the transport, see `textmask.losses.transport`.
-        frame: of the Gaussians of M_pri, the picture or the box of the attention.
+        align_width: E of the common space; `align_heads`: heads of the interactor that a GuideDecoder's text needs.
+        tau: temperature of L_global; with `merge_equal_text` equal prompts are not negatives of each other.
+        eps, max_iterations, tolerance, plan_gradient: settings of the transport, see `textmask.losses.transport`.
+        frame: frame of the Gaussians of M_pri, the image or the box of the attention.
         beta: share of M_guide in P_refined.
-        dead_zone: values of M_guide that say too little to train on; null uses every pixel.
+        dead_zone: range of ambiguous M_guide values that are not trained on; null uses every pixel.
     """
 
     method: str = "ssa"
@@ -68,8 +68,12 @@ class SSARecipe(Recipe):
     stages: tuple[Stage, ...] = (
         BACKBONE_STAGE.model_copy(
             update={
-                "weights": BACKBONE_STAGE.weights
-                | {"global": 0.1, "local": 0.1, "guide": Ramp(to=0.1, start_epoch=10, end_epoch=11)}
+                "weights": {
+                    **BACKBONE_STAGE.weights,
+                    "global": 0.1,
+                    "local": 0.1,
+                    "guide": Ramp(to=0.1, start_epoch=10, end_epoch=11),
+                }
             }
         ),
     )
@@ -79,18 +83,18 @@ class SSARecipe(Recipe):
         if self.align_scale >= self.backbone.scales:
             name, scales = self.backbone.name, self.backbone.scales
             raise ValueError(
-                f"align_scale {self.align_scale}: {name} fuses {scales} scales, 0 the coarsest"
+                f"align_scale is {self.align_scale}; {name} fuses {scales} scales, 0 is the coarsest"
             )
         if self.dead_zone is not None and not 0 <= self.dead_zone[0] <= self.dead_zone[1] <= 1:
             raise ValueError(
-                f"dead_zone {self.dead_zone}: expected two values in [0, 1], the lower first, or null"
+                f"dead_zone is {self.dead_zone}; expected two values in [0, 1], the lower first, or null"
             )
         return self
 
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM; QaTa within 40 minutes on two cores."""
         stage = self.stages[0]
-        weights = stage.weights | {"guide": Ramp(to=0.1, start_epoch=2, end_epoch=3)}
+        weights = {**stage.weights, "guide": Ramp(to=0.1, start_epoch=2, end_epoch=3)}
         net = {"backbone": LITE_BACKBONE, "text_encoder": "minilm", "merge_equal_text": True}
         stages = (stage.lite(epochs=8, lr_scale=LITE0_LR, weights=weights),)
         return self.model_copy(update={**net, "stages": stages})

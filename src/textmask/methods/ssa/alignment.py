@@ -1,4 +1,4 @@
-"""Dual-granularity symmetric optimal transport, DSOT (Eq. 1-2): whole pictures with sentences, places with words."""
+"""Dual-granularity symmetric optimal transport, DSOT (Eq. 1-2): images with prompts, places with words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Aligned(NamedTuple):
-    """Tokens of both modalities in one space: f_img B N E in reading order of `rows` rows, f_txt B L E."""
+    """Tokens of both modalities in one space: f_img B N E in reading order with `rows` rows, f_txt B L E."""
 
     image_tokens: Float[Tensor, "b n e"]
     text_tokens: TextTokens
@@ -31,13 +31,13 @@ class Aligned(NamedTuple):
 class Alignment(nn.Module):
     """Bi-aggregated features of one scale, each through a linear map and layer norm.
 
-    MMI-UNet's bridgers let both modalities look at each other. A GuideDecoder's sentence never looks back, so here one
-    interactor lets it.
+    In MMI-UNet's bridgers both modalities attend to each other. A GuideDecoder's text tokens never attend to the image,
+    so one interactor does that here.
 
     Args:
         recipe: fields of `ssa`.
-        widths: of the map and of the text tokens at that scale.
-        bidirectional: whether the backbone's sentence has already looked at the picture.
+        widths: channels of the map and width of the text tokens at that scale.
+        bidirectional: whether the backbone's text tokens have already attended to the image.
     """
 
     def __init__(self, recipe: SSARecipe, widths: tuple[int, int], bidirectional: bool) -> None:
@@ -62,7 +62,7 @@ class Alignment(nn.Module):
 
 
 def mean_token(tokens: TextTokens, token_mask: TokenMask) -> Embedding:
-    """Mean over real tokens, B L E -> B E; 0 for a sentence without any."""
+    """Mean over real tokens, B L E -> B E; 0 for a prompt without any."""
     real = token_mask[..., None].to(tokens.dtype)
     return (tokens * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
@@ -74,7 +74,7 @@ def global_loss(
 
     Args:
         aligned: tokens of the batch.
-        sentence: B D vectors of the text encoder; with `merge_equal` pictures of equal sentences are no negatives.
+        sentence: B D text embeddings; with `merge_equal` images of equal prompts are not negatives of each other.
         tau: temperature.
         merge_equal: see `hard_target`.
     """
@@ -86,7 +86,7 @@ def global_loss(
 
 
 def local_loss(aligned: Aligned, recipe: SSARecipe) -> Float[Tensor, ""]:
-    """L_local: least cost of carrying the places' mass to the words, 1 - cosine a unit (Eq. 1), both directions."""
+    """L_local: minimal cost of transport between places and words, 1 - cosine per unit (Eq. 1), both directions."""
     cost = cosine_cost(aligned.image_tokens, aligned.text_tokens)
     return transport_loss(
         cost,
@@ -99,9 +99,9 @@ def local_loss(aligned: Aligned, recipe: SSARecipe) -> Float[Tensor, ""]:
 
 
 def attention_map(aligned: Aligned) -> Float[Tensor, "b 1 h w"]:
-    """A_norm: cosine of every place with the mean word, per picture stretched to [0, 1]; 1 where all are alike.
+    """A_norm: cosine of every place with the mean word, per image stretched to [0, 1]; 1 if all are equal.
 
-    A softmax over tokens sums to 1 at every place and so is no map of places.
+    A softmax over tokens sums to 1 at every place, so it is not a map of places.
     """
     words = mean_token(aligned.text_tokens, aligned.token_mask)[:, None]
     cosine = nn.functional.cosine_similarity(aligned.image_tokens, words, dim=2)

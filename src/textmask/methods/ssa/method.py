@@ -1,4 +1,4 @@
-"""SSA: a text-guided backbone, its tokens aligned by transport (DSOT), its mask held to the named places (CDG)."""
+"""SSA: a text-guided backbone, tokens aligned by transport (DSOT), the mask guided to the named places (CDG)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from textmask.types import Batch, Image, Output, Text, TextFeatures
 
 if TYPE_CHECKING:
     from textmask.methods.ssa import SSARecipe
-    from textmask.nn.text_encoders import TextCache, TextEncoder
+    from textmask.nn.text_cache import TextCache
+    from textmask.nn.text_encoders import TextEncoder
 
 
 class SSA(Method):
@@ -46,38 +47,41 @@ class SSA(Method):
         self._monitors: dict[str, Tensor] = {}
 
     def forward(self, image: Image, text: Text) -> Output:
-        """Image B 3 H W in [0, 1] and its sentences -> logits B 1 H W; only the backbone decides them.
+        """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W; only the backbone decides them.
 
         `aux`: `attention` (A_norm), `prior` (M_pri) and `guide` (M_guide), B 1 H W in [0, 1], for people to look at.
         """
         return self.decode(self.image_features(image), image, text)
 
     def image_features(self, image: Image) -> tuple[Tensor, ...]:
-        """What the backbone makes of the picture alone."""
+        """Everything that the backbone computes from the image alone."""
         return self.net.encode(image)
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
-        """The maps of `image_features` and the sentence -> as `forward`; None computes them."""
-        logits, aligned, _ = self._run(
-            self.image_features(image) if features is None else features, image, text
-        )
+        """The maps of `image_features` and the text -> as `forward`; None computes the maps."""
+        maps = self.image_features(image) if features is None else features
+        logits, aligned, _ = self._run(maps, image, text)
         found = self._guidance(aligned, image, text)
-        return Output(
-            logits, {"attention": found.attention, "prior": found.prior, "guide": found.guide}
-        )
+        aux = {"attention": found.attention, "prior": found.prior, "guide": found.guide}
+        return Output(logits, aux)
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """`dice`, `bce`; `global`, `local` of DSOT (Eq. 1-2); `guide` of CDG (Eq. 3-4)."""
         if batch.mask is None:
-            raise DataError("ssa trains on labelled rows only; this batch has no masks.")
+            raise DataError(
+                "ssa trains on labelled rows only; this batch has no masks. Add masks to the manifest."
+            )
+
         recipe = self.recipe
-        logits, aligned, features = self._run(
-            self.image_features(batch.image), batch.image, batch.text
-        )
+        maps = self.image_features(batch.image)
+        logits, aligned, features = self._run(maps, batch.image, batch.text)
+
+        # the guide pulls the prediction towards the named places
         found = self._guidance(aligned, batch.image, batch.text)
         target = refined(logits, found.guide, recipe.beta)
         with torch.no_grad():
             self._monitors = {"guide_shift": (target - torch.sigmoid(logits.float())).mean()}
+
         return {
             "dice": soft_dice(logits, batch.mask),
             "bce": bce(logits, batch.mask),
@@ -89,7 +93,7 @@ class SSA(Method):
         }
 
     def monitors(self) -> dict[str, Tensor]:
-        """Mean of P_refined - P_pred at the last step: how far, and which way, the guide pulls."""
+        """Mean of P_refined - P_pred at the last step: the size and direction of the guide's effect."""
         return self._monitors
 
     def _run(
@@ -100,7 +104,7 @@ class SSA(Method):
         return found.logits, self.alignment(found), features
 
     def _guidance(self, aligned: Aligned, image: Image, text: Text) -> Guidance:
-        """The guide in the frame of the picture as it came, after any augmentation."""
+        """The guide in the frame of the input image, after any augmentation."""
         statements = text.statements or tuple(map(parse, text.prompts))
         with torch.no_grad():
             return guidance(

@@ -1,4 +1,4 @@
-"""`statement_unet`: the sentence only as its parsed statement; what a language model must beat."""
+"""`statement_unet`: reads only the parsed statement of the prompt; the baseline that a language model must beat."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from textmask.methods.base import Method
 
 CARD = Card(
-    title="U-Net told the parsed zones, no language model",
-    limits="Knows of a sentence only the zones that the grammar finds in it.",
+    title="U-Net with the parsed zones as input, no language model",
+    limits="Uses only those zones of a prompt that the grammar finds.",
 )
 
 
@@ -24,7 +24,7 @@ class StatementUNetRecipe(Recipe):
     Attributes:
         widths, stem_stride, norm: as in `unet`.
         statement_width: hidden width of the small MLP over the nine zone bits.
-        map_channels, map_size: the learned low-resolution map set beside the stem's features; 0 channels is none.
+        map_channels, map_size: learned low-resolution map concatenated to the stem's features; 0 channels: no map.
         film: whether the statement also scales and shifts every block.
     """
 

@@ -1,4 +1,4 @@
-"""`text_prior`: the text-only baseline; how far the sentence alone goes without looking at the picture."""
+"""`text_prior`: the text-only baseline; what the prompt alone predicts without the image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 CARD = Card(
     title="mean training mask of the same statement, no image",
     uses_image=False,
-    limits="Sees no picture. Statements never met in training get the mean mask of all.",
+    limits="Does not read the image. Statements that are not in the training data get the mean of all masks.",
 )
 
 
@@ -22,8 +22,8 @@ class TextPriorRecipe(Recipe):
 
     Attributes:
         grid: rows and columns at which masks are averaged.
-        cut: mean-mask value that is drawn as the outline; 0.30 is the best pooled cut on QaTa's training captions.
-        min_count: a statement met less often than this uses the mean of all masks.
+        cut: mean-mask value at the outline; 0.30 gives the best pooled Dice on QaTa's training captions.
+        min_count: statements that are rarer than this in the training data use the mean of all masks.
     """
 
     method: str = "text_prior"

@@ -12,7 +12,7 @@ from textmask.types import Batch, Image, Output, Text, ZoneBits
 
 
 class TextPrior(Method):
-    """Answers with the mean training mask of the sentence's zones, whatever the picture shows."""
+    """Predicts the mean training mask of the zones that the prompt names, whatever the image shows."""
 
     sums: Tensor
     counts: Tensor
@@ -32,7 +32,9 @@ class TextPrior(Method):
     def observe(self, stage: str, batch: Batch) -> None:
         """Add a labelled batch to the table."""
         if batch.mask is None:
-            raise DataError("text_prior averages masks; this batch has none.")
+            raise DataError(
+                "text_prior averages masks; this batch has none. Add masks to the manifest."
+            )
         small = nn.functional.interpolate(batch.mask.float(), self.sums.shape[-2:], mode="area")[
             :, 0
         ]
@@ -45,13 +47,16 @@ class TextPrior(Method):
         return {}
 
     def forward(self, image: Image, text: Text) -> Output:
-        """Only the size of `image` is used. Logit 0 lies where the mean mask equals `cut`."""
+        """Only the size of `image` is used. The logit is 0 at places where the mean mask equals `cut`."""
         rows = self.code(text.zones)
         overall = self.sums.sum(0) / self.counts.sum().clamp(min=1)
+
+        # rare statements use the mean of all masks
         known = (self.counts[rows] >= self.min_count)[:, None, None]
         mean = torch.where(
             known, self.sums[rows] / self.counts[rows].clamp(min=1)[:, None, None], overall
         )
+
         full = nn.functional.interpolate(
             mean[:, None], image.shape[-2:], mode="bilinear", align_corners=False
         )

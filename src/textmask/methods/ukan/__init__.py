@@ -1,4 +1,4 @@
-"""`ukan`: U-KAN, image only; what C2Seg stands on."""
+"""`ukan`: U-KAN, image only; the backbone of C2Seg."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CARD = Card(
     paper="Li et al., U-KAN Makes Strong Backbone for Medical Image Segmentation and Generation, AAAI 2025 (baseline)",
     uses_text=False,
     published={"qata-cov19": {"dice_per_image": 79.30, "iou_per_image": 69.85}},  # C2Seg, Table 1
-    limits="Ignores the sentence: it marks every lesion it sees.",
+    limits="Ignores the prompt: segments every lesion that it finds.",
 )
 
 

@@ -16,7 +16,7 @@ CARD = Card(
     title="U-Net, image only",
     paper="Ronneberger et al., U-Net, MICCAI 2015 (baseline)",
     uses_text=False,
-    limits="Ignores the sentence: it marks every lesion it sees.",
+    limits="Ignores the prompt: segments every lesion that it finds.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Image in, mask out; the sentence is not read."""
+"""Image in, mask out; the prompt is not read."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ class UNetMethod(Method):
         return self.decode(self.image_features(image), image, text)
 
     def image_features(self, image: Image) -> tuple[Tensor, ...]:
-        """The last decoder feature: no sentence is read."""
+        """The last decoder feature: the prompt is not read."""
         return (self.unet.features(standardise(image)),)
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
-        """The head; None computes the feature."""
+        """Run the head; None computes the feature first."""
         (feature,) = self.image_features(image) if features is None else features
         return Output(self.unet.head(feature, standardise(image)), {"feature": feature})
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """`dice` and `bce` on the labelled batch."""
         if batch.mask is None:
-            raise DataError("unet trains on labelled rows only; this batch has no masks.")
+            raise DataError(
+                "unet trains on labelled rows only; this batch has no masks. Add masks to the manifest."
+            )
         logits = self(batch.image, batch.text).logits
         return {"dice": soft_dice(logits, batch.mask), "bce": bce(logits, batch.mask)}

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from textmask.errors import DataError
 from textmask.io.spreadsheets import read_table
-from textmask.metrics.protocols import PairCheck, Verdict, check_pair
+from textmask.metrics.protocols import PairCheck, PairVerdict, check_pair
 
-WORDS: dict[Verdict, str] = {"pooled": "pooled", "per_image": "per image", "impossible": "neither"}
+WORDS: dict[PairVerdict, str] = {
+    "pooled": "pooled",
+    "per_image": "per image",
+    "impossible": "neither",
+}
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # what surrounds a figure in a published table: markup, units, the deviation over runs
 MARKUP = re.compile(r"<[^>]*>|[*_`$%\\]|↑|↓")
