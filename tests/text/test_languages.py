@@ -9,7 +9,7 @@ from textmask.io.orientation import Orientation
 from textmask.statement import Laterality
 from textmask.text.findings import read_findings
 from textmask.text.grammar import parse
-from textmask.text.translation import LANGUAGES, NAMES, vocabulary
+from textmask.text.translation import LANGUAGES, NAMES, language_vocabulary
 
 SENTENCES = {
     "de": [
@@ -200,4 +200,4 @@ def test_findings_of_other_languages_have_the_same_names():
 def test_every_language_has_a_file_and_a_name():
     assert set(NAMES) == {"en", *LANGUAGES}
     for code in LANGUAGES:
-        assert len(vocabulary(code).words) > 200
+        assert len(language_vocabulary(code).words) > 200

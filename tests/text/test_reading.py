@@ -3,7 +3,7 @@
 import pytest
 
 from textmask.errors import DataError
-from textmask.text.reading import lines, measure, read_labelled
+from textmask.text.reading import measure_reading, read_labelled, reading_lines
 
 HEADER = "kind,grammar,sentence,zones,negated,sides,levels,absent,findings\n"
 
@@ -23,20 +23,20 @@ def test_what_is_right_and_what_is_confused_is_counted(tmp_path):
         "denied,report,Left effusion.,,,,,1,0\n"
         "both,,Bibasilar opacities.,R:l,,right,lower,0,1\n"
     )
-    summary = measure(read_labelled(table(tmp_path, rows)))
+    summary = measure_reading(read_labelled(table(tmp_path, rows)))
     assert (summary.n, summary.right, summary.sides) == (6, 2, 2)
     assert (summary.opposite, summary.too_few, summary.too_many) == (1, 1, 2)
     assert (summary.false_empty, summary.false_full) == (1, 1)
     assert summary.kinds["plain"].right == 1
     assert summary.side_confusion["left -> right"] == 1
-    assert "2 of 6 (33.3 %)" in lines(summary)[0]
+    assert "2 of 6 (33.3 %)" in reading_lines(summary)[0]
     assert summary.as_json()["wrong"][0] == "Right apical nodule."
 
 
 def test_labels_that_are_missing_are_not_judged(tmp_path):
     path = tmp_path / "few.csv"
     path.write_text("sentence,zones\nRight apical nodule.,R:u\n", encoding="utf-8")
-    assert measure(read_labelled(path)).right == 1
+    assert measure_reading(read_labelled(path)).right == 1
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,45 @@ def ambiguity_command(
     )
 
 
+@study_app.command("reading")
+def reading_command(
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="CSV", help="Labelled sentences: sentence, zones, other columns."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="JSON file to write (default: none).")] = None,
+    show: Annotated[int, typer.Option(help="Maximum number of misread sentences to print.")] = 10,
+) -> None:
+    """Measure the parser on labelled sentences: accuracy per kind and confusion of side and level.
+
+    Example: textmask study reading sentences.csv --out reading.json
+    """
+    from textmask.io.files import write_json
+    from textmask.text.reading import measure_reading, read_labelled, reading_lines
+
+    summary = measure_reading(read_labelled(table))
+    rows = []
+    for name, kind in summary.kinds.items():
+        rows.append([name, str(kind.n), str(kind.right), str(kind.sides), str(kind.zones)])
+    print_table(["kind", "sentences", "right", "sides right", "sides and levels right"], rows)
+
+    # only what was taken for something else
+    confused = []
+    for confusion in (summary.side_confusion, summary.level_confusion):
+        for pair, count in confusion.items():
+            if len(set(pair.split(" -> "))) > 1:
+                confused.append([pair, str(count)])
+    if confused:
+        print_table(["labelled -> read", "sentences"], confused)
+
+    for line in reading_lines(summary):
+        say(line)
+    for sentence in summary.wrong[: max(show, 0)]:
+        say(f"wrong: {sentence}")
+    if out is not None:
+        write_json(out, summary.as_json())
+
+
 @study_app.command()
 def claims(
     results: Annotated[Path, typer.Option(help="Folder of committed summaries.")] = Path("results"),

@@ -14,7 +14,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckFinding:
     """One thing to know about a data set.
 
     Attributes:
@@ -35,13 +35,13 @@ class CheckReport:
     """Findings and measurements of one data set."""
 
     name: str
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[CheckFinding] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
 
     def add(self, code: str, severity: Severity, message: str, rows: Iterable[Row] = ()) -> None:
         """Add a finding about some rows."""
         self.findings.append(
-            Finding(code, severity, message, tuple(dict.fromkeys(row.image for row in rows)))
+            CheckFinding(code, severity, message, tuple(dict.fromkeys(row.image for row in rows)))
         )
 
     @property
@@ -62,7 +62,7 @@ class CheckReport:
 def summary_rows(report: CheckReport, keys: int = 3) -> list[tuple[str, str, str, str]]:
     """Rows (severity, code, message, first keys) of a table to print, worst first."""
 
-    def first(finding: Finding) -> str:
+    def first(finding: CheckFinding) -> str:
         more = len(finding.keys) - keys
         return ", ".join(finding.keys[:keys]) + (f" and {more} more" if more > 0 else "")
 

@@ -68,7 +68,7 @@ def mend(words: Sequence[str], chest: bool) -> list[str]:
     """Misspelled words as they were meant: any word of the captions there, only words of place in free text."""
     out: list[str] = []
     for i, word in enumerate(words):
-        fixed = _mended(word, chest)
+        fixed = _mend_caption(word, chest)
         # "there" is not "three"
         counts = (
             fixed == (word,)
@@ -80,7 +80,7 @@ def mend(words: Sequence[str], chest: bool) -> list[str]:
 
 
 @lru_cache(maxsize=8192)
-def _mended(word: str, chest: bool) -> tuple[str, ...]:
+def _mend_caption(word: str, chest: bool) -> tuple[str, ...]:
     """One word as it was meant, two where a space is missing."""
     if word in SIDES or word in LEVELS:
         return (word,)
@@ -197,12 +197,12 @@ def read_cells(words: list[str], reading: Reading) -> None:
         reading.count = 1
 
     for sentence in cut_at(words, (".", ";")):
-        cells = [_cell(part) for part in cut_at(_located(sentence), (",", "and"))]
+        cells = [_cell(part) for part in cut_at(_caption_located(sentence), (",", "and"))]
         reading.zones |= {zone for zone in cells if zone is not None}
     reading.findings.append(Finding(kind, frozenset(reading.zones), organ="image", group="image"))
 
 
-def _located(words: list[str]) -> list[str]:
+def _caption_located(words: list[str]) -> list[str]:
     """The words of a prompt from the one that introduces its place: "located", "on", "in" or "at", else the noun."""
     if "located" in words:
         return words[words.index("located") :]

@@ -210,7 +210,7 @@ def pieces_of(tokens: Sequence[Token]) -> list[Piece]:
             elif pieces[-1].joiner in ("", ","):
                 pieces[-1].joiner = name
             continue
-        if token.role == "deny" and _denies(tokens, i):
+        if token.role == "deny" and _clause_denies(tokens, i):
             if pieces[-1].tokens:
                 pieces.append(Piece("deny"))
             else:
@@ -236,7 +236,7 @@ def _give_sides_to_organs(pieces: Sequence[Piece]) -> None:
             piece.place = Place(foreign=True)
 
 
-def _denies(tokens: Sequence[Token], i: int) -> bool:
+def _clause_denies(tokens: Sequence[Token], i: int) -> bool:
     """Whether a word such as "no" denies a finding here: it does not in "no change in" and "not only"."""
     following = [token.word for token in tokens[i + 1 : i + 4] if not token.mark]
     if following and following[0] in _HEDGES:
@@ -346,7 +346,7 @@ def _reach_back(pieces: Sequence[Piece], i: int) -> None:
     if (
         piece.polarity == FREE
         and subject
-        and (alone or piece.joiner in ("and", "or") or _listed(pieces, i))
+        and (alone or piece.joiner in ("and", "or") or _in_list(pieces, i))
     ):
         before.polarity = FREE
     elif (
@@ -369,7 +369,7 @@ def _reach_back(pieces: Sequence[Piece], i: int) -> None:
             )
 
 
-def _listed(pieces: Sequence[Piece], i: int) -> bool:
+def _in_list(pieces: Sequence[Piece], i: int) -> bool:
     """Whether a comma before piece `i` is part of a list that ends in "and"."""
     return (
         pieces[i].joiner == ","

@@ -14,7 +14,7 @@ from textmask.text.recognition import about_chest
 from textmask.text.report_grammar import Reading, read_report
 from textmask.text.sections import sections
 from textmask.text.tokens import Token, split, tag
-from textmask.text.translation import NOT_READ, detect, to_english
+from textmask.text.translation import NOT_READ, detect_language, to_english
 from textmask.text.words import MAX_LENGTH
 
 MAX_REPORT = 20_000  # characters that are read
@@ -61,7 +61,7 @@ def read_findings(report: str) -> Findings:
     tokens: list[Token] = []
     for start, end in divided.seen:
         tokens += [*split(report[start:end], start), Token(".", end, end, mark=True)]
-    language = detect(tokens, report)
+    language = detect_language(tokens, report)
     if language == NOT_READ:
         return Findings((), (), (), divided.skipped)
 

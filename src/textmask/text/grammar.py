@@ -21,7 +21,7 @@ from textmask.text.recognition import about_chest, is_place_alone, names_image, 
 from textmask.text.report_grammar import Reading, read_report
 from textmask.text.sections import sections
 from textmask.text.tokens import LETTERS, Token, split, tag, words_of
-from textmask.text.translation import NOT_READ, detect, to_english
+from textmask.text.translation import NOT_READ, detect_language, to_english
 from textmask.text.words import MAX_LENGTH, clean
 
 GRAMMARS = ("qata", "mosmed", "polyp", "nuclei", "lesion", "report")
@@ -72,7 +72,7 @@ def parse(
         return Statement(laterality=laterality, warnings=tuple(reading.warnings))
 
     tokens = split(sentence[:MAX_LENGTH])
-    language = detect(tokens, sentence[:MAX_LENGTH])
+    language = detect_language(tokens, sentence[:MAX_LENGTH])
     if language == NOT_READ:
         for code in ("other_language", "nothing_parsed"):
             reading.warn(code)

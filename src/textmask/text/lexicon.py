@@ -103,7 +103,7 @@ def lexicon() -> Mapping[str, Term]:
     """Every word and phrase of the vocabulary files with its term."""
     found: dict[str, Term] = {}
     for phrase, term in sorted(
-        [*_medical(), *_english()], key=lambda entry: ROLES.index(entry[1].role)
+        [*_read_medical(), *_english()], key=lambda entry: ROLES.index(entry[1].role)
     ):
         found.setdefault(phrase, term)
 
@@ -126,7 +126,7 @@ def phrases() -> Node:
     return root
 
 
-def _medical() -> Iterator[tuple[str, Term]]:
+def _read_medical() -> Iterator[tuple[str, Term]]:
     """Places, findings and anatomy."""
     content = read_toml("medical.toml")
     for name, text in content["side"].items():

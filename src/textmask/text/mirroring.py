@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from textmask.text.tokens import LETTERS, Token, split, tag
-from textmask.text.translation import NOT_READ, detect, to_english
+from textmask.text.translation import NOT_READ, detect_language, to_english
 
 MIRROR = {
     "left": "right",
@@ -29,7 +29,7 @@ _ONE_SIDED = frozenset({"dextrocardia"})  # with its synonyms: situs inversus, d
 def mirrored_words(prompt: str) -> str | None:
     """The sentence with its sides exchanged, unchanged if it names none; None if that cannot be done safely."""
     raw = split(prompt)
-    language = detect(raw, prompt)
+    language = detect_language(raw, prompt)
     if language == NOT_READ or _NO_COUNTERPART.search(prompt):
         return None
     if language != "en":

@@ -53,7 +53,7 @@ class KindScore:
 
 @dataclass(frozen=True)
 class ReadingSummary:
-    """Result of `measure`.
+    """Result of `measure_reading`.
 
     Attributes:
         n: sentences.
@@ -143,7 +143,7 @@ def _zones(text: str, where: str) -> frozenset[Zone]:
     return frozenset(found)
 
 
-def measure(rows: Sequence[Labelled]) -> ReadingSummary:
+def measure_reading(rows: Sequence[Labelled]) -> ReadingSummary:
     """Read every sentence and compare it with its label."""
     counts: Counter[str] = Counter()
     kinds: dict[str, Counter[str]] = {}
@@ -154,11 +154,11 @@ def measure(rows: Sequence[Labelled]) -> ReadingSummary:
         statement = parse(row.sentence, row.grammar)
         kind = kinds.setdefault(row.kind, Counter())
         kind["n"] += 1
-        judged = _judge(row, statement)
+        judged = _judge_sentence(row, statement)
         counts.update(judged)
         kind.update(judged & {"right", "sides", "zones"})
-        side_confusion[f"{_names(_sides(row.zones))} -> {_names(statement.sides)}"] += 1
-        if _sides(row.zones) == statement.sides:
+        side_confusion[f"{_names(_side_words(row.zones))} -> {_names(statement.sides)}"] += 1
+        if _side_words(row.zones) == statement.sides:
             levels = frozenset(level for _, level in row.zones)
             level_confusion[f"{_names(levels)} -> {_names(statement.levels)}"] += 1
         if "right" not in judged and len(wrong) < SHOWN:
@@ -187,10 +187,10 @@ def measure(rows: Sequence[Labelled]) -> ReadingSummary:
     )
 
 
-def _judge(row: Labelled, statement: Statement) -> set[str]:
+def _judge_sentence(row: Labelled, statement: Statement) -> set[str]:
     """Names of what is true of a reading."""
     found: set[str] = set()
-    expected, sides = _sides(row.zones), statement.sides
+    expected, sides = _side_words(row.zones), statement.sides
     if sides == expected:
         found.add("sides")
     elif sides and expected and not sides & expected:
@@ -211,7 +211,7 @@ def _judge(row: Labelled, statement: Statement) -> set[str]:
     return found | ({"right"} if right else set())
 
 
-def _sides(zones: frozenset[Zone]) -> frozenset[Side]:
+def _side_words(zones: frozenset[Zone]) -> frozenset[Side]:
     return frozenset(side for side, _ in zones)
 
 
@@ -219,7 +219,7 @@ def _names(values: frozenset[Side] | frozenset[Level]) -> str:
     return "+".join(sorted(str(value) for value in values)) or "none"
 
 
-def lines(summary: ReadingSummary) -> list[str]:
+def reading_lines(summary: ReadingSummary) -> list[str]:
     """The summary in words."""
 
     def share(count: int) -> str:

@@ -91,7 +91,7 @@ def _headings(report: str) -> list[_Heading]:
             0 < len(name) < 40
             and ("\n" in report)
             and ":" not in line
-            and (kind := _kind(name)) is not None
+            and (kind := _section_kind(name)) is not None
         ):
             found[start] = _Heading(start, start + len(line), name.lower(), kind)
         start += len(line) + 1
@@ -110,7 +110,7 @@ def _before_colon(report: str, colon: int) -> _Heading | None:
         words = list(re.finditer(r"[A-Za-z/&]+", match.group()))
         for word in words:
             name = match.group()[word.start() :].strip(" \t*_")
-            if (kind := _kind(name)) is not None:
+            if (kind := _section_kind(name)) is not None:
                 start = begin + match.start() + word.start()
                 return _Heading(start, end, name.lower(), kind)
     if (match := _GENERIC.search(window)) is not None:
@@ -119,7 +119,7 @@ def _before_colon(report: str, colon: int) -> _Heading | None:
     return None
 
 
-def _kind(name: str) -> bool | None:
+def _section_kind(name: str) -> bool | None:
     """Whether a section of this name says what is seen; None where it is not the name of a section."""
     words = name.lower().replace("/", " ").replace("&", " ").split()
     if (

@@ -39,7 +39,7 @@ class Vocabulary:
 
 
 @cache
-def vocabulary(code: str) -> Vocabulary:
+def language_vocabulary(code: str) -> Vocabulary:
     """The vocabulary file of a language."""
     path = files("textmask.text").joinpath("languages", f"{LANGUAGES[code]}.toml")
     content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ def _foreign_words() -> frozenset[str]:
     return frozenset(words - known_words())
 
 
-def detect(tokens: Sequence[Token], source: str) -> str:
+def detect_language(tokens: Sequence[Token], source: str) -> str:
     """The language of a sentence as an ISO 639 code, `NOT_READ` for one that is known not to be supported.
 
     English is assumed without evidence of another language.
@@ -98,7 +98,7 @@ def detect(tokens: Sequence[Token], source: str) -> str:
 
 @lru_cache(maxsize=8192)
 def _knows(code: str, word: str) -> bool:
-    found = vocabulary(code)
+    found = language_vocabulary(code)
     return word in found.words or _compound(word, code) is not None
 
 
@@ -122,7 +122,7 @@ def _is_latin(c: str) -> bool:
 
 def to_english(tokens: Sequence[Token], code: str) -> list[Token]:
     """The tokens with English words in the place of those of a language; words without a counterpart stay."""
-    found = vocabulary(code)
+    found = language_vocabulary(code)
     out: list[Token] = []
     i = 0
     while i < len(tokens):
@@ -151,7 +151,7 @@ def to_english(tokens: Sequence[Token], code: str) -> list[Token]:
 @lru_cache(maxsize=8192)
 def _compound(word: str, code: str) -> str | None:
     """A compound in English, from its parts: "unterlappeninfiltrat" is "lower lobe infiltrate"."""
-    found = vocabulary(code)
+    found = language_vocabulary(code)
     if not found.endings or len(word) < 7:
         return None
     if word in found.words:
