@@ -703,8 +703,8 @@ def test_the_default_preset_is_the_same_and_is_said(call, table, monkeypatch):
         asked["train"] = recipe
         return result
 
-    def studied(plan, *arguments, preset, **options):
-        asked["study"] = preset
+    def studied(plan, manifest, out, options):
+        asked["study"] = options.preset
         raise ConfigError("far enough")
 
     monkeypatch.setattr("textmask.training.loop.train", trained)

@@ -77,7 +77,7 @@ def bright(bench, monkeypatch):
     method = Bright()
 
     def load(path, device):
-        run = load_run(path)
+        run = load_run(path, device)
         return replace(run, method=method) if run.recipe.method == "text_prior" else run
 
     monkeypatch.setattr(module, "load_run", load)
@@ -502,7 +502,7 @@ def test_predict_split_equals_one_forward_and_restores_the_mode(trained, phantom
     assert np.abs(found.astype(np.float32) - whole).max() < 1e-3  # half precision of the answer
     bf16 = predict_split(run.method, data, run.recipe.model_copy(update={"precision": "bf16"}))
     assert 0 < np.abs(bf16.astype(np.float32) - whole).max() < 0.05
-    with pytest.raises(DataError, match="got 2 sentences for 8 pictures"):
+    with pytest.raises(DataError, match="got 2 prompts for 8 images"):
         predict_split(run.method, data, run.recipe, prompts=["a", "b"])
     failing = Failing()
     with pytest.raises(RuntimeError, match="out of memory"):

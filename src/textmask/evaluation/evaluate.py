@@ -163,7 +163,7 @@ def _with_other_rows(scorer: Scorer, model: Scored, options: EvaluationOptions) 
             found.missing[baseline] = f"not trained; {command}"
     for name, path in neighbors.items():
         refuse_leaks(path, data.rows, scorer.split)
-        found.rows.append(scorer.score_neighbor(name, load_run(path)))
+        found.rows.append(scorer.score_neighbor(name, load_run(path, options.device)))
         found.kinds.append("own")
     return found
 

@@ -182,6 +182,9 @@ class Overlapped(Record):
     median: float | None
 
 
+CLEAN_KIND = "clean"  # the unchanged image and prompt, which perturbations are compared with
+
+
 class PerturbationRow(Record):
     """One perturbation, over the n images that it changed; differences are to the clean masks of the same images.
 

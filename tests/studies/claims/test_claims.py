@@ -347,7 +347,7 @@ def test_commands_of_the_ledger_parse():
         options = command.make_context(" ".join(path), words, resilient_parsing=False).params
         if path == ["study", "ablation"]:
             names = {
-                arm.name for arm in get_method(options["method"]).ablation_tables[options["study"]]
+                arm.name for arm in get_method(options["method"]).ablation_tables[options["table"]]
             }
             assert set(filter(None, options["arms"].split(","))) <= names, line
 

@@ -361,7 +361,7 @@ def test_other_labelled_images_in_an_old_folder_are_refused(whole, go, trainings
 
     out = tmp_path / "few"
     go(out, arms=["map"], labelled_list=path)
-    with pytest.raises(DataError, match=r"\(6 in stage 'segment', this study has 24\)"):
+    with pytest.raises(DataError, match=r"\(6 in stage 'segment', now 24\)"):
         go(out, arms=["map"])
     path.write_text("\n".join([*names[1:], go.manifest.rows_of("train")[0].image]))
     with pytest.raises(

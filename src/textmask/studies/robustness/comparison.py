@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textmask.errors import CheckpointError
-from textmask.evaluation.records import PerturbationRow
+from textmask.evaluation.records import CLEAN_KIND, PerturbationRow
 from textmask.evaluation.summary import RobustnessKind, RobustnessProtocol, RobustnessSummary
 from textmask.evaluation.tables import cell, markdown
-from textmask.studies.robustness.perturbations import CLEAN
 
 TITLES: dict[RobustnessKind, str] = {
     "prompts": "other prompts",
@@ -50,7 +49,7 @@ def _study_section(name: RobustnessKind, summaries: Sequence[RobustnessSummary])
     lines = []
     for condition in conditions:
         found = [row.get(condition) for row in rows]
-        if condition == CLEAN.kind:
+        if condition == CLEAN_KIND:
             lines.append(["original prompt, clean image", *map(_clean_cell, found)])
         else:
             lines.append([condition, *map(_loss_cell, found)])
@@ -130,7 +129,7 @@ def _worst(rows: dict[str, PerturbationRow]) -> str:
     losses = {
         name: row.dice_per_image_minus_clean.estimate
         for name, row in rows.items()
-        if name != CLEAN.kind and row.dice_per_image_minus_clean is not None
+        if name != CLEAN_KIND and row.dice_per_image_minus_clean is not None
     }
     if not losses or min(losses.values()) >= 0:
         return "nothing"

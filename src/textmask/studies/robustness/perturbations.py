@@ -23,6 +23,7 @@ from textmask.data.manifest import Manifest, Row
 from textmask.data.shuffled_text import read_prompts
 from textmask.errors import CheckpointError, ConfigError, choose
 from textmask.evaluation.protocol import protocol_of, refuse_leaks
+from textmask.evaluation.records import CLEAN_KIND
 from textmask.evaluation.scoring import Scored, Scorer
 from textmask.evaluation.summary import RobustnessProtocol
 from textmask.io.files import write_whole
@@ -60,7 +61,7 @@ class Perturbation:
         return f"{self.kind}-{self.severity:g}" if self.severity else self.kind
 
 
-CLEAN = Perturbation("clean")
+CLEAN = Perturbation(CLEAN_KIND)
 
 
 @dataclass(frozen=True)
