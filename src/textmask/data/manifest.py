@@ -50,6 +50,7 @@ class Row:
         group: patient, study or video, "" if unknown; rows of one group belong in one split.
         laterality: laterality convention of `text`.
         labelled: whether training may use the mask.
+        label: which values of the mask are the foreground of this row; () if the mask is binary.
     """
 
     image: str
@@ -59,6 +60,7 @@ class Row:
     group: str = ""
     laterality: Laterality = Laterality.UNKNOWN
     labelled: bool = True
+    label: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

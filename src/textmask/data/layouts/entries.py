@@ -35,6 +35,7 @@ class LayoutEntry:
         mask: name of the mask; None if `name` is also the name of the mask, "" if there is no mask.
         group, laterality, labelled: as they are in the table; "" if it has no such column.
         becomes: the final split of the row, if it is not the split of its file.
+        label: which values of the mask are the foreground of this row; () if the mask is binary.
     """
 
     where: str
@@ -46,6 +47,7 @@ class LayoutEntry:
     laterality: str = ""
     labelled: str = ""
     becomes: str = ""
+    label: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

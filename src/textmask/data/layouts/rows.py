@@ -78,6 +78,7 @@ class Pairing:
             group=entry.group,
             laterality=self._side(entry),
             labelled=self._labelled(entry, path),
+            label=entry.label,
         )
 
     def _side(self, entry: LayoutEntry) -> Laterality:
