@@ -128,9 +128,7 @@ def test_an_epoch_sees_every_row_once_and_evaluation_keeps_the_order(data):
 def test_two_ranks_share_the_global_batch_of_one_process(data):
     stage = STAGE.model_copy(update={"views": ()})
     one = list(Loader(data, stage, seed=0, train=True).epoch(1))
-    ranks = [
-        list(Loader(data, stage, seed=0, train=True, process=(r, 2)).epoch(1)) for r in (0, 1)
-    ]
+    ranks = [list(Loader(data, stage, seed=0, train=True, process=(r, 2)).epoch(1)) for r in (0, 1)]
     for whole, first, second in zip(one, *ranks, strict=True):
         torch.testing.assert_close(
             torch.cat([first.image, second.image]), whole.image, atol=0, rtol=0
@@ -305,9 +303,7 @@ def test_views_and_the_unlabelled_stream_are_tiles_too_and_ranks_share_them(data
     assert float(torch.corrcoef(pair)[0, 1]) > 0.8
     stage = stage.model_copy(update={"views": ()})
     whole = next(Loader(data, stage, **options).batches(0))
-    parts = [
-        next(Loader(data, stage, **options, process=(rank, 2)).batches(0)) for rank in (0, 1)
-    ]
+    parts = [next(Loader(data, stage, **options, process=(rank, 2)).batches(0)) for rank in (0, 1)]
     assert torch.equal(torch.cat([part.image for part in parts]), whole.image)
 
 

@@ -45,13 +45,15 @@ def inspect(
     laterality: Laterality = None,
     pixels: Annotated[bool, typer.Option(help="Open the images and masks too.")] = True,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 1 if there are errors.")
+        bool, typer.Option("--strict", help="Exit with code 1 on warnings too (default: errors).")
     ] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", help="JSON file for the findings (default: none).")
     ] = None,
 ) -> None:
     """Show what a data set contains, how it compares with the published one, and its errors.
+
+    Exit code 1 means that there are errors.
 
     Example: textmask data inspect data/QaTa-COV19
     """
@@ -88,7 +90,8 @@ def inspect(
 
     if json_out is not None:
         json_out.write_text(report.to_json(), encoding="utf-8")
-    if strict and report.has_errors:
+    severe = ("error", "warning") if strict else ("error",)
+    if any(finding.severity in severe for finding in report.findings):
         raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest
+from textmask.data.mask_scan import decide_rule
 from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import CheckpointError
 from textmask.evaluation.agreement import add_agreement
@@ -81,6 +82,7 @@ def evaluate(
     loaded = load_run(run, device)
     refuse_leaks(loaded.path, manifest.rows_of(split), split)
     name, size = loaded.recipe.method, loaded.recipe.image_size
+    manifest = decide_rule(manifest, cache_dir)
     data = open_split(manifest, split, size, cache_dir)
     scorer = Scorer(manifest, split, data, surface, native, cache_dir, progress, zones)
     probabilities = scorer.predict(name, loaded, scorer.data)
