@@ -295,6 +295,7 @@ def test_a_table_without_labels_is_written_as_before(tmp_path: Path) -> None:
     [
         ("a.png,m.png,t,train,,,,heart\n", "'heart'; expected values of the mask joined with"),
         ("a.png,,t,train,,,,2\n", "is '2' but there is no mask"),
+        ("a.png,m.png,t,train,,,,0\n", "'0'; 0 is the background"),
         ("a.png,m.png,t,train,,,,-1\n", "'-1'; expected values"),
     ],
 )

@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from textmask.cli.options import (
+    Absent,
+    Classes,
     DataPath,
     FullHelpGroup,
     HoldOut,
     Laterality,
     Layout,
+    MaskThreshold,
+    MaskValues,
     MergeValid,
     SplitColumn,
     TextColumn,
@@ -43,6 +47,10 @@ def inspect(
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
     laterality: Laterality = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
+    classes: Classes = None,
+    absent: Absent = None,
     pixels: Annotated[bool, typer.Option(help="Open the images and masks too.")] = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 1 on warnings too (default: errors).")
@@ -63,7 +71,17 @@ def inspect(
     from textmask.data.layouts.read import detect
     from textmask.data.options import DataOptions
 
-    options = data_options(DataOptions(), layout, text_column, split_column, laterality)
+    options = data_options(
+        DataOptions(),
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
+        classes=classes,
+        absent=absent,
+    )
     manifest = read_data(path, options)
     found = options.layout if options.layout != "auto" else detect(path)
     say(f"{manifest.name or path}: layout {found}, {len(manifest)} rows")
@@ -105,20 +123,40 @@ def convert(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
+    classes: Classes = None,
+    absent: Absent = None,
 ) -> None:
     """Write the manifest of a data set.
 
     Example: textmask data convert data/Kvasir --out data/Kvasir/table.csv
     """
     from textmask.data.manifest import write_manifest
+    from textmask.data.mask_scan import decide_rule
     from textmask.data.options import DataOptions
 
     options = data_options(
-        DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid
+        DataOptions(),
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
+        classes=classes,
+        absent=absent,
     )
-    manifest = read_data(path, options)
+    with progress_bars() as step:
+        manifest = decide_rule(read_data(path, options), progress=step)
     write_manifest(manifest, out)
     say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
+    if options.mask_threshold is not None:
+        say(
+            f"The table does not hold the threshold: give --mask-threshold {options.mask_threshold:g} with it too."
+        )
 
 
 @data_app.command("describe")
@@ -140,6 +178,8 @@ def describe_command(
     layout: Layout = None,
     split_column: SplitColumn = None,
     hold_out: HoldOut = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
 ) -> None:
     """Generate prompts from the masks, for data without prompts. They leak the true position.
 
@@ -151,7 +191,12 @@ def describe_command(
     side = Convention(choose("laterality", laterality, [str(name) for name in Convention]))
     check_zone_map(zones)
     options = data_options(
-        DataOptions(), layout=layout, split_column=split_column, hold_out=hold_out
+        DataOptions(),
+        layout=layout,
+        split_column=split_column,
+        hold_out=hold_out,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
     )
     manifest = read_data(path, options)
 

@@ -8,12 +8,16 @@ from typing import Annotated
 import typer
 
 from textmask.cli.options import (
+    Absent,
     CacheDir,
+    Classes,
     DataPath,
     Device,
     HoldOut,
     Laterality,
     Layout,
+    MaskThreshold,
+    MaskValues,
     MergeValid,
     RunPath,
     Split,
@@ -52,6 +56,10 @@ def evaluate_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
+    classes: Classes = None,
+    absent: Absent = None,
     surface: Annotated[bool, typer.Option(help="Compute HD95 and ASSD too.")] = True,
     native: Annotated[
         bool, typer.Option("--native", help="Score at the size of each mask file.")
@@ -72,7 +80,17 @@ def evaluate_command(
     check_zone_map(zones)
     folder = _evaluation_folder(record.path, out, split)
     options = data_options(
-        record.options, layout, text_column, split_column, laterality, hold_out, merge_valid
+        record.options,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
+        classes=classes,
+        absent=absent,
     )
     manifest = read_run_data(record, data, options)
     manifest.rows_of(split)
@@ -80,6 +98,7 @@ def evaluate_command(
     from textmask.evaluation.agreement import agreement_cells, agreement_lines
     from textmask.evaluation.evaluate import evaluate as run_evaluation
     from textmask.evaluation.protocol import provenance_lines
+    from textmask.evaluation.structures import structure_cells
     from textmask.evaluation.tables import difference_lines, protocol_line, table_cells
     from textmask.reports.page import write_report
     from textmask.runs.environment import prepare_cpu
@@ -102,6 +121,8 @@ def evaluate_command(
         )
 
     print_table(*table_cells(summary))
+    if "structures" in summary:
+        print_table(*structure_cells(summary))
     say(protocol_line(summary["protocol"]))
     for line in difference_lines(summary):
         say(f"  {record.path.name} {line}")

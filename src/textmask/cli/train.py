@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textmask.cli.options import (
+    Absent,
     CacheDir,
+    Classes,
     Device,
     HoldOut,
     LabelledFraction,
     LabelledList,
     Laterality,
     Layout,
+    MaskThreshold,
+    MaskValues,
     MergeValid,
     OptionalData,
     Preset,
@@ -87,6 +91,17 @@ def train_command(
     laterality: Laterality = None,
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
+    classes: Classes = None,
+    absent: Absent = None,
+    allow_empty_text: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-empty-text",
+            help="Train a method that reads prompts although most rows have none (default: refuse).",
+        ),
+    ] = None,
     device: Device = "auto",
     devices: Annotated[
         int, typer.Option(help="Number of processes; batch sizes stay global.", min=1)
@@ -119,7 +134,18 @@ def train_command(
     _check_trackers(tracker or ())
     require_file(plan.labelled_list, "the list of labelled images, one name per line")
     options = data_options(
-        plan.remembered, layout, text_column, split_column, laterality, hold_out, merge_valid
+        plan.remembered,
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
+        classes=classes,
+        absent=absent,
+        allow_empty_text=allow_empty_text,
     )
     manifest = read_data(plan.data, options)
 
@@ -141,6 +167,7 @@ def train_command(
         cache_dir=cache_dir,
         labelled_list=plan.labelled_list,
         progress=not quiet,
+        allow_empty_text=options.allow_empty_text,
         options=TrainOptions(
             trackers=tuple(tracker or ()),
             devices=devices if devices > 1 else chosen,

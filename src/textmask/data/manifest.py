@@ -39,6 +39,7 @@ SPLIT_ALIASES = {
 }  # fmt: skip
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+ROW_NUMBER = re.compile(r"#\d+$")
 LABEL = re.compile(r"\d{1,9}(\s*\+\s*\d{1,9})*")
 RIGHT_TO_LEFT = {"R", "AL", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI", "PDF", "PDI"}
 
@@ -156,6 +157,17 @@ class Manifest:
         if problem := path_problem(relative):
             raise DataError(f"{relative!r}: {problem}")
         return self.root / relative
+
+
+def image_of(key: str) -> str:
+    """The image in a key of `Manifest.key`."""
+    return ROW_NUMBER.sub("", key)
+
+
+def interval_groups(rows: Sequence[Row]) -> list[str]:
+    """What the intervals of N rows are grouped by: the group, or else the image if it has several rows, or else ""."""
+    counts = Counter(row.image for row in rows)
+    return [row.group or (row.image if counts[row.image] > 1 else "") for row in rows]
 
 
 @dataclass
@@ -462,6 +474,8 @@ def label_problem(text: str, mask: str | None) -> str | None:
         return None
     if not LABEL.fullmatch(text.strip()):
         return f"{text!r}; expected values of the mask joined with +, e.g. 2 or 1+3"
+    if 0 in parse_label(text):
+        return f"{text!r}; 0 is the background of a mask, expected values above 0"
     return None if mask else f"is {text!r} but there is no mask; name the mask or leave it empty"
 
 

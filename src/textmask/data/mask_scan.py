@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from textmask.data.cache_folder import cache_folder
-from textmask.data.manifest import SHOWN, Manifest, Row
+from textmask.data.manifest import SHOWN, Manifest, Row, label_text
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import file_sha256, write_whole
 from textmask.io.images import Bytes
@@ -100,6 +100,7 @@ def decide_rule(
         return manifest
     scan = scan_masks(manifest, cache_dir, progress)
     _refuse_pictures(manifest, scan)
+    _refuse_unknown_labels(manifest, scan)
     if manifest.mask_rule is not None:
         return manifest
 
@@ -225,6 +226,22 @@ def _refuse_pictures(manifest: Manifest, scan: MaskScan) -> None:
             + "\nName the mask files in these rows. If these files are soft masks (probabilities), give the value "
             "above which a pixel is foreground: --mask-threshold X."
         )
+
+
+def _refuse_unknown_labels(manifest: Manifest, scan: MaskScan) -> None:
+    """Refuse labels of which no mask contains a value: a column `label` may be something else."""
+    labelled = [row for row in manifest.rows if row.mask and row.label]
+    files = scan.of(labelled)
+    found: set[float] = set()
+    for file in files:
+        found.update(file.values)
+    if not files or any(not found.isdisjoint(row.label) for row in labelled):
+        return
+    raise DataError(
+        f"{manifest.name or manifest.root}: no mask contains a value of the column label (or of --mask-values), e.g. "
+        f"{label_text(labelled[0].label)} for {labelled[0].image}; the masks contain {values_text(files)}. "
+        "Correct the values, or remove them if the masks are binary."
+    )
 
 
 def _undecided(manifest: Manifest, rows: Sequence[Row], scan: MaskScan) -> str:

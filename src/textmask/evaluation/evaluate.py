@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from textmask.data.loaders import open_split
-from textmask.data.manifest import Manifest
+from textmask.data.manifest import Manifest, interval_groups
 from textmask.data.mask_scan import decide_rule
 from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import CheckpointError
@@ -16,6 +16,7 @@ from textmask.evaluation.baselines import BASELINES, find_beside
 from textmask.evaluation.files import write_evaluation
 from textmask.evaluation.protocol import labelled_rows, protocol_of, refuse_leaks
 from textmask.evaluation.scoring import SURFACE, Scored, Scorer, overlap_of
+from textmask.evaluation.structures import names_structures, structure_scores
 from textmask.evaluation.tables import as_value
 from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
@@ -99,7 +100,7 @@ def evaluate(
     for label, path in neighbours.items():
         refuse_leaks(path, scorer.data.rows, split)
         rows.append(scorer.neighbour(label, load_run(path, device)))
-    groups = [row.group for row in scorer.data.rows]
+    groups = interval_groups(scorer.data.rows)
     policy = loaded.recipe.empty_policy
     summary = {
         "protocol": protocol_of(scorer, loaded, groups, n_bootstrap)
@@ -108,6 +109,8 @@ def evaluate(
         "missing_rows": notes,
         "differences": _score_differences(rows, groups, policy, n_bootstrap, seed),
     }
+    if names_structures(scorer.data.rows):
+        summary["structures"] = structure_scores(rows[0], groups, policy, n_bootstrap, seed)
     add_agreement(summary, rows, scorer, groups, n_bootstrap, seed)
     try:
         write_evaluation(out, summary, rows, scorer, probabilities)

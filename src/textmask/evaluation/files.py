@@ -14,6 +14,7 @@ from textmask.errors import CheckpointError
 from textmask.evaluation.agreement import agreement_table
 from textmask.evaluation.protocol import provenance_lines
 from textmask.evaluation.scoring import SURFACE, Scored, Scorer
+from textmask.evaluation.structures import structure_table
 from textmask.evaluation.tables import evaluation_table
 from textmask.io.files import read_json, write_json, write_whole
 from textmask.io.images import write_png
@@ -56,7 +57,7 @@ def write_evaluation(
     facts = "\n".join(f"- {line}" for line in provenance_lines(summary))
     write_whole(
         out / "table.md",
-        f"{evaluation_table(summary)}\n{agreement_table(summary)}\n{facts}\n".encode(),
+        f"{evaluation_table(summary)}\n{structure_table(summary)}{agreement_table(summary)}\n{facts}\n".encode(),
     )
     scorer.store(rows[0], out / layout.SCORES)
     _write_cases(out / "cases", rows[0], probabilities, scorer.data)
@@ -75,8 +76,10 @@ def _per_image_csv(rows: list[Scored], data: SplitData, policy: EmptyPolicy) -> 
         columns: list[np.ndarray] = [found.dice_per_image, found.iou_per_image]
         columns += [row.counts.intersection, row.counts.predicted, row.counts.true]
         columns += [getattr(row.surface, name) for name in SURFACE] if row.surface else []
-        for item, text, *values in zip(data.rows, row.prompts, *columns, strict=True):
-            words = [safe_cell(cell) for cell in (row.name, item.image, item.group, text)]
+        for key, item, text, *values in zip(
+            data.keys, data.rows, row.prompts, *columns, strict=True
+        ):
+            words = [safe_cell(cell) for cell in (row.name, key, item.group, text)]
             writer.writerow([*words, *(f"{v:.6f}" if isinstance(v, float) else v for v in values)])
     return stream.getvalue()
 

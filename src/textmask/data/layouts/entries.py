@@ -10,6 +10,8 @@ from pathlib import PurePosixPath
 
 from textmask.data.layouts.detect import (
     IMAGE_NAMES,
+    MASK_NAMES,
+    SPLIT_NAMES,
     TEXT_NAMES,
     LayoutSource,
     caption_jsons,
@@ -200,23 +202,40 @@ def _warn(message: str) -> None:
 def table_entries(
     source: LayoutSource, tables: Sequence[str], options: LayoutOptions
 ) -> list[LayoutEntry]:
-    """One entry per row of tables that have their split in their name or folder."""
-    options.refuse_split("the split is the name of the table")
+    """One entry per row of tables; a column split or mask counts before the name of the table and of the image."""
     entries = []
     for table in tables:
         header, records = source.rows(table)
+        split = _split_column(header, options, table)
+        mask = column_of(header, MASK_NAMES)
         image = header.index(column_of(header, IMAGE_NAMES) or header[0])
         text = header.index(_text_column(header, options.text_column, table))
         splits = table_splits(table)
 
         # rows without an image are empty rows of a workbook
         for number, cells in records:
-            if cells[image].strip():
-                entries.append(
-                    LayoutEntry(f"{table} row {number}", cells[image], cells[text].strip(), splits)
+            if not cells[image].strip():
+                continue
+            own = split_name(cells[header.index(split)]) if split else ""
+            entries.append(
+                LayoutEntry(
+                    f"{table} row {number}",
+                    cells[image],
+                    cells[text].strip(),
+                    (own,) if own else splits,
+                    mask=cells[header.index(mask)].strip() if mask else None,
                 )
+            )
 
     return entries
+
+
+def _split_column(header: list[str], options: LayoutOptions, table: str) -> str | None:
+    if options.split_column is None:
+        return column_of(header, SPLIT_NAMES)
+    if options.split_column not in header:
+        options.refuse_split(f"{table} has no such column, and its name is the split")
+    return options.split_column
 
 
 def table_splits(table: str) -> tuple[str, ...]:

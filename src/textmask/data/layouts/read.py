@@ -23,6 +23,7 @@ from textmask.data.layouts.pairing import stem_of
 from textmask.data.layouts.plain_csv import read_plain
 from textmask.data.layouts.published import group_of, identify, known_laterality
 from textmask.data.layouts.rows import Pairing
+from textmask.data.layouts.unused import warn_about_unused_tables
 from textmask.data.manifest import Manifest, Row, own_mask_problem, read_manifest, warn_about_texts
 from textmask.data.paths import Fence
 from textmask.errors import ConfigError, DataError, DataWarning, choose
@@ -83,11 +84,15 @@ def read_layout(
             raise ConfigError(f"{path}: text_column and split_column do not apply to a manifest.")
         tables = native_tables(source) or source.top_csv() or ["manifest.csv"]
         manifest = read_manifest(source.tree.root / tables[0])
+        used = set(tables[:1])
     else:
         entries, how = READERS[layout](source, LayoutOptions(text_column, split_column))
         if not entries:
             raise DataError(f"{path}: has no rows in the layout {layout!r}; {LOOKED_FOR}")
         manifest = _manifest(source, entries, layout, how)
+        used = {entry.where for entry in entries}
+    prompts = any(row.text for row in manifest.rows)
+    warn_about_unused_tables(source, used, prompts=prompts)
 
     # the caller knows better than the table
     if laterality is not None:

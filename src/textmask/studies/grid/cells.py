@@ -67,7 +67,7 @@ class LabelledList:
         Raises:
             DataError: the file cannot be read, or names a picture that is not in train.
         """
-        keys = [row.image for row in manifest.rows_of("train")]
+        keys = [manifest.key(row) for row in manifest.rows_of("train")]
         try:
             sha256, indices = file_sha256(path), indices_from_list(path, keys)
         except (OSError, UnicodeDecodeError) as error:
@@ -285,7 +285,7 @@ def _refuse_other(cell: Trial, manifest: Manifest, listed: LabelledList | None) 
             f"{cell.path} was trained on another table (sha256 {str(found)[:12]}, this one is {data_hash[:12]}). "
             "Give the same data and options, or another --out."
         )
-    keys = [row.image for row in manifest.rows_of("train")]
+    keys = [manifest.key(row) for row in manifest.rows_of("train")]
     labelled: dict[str, Sequence[int] | np.ndarray] = {}
     for stage in cell.recipe.stages:
         labelled[stage.name] = (

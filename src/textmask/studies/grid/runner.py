@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from textmask.cluster import Launcher
-from textmask.data.manifest import Manifest
+from textmask.data.manifest import Manifest, interval_groups
 from textmask.errors import CheckpointError, ConfigError, TextMaskError
 from textmask.evaluation.protocol import HD95
 from textmask.methods.registry import Arm, preset_recipe
@@ -128,7 +128,7 @@ def run_study(
         cells, manifest, split, base, cache_dir and cache_dir.absolute(), listed, device
     )
     grid.check()
-    groups = [row.group for row in manifest.rows_of(split)]
+    groups = interval_groups(manifest.rows_of(split))
     shared: dict[str, Any] = {
         "kind": design.kind,
         "title": design.title,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from textmask.data.loaders import SplitData, build_text, open_split, to_image
-from textmask.data.manifest import Manifest
+from textmask.data.manifest import Manifest, interval_groups
 from textmask.errors import ConfigError, DataError
 from textmask.evaluation.tables import as_value
 from textmask.inference.predict_split import resize_probability
@@ -109,7 +109,7 @@ def measure_ambiguity(
         "usable": usable,
         "seed": seed,
         "mask_share": float(looks.share.mean()),
-        "wordings": _summary(looks, [data.rows[i].group for i in looks.rows], seed),
+        "wordings": _summary(looks, interval_groups([data.rows[i] for i in looks.rows]), seed),
         "drawn": [
             {"image": data.keys[i], "sentences": dict(zip(WORDINGS, said, strict=True))}
             for i, said in zip(looks.rows[:pictures], looks.sentences, strict=False)

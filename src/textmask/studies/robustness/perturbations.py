@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from textmask.data.loaders import Damage, SplitData, open_split
-from textmask.data.manifest import Manifest, Row
+from textmask.data.manifest import Manifest, Row, interval_groups
 from textmask.data.shuffled_text import read_prompts
 from textmask.errors import CheckpointError, ConfigError, choose
 from textmask.evaluation.protocol import protocol_of, refuse_leaks
@@ -168,7 +168,7 @@ class RobustnessBench:
     @property
     def groups(self) -> list[str]:
         """Patient of each picture."""
-        return [row.group for row in self.data.rows]
+        return interval_groups(self.data.rows)
 
     def protocol(self) -> dict[str, Any]:
         """The protocol of an evaluation, and what is the study's own."""
