@@ -94,7 +94,7 @@ def with_classes(
     """
     scan = scan_masks(manifest, cache_dir, progress)
     maps = {row.mask: row for row in manifest.rows if row.mask and not row.label}
-    found = _values(scan, maps)
+    found = _map_values(scan, maps)
     labels = _labels(manifest, classes, found)
 
     rows: list[Row] = []
@@ -112,7 +112,7 @@ def with_classes(
             blank.append(row)
 
     if blank:
-        _warn(
+        _warn_of_maps(
             manifest,
             f"{len(blank)} of {len(manifest)} rows show none of the structures and are left out, e.g. "
             f"{blank[0].image}; --absent keeps them, as empty masks",
@@ -182,7 +182,7 @@ def with_mask_options(
     return manifest
 
 
-def _values(scan: MaskScan, maps: Mapping[str, Row]) -> set[int]:
+def _map_values(scan: MaskScan, maps: Mapping[str, Row]) -> set[int]:
     """All values of some label maps."""
     found: set[int] = set()
     for path, row in maps.items():
@@ -214,7 +214,7 @@ def _labels(manifest: Manifest, classes: ClassNames, found: set[int]) -> dict[st
         # 5 = 1 + 4: overlapping structures, one bit each
         bits = all(value | every == every for value in unnamed)
         if bits:
-            _warn(
+            _warn_of_maps(
                 manifest,
                 f"the values are read as bits, because all values of {classes.source} are powers of two and "
                 f"{', '.join(map(str, unnamed[:4]))} are sums of them (overlapping structures)",
@@ -229,7 +229,7 @@ def _labels(manifest: Manifest, classes: ClassNames, found: set[int]) -> dict[st
         unnamed = [value for value in unnamed if value | every != every]
     if unnamed:
         shown = ", ".join(map(str, unnamed[:8]))
-        _warn(
+        _warn_of_maps(
             manifest,
             f"the label maps contain values that {classes.source} does not name and that count as background: {shown}",
         )
@@ -245,5 +245,5 @@ def _are_bits(values: Mapping[int, str]) -> bool:
     return all(value & (value - 1) == 0 for value in values)
 
 
-def _warn(manifest: Manifest, what: str) -> None:
+def _warn_of_maps(manifest: Manifest, what: str) -> None:
     warnings.warn(f"{manifest.name or manifest.root}: {what}.", DataWarning, stacklevel=4)

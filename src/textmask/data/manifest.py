@@ -13,7 +13,6 @@ import io
 import json
 import posixpath
 import re
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from textmask.data.hidden_text import has_hidden_characters
+from textmask.data.label_cells import label_problem, label_text, parse_label
 from textmask.data.paths import Fence, path_problem
 from textmask.errors import DataError, DataWarning, choose
 from textmask.io.files import write_whole
@@ -40,8 +41,6 @@ SPLIT_ALIASES = {
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 ROW_NUMBER = re.compile(r"#\d+$")
-LABEL = re.compile(r"\d{1,9}(\s*\+\s*\d{1,9})*")
-RIGHT_TO_LEFT = {"R", "AL", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI", "PDF", "PDI"}
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def warn_about_texts(texts: Sequence[str], where: Path) -> None:
         )
 
     # such characters can hide what a prompt says
-    odd = [text for text in texts if _has_hidden(text)]
+    odd = [text for text in texts if has_hidden_characters(text)]
     if odd:
         warnings.warn(
             f"{where}: {len(odd)} texts contain control or right-to-left characters, kept as they are; "
@@ -222,16 +221,6 @@ def warn_about_texts(texts: Sequence[str], where: Path) -> None:
             DataWarning,
             stacklevel=3,
         )
-
-
-def _has_hidden(text: str) -> bool:
-    if text.isascii() and text.isprintable():
-        return False
-    return any(
-        unicodedata.bidirectional(letter) in RIGHT_TO_LEFT
-        or (unicodedata.category(letter) in ("Cc", "Cf") and letter not in "\t\r\n")
-        for letter in text
-    )
 
 
 def text_problem(text: str) -> str | None:
@@ -368,11 +357,6 @@ def _identity(row: Row) -> tuple[str, str | None, tuple[int, ...], str]:
     return row.image, row.mask, row.label, row.text
 
 
-def label_text(label: Sequence[int]) -> str:
-    """A label as the table has it: its values, joined with `+`."""
-    return "+".join(map(str, label))
-
-
 def _row_cells(row: Row) -> list[str]:
     labelled = "true" if row.labelled else "false"
     return [
@@ -466,19 +450,3 @@ def _label_cell(number: int, text: str, mask: str | None, problems: Problems) ->
         problems.add(number, "label", problem)
         return ()
     return parse_label(text)
-
-
-def label_problem(text: str, mask: str | None) -> str | None:
-    """Why a cell cannot be a label; None if it can."""
-    if not text.strip():
-        return None
-    if not LABEL.fullmatch(text.strip()):
-        return f"{text!r}; expected values of the mask joined with +, e.g. 2 or 1+3"
-    if 0 in parse_label(text):
-        return f"{text!r}; 0 is the background of a mask, expected values above 0"
-    return None if mask else f"is {text!r} but there is no mask; name the mask or leave it empty"
-
-
-def parse_label(text: str) -> tuple[int, ...]:
-    """The values in a label that has no problem."""
-    return tuple(sorted({int(value) for value in text.split("+")})) if text.strip() else ()

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from textmask.data.cache_folder import cache_folder
-from textmask.data.manifest import SHOWN, Manifest, Row, label_text
+from textmask.data.label_cells import label_text
+from textmask.data.manifest import SHOWN, Manifest, Row
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import file_sha256, write_whole
 from textmask.io.images import Bytes
@@ -66,7 +67,7 @@ def scan_masks(
     identity = json.dumps([FORMAT, str(manifest.root.resolve()), paths, sorted(stats.items())])
     name = hashlib.sha256(identity.encode()).hexdigest()[:24]
     stored = cache_folder(cache_dir) / f"{name}.maskvalues"
-    if (found := _load(stored)) is not None:
+    if (found := _load_scan(stored)) is not None:
         return found
 
     files = {}
@@ -163,7 +164,7 @@ def file_stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _load(path: Path) -> MaskScan | None:
+def _load_scan(path: Path) -> MaskScan | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = {}

@@ -80,13 +80,16 @@ def without_equal_channels(pixels: Pixels) -> Pixels:
     return pixels
 
 
-def decode_with(path: Path, convert: Callable[[Image.Image], Pixels]) -> Pixels:
-    """Decode a file like `read_image`, and make the pixels of the upright image with `convert`.
+def read_mask_pixels(path: str | Path) -> Pixels:
+    """Pixels H W or H W 3 of a mask in their stored depth, where transparency and palettes have a meaning.
+
+    A transparent pixel is background; if the color is the same everywhere, the transparency itself is the mask. A
+    palette of gray values is looked up; of any other palette the numbers are the values.
 
     Raises:
         DataError: as `read_image`.
     """
-    return _decode_image(path, path, convert)
+    return _decode_image(Path(path), Path(path), _mask_pixels)
 
 
 def stored_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
@@ -324,3 +327,34 @@ def _as_uint8(pixels: Pixels, where: str) -> Bytes:
     if pixels.dtype != np.uint8:
         return stretch(pixels, *value_range(pixels, where))
     return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+def _mask_pixels(image: Image.Image) -> Pixels:
+    """Pixels H W or H W 3 of a mask: unlike those of a photograph, transparency and palettes count."""
+    if image.mode == "1":
+        return np.asarray(image)
+    if image.mode == "P" and "transparency" not in image.info:
+        return _palette_pixels(image)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa", "P"):
+        return _transparent_pixels(image.convert("RGBA"))
+    if image.mode in ("RGB", "CMYK", "YCbCr", "LAB", "HSV"):
+        return np.asarray(image.convert("RGB"))
+    return np.asarray(image)
+
+
+def _palette_pixels(image: Image.Image) -> Pixels:
+    looked_up, numbers = np.asarray(image.convert("RGB")), np.asarray(image)
+    used = np.unique(looked_up.reshape(-1, 3), axis=0)
+    gray = bool((used == used[:, :1]).all())
+    return looked_up if gray else numbers
+
+
+def _transparent_pixels(image: Image.Image) -> Pixels:
+    pixels = np.asarray(image)
+    color, alpha = pixels[..., :3], pixels[..., 3]
+    if (alpha == 255).all():
+        return color
+    if (color == color[:1, :1]).all():
+        return alpha
+    shown = color.astype(np.uint16) * alpha[..., None] // 255
+    return np.asarray(shown, np.uint8)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from textmask.errors import DataError
-from textmask.io.images import Bytes, decode_with, without_equal_channels
+from textmask.io.images import Bytes, read_mask_pixels, without_equal_channels
 from textmask.io.mask_rule import MaskRule
 
 LOSSY = {".jpg", ".jpeg", ".webp", ".jp2"}
@@ -59,7 +58,7 @@ def read_stored(path: str | Path) -> tuple[npt.NDArray[Any], bool]:
     Raises:
         DataError: the file is missing, empty, truncated, not an image, a stack of pages, or has more than 100 Mpx.
     """
-    pixels = without_equal_channels(decode_with(Path(path), _mask_pixels))
+    pixels = without_equal_channels(read_mask_pixels(path))
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)
     if pixels.ndim == 2:
@@ -151,34 +150,3 @@ def read_mask(path: str | Path, rule: MaskRule | None = None, label: tuple[int, 
                 f"{path}: is not a binary mask, its values are {values_text([found])}. {WAYS}"
             )
     return (rule or MaskRule()).foreground(stored, label)
-
-
-def _mask_pixels(image: Image.Image) -> npt.NDArray[Any]:
-    """Pixels H W or H W 3 of a mask: unlike those of a photograph, transparency and palettes count."""
-    if image.mode == "1":
-        return np.asarray(image)
-    if image.mode == "P" and "transparency" not in image.info:
-        return _palette_pixels(image)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa", "P"):
-        return _transparent_pixels(image.convert("RGBA"))
-    if image.mode in ("RGB", "CMYK", "YCbCr", "LAB", "HSV"):
-        return np.asarray(image.convert("RGB"))
-    return np.asarray(image)
-
-
-def _palette_pixels(image: Image.Image) -> npt.NDArray[Any]:
-    looked_up, numbers = np.asarray(image.convert("RGB")), np.asarray(image)
-    used = np.unique(looked_up.reshape(-1, 3), axis=0)
-    gray = bool((used == used[:, :1]).all())
-    return looked_up if gray else numbers
-
-
-def _transparent_pixels(image: Image.Image) -> npt.NDArray[Any]:
-    pixels = np.asarray(image)
-    color, alpha = pixels[..., :3], pixels[..., 3]
-    if (alpha == 255).all():
-        return color
-    if (color == color[:1, :1]).all():
-        return alpha
-    shown = color.astype(np.uint16) * alpha[..., None] // 255
-    return np.asarray(shown, np.uint8)
