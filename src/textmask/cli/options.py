@@ -323,7 +323,7 @@ def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manife
     except (DataError, ConfigError) as error:
         raise type(error)(
             f"{error} {record.path} was trained with {kept}, which applies unless you give other values "
-            "(--layout auto, --text-column '', --hold-out 0, --no-merge-valid)."
+            "(--layout auto, --text-column '', --hold-out 0, --no-merge-valid, --classes '', --mask-values '')."
         ) from error
 
 

@@ -288,8 +288,7 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     # in memory first, so that the file is written at once
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    labels = any(row.label for row in manifest.rows)
-    columns = COLUMNS if labels else COLUMNS[:-1]
+    columns = COLUMNS if any(row.label for row in manifest.rows) else COLUMNS[:-1]
     writer.writerow(columns)
     for row in manifest.rows:
         cells = _row_cells(row)
@@ -347,10 +346,7 @@ def check_own_masks(rows: Sequence[tuple[int, Row]], problems: Problems) -> None
 def own_mask_problem(row: Row) -> str:
     """What to say of a row whose mask is an image of the data set."""
     whose = "its own image" if row.mask == row.image else "an image of the data set"
-    return (
-        f"the mask of {row.image!r} is {row.mask!r}, {whose}; name the file of the mask, or leave the cell empty "
-        "if there is none"
-    )
+    return f"the mask of {row.image!r} is {row.mask!r}, {whose}; name the file of the mask, or leave the cell empty"
 
 
 def _identity(row: Row) -> tuple[str, str | None, tuple[int, ...], str]:
