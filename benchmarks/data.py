@@ -17,7 +17,8 @@ from textmask.data.cache import open_split
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.data.transforms import Photometric, apply_image, apply_mask, make_params, photometric
-from textmask.io.images import read_image, read_mask, resize_image, resize_mask
+from textmask.io.images import read_image, resize_image, resize_mask
+from textmask.io.masks import read_mask
 from textmask.runs.environment import prepare_cpu
 
 SIZE, FILMS, PAIRS = (224, 224), 96, 64

@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import tempfile
 
+# what is known about masks is kept for the next call, but not in the home folder of whoever runs the tests
+os.environ["TEXTMASK_CACHE"] = tempfile.mkdtemp(prefix="textmask-cache-")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -596,14 +596,18 @@ def test_a_folder_is_shared_among_the_tasks_of_ray(call, table, tmp_path):
     assert len(list((tmp_path / "masks").glob("*.json"))) == 40
 
 
-def test_strict_inspection_fails_where_there_are_errors(call, tmp_path):
+def test_inspection_fails_if_there_are_errors_and_with_strict_on_warnings(call, tmp_path):
     counts = ("--train", 4, "--valid", 2, "--test", 2)
     assert call("data", "phantom", "--out", "films", "--size", 64, *counts)[0] == 0
     assert call("data", "inspect", "films", "--strict")[0] == 0
-    picture = min((tmp_path / "films" / "images").iterdir())
-    picture.write_bytes(picture.read_bytes()[:100])
+
+    # a repeated image is a warning, a truncated one an error
+    first, second, *_ = sorted((tmp_path / "films" / "images").glob("*train*"))
+    second.write_bytes(first.read_bytes())
     assert call("data", "inspect", "films")[0] == 0
     assert call("data", "inspect", "films", "--strict")[0] == 1
+    first.write_bytes(first.read_bytes()[:100])
+    assert call("data", "inspect", "films")[0] == 1
 
 
 @pytest.mark.slow

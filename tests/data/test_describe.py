@@ -206,7 +206,9 @@ def test_the_command(table):
         )  # no split, no prompts: told by the reader, and why the command is run
         result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "2 sentences from masks (2 agree with theirs)" in " ".join(result.output.split())
+    assert "2 prompts from masks (2 agree with the existing ones)" in " ".join(
+        result.output.split()
+    )
     assert {row.text for row in read_manifest(table.root / "table.csv").rows} == {
         "Patchy opacity in the lower left lung.",
         "No focal opacity.",
@@ -218,7 +220,7 @@ def test_the_command(table):
 def test_real_bm_seg_slices_get_true_prompts(data_root):
     manifest = read_layout(data_root / "bm-seg-mini")
     assert manifest.laterality is Laterality.UNKNOWN
-    from textmask.io.images import read_mask
+    from textmask.io.masks import read_mask
 
     for row in manifest.rows:
         mask = read_mask(manifest.mask_path(row))

@@ -134,11 +134,17 @@ def test_symbolic_links(tmp_path: Path) -> None:
 
 
 def test_duplicates_and_case_collisions(tmp_path: Path) -> None:
-    path = table(tmp_path, "a.png,,t,train,,,\n./a.png,,t,test,,,\nA.PNG,,t,train,,,\n")
+    path = table(
+        tmp_path,
+        "a.png,,t,train,,,\n./a.png,,t,train,,,\nA.PNG,,t,train,,,\na.png,,other,test,,,\n",
+    )
     with pytest.raises(DataError) as error:
         read_manifest(path)
-    assert "2 problems" in str(error.value)
-    assert "row 3, column image: 'a.png' was named in row 2;" in str(error.value)
+    assert "3 problems" in str(error.value)
+    assert "row 3, column image: 'a.png' was named in row 2 with the same mask" in str(error.value)
+    assert "row 5, column split: 'a.png' is in split 'train' in row 2 and in 'test' here" in str(
+        error.value
+    )
     assert "row 4, column image: 'A.PNG' was named in row 2 in other letter case ('a.png')" in str(
         error.value
     )
@@ -254,3 +260,53 @@ def test_written_above_the_images(tmp_path: Path) -> None:
     assert got.rows[1].mask is None
     with pytest.raises(DataError, match="in or above the folder"):
         write_manifest(Manifest(inner, ROWS), tmp_path / "other" / "m.csv")
+
+
+MANY = (
+    Row("a.png", "m1.png", "the heart", "train"),
+    Row("a.png", "m2.png", "the left lung", "train"),
+    Row("a.png", "map.png", "the liver", "train", label=(2,)),
+    Row("a.png", "map.png", "the kidneys", "train", label=(1, 3)),
+    Row("b.png", "m3.png", "the heart", "test"),
+)
+
+
+def test_an_image_may_have_several_rows_and_each_has_its_own_key(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path, MANY)
+    write_manifest(manifest, tmp_path / "m.csv")
+    assert "label" in (tmp_path / "m.csv").read_text().splitlines()[0]
+    got = read_manifest(tmp_path / "m.csv")
+    assert got.rows == MANY
+    keys = [got.key(row) for row in got.rows]
+    assert keys == ["a.png#1", "a.png#2", "a.png#4", "a.png#3", "b.png"]
+
+    # another order of the table gives the same names
+    turned = Manifest(tmp_path, MANY[::-1])
+    assert [turned.key(row) for row in MANY] == keys
+
+
+def test_a_table_without_labels_is_written_as_before(tmp_path: Path) -> None:
+    write_manifest(Manifest(tmp_path, ROWS), tmp_path / "m.csv")
+    assert (tmp_path / "m.csv").read_text().splitlines()[0] == HEADER.strip()
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("a.png,m.png,t,train,,,,heart\n", "'heart'; expected values of the mask joined with"),
+        ("a.png,,t,train,,,,2\n", "is '2' but there is no mask"),
+        ("a.png,m.png,t,train,,,,0\n", "'0'; 0 is the background"),
+        ("a.png,m.png,t,train,,,,-1\n", "'-1'; expected values"),
+    ],
+)
+def test_bad_labels(tmp_path: Path, row: str, why: str) -> None:
+    header = HEADER.strip() + ",label\n"
+    with pytest.raises(DataError, match=rf"row 2, column label: .*{why}"):
+        read_manifest(table(tmp_path, row, header))
+
+
+@pytest.mark.parametrize("mask", ["a.png", "b.png", "./A.png"])
+def test_a_mask_is_never_an_image_of_the_table(tmp_path: Path, mask: str) -> None:
+    path = table(tmp_path, f"a.png,{mask},t,train,,,\nb.png,,t,train,,,\n")
+    with pytest.raises(DataError, match=r"row 2, column mask: the mask of 'a.png' is .* image"):
+        read_manifest(path)

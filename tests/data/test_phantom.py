@@ -13,7 +13,8 @@ from textmask.data.phantom import (
     write_phantoms,
 )
 from textmask.errors import ConfigError, DataError
-from textmask.io.images import read_image, read_mask
+from textmask.io.images import read_image
+from textmask.io.masks import read_mask
 from textmask.statement import LUNG_ZONES, Laterality, Level, Side
 from textmask.text.grammar import parse
 

@@ -8,12 +8,16 @@ from typing import Annotated
 import typer
 
 from textmask.cli.options import (
+    Absent,
+    Classes,
     DataPath,
     FullHelpGroup,
     Grammar,
     HoldOut,
     Laterality,
     Layout,
+    MaskThreshold,
+    MaskValues,
     MergeValid,
     SplitColumn,
     TextColumn,
@@ -45,15 +49,21 @@ def inspect(
     split_column: SplitColumn = None,
     laterality: Laterality = None,
     grammar: Grammar = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
+    classes: Classes = None,
+    absent: Absent = None,
     pixels: Annotated[bool, typer.Option(help="Open the images and masks too.")] = True,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 1 if there are errors.")
+        bool, typer.Option("--strict", help="Exit with code 1 on warnings too (default: errors).")
     ] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", help="JSON file for the findings (default: none).")
     ] = None,
 ) -> None:
     """Show what a data set contains, how it compares with the published one, and its errors.
+
+    Exit code 1 means that there are errors.
 
     Example: textmask data inspect data/QaTa-COV19
     """
@@ -64,7 +74,16 @@ def inspect(
     from textmask.data.options import DataOptions
 
     options = data_options(
-        DataOptions(), layout, text_column, split_column, laterality, grammar=grammar
+        DataOptions(),
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
+        classes=classes,
+        absent=absent,
+        grammar=grammar,
     )
     manifest = read_data(path, options)
     found = options.layout if options.layout != "auto" else detect(path)
@@ -92,7 +111,8 @@ def inspect(
 
     if json_out is not None:
         json_out.write_text(report.to_json(), encoding="utf-8")
-    if strict and report.has_errors:
+    severe = ("error", "warning") if strict else ("error",)
+    if any(finding.severity in severe for finding in report.findings):
         raise typer.Exit(1)
 
 
@@ -107,20 +127,41 @@ def convert(
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
     grammar: Grammar = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
+    classes: Classes = None,
+    absent: Absent = None,
 ) -> None:
     """Write the manifest of a data set.
 
     Example: textmask data convert data/Kvasir --out data/Kvasir/table.csv
     """
     from textmask.data.manifest import write_manifest
+    from textmask.data.mask_scan import decide_rule
     from textmask.data.options import DataOptions
 
     options = data_options(
-        DataOptions(), layout, text_column, split_column, laterality, hold_out, merge_valid, grammar
+        DataOptions(),
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
+        classes=classes,
+        absent=absent,
+        grammar=grammar,
     )
-    manifest = read_data(path, options)
+    with progress_bars() as step:
+        manifest = decide_rule(read_data(path, options), progress=step)
     write_manifest(manifest, out)
     say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
+    if options.mask_threshold is not None:
+        say(
+            f"The table does not hold the threshold: give --mask-threshold {options.mask_threshold:g} with it too."
+        )
 
 
 @data_app.command("describe")
@@ -142,6 +183,8 @@ def describe_command(
     layout: Layout = None,
     split_column: SplitColumn = None,
     hold_out: HoldOut = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
 ) -> None:
     """Generate prompts from the masks, for data without prompts. They leak the true position.
 
@@ -153,7 +196,12 @@ def describe_command(
     side = Convention(choose("laterality", laterality, [str(name) for name in Convention]))
     check_zone_map(zones)
     options = data_options(
-        DataOptions(), layout=layout, split_column=split_column, hold_out=hold_out
+        DataOptions(),
+        layout=layout,
+        split_column=split_column,
+        hold_out=hold_out,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
     )
     manifest = read_data(path, options)
 

@@ -8,13 +8,17 @@ from typing import Annotated
 import typer
 
 from textmask.cli.options import (
+    Absent,
     CacheDir,
+    Classes,
     DataPath,
     Device,
     Grammar,
     HoldOut,
     Laterality,
     Layout,
+    MaskThreshold,
+    MaskValues,
     MergeValid,
     RunPath,
     Split,
@@ -54,6 +58,10 @@ def evaluate_command(
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
     grammar: Grammar = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
+    classes: Classes = None,
+    absent: Absent = None,
     surface: Annotated[bool, typer.Option(help="Compute HD95 and ASSD too.")] = True,
     native: Annotated[
         bool, typer.Option("--native", help="Score at the size of each mask file.")
@@ -82,6 +90,10 @@ def evaluate_command(
         hold_out,
         merge_valid,
         grammar,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
+        classes=classes,
+        absent=absent,
     )
     manifest = read_run_data(record, data, options)
     manifest.rows_of(split)
@@ -90,6 +102,7 @@ def evaluate_command(
     from textmask.evaluation.evaluate import EvaluationOptions
     from textmask.evaluation.evaluate import evaluate as run_evaluation
     from textmask.evaluation.protocol import provenance_lines
+    from textmask.evaluation.structures import structure_cells
     from textmask.evaluation.tables import difference_lines, protocol_line, table_cells
     from textmask.reports.page import write_report
     from textmask.runs.environment import prepare_cpu
@@ -110,6 +123,8 @@ def evaluate_command(
         summary = run_evaluation(record.path, manifest, split, scoring)
 
     print_table(*table_cells(summary.rows, summary.missing_rows))
+    if summary.structures:
+        print_table(*structure_cells(summary.structures))
     say(protocol_line(summary.protocol))
     for line in difference_lines(summary.differences):
         say(f"  {record.path.name} {line}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +130,30 @@ MergeValid = Annotated[
     bool | None,
     typer.Option("--merge-valid/--no-merge-valid", help="Train on valid too (default: no)."),
 ]
+MaskThreshold = Annotated[
+    float | None,
+    typer.Option(help="Mask values above it are foreground (default: decided by all masks)."),
+]
+MaskValues = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1,2", help="Mask values that are foreground (default: decided by all masks)."
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Table value,name of label maps: one row per structure (default: the masks are binary).",
+    ),
+]
+Absent = Annotated[
+    bool | None,
+    typer.Option(
+        "--absent/--no-absent",
+        help="With --classes, keep absent structures as empty masks (default: no).",
+    ),
+]
 CacheDir = Annotated[
     Path | None,
     typer.Option(help="Folder for decoded images (default: the user cache)."),
@@ -177,6 +202,12 @@ def data_options(
     hold_out: float | None = None,
     merge_valid: bool | None = None,
     grammar: str | None = None,
+    *,
+    mask_threshold: float | None = None,
+    mask_values: str | None = None,
+    classes: str | None = None,
+    absent: bool | None = None,
+    allow_empty_text: bool | None = None,
 ) -> DataOptions:
     """The data options of one command.
 
@@ -189,6 +220,11 @@ def data_options(
         hold_out: fraction of `train` to hold out as `valid`, in [0, 1).
         merge_valid: whether `valid` is trained on.
         grammar: grammar of the prompts, or `auto`.
+        mask_threshold: see `DataOptions`, as all that follow.
+        mask_values: "" for none.
+        classes: "" for none.
+        absent: whether absent structures are kept.
+        allow_empty_text: whether a text-guided method may train without prompts.
 
     Raises:
         ConfigError: the laterality or the grammar is unknown.
@@ -210,8 +246,17 @@ def data_options(
         "hold_out": hold_out,
         "merge_valid": merge_valid,
         "grammar": grammar,
+        "mask_threshold": mask_threshold,
+        "mask_values": mask_values,
+        "classes": classes,
+        "absent": absent,
+        "allow_empty_text": allow_empty_text,
     }
     changes = {name: value for name, value in given.items() if value is not None}
+    # one way to read masks replaces another that a run remembers
+    ways = {"mask_threshold": None, "mask_values": None, "classes": None, "absent": False}
+    if any(changes.get(name) is not None for name in ("mask_threshold", "mask_values", "classes")):
+        remembered = replace(remembered, **ways)  # type: ignore[arg-type]
     return replace(remembered, **changes)
 
 
@@ -232,6 +277,14 @@ def option_words(options: DataOptions) -> str:
         words.append("--merge-valid")
     if options.grammar:
         words += ["--grammar", options.grammar]
+    if options.mask_threshold is not None:
+        words += ["--mask-threshold", f"{options.mask_threshold:g}"]
+    if options.mask_values:
+        words += ["--mask-values", options.mask_values]
+    if options.classes:
+        words += ["--classes", options.classes]
+    if options.absent:
+        words.append("--absent")
     return shlex.join(words)
 
 
@@ -239,16 +292,28 @@ def read_data(path: Path, options: DataOptions) -> Manifest:
     """The manifest of a data set, read with these options."""
     from dataclasses import replace
 
+    from textmask.data.label_maps import with_mask_options
     from textmask.data.layouts.read import read_layout
     from textmask.data.splits import hold_out, merge_split
     from textmask.statement import Laterality as Convention
 
-    manifest = read_layout(
-        path,
-        options.layout,
-        text_column=options.text_column or None,
-        split_column=options.split_column or None,
-        laterality=Convention(options.laterality) if options.laterality else None,
+    with warnings.catch_warnings():
+        # the names of the structures become the prompts
+        if options.classes:
+            warnings.filterwarnings("ignore", message=".*rows have no text")
+        manifest = read_layout(
+            path,
+            options.layout,
+            text_column=options.text_column or None,
+            split_column=options.split_column or None,
+            laterality=Convention(options.laterality) if options.laterality else None,
+        )
+    manifest = with_mask_options(
+        manifest,
+        threshold=options.mask_threshold,
+        values=options.mask_values,
+        classes=options.classes,
+        absent=options.absent,
     )
     if options.grammar:
         rows = tuple(replace(row, grammar=options.grammar) for row in manifest.rows)
@@ -277,7 +342,8 @@ def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manife
     except (DataError, ConfigError) as error:
         raise type(error)(
             f"{error} {record.path} was trained with {kept}, which applies unless you give other values "
-            "(--layout auto, --text-column '', --hold-out 0, --no-merge-valid, --grammar auto)."
+            "(--layout auto, --text-column '', --hold-out 0, --no-merge-valid, --grammar auto, --classes '', "
+            "--mask-values '')."
         ) from error
 
 

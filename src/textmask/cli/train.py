@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textmask.cli.options import (
+    Absent,
     CacheDir,
+    Classes,
     Device,
     Grammar,
     HoldOut,
@@ -19,6 +21,8 @@ from textmask.cli.options import (
     LabelledList,
     Laterality,
     Layout,
+    MaskThreshold,
+    MaskValues,
     MergeValid,
     OptionalData,
     Preset,
@@ -89,6 +93,17 @@ def train_command(
     hold_out: HoldOut = None,
     merge_valid: MergeValid = None,
     grammar: Grammar = None,
+    mask_threshold: MaskThreshold = None,
+    mask_values: MaskValues = None,
+    classes: Classes = None,
+    absent: Absent = None,
+    allow_empty_text: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-empty-text",
+            help="Train a method that reads prompts although most rows have none (default: refuse).",
+        ),
+    ] = None,
     device: Device = "auto",
     devices: Annotated[
         int, typer.Option(help="Number of processes; batch sizes stay global.", min=1)
@@ -129,6 +144,11 @@ def train_command(
         hold_out,
         merge_valid,
         grammar,
+        mask_threshold=mask_threshold,
+        mask_values=mask_values,
+        classes=classes,
+        absent=absent,
+        allow_empty_text=allow_empty_text,
     )
     manifest = read_data(plan.data, options)
 
@@ -150,6 +170,7 @@ def train_command(
         cache_dir=cache_dir,
         labelled_list=plan.labelled_list,
         progress=not quiet,
+        allow_empty_text=options.allow_empty_text,
         options=TrainOptions(
             trackers=tuple(tracker or ()),
             devices=devices if devices > 1 else chosen,

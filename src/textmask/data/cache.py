@@ -8,18 +8,21 @@ import os
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from textmask.data.cache_folder import cache_folder
 from textmask.data.manifest import Manifest, Row
+from textmask.data.mask_scan import decide_rule, file_stamp, refuse_same_pixels, row_mask
 from textmask.errors import DataError
 from textmask.io.files import write_json
-from textmask.io.images import read_image, read_mask, resize_image, resize_mask
+from textmask.io.images import Bytes, read_image, resize_image, resize_mask
 from textmask.progress import Progress, with_progress
 from textmask.statement import Statement
 from textmask.text.grammar import parse
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class SplitData:
 
     Attributes:
         rows: the N manifest rows, in order.
-        images: uint8 N C H W; C is 1 when every image is gray, else 3.
+        images: uint8 N C H W; C is 1 when every image is gray, else 3. An image with several rows is stored once.
         masks: uint8 N H W, 0 or 1; all 0 if `has_mask` is False.
         has_mask: N booleans.
         prompts, statements, keys: the N prompts, their parsed claims, and the row keys.
@@ -36,7 +39,7 @@ class SplitData:
     """
 
     rows: tuple[Row, ...]
-    images: np.ndarray
+    images: np.ndarray | SharedRows
     masks: np.ndarray
     has_mask: np.ndarray
     prompts: tuple[str, ...]
@@ -63,11 +66,34 @@ class SplitData:
         )
 
 
-def cache_folder(cache_dir: Path | None = None) -> Path:
-    """Cache folder: `cache_dir`, or $TEXTMASK_CACHE, or `.cache/textmask` in the home folder."""
-    if cache_dir is not None:
-        return Path(cache_dir)
-    return Path(os.environ.get("TEXTMASK_CACHE") or Path.home() / ".cache" / "textmask")
+@dataclass(frozen=True)
+class SharedRows:
+    """An array with a row per manifest row, of which equal ones are stored once; indexed like a NumPy array.
+
+    Attributes:
+        stored: the distinct rows.
+        numbers: for each of the N rows, which of them it is.
+    """
+
+    stored: np.ndarray
+    numbers: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N and the shape of one row."""
+        return (len(self.numbers), *self.stored.shape[1:])
+
+    def __len__(self) -> int:
+        """Number of rows N."""
+        return len(self.numbers)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Rows by number, slice, numbers or N booleans."""
+        return np.asarray(self.stored[self.numbers[rows]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All N rows, copied into memory."""
+        return np.asarray(self[:], dtype)
 
 
 def open_split(
@@ -87,21 +113,26 @@ def open_split(
         progress: called with (task, done, total) while decoding.
 
     Raises:
-        DataError: an image is unreadable, a mask has another size than its image, the cache is corrupt, or the disk
-            is full.
+        DataError: an image is unreadable, a mask has another size than its image or is an image, the values of the
+            masks do not say what is foreground, the cache is corrupt, or the disk is full.
     """
     rows = manifest.rows_of(split)
-    root = str(manifest.root.resolve())
+    manifest = decide_rule(manifest, cache_dir, progress)
 
-    # a change of any of these needs a new cache file
-    identity = json.dumps([FORMAT, root, manifest.hash(), split, list(image_size)])
+    # a change of any of these needs a new cache file: the rows in their order, the files, how masks are read
+    files = [(row.image, row.mask, row.label) for row in rows]
+    paths = sorted({path for row in rows for path in (row.image, row.mask) if path})
+    stamps = [file_stamp(manifest.root / path) for path in paths]
+    root, rule = str(manifest.root.resolve()), repr(manifest.mask_rule)
+    identity = json.dumps([FORMAT, root, files, stamps, rule, list(image_size)])
     stem = cache_folder(cache_dir) / hashlib.sha256(identity.encode()).hexdigest()[:24]
     info = stem.with_suffix(".json")
     if not info.exists():
         _decode_rows(manifest, rows, image_size, stem, progress)
 
     meta = json.loads(info.read_text(encoding="utf-8"))
-    shape = (len(rows), meta["channels"], *image_size)
+    numbers = np.array(meta["images"], dtype=np.int64)
+    shape = (int(numbers.max(initial=-1)) + 1, meta["channels"], *image_size)
     # the files may be shorter than the shapes, e.g. after a full disk
     try:
         images = np.memmap(stem.with_suffix(".images.memmap"), np.uint8, "r", shape=shape)
@@ -115,12 +146,12 @@ def open_split(
 
     return SplitData(
         rows=rows,
-        images=images,
+        images=images if len(images) == len(rows) else SharedRows(images, numbers),
         masks=masks,
         has_mask=np.array([row.mask is not None for row in rows], dtype=bool),
         prompts=tuple(row.text for row in rows),
         statements=tuple(parse(row.text, row.grammar, row.laterality) for row in rows),
-        keys=tuple(row.image for row in rows),
+        keys=tuple(manifest.key(row) for row in rows),
         native_sizes=np.array(meta["native_sizes"], dtype=np.int64).reshape(-1, 2),
     )
 
@@ -136,25 +167,41 @@ def _decode_rows(
     parts = {name: stem.with_suffix(f".{name}.{os.getpid()}.part") for name in ("images", "masks")}
     # all images are gray until the first color image
     channels, sizes = 1, []
+    numbers: list[int] = []
+    seen: dict[str, int] = {}
+    last: tuple[str, Bytes] | None = None
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         with parts["images"].open("wb") as image_file, parts["masks"].open("wb") as mask_file:
-            for i, row in enumerate(with_progress(rows, "decoding", progress)):
-                image, mask = _read_pair(manifest, row)
+            for row in with_progress(rows, "decoding", progress):
+                # rows of one image mostly follow each other
+                image = (
+                    last[1]
+                    if last and last[0] == row.image
+                    else read_image(manifest.image_path(row))
+                )
+                last = (row.image, image)
+                mask = _mask_of(manifest, row, image)
                 sizes.append(list(image.shape[:2]))
+                np.ascontiguousarray(resize_mask(mask, size)).tofile(mask_file)
+
+                done = len(seen)
+                numbers.append(seen.setdefault(row.image, done))
+                if len(seen) == done:
+                    continue
                 if image.ndim == 3 and channels == 1:
                     channels = 3
-                    _spread(image_file, i, size)
+                    _spread(image_file, done, size)
 
                 # appended as C H W, so that the file is the array
                 planes = resize_image(image, size)
                 planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
                 np.ascontiguousarray(np.broadcast_to(planes, (channels, *size))).tofile(image_file)
-                np.ascontiguousarray(resize_mask(mask, size)).tofile(mask_file)
 
         for name, part in parts.items():
             part.replace(stem.with_suffix(f".{name}.memmap"))
-        write_json(stem.with_suffix(".json"), {"channels": channels, "native_sizes": sizes})
+        meta = {"channels": channels, "native_sizes": sizes, "images": numbers}
+        write_json(stem.with_suffix(".json"), meta)
     except OSError as error:
         raise DataError(
             f"cannot write the decoded cache {stem.parent}: {error}. "
@@ -173,14 +220,14 @@ def _spread(image_file: BufferedWriter, done: int, size: tuple[int, int]) -> Non
     np.ascontiguousarray(np.broadcast_to(gray, (done, 3, *size))).tofile(image_file)
 
 
-def _read_pair(manifest: Manifest, row: Row) -> tuple[np.ndarray, np.ndarray]:
-    image = read_image(manifest.image_path(row))
+def _mask_of(manifest: Manifest, row: Row, image: Bytes) -> Bytes:
     if row.mask is None:
-        return image, np.zeros(image.shape[:2], np.uint8)
-    mask = read_mask(manifest.mask_path(row))
+        return np.zeros(image.shape[:2], np.uint8)
+    mask = row_mask(manifest, row)
     if tuple(mask.shape) != tuple(image.shape[:2]):
         raise DataError(
             f"{row.image} has {image.shape[0]} x {image.shape[1]} pixels, its mask {row.mask} has "
             f"{mask.shape[0]} x {mask.shape[1]}. They must have the same size: remove the row, or resize one of them."
         )
-    return image, mask
+    refuse_same_pixels(row, image, mask)
+    return mask

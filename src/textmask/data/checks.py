@@ -15,10 +15,12 @@ from textmask.data.claim_checks import (
     check_laterality,
     check_sides,
 )
-from textmask.data.facts import Facts, measure, near_identical
+from textmask.data.facts import Facts, distinct_images, measure, near_identical
 from textmask.data.layouts.published import compare_counts
 from textmask.data.manifest import Manifest, Row
-from textmask.errors import PromptWarning
+from textmask.data.mask_checks import check_coverage
+from textmask.data.mask_scan import decide_rule
+from textmask.errors import DataError, DataWarning, PromptWarning
 from textmask.progress import Progress
 from textmask.statement import Statement
 from textmask.text.grammar import parse
@@ -42,10 +44,12 @@ def check(
     _check_groups(manifest, report)
     statements = _check_prompts(manifest, report)
     if pixels:
+        manifest = _check_values(manifest, report, progress)
         facts = measure(manifest, progress)
         _check_files(facts, report)
         _check_copies(facts, report)
         _check_masks(facts, report)
+        check_coverage(facts, report)
 
         # what prompts claim, against what their masks show
         claims = []
@@ -59,6 +63,19 @@ def check(
 
     report.findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return report
+
+
+def _check_values(manifest: Manifest, report: CheckReport, progress: Progress | None) -> Manifest:
+    """The manifest with its mask rule; without one if the values of the masks do not give it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DataWarning)
+        try:
+            manifest = decide_rule(manifest, progress=progress)
+        except DataError as error:
+            report.add("mask-values", "error", str(error))
+    for warning in caught:
+        report.add("mask-noise", "warning", str(warning.message))
+    return manifest
 
 
 def _check_counts(manifest: Manifest, report: CheckReport) -> None:
@@ -206,7 +223,7 @@ def _check_files(facts: list[Facts], report: CheckReport) -> None:
 
 def _check_copies(facts: list[Facts], report: CheckReport) -> None:
     files: dict[str, list[Row]] = {}
-    for fact in facts:
+    for fact in distinct_images(facts):
         if fact.sha256:
             files.setdefault(fact.sha256, []).append(fact.row)
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from textmask.data.captions import caption, mask_statement, style_map
 from textmask.data.manifest import Manifest, write_manifest
+from textmask.data.mask_scan import decide_rule, row_mask
 from textmask.errors import ConfigError, DataError
 from textmask.io.files import write_whole
-from textmask.io.images import read_mask
 from textmask.metrics.agreement import Shown, agreement, shown
 from textmask.progress import Progress, with_progress
 from textmask.statement import ZONES, Laterality, Statement
@@ -128,10 +128,11 @@ def describe_masks(
         )
 
     table = zones or style_map(style)
+    manifest = decide_rule(manifest, progress=progress)
     rows, absent, placeless, agreeing = [], 0, 0, 0
     for row in with_progress(manifest.rows, "masks", progress):
         if row.mask is not None:
-            found = _look(read_mask(manifest.mask_path(row)), table)
+            found = _look(row_mask(manifest, row), table)
             row = replace(row, text=_caption_of(found, style, laterality), laterality=laterality)
             # count what the note reports
             absent += bool(found.empty[0])

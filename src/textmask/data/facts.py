@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import cv2
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from textmask.data.manifest import Manifest, Row
+from textmask.data.mask_scan import row_mask
 from textmask.errors import DataError
-from textmask.io.images import Bytes, read_image, read_mask
+from textmask.io.images import Bytes, read_image, stored_size
 from textmask.progress import Progress, with_progress
 
 THUMBNAIL = 32
@@ -33,6 +34,7 @@ class Facts:
         thumbnail: 32 x 32 gray values, None if unreadable.
         mask_share: foreground share of the frame, None without a mask.
         left_share: share of the foreground in the left half of the frame, None without foreground.
+        edge_share: foreground share of the outermost pixels, None without a mask.
         errors: what could not be read.
     """
 
@@ -44,19 +46,23 @@ class Facts:
     thumbnail: Bytes | None = None
     mask_share: float | None = None
     left_share: float | None = None
+    edge_share: float | None = None
     errors: tuple[str, ...] = ()
 
 
 def measure(manifest: Manifest, progress: Progress | None = None) -> list[Facts]:
-    """Read every image and mask once.
+    """Read every image once, and the mask of every row.
 
     Args:
-        manifest: the data set.
+        manifest: the data set; without a mask rule, only the sizes of binary masks are known.
         progress: called with (task, rows done, rows in total).
     """
     facts = []
+    images: dict[str, Facts] = {}
     for row in with_progress(manifest.rows, "images", progress):
-        facts.append(_measure_row(manifest, row))
+        if row.image not in images:
+            images[row.image] = _measure_image(manifest, row)
+        facts.append(_measure_mask(manifest, row, replace(images[row.image], row=row)))
     return facts
 
 
@@ -80,7 +86,7 @@ def near_identical(facts: list[Facts]) -> list[tuple[Row, Row]]:
     contrast. Images of one flat color are left out: they all look the same.
     """
     splits: dict[str, list[Facts]] = {}
-    for fact in facts:
+    for fact in distinct_images(facts):
         if fact.thumbnail is not None and fact.thumbnail.std() > 1:
             splits.setdefault(fact.row.split, []).append(fact)
     pairs = []
@@ -89,28 +95,45 @@ def near_identical(facts: list[Facts]) -> list[tuple[Row, Row]]:
     return pairs
 
 
-def _measure_row(manifest: Manifest, row: Row) -> Facts:
+def distinct_images(facts: list[Facts]) -> list[Facts]:
+    """The facts of one row per image."""
+    found: dict[str, Facts] = {}
+    for fact in facts:
+        found.setdefault(fact.row.image, fact)
+    return list(found.values())
+
+
+def _measure_image(manifest: Manifest, row: Row) -> Facts:
     # an unreadable file is a finding, not an error
-    errors = []
-    sha256, size, gray, thumbnail = "", None, True, None
     try:
         path = manifest.image_path(row)
         image = read_image(path)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        size, gray, thumbnail = (image.shape[0], image.shape[1]), image.ndim == 2, _thumbnail(image)
     except DataError as error:
-        errors.append(str(error))
+        return Facts(row, errors=(str(error),))
+    size = (image.shape[0], image.shape[1])
+    return Facts(row, sha256, size, gray=image.ndim == 2, thumbnail=_thumbnail(image))
 
-    mask_size, mask_share, left = None, None, None
-    if row.mask is not None:
-        try:
-            mask = read_mask(manifest.mask_path(row))
-            mask_size = (mask.shape[0], mask.shape[1])
-            mask_share, left = float(mask.mean()), left_share(mask)
-        except DataError as error:
-            errors.append(str(error))
 
-    return Facts(row, sha256, size, mask_size, gray, thumbnail, mask_share, left, tuple(errors))
+def _measure_mask(manifest: Manifest, row: Row, fact: Facts) -> Facts:
+    if row.mask is None:
+        return fact
+    try:
+        # sizes do not depend on the rule
+        if manifest.mask_rule is None and not row.label:
+            return replace(fact, mask_size=stored_size(manifest.mask_path(row)))
+        mask = row_mask(manifest, row)
+    except DataError as error:
+        return replace(fact, errors=(*fact.errors, str(error)))
+
+    edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return replace(
+        fact,
+        mask_size=(mask.shape[0], mask.shape[1]),
+        mask_share=float(mask.mean()),
+        left_share=left_share(mask),
+        edge_share=float(edge.mean()),
+    )
 
 
 def _thumbnail(image: Bytes) -> Bytes:

@@ -1,4 +1,6 @@
-"""The manifest: a CSV with one row per image and its mask, prompt, split, group (patient) and laterality.
+"""The manifest: a CSV with one row per image, mask and prompt, and its split, group (patient) and laterality.
+
+An image may have several rows, with other prompts or other masks.
 
 Paths are relative to the folder of the CSV and may not leave it, because manifests are downloaded from elsewhere.
 """
@@ -11,21 +13,25 @@ import io
 import json
 import posixpath
 import re
-import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from textmask.data.hidden_text import has_hidden_characters
+from textmask.data.label_cells import label_problem, label_text, parse_label
 from textmask.data.paths import Fence, path_problem
 from textmask.errors import DataError, DataWarning, choose
 from textmask.io.files import write_whole
+from textmask.io.mask_rule import MaskRule
 from textmask.io.spreadsheets import FORMULA, read_csv
 from textmask.statement import Laterality
 from textmask.text.grammar import GRAMMARS
 
-COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled", "grammar")
+OPTIONAL = ("label", "grammar")  # written only if a row has one
+COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled", *OPTIONAL)
 REQUIRED = ("image", "text", "split")
 MAX_TEXT = 10_000
 SHOWN = 10
@@ -36,12 +42,12 @@ SPLIT_ALIASES = {
 }  # fmt: skip
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-RIGHT_TO_LEFT = {"R", "AL", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI", "PDF", "PDI"}
+ROW_NUMBER = re.compile(r"#\d+$")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image; its key is `image`.
+    """One image with one mask and one prompt; see `Manifest.key` for its name.
 
     Attributes:
         image: path below the manifest's root, with forward slashes.
@@ -52,6 +58,7 @@ class Row:
         laterality: laterality convention of `text`.
         labelled: whether training may use the mask.
         grammar: grammar of `text`, see `textmask.text.grammar.parse`.
+        label: which values of the mask are the foreground of this row; () if the mask is binary.
     """
 
     image: str
@@ -62,15 +69,26 @@ class Row:
     laterality: Laterality = Laterality.UNKNOWN
     labelled: bool = True
     grammar: str = "auto"
+    label: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: its rows, and the folder that their paths are relative to."""
+    """A data set: its rows, and the folder that their paths are relative to.
+
+    Attributes:
+        root: the folder.
+        rows: unique by image, mask, label and prompt.
+        name: of the data set, for messages and tables.
+        mask_rule: which values of a binary mask are foreground; None finds out from the values of all masks.
+        classes: names of the values of label maps, if they are known.
+    """
 
     root: Path
     rows: tuple[Row, ...]
     name: str = ""
+    mask_rule: MaskRule | None = None
+    classes: Mapping[int, str] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -91,6 +109,25 @@ class Manifest:
         """
         choose(f"split of {self.name or self.root}", split, list(self.splits))
         return tuple(row for row in self.rows if row.split == split)
+
+    def key(self, row: Row) -> str:
+        """Name of a row: its image, with `#1`, `#2` ... if the image has several rows, in any order of the rows."""
+        return self._numbers.get(row, row.image)
+
+    @cached_property
+    def _numbers(self) -> dict[Row, str]:
+        """The names of rows whose image has several rows."""
+        rows_of: dict[str, list[Row]] = {}
+        for row in self.rows:
+            rows_of.setdefault(row.image, []).append(row)
+
+        # numbered by what they say, so that another order of the table gives the same names
+        names = {}
+        for image, rows in rows_of.items():
+            if len(rows) > 1:
+                rows.sort(key=lambda row: (row.mask or "", row.label, row.text))
+                names.update({row: f"{image}#{i}" for i, row in enumerate(rows, start=1)})
+        return names
 
     @property
     def laterality(self) -> Laterality:
@@ -129,6 +166,17 @@ class Manifest:
         if problem := path_problem(relative):
             raise DataError(f"{relative!r}: {problem}")
         return self.root / relative
+
+
+def image_of(key: str) -> str:
+    """The image in a key of `Manifest.key`."""
+    return ROW_NUMBER.sub("", key)
+
+
+def interval_groups(rows: Sequence[Row]) -> list[str]:
+    """What the intervals of N rows are grouped by: the group, or else the image if it has several rows, or else ""."""
+    counts = Counter(row.image for row in rows)
+    return [row.group or (row.image if counts[row.image] > 1 else "") for row in rows]
 
 
 @dataclass
@@ -175,7 +223,7 @@ def warn_about_texts(texts: Sequence[str], where: Path) -> None:
         )
 
     # such characters can hide what a prompt says
-    odd = [text for text in texts if _has_hidden(text)]
+    odd = [text for text in texts if has_hidden_characters(text)]
     if odd:
         warnings.warn(
             f"{where}: {len(odd)} texts contain control or right-to-left characters, kept as they are; "
@@ -183,16 +231,6 @@ def warn_about_texts(texts: Sequence[str], where: Path) -> None:
             DataWarning,
             stacklevel=3,
         )
-
-
-def _has_hidden(text: str) -> bool:
-    if text.isascii() and text.isprintable():
-        return False
-    return any(
-        unicodedata.bidirectional(letter) in RIGHT_TO_LEFT
-        or (unicodedata.category(letter) in ("Cc", "Cf") and letter not in "\t\r\n")
-        for letter in text
-    )
 
 
 def text_problem(text: str) -> str | None:
@@ -230,10 +268,11 @@ def read_manifest(path: str | Path) -> Manifest:
         )
 
     check_unique(rows, problems)
+    check_own_masks(rows, problems)
     problems.raise_any()
 
     if not rows:
-        raise DataError(f"{path}: has a header but no rows; add one row per image.")
+        raise DataError(f"{path}: has a header but no rows; add one row per image and prompt.")
 
     # manifest.csv says nothing about its data set, its folder does
     warn_about_texts([row.text for _, row in rows], path)
@@ -259,11 +298,14 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     # in memory first, so that the file is written at once
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    named = any(row.grammar != "auto" for row in manifest.rows)
-    writer.writerow(COLUMNS if named else COLUMNS[:-1])
+    used = {"label": any(row.label for row in manifest.rows)}
+    used["grammar"] = any(row.grammar != "auto" for row in manifest.rows)
+    writer.writerow([name for name in COLUMNS if used.get(name, True)])
     for row in manifest.rows:
-        cells = _row_cells(row)
-        if named and len(cells) < len(COLUMNS):
+        cells = _plain_cells(row)
+        if used["label"]:
+            cells.append(label_text(row.label))
+        if used["grammar"]:
             cells.append(row.grammar)
         cells[:2] = [
             posixpath.normpath(posixpath.join(prefix, cell)) if cell else "" for cell in cells[:2]
@@ -274,21 +316,70 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
 
 
 def check_unique(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
-    """Note every image that is named twice, ignoring letter case (as many file systems do)."""
-    seen: dict[str, tuple[int, str]] = {}
+    """Note rows that say the same twice, an image in two splits, and names that differ only in letter case.
+
+    Many file systems ignore letter case, so that such names are one file.
+    """
+    images: dict[str, tuple[int, Row]] = {}
+    whole: dict[tuple[str, str | None, tuple[int, ...], str], int] = {}
     for number, row in rows:
-        first, name = seen.setdefault(row.image.casefold(), (number, row.image))
+        first, same = images.setdefault(row.image.casefold(), (number, row))
         if first == number or not row.image:
+            whole.setdefault(_identity(row), number)
             continue
-        how = "" if name == row.image else f" in other letter case ({name!r})"
-        problems.add(
-            number, "image", f"{row.image!r} was named in row {first}{how}; keep one row per image"
-        )
+        if same.image != row.image:
+            problems.add(
+                number,
+                "image",
+                f"{row.image!r} was named in row {first} in other letter case ({same.image!r}); "
+                "write it the same way, or rename one of the files",
+            )
+        elif same.split != row.split:
+            problems.add(
+                number,
+                "split",
+                f"{row.image!r} is in split {same.split!r} in row {first} and in {row.split!r} here; "
+                "keep all rows of an image in one split",
+            )
+        elif (twin := whole.setdefault(_identity(row), number)) != number:
+            problems.add(
+                number,
+                "image",
+                f"{row.image!r} was named in row {twin} with the same mask and prompt; keep one of the rows",
+            )
+
+
+def check_own_masks(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
+    """Note every mask that is an image of the data set."""
+    images = {row.image.casefold() for _, row in rows}
+    for number, row in rows:
+        if row.mask and row.mask.casefold() in images:
+            problems.add(number, "mask", own_mask_problem(row))
+
+
+def own_mask_problem(row: Row) -> str:
+    """What to say of a row whose mask is an image of the data set."""
+    whose = "its own image" if row.mask == row.image else "an image of the data set"
+    return f"the mask of {row.image!r} is {row.mask!r}, {whose}; name the file of the mask, or leave the cell empty"
+
+
+def _identity(row: Row) -> tuple[str, str | None, tuple[int, ...], str]:
+    return row.image, row.mask, row.label, row.text
 
 
 def _row_cells(row: Row) -> list[str]:
+    """What the hash of a manifest covers; rows without a label and a grammar keep the hash that they had."""
+    cells = _plain_cells(row)
+    if row.label:
+        cells.append(label_text(row.label))
+    if row.grammar != "auto":
+        cells.append(f"grammar {row.grammar}")
+    return cells
+
+
+def _plain_cells(row: Row) -> list[str]:
     labelled = "true" if row.labelled else "false"
-    cells = [
+    return [
         row.image,
         row.mask or "",
         row.text,
@@ -297,10 +388,6 @@ def _row_cells(row: Row) -> list[str]:
         row.laterality.value,
         labelled,
     ]
-    # the hash of data without a grammar stays what it was
-    if row.grammar != "auto":
-        cells.append(row.grammar)
-    return cells
 
 
 def _check_header(header: list[str], path: Path) -> None:
@@ -347,6 +434,7 @@ def _parse_row(number: int, cells: dict[str, str], problems: Problems, fence: Fe
         laterality=_laterality_cell(number, cells.get("laterality", ""), problems),
         labelled=_labelled_cell(number, cells.get("labelled", ""), mask, problems),
         grammar=_grammar_cell(number, cells.get("grammar", ""), problems),
+        label=_label_cell(number, cells.get("label", ""), mask, problems),
     )
 
 
@@ -383,3 +471,10 @@ def _labelled_cell(number: int, text: str, mask: str | None, problems: Problems)
             number, "labelled", "is true but there is no mask; name the mask or write false"
         )
     return TRUTH[name] if name else mask is not None
+
+
+def _label_cell(number: int, text: str, mask: str | None, problems: Problems) -> tuple[int, ...]:
+    if problem := label_problem(text, mask):
+        problems.add(number, "label", problem)
+        return ()
+    return parse_label(text)

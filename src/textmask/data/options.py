@@ -21,6 +21,11 @@ class DataOptions:
         hold_out: share of `train` that is held out as `valid`, in [0, 1); 0 holds nothing out.
         merge_valid: train on `valid` too.
         grammar: grammar of the prompts, see `textmask.text.grammar.parse`; None takes that of the data.
+        mask_threshold: values of a mask above it are foreground; None leaves that to the values of all masks.
+        mask_values: the values that are foreground, separated by commas; None as above.
+        classes: file with the names of the values of label maps, in the folder of the data or elsewhere.
+        absent: with `classes`, keep structures that an image does not show, as rows with an empty mask.
+        allow_empty_text: train a method that reads prompts although most rows have none.
     """
 
     layout: str = "auto"
@@ -30,6 +35,11 @@ class DataOptions:
     hold_out: float = 0.0
     merge_valid: bool = False
     grammar: str | None = None
+    mask_threshold: float | None = None
+    mask_values: str | None = None
+    classes: str | None = None
+    absent: bool = False
+    allow_empty_text: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The options as they are stored in data.json."""
@@ -47,7 +57,8 @@ class DataOptions:
         for name, found in value.items():
             default = known.get(name, found)
             text = default is None and isinstance(found, str | None)
-            number = isinstance(default, float) and type(found) in (int, float)
+            numeric = isinstance(default, float) or name == "mask_threshold"
+            number = numeric and type(found) in (int, float)
             if name not in known or not (text or number or type(found) is type(default)):
                 raise DataError(
                     f"the stored data option {name}={found!r} is not valid. Known options: {', '.join(known)}. "

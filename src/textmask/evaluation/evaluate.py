@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from textmask.data.loaders import open_split
-from textmask.data.manifest import Manifest
+from textmask.data.manifest import Manifest, interval_groups
+from textmask.data.mask_scan import decide_rule
 from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import CheckpointError
 from textmask.evaluation.agreement import MeasuredAgreement, measure_agreement
@@ -16,9 +17,10 @@ from textmask.evaluation.baselines import BASELINES, find_neighbors
 from textmask.evaluation.bootstrap import Bootstrap, corrected
 from textmask.evaluation.files import write_evaluation
 from textmask.evaluation.protocol import labelled_rows, protocol_of, refuse_leaks
-from textmask.evaluation.records import Agreement, Value
+from textmask.evaluation.records import Agreement, StructureRow, Value
 from textmask.evaluation.scores import ImageScores
 from textmask.evaluation.scoring import Scored, Scorer, overlap_of
+from textmask.evaluation.structures import names_structures, structure_scores
 from textmask.evaluation.summary import (
     Difference,
     EvaluationProtocol,
@@ -107,6 +109,7 @@ def evaluate(
     out = output_folder(run_path(run), options.out, EVALUATION, split)
     loaded = load_run(run, options.device)
     refuse_leaks(loaded.path, manifest.rows_of(split), split)
+    manifest = decide_rule(manifest, options.cache_dir)
     data = open_split(manifest, split, loaded.recipe.image_size, options.cache_dir)
     scorer = Scorer(
         manifest,
@@ -174,7 +177,7 @@ def _summarised(
     """The summary, and the scores of each row's images."""
     model = found.rows[0]
     policy = model.run.recipe.empty_policy
-    groups = [row.group for row in scorer.data.rows]
+    groups = interval_groups(scorer.data.rows)
     n = options.n_bootstrap
     bootstrap = Bootstrap(groups, n, options.seed, permutations=n)
     agreed = measure_agreement(found.rows, scorer, bootstrap)
@@ -184,11 +187,19 @@ def _summarised(
     for row, kind in zip(found.rows, found.kinds, strict=True):
         rows[row.name] = _summary_row(row, kind, policy, bootstrap, agreed.rows[row.name])
         scores[row.name] = ImageScores.of(
-            scorer.data.rows, row.prompts, row.counts, policy, row.distances
+            scorer.data.keys,
+            scorer.data.rows,
+            row.prompts,
+            row.counts,
+            policy,
+            row.distances,
         )
 
     interval = f"95 % bootstrap over groups, {n} resamples; p: paired permutation of groups, Holm"
     protocol = protocol_of(scorer, model.run, groups, interval)
+    structures: tuple[StructureRow, ...] = ()
+    if names_structures(scorer.data.rows):
+        structures = structure_scores(model, policy, bootstrap)
     summary = EvaluationSummary(
         protocol=EvaluationProtocol(
             **dict(protocol),
@@ -196,6 +207,7 @@ def _summarised(
             shuffled_same_claim=found.same_claim,
         ),
         rows=rows,
+        structures=structures,
         missing_rows=found.missing,
         differences=_row_differences(scores, agreed, bootstrap),
         agreement_bounds=agreed.bounds,

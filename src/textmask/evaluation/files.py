@@ -14,6 +14,7 @@ from textmask.evaluation.protocol import provenance_lines
 from textmask.evaluation.records import Case, Cases
 from textmask.evaluation.scores import SCORES, ImageScores, write_scores
 from textmask.evaluation.scoring import Scored, Scorer
+from textmask.evaluation.structures import structure_table
 from textmask.evaluation.summary import EvaluationSummary, write_typed
 from textmask.evaluation.tables import bullets, evaluation_table
 from textmask.io.files import write_whole
@@ -51,7 +52,8 @@ def write_evaluation(
     write_scores(out / layout.PER_IMAGE, scores, prompts=True)
     write_scores(out / SCORES, scores)
 
-    tables = f"{evaluation_table(summary)}\n{agreement_table(summary)}"
+    structures = structure_table(summary.structures)
+    tables = f"{evaluation_table(summary)}\n{structures}{agreement_table(summary)}"
     write_whole(out / "table.md", f"{tables}\n{bullets(provenance_lines(summary))}".encode())
     scorer.store(model, out / layout.SCORES)
     _write_cases(out / "cases", model, probabilities, scorer.data)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmask.data.manifest import Row
+from textmask.data.manifest import Row, image_of
 from textmask.errors import DataError
 from textmask.evaluation.summary import EvaluationSummary, Protocol
 from textmask.io.files import file_sha256
@@ -50,8 +50,10 @@ def labelled_rows(data: dict[str, Any]) -> int:
 
 
 def _listed(run: Path, split: str) -> set[str]:
+    """The images of a split of a run."""
     path = split_list(run, split)
-    return set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    names = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {image_of(name) for name in names}
 
 
 def refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
@@ -60,15 +62,16 @@ def refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
     Raises:
         DataError: naming some of the rows that cannot.
     """
-    keys = {row.image: row.mask for row in rows}
-    shared = sorted(_listed(run, "train").intersection(keys)) if split != "train" else []
+    rows = list(rows)
+    trained = _listed(run, "train") if split != "train" else set()
+    shared = sorted(trained.intersection(row.image for row in rows))
     if shared:
         raise DataError(
             f"{len(shared)} images of split {split!r} were trained on by {run}, e.g. {shared[:3]}. "
             "Evaluate on other images, or on --split train and say so."
         )
 
-    missing = [key for key, mask in keys.items() if mask is None]
+    missing = [row.image for row in rows if row.mask is None]
     if missing:
         raise DataError(
             f"{len(missing)} images of split {split!r} have no mask to score against, e.g. {missing[:3]}. "
@@ -89,7 +92,8 @@ def protocol_of(scorer: Scorer, run: Run, groups: Sequence[str], interval: str) 
     chosen_by = "being the last epoch"
     if stage.optim and stage.select == "metric":
         chosen_by = f"valid {run.recipe.select_on}"
-    if stage.optim and _listed(run.path, "valid").intersection(scorer.data.keys):
+    images = [row.image for row in scorer.data.rows]
+    if stage.optim and _listed(run.path, "valid").intersection(images):
         chosen_by += " on these very images, which flatters the figures"
 
     commit = read_record(run.path).environment.get("git_commit", "")

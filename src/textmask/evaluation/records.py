@@ -185,6 +185,16 @@ class Overlapped(Record):
 CLEAN_KIND = "clean"  # the unchanged image and prompt, which perturbations are compared with
 
 
+class StructureRow(Record):
+    """Scores of one named structure: n scored images, of which `truth_empty` do not show it."""
+
+    name: str
+    n: int
+    truth_empty: int
+    dice_per_image: Missing[Value] = None
+    iou_per_image: Missing[Value] = None
+
+
 class PerturbationRow(Record):
     """One perturbation, over the n images that it changed; differences are to the clean masks of the same images.
 

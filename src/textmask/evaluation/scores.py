@@ -42,15 +42,16 @@ class ImageScores:
     @classmethod
     def of(
         cls,
+        keys: Sequence[str],
         rows: Sequence[Row],
         prompts: Sequence[str],
         counts: Counts,
         policy: EmptyPolicy,
         distances: dict[str, Floats],
     ) -> ImageScores:
-        """Scores of the N rows of a manifest from their counted pixels."""
+        """Scores of the N rows of a manifest, named by their keys, from their counted pixels."""
         return cls(
-            images=tuple(row.image for row in rows),
+            images=tuple(keys),
             groups=tuple(row.group for row in rows),
             prompts=tuple(prompts),
             dice=dice_per_image(counts, policy),

@@ -16,10 +16,10 @@ import numpy as np
 
 from textmask.data.loaders import Damage, SplitData, open_split
 from textmask.data.manifest import Manifest
+from textmask.data.mask_scan import row_mask
 from textmask.errors import DataError
 from textmask.inference.predict_split import predict_split, resize_probability
 from textmask.io.files import file_sha256, write_whole
-from textmask.io.images import read_mask
 from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, EmptyPolicy, Floats, Overlap, counts, overlap
 from textmask.metrics.surface import SurfaceResult, surface_distances
@@ -109,7 +109,7 @@ class Scorer:
         # one image at a time, since each mask may have its own size
         parts, places = [], []
         for i, (row, probability) in enumerate(zip(self.data.rows, probabilities, strict=True)):
-            mask = read_mask(self.manifest.mask_path(row)) if self.native else np.asarray(truth[i])
+            mask = row_mask(self.manifest, row) if self.native else np.asarray(truth[i])
             found = resize_probability(probability, (mask.shape[0], mask.shape[1])) > threshold
             parts.append(self._measure(found[None], mask[None]))
             places.append(shown(found[None], self.data.statements[i : i + 1], self.zones))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -23,6 +23,7 @@ from textmask.evaluation.records import (
     PerturbationRow,
     PromptVerdicts,
     Record,
+    StructureRow,
     StudyDifference,
     Subset,
     Value,
@@ -145,11 +146,13 @@ class EvaluationSummary(Summary):
     Attributes:
         missing_rows: name of a row that could not be made -> why.
         differences: the model minus each other row.
+        structures: the model on each named structure of label maps; empty for other data.
     """
 
     command = "textmask evaluate"
     protocol: EvaluationProtocol
     rows: dict[str, SummaryRow] = Field(min_length=1)
+    structures: Annotated[tuple[StructureRow, ...], Field(exclude_if=lambda rows: not rows)] = ()
     missing_rows: dict[str, str]
     differences: tuple[Difference, ...]
     agreement_bounds: Missing[AgreementBounds] = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +80,16 @@ def without_equal_channels(pixels: Pixels) -> Pixels:
     return pixels
 
 
-def read_mask(path: str | Path) -> Bytes:
-    """Read a mask as uint8 H W of 0 and 1, stored as 0/1, 0/255, three channels, or with JPEG noise.
+def read_mask_pixels(path: str | Path) -> Pixels:
+    """Pixels H W or H W 3 of a mask in their stored depth, where transparency and palettes have a meaning.
 
-    Foreground is > 127 if the highest value is above 1, else > 0. If there are several channels, the brightest counts.
+    A transparent pixel is background; if the color is the same everywhere, the transparency itself is the mask. A
+    palette of gray values is looked up; of any other palette the numbers are the values.
 
     Raises:
         DataError: as `read_image`.
     """
-    pixels = _decode_image(Path(path), Path(path))
-    if pixels.ndim == 3:
-        pixels = pixels.max(axis=-1)
-    threshold = 127 if pixels.max() > 1 else 0
-    return np.ascontiguousarray(pixels > threshold, dtype=np.uint8)
+    return _decode_image(Path(path), Path(path), _mask_pixels)
 
 
 def stored_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
@@ -254,7 +252,9 @@ def _too_many_pixels(path: Path, got: str) -> DataError:
     return DataError(f"{path}: {got}; the limit is {MAX_PIXELS:,} pixels. Scale or crop it first.")
 
 
-def _decode_image(source: Path | io.BytesIO, path: Path) -> Pixels:
+def _decode_image(
+    source: Path | io.BytesIO, path: Path, convert: Callable[[Image.Image], Pixels] | None = None
+) -> Pixels:
     """Pixels H W or H W 3 in their stored depth; `path` is what error messages call the file."""
     if isinstance(source, Path):
         _check_file(source)
@@ -271,7 +271,7 @@ def _decode_image(source: Path | io.BytesIO, path: Path) -> Pixels:
 
             if _is_deep_color(image, source):
                 return _decode_deep(source, path)
-            return _pillow_pixels(image)
+            return (convert or _pillow_pixels)(_upright(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(path, str(error)) from error
     except UnidentifiedImageError as error:
@@ -283,9 +283,12 @@ def _decode_image(source: Path | io.BytesIO, path: Path) -> Pixels:
         raise _unreadable(path, error) from error
 
 
-def _pillow_pixels(image: Image.Image) -> Pixels:
+def _upright(image: Image.Image) -> Image.Image:
     image.load()
-    upright = ImageOps.exif_transpose(image) if image.format in ("JPEG", "MPO") else image
+    return ImageOps.exif_transpose(image) if image.format in ("JPEG", "MPO") else image
+
+
+def _pillow_pixels(upright: Image.Image) -> Pixels:
     if upright.mode in GRAY_MODES:
         return np.asarray(upright)
     if upright.mode in ("1", "LA", "La"):
@@ -324,3 +327,34 @@ def _as_uint8(pixels: Pixels, where: str) -> Bytes:
     if pixels.dtype != np.uint8:
         return stretch(pixels, *value_range(pixels, where))
     return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+def _mask_pixels(image: Image.Image) -> Pixels:
+    """Pixels H W or H W 3 of a mask: unlike those of a photograph, transparency and palettes count."""
+    if image.mode == "1":
+        return np.asarray(image)
+    if image.mode == "P" and "transparency" not in image.info:
+        return _palette_pixels(image)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa", "P"):
+        return _transparent_pixels(image.convert("RGBA"))
+    if image.mode in ("RGB", "CMYK", "YCbCr", "LAB", "HSV"):
+        return np.asarray(image.convert("RGB"))
+    return np.asarray(image)
+
+
+def _palette_pixels(image: Image.Image) -> Pixels:
+    looked_up, numbers = np.asarray(image.convert("RGB")), np.asarray(image)
+    used = np.unique(looked_up.reshape(-1, 3), axis=0)
+    gray = bool((used == used[:, :1]).all())
+    return looked_up if gray else numbers
+
+
+def _transparent_pixels(image: Image.Image) -> Pixels:
+    pixels = np.asarray(image)
+    color, alpha = pixels[..., :3], pixels[..., 3]
+    if (alpha == 255).all():
+        return color
+    if (color == color[:1, :1]).all():
+        return alpha
+    shown = color.astype(np.uint16) * alpha[..., None] // 255
+    return np.asarray(shown, np.uint8)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from textmask.config import Stage
 from textmask.data.cache import SplitData
+from textmask.data.manifest import image_of
 from textmask.errors import ConfigError, DataError
 from textmask.runs.folder import labelled_names
 
 
 def labelled_indices(keys: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    """Row numbers of a seeded fraction; smaller fractions are subsets of larger ones, in any row order.
+    """Row numbers of a seeded fraction of the images; smaller fractions are subsets of larger ones, in any row order.
 
+    All rows of an image are labelled, or none.
     The count is rounded half up: 57, 286, 572 and 1429 of QaTa's 5716 rows are the published 1, 5, 10 and 25 %.
 
     Args:
@@ -30,17 +33,25 @@ def labelled_indices(keys: Sequence[str], fraction: float, seed: int) -> np.ndar
         raise ConfigError(
             f"labelled_fraction is {fraction}, expected a number above 0 and at most 1."
         )
+    rows_of: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        rows_of.setdefault(image_of(key), []).append(i)
+
     # sorted first, so that the row order does not matter
-    order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
-    shuffled = np.random.default_rng([seed, 0x1ABE1]).permutation(order)
-    count = max(int(np.floor(len(keys) * fraction + 0.5)), 1)
-    return np.sort(shuffled[:count])
+    images = sorted(rows_of)
+    shuffled = np.random.default_rng([seed, 0x1ABE1]).permutation(len(images))
+    count = max(int(np.floor(len(images) * fraction + 0.5)), 1)
+    chosen: list[int] = []
+    for number in shuffled[:count]:
+        chosen += rows_of[images[number]]
+    return np.array(sorted(chosen))
 
 
 def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
     """Row numbers of the names in a text file with one name per line.
 
-    A name is a row's own path or a file stem. Stems are compared without letter case and without a leading `mask_`.
+    A name is a row's own key, the path of an image (all its rows) or a file stem. Stems are compared without letter
+    case and without a leading `mask_`.
 
     Args:
         path: the text file, UTF-8.
@@ -54,17 +65,19 @@ def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
         return PurePosixPath(name.strip().replace("\\", "/")).stem.lower().removeprefix("mask_")
 
     # paths are unique, stems may not be
-    exact = {key: i for i, key in enumerate(keys)}
+    exact: dict[str, list[int]] = {}
     stems: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
-        stems.setdefault(stem(key), []).append(i)
+        for name in dict.fromkeys((key, image_of(key))):
+            exact.setdefault(name, []).append(i)
+        stems.setdefault(stem(image_of(key)), []).append(i)
 
     found: dict[str, list[int]] = {}
     lines = 0
     for line in path.read_text(encoding="utf-8-sig").splitlines():
         if name := line.strip():
             lines += 1
-            found[name] = [exact[name]] if name in exact else stems.get(stem(name), [])
+            found[name] = exact.get(name) or stems.get(stem(name), [])
 
     missing = [name for name, rows in found.items() if not rows]
     if missing or not found:
@@ -75,13 +88,13 @@ def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
 
     # only its path identifies a row that shares its stem
     for name, rows in found.items():
-        if len(rows) > 1:
+        if len({image_of(keys[i]) for i in rows}) > 1:
             raise DataError(
                 f"{path}: {name} matches {len(rows)} training rows: {', '.join(keys[i] for i in rows[:3])}. "
                 "Write the path as it is in the table."
             )
 
-    return np.array(sorted({rows[0] for rows in found.values()}))
+    return np.array(sorted(set(chain.from_iterable(found.values()))))
 
 
 def labelled_by_stage(

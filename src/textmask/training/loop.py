@@ -17,6 +17,7 @@ from torch import Tensor
 from textmask.config import Recipe, Stage
 from textmask.data.loaders import Loader, for_tiles
 from textmask.data.manifest import Manifest
+from textmask.data.mask_scan import decide_rule
 from textmask.data.options import DataOptions
 from textmask.errors import DataError
 from textmask.methods.base import Method
@@ -25,6 +26,7 @@ from textmask.runs import checkpoint
 from textmask.runs.environment import prepare_cpu
 from textmask.runs.folder import RunFolder
 from textmask.training.console import TrainConsole
+from textmask.training.empty_text import refuse_empty_text
 from textmask.training.labels import refuse_other_labels, unlabelled_rows
 from textmask.training.saving import NO_SCORE, SavedRun, TrainState, pack, restore
 from textmask.training.splits import TrainSplits, open_train_splits
@@ -78,6 +80,7 @@ def train(
     cache_dir: Path | None = None,
     labelled_list: Path | None = None,
     progress: bool = True,
+    allow_empty_text: bool = False,
     options: TrainOptions | None = None,
 ) -> TrainResult:
     """Train a recipe on a manifest's `train` split, choose an epoch on `valid`, and leave a run folder.
@@ -93,6 +96,7 @@ def train(
         cache_dir: folder of the decoded images; None means the user's cache folder.
         labelled_list: a text file of image names: only these train rows are labelled (a published few-label list).
         progress: draw a progress bar.
+        allow_empty_text: train a method that reads prompts although most train rows have none.
         options: trackers, time limit, devices.
 
     Returns:
@@ -105,6 +109,9 @@ def train(
     """
     prepare_cpu()
     options = options or TrainOptions()
+    if not allow_empty_text:
+        refuse_empty_text(recipe, manifest)
+    manifest = decide_rule(manifest, cache_dir)
     fabric = _launch(recipe, options)
 
     # the run folder and its data

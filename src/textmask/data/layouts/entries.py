@@ -10,6 +10,8 @@ from pathlib import PurePosixPath
 
 from textmask.data.layouts.detect import (
     IMAGE_NAMES,
+    MASK_NAMES,
+    SPLIT_NAMES,
     TEXT_NAMES,
     LayoutSource,
     caption_jsons,
@@ -35,6 +37,7 @@ class LayoutEntry:
         mask: name of the mask; None if `name` is also the name of the mask, "" if there is no mask.
         group, laterality, labelled: as they are in the table; "" if it has no such column.
         becomes: the final split of the row, if it is not the split of its file.
+        label: which values of the mask are the foreground of this row; () if the mask is binary.
     """
 
     where: str
@@ -46,6 +49,7 @@ class LayoutEntry:
     laterality: str = ""
     labelled: str = ""
     becomes: str = ""
+    label: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,23 +202,40 @@ def _warn(message: str) -> None:
 def table_entries(
     source: LayoutSource, tables: Sequence[str], options: LayoutOptions
 ) -> list[LayoutEntry]:
-    """One entry per row of tables that have their split in their name or folder."""
-    options.refuse_split("the split is the name of the table")
+    """One entry per row of tables; a column split or mask counts before the name of the table and of the image."""
     entries = []
     for table in tables:
         header, records = source.rows(table)
+        split = _split_column(header, options, table)
+        mask = column_of(header, MASK_NAMES)
         image = header.index(column_of(header, IMAGE_NAMES) or header[0])
         text = header.index(_text_column(header, options.text_column, table))
         splits = table_splits(table)
 
         # rows without an image are empty rows of a workbook
         for number, cells in records:
-            if cells[image].strip():
-                entries.append(
-                    LayoutEntry(f"{table} row {number}", cells[image], cells[text].strip(), splits)
+            if not cells[image].strip():
+                continue
+            own = split_name(cells[header.index(split)]) if split else ""
+            entries.append(
+                LayoutEntry(
+                    f"{table} row {number}",
+                    cells[image],
+                    cells[text].strip(),
+                    (own,) if own else splits,
+                    mask=cells[header.index(mask)].strip() if mask else None,
                 )
+            )
 
     return entries
+
+
+def _split_column(header: list[str], options: LayoutOptions, table: str) -> str | None:
+    if options.split_column is None:
+        return column_of(header, SPLIT_NAMES)
+    if options.split_column not in header:
+        options.refuse_split(f"{table} has no such column, and its name is the split")
+    return options.split_column
 
 
 def table_splits(table: str) -> tuple[str, ...]:

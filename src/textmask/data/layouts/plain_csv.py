@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from textmask.data.layouts.detect import (
@@ -16,6 +16,7 @@ from textmask.data.layouts.detect import (
     plain_tables,
 )
 from textmask.data.layouts.entries import Found, LayoutEntry, LayoutOptions, splits_in_name
+from textmask.data.layouts.pairing import SUFFIXES
 from textmask.data.manifest import split_name
 from textmask.errors import DataError, DataWarning, choose
 from textmask.io.spreadsheets import column_of
@@ -30,6 +31,7 @@ GROUP_NAMES = (
     "study",
     "case",
 )
+LABEL_NAMES = ("label", "labels")
 PREFERRED = ("texts", "index", "data", "dataset")
 
 
@@ -84,6 +86,12 @@ def _select(source: LayoutSource) -> list[str]:
 
 def _entries(source: LayoutSource, table: str, columns: Columns) -> list[LayoutEntry]:
     header, records = source.rows(table)
+    label = column_of(header, LABEL_NAMES)
+    if label and columns.mask is None:
+        # a column of this name may hold files, or a diagnosis
+        cells = [row[header.index(label)] for _, row in records]
+        if any(cell.lower().endswith(SUFFIXES) for cell in cells):
+            columns = replace(columns, mask=label)
     named = next(iter(splits_in_name(table)), "")
     if columns.split is None and not named:
         where = source.tree.root / table

@@ -23,7 +23,8 @@ from textmask.data.layouts.pairing import stem_of
 from textmask.data.layouts.plain_csv import read_plain
 from textmask.data.layouts.published import group_of, identify, known_laterality
 from textmask.data.layouts.rows import Pairing
-from textmask.data.manifest import Manifest, Row, read_manifest, warn_about_texts
+from textmask.data.layouts.unused import warn_about_unused_tables
+from textmask.data.manifest import Manifest, Row, own_mask_problem, read_manifest, warn_about_texts
 from textmask.data.paths import Fence
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.statement import Laterality
@@ -83,11 +84,15 @@ def read_layout(
             raise ConfigError(f"{path}: text_column and split_column do not apply to a manifest.")
         tables = native_tables(source) or source.top_csv() or ["manifest.csv"]
         manifest = read_manifest(source.tree.root / tables[0])
+        used = set(tables[:1])
     else:
         entries, how = READERS[layout](source, LayoutOptions(text_column, split_column))
         if not entries:
             raise DataError(f"{path}: has no rows in the layout {layout!r}; {LOOKED_FOR}")
         manifest = _manifest(source, entries, layout, how)
+        used = {entry.where for entry in entries}
+    prompts = any(row.text for row in manifest.rows)
+    warn_about_unused_tables(source, used, prompts=prompts)
 
     # the caller knows better than the table
     if laterality is not None:
@@ -100,22 +105,17 @@ def read_layout(
 def _manifest(source: LayoutSource, entries: list[LayoutEntry], layout: str, how: str) -> Manifest:
     """Pair entries with files and add what is known about the data set."""
     pairing = Pairing(source.tree, len(entries))
-    rows: dict[str, Row] = {}
+    rows: dict[Row, LayoutEntry] = {}
     for entry in entries:
         row = pairing.row(entry)
-        if row is None:
-            continue
-        if (same := rows.get(row.image)) is None:
-            rows[row.image] = row
-        elif same.text != row.text:
-            # one workbook may be in two folders, but two prompts are a mistake
-            pairing.wrong.append(
-                f"{entry.where}: {row.image} has another prompt already: {same.text[:60]!r}"
-            )
+        # one workbook may be in two folders, so that a row may be named twice
+        if row is not None:
+            rows.setdefault(row, entry)
+    _check_rows(rows, pairing)
 
     # a symbolic link may lead out of the folder
     fence = Fence(source.tree.root)
-    for row in rows.values():
+    for row in rows:
         for path in (row.image, row.mask):
             if path and (problem := fence.problem(path)):
                 pairing.wrong.append(problem)
@@ -123,9 +123,31 @@ def _manifest(source: LayoutSource, entries: list[LayoutEntry], layout: str, how
     pairing.raise_any(source.path)
 
     if layout != "csv":
-        _warn_unused(source, rows)
-    warn_about_texts([row.text for row in rows.values()], source.path)
-    return _with_known_facts(source, list(rows.values()), f"{layout}: {how}" if how else layout)
+        _warn_unused(source, {row.image for row in rows})
+    warn_about_texts([row.text for row in rows], source.path)
+    return _with_known_facts(source, list(rows), f"{layout}: {how}" if how else layout)
+
+
+def _check_rows(rows: dict[Row, LayoutEntry], pairing: Pairing) -> None:
+    """Note masks that are images, images in several splits, and tables that contradict each other."""
+    images = {row.image for row in rows}
+    first: dict[str, tuple[Row, LayoutEntry]] = {}
+    for row, entry in rows.items():
+        if row.mask in images:
+            pairing.wrong.append(f"{entry.where}: {own_mask_problem(row)}")
+
+        other, its_entry = first.setdefault(row.image, (row, entry))
+        if other.split != row.split:
+            pairing.wrong.append(
+                f"{entry.where}: {row.image} is in split {row.split!r} here and in {other.split!r} in "
+                f"{its_entry.where}; keep all rows of an image in one split"
+            )
+        # one table may give several prompts for an image, but two copies of a table should agree
+        tables = [where.rpartition(" row ")[0] for where in (entry.where, its_entry.where)]
+        if other.text != row.text and all(tables) and tables[0] != tables[1]:
+            pairing.wrong.append(
+                f"{entry.where}: {row.image} has another prompt already in {its_entry.where}: {other.text[:60]!r}"
+            )
 
 
 def _with_known_facts(source: LayoutSource, rows: list[Row], how: str) -> Manifest:
@@ -146,7 +168,7 @@ def _with_known_facts(source: LayoutSource, rows: list[Row], how: str) -> Manife
     return Manifest(source.tree.root, filled, f"{data_set or folder} ({how})")
 
 
-def _warn_unused(source: LayoutSource, rows: dict[str, Row]) -> None:
+def _warn_unused(source: LayoutSource, rows: set[str]) -> None:
     """Warn about images without a prompt; copies that differ only in letter case are not counted."""
     # compared without letter case and suffix
     used = {path.lower().rsplit(".", 1)[0] for path in rows}

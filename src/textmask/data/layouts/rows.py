@@ -40,10 +40,13 @@ class Pairing:
         if problem := path_problem(name.replace("\\", "/")):
             self.wrong.append(f"{entry.where}: {kind} {problem}")
             return None
-        # a path from the folder of the data set needs no search
+        # a path from the folder of the data set needs no search; without a mask column it is the path of the image
         exact = posixpath.normpath(name)
+        named = kind == "image" or bool(entry.mask)
         found = (
-            (exact, splits[0]) if exact in self.tree.known else self.tree.find(kind, name, splits)
+            (exact, splits[0])
+            if named and exact in self.tree.known
+            else self.tree.find(kind, name, splits)
         )
         if found is None:
             self.missing[kind].append(entry)
@@ -78,6 +81,7 @@ class Pairing:
             group=entry.group,
             laterality=self._side(entry),
             labelled=self._labelled(entry, path),
+            label=entry.label,
         )
 
     def _side(self, entry: LayoutEntry) -> Laterality:

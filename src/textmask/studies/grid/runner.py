@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from textmask.cluster import Launcher
-from textmask.data.manifest import Manifest
+from textmask.data.manifest import Manifest, interval_groups
 from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError, ConfigError, TextMaskError
 from textmask.evaluation.protocol import HD95, count_groups
@@ -203,10 +203,15 @@ class _StudyRun:
                 continue
             finished.append(done)
             scores[trial.path.name] = ImageScores.of(
-                self.rows, [""] * len(self.rows), done.counts, policy, done.distances
+                [self.study.manifest.key(row) for row in self.rows],
+                self.rows,
+                [""] * len(self.rows),
+                done.counts,
+                policy,
+                done.distances,
             )
 
-        groups = [row.group for row in self.rows]
+        groups = interval_groups(self.rows)
         found = summarise(self.plan.arms, finished, groups, self._protocol(), self.plan.pairs)
         summary = found.model_copy(update={"missing": tuple(missing)})
         write_study(self.out, summary, scores)
@@ -214,7 +219,7 @@ class _StudyRun:
 
     def _protocol(self) -> StudyProtocol:
         options, base, listed = self.options, self.study.base, self.study.labelled_list
-        groups = [row.group for row in self.rows]
+        groups = interval_groups(self.rows)
 
         return StudyProtocol(
             kind=self.plan.kind,

@@ -70,7 +70,7 @@ class LabelledList:
         Raises:
             DataError: the file cannot be read, or names an image that is not in train.
         """
-        keys = [row.image for row in manifest.rows_of("train")]
+        keys = [manifest.key(row) for row in manifest.rows_of("train")]
         try:
             sha256, indices = file_sha256(path), indices_from_list(path, keys)
         except (OSError, UnicodeDecodeError) as error:
@@ -314,7 +314,7 @@ def _refuse_other_run(trial: Trial, manifest: Manifest, listed: LabelledList | N
         )
 
     # a list or a fraction may have chosen other images
-    keys = [row.image for row in manifest.rows_of("train")]
+    keys = [manifest.key(row) for row in manifest.rows_of("train")]
     labelled: dict[str, Sequence[int] | np.ndarray] = {}
     for stage in trial.recipe.stages:
         if listed is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from textmask.data.loaders import SplitData, build_text, open_split, to_image
-from textmask.data.manifest import Manifest
+from textmask.data.manifest import Manifest, interval_groups
 from textmask.errors import ConfigError, DataError
 from textmask.evaluation.bootstrap import Bootstrap
 from textmask.evaluation.records import Record, Value
@@ -150,7 +150,7 @@ def measure_ambiguity(
     for i, prompts in zip(looks.rows[: options.images], looks.prompts, strict=False):
         named = dict(zip(WORDINGS, prompts, strict=True))
         drawn.append(DrawnImage(image=data.keys[i], sentences=named))
-    bootstrap = Bootstrap([data.rows[i].group for i in looks.rows], seed=options.seed)
+    bootstrap = Bootstrap(interval_groups([data.rows[i] for i in looks.rows]), seed=options.seed)
     summary = AmbiguitySummary(
         run=loaded.path.resolve().name,
         method=loaded.recipe.method,

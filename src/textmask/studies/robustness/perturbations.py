@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from textmask.data.loaders import Damage, SplitData, open_split
-from textmask.data.manifest import Manifest, Row
+from textmask.data.manifest import Manifest, Row, interval_groups
 from textmask.data.shuffled_text import read_prompts
 from textmask.errors import CheckpointError, ConfigError, choose
 from textmask.evaluation.protocol import protocol_of, refuse_leaks
@@ -171,7 +171,7 @@ class RobustnessBench:
     @property
     def groups(self) -> list[str]:
         """Patient of each image."""
-        return [row.group for row in self.data.rows]
+        return interval_groups(self.data.rows)
 
     def protocol(self) -> RobustnessProtocol:
         """The protocol of an evaluation, and what is specific to the study."""

@@ -154,7 +154,9 @@ class PerturbationTable:
     def _keep_images(self, result: PerturbedResult, clean: PerturbedResult) -> None:
         perturbation, found = result.perturbation, result.scored.counts
         policy = self.bench.run.recipe.empty_policy
-        scores = ImageScores.of(self.bench.data.rows, result.prompts, found, policy, {})
+        scores = ImageScores.of(
+            self.bench.data.keys, self.bench.data.rows, result.prompts, found, policy, {}
+        )
         self.scores[perturbation.name] = scores
 
         # unchanged images are listed too, with their clean masks

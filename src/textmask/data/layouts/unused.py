@@ -1,0 +1,87 @@
+"""Names the tables of a folder that were seen and not used."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterable
+
+from textmask.data.layouts.detect import IMAGE_NAMES, LayoutSource
+from textmask.data.layouts.pairing import stem_of
+from textmask.errors import DataWarning
+from textmask.io.spreadsheets import column_of
+
+# read by no layout, but people keep prompts in them
+OTHER_TABLES = (
+    ".tsv", ".tab", ".txt", ".jsonl", ".ndjson", ".xls", ".xlsm", ".ods", ".parquet", ".feather", ".yaml", ".yml",
+)  # fmt: skip
+UNREADABLE = (".xls", ".xlsm", ".ods", ".parquet", ".feather")
+SHOWN = 5
+HEAD_BYTES = 20_000
+HEAD_LINES = 20
+
+
+def warn_about_unused_tables(source: LayoutSource, used: Iterable[str], *, prompts: bool) -> None:
+    """Warn about tables that name images of the data set and of which no row was used.
+
+    Args:
+        source: the data set, as a folder; a table that the user named is the only one that counts.
+        used: where the rows come from, each beginning with the name of its table.
+        prompts: whether the rows have prompts; then another table of a kind that is read is no surprise.
+    """
+    if source.path.is_file():
+        return
+    places = tuple(used)
+    stems = {stem_of(path).lower() for path in source.tree.images}
+    unused = []
+    seen = [] if prompts else list(source.tree.tables)
+    for name in (*seen, *_other_tables(source)):
+        if not any(place.startswith(name) for place in places) and _names_images(
+            source, name, stems
+        ):
+            unused.append(name)
+    if unused:
+        more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
+        warnings.warn(
+            f"{source.path}: {', '.join(unused[:SHOWN])}{more} "
+            f"{'was' if len(unused) == 1 else 'were'} seen and not used. If the prompts are there, save "
+            "the table as CSV with the columns image, mask, text, split, and name that file.",
+            DataWarning,
+            stacklevel=4,
+        )
+
+
+def _other_tables(source: LayoutSource) -> list[str]:
+    """Tables of other kinds in the folder itself and in the folders of its tables and images."""
+    folders = {""} | {os.path.dirname(path) for path in (*source.tree.tables, *source.tree.images)}
+    found = []
+    for folder in sorted(folders):
+        for name in sorted(os.listdir(source.tree.root / folder)):
+            if name.lower().endswith(OTHER_TABLES) and not name.startswith((".", "~$")):
+                path = os.path.join(folder, name).replace(os.sep, "/")
+                if path not in source.tree.tables:
+                    found.append(path)
+    return found
+
+
+def _names_images(source: LayoutSource, name: str, stems: set[str]) -> bool:
+    """Whether a file looks like a table of images with something to say of them."""
+    lower = name.lower()
+    if lower.endswith((".csv", ".xlsx")):
+        header = source.header(name)
+        return len(header) > 1 and column_of(header, IMAGE_NAMES) is not None
+    if lower.endswith(UNREADABLE):
+        return True
+
+    # a list of names alone is a list of labelled images, not a table
+    try:
+        with (source.tree.root / name).open("rb") as file:
+            head = file.read(HEAD_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return False
+    for line in head.splitlines()[:HEAD_LINES]:
+        words = [word for word in re.split(r"[\s,;:\"{}\[\]]+", line) if word]
+        if len(words) > 1 and any(stem_of(word).lower() in stems for word in words):
+            return True
+    return False

@@ -1,0 +1,52 @@
+"""Checks of how much masks cover: nearly everything, or everything but what the others cover."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from textmask.data.check_report import CheckReport, part_of
+from textmask.data.facts import Facts
+
+FULL = 0.95
+# a lesion or an organ rarely fills the edge of its image
+EDGE_FILLED, EDGE_FREE = 0.9, 0.2
+
+
+def check_coverage(facts: list[Facts], report: CheckReport) -> None:
+    """Warn about masks that cover more than 95 % of their image, and about masks that may be inverted."""
+    masked = [fact for fact in facts if fact.mask_share is not None]
+    full = [fact for fact in masked if (fact.mask_share or 0.0) > FULL]
+    if full:
+        report.add(
+            "full-mask",
+            "warning",
+            f"{part_of(len(full), len(masked))} masks cover more than {FULL:.0%} of their image, e.g. "
+            f"{full[0].row.mask}. Look at them: the mask may be inverted, or its values may be read wrongly.",
+            [fact.row for fact in full],
+        )
+
+    inverted = [fact for fact in masked if _looks_inverted(fact) and fact not in full]
+    others = [fact for fact in masked if not _looks_inverted(fact)]
+    if not inverted:
+        return
+    if len(others) < len(inverted):
+        report.add(
+            "inverted-mask",
+            "warning",
+            f"{part_of(len(inverted), len(masked))} masks are foreground along the edge of the image and background "
+            f"inside, e.g. {inverted[0].row.mask}. Foreground and background may be swapped.",
+            [fact.row for fact in inverted],
+        )
+    elif median(fact.edge_share or 0.0 for fact in others) < EDGE_FREE:
+        report.add(
+            "inverted-mask",
+            "warning",
+            f"{part_of(len(inverted), len(masked))} masks look like the inverse of the others, e.g. "
+            f"{inverted[0].row.mask}: foreground along the edge of the image and background inside.",
+            [fact.row for fact in inverted],
+        )
+
+
+def _looks_inverted(fact: Facts) -> bool:
+    """Whether the mask is background only inside the image."""
+    return (fact.edge_share or 0.0) > EDGE_FILLED and (fact.mask_share or 0.0) > 0.5

@@ -1,0 +1,263 @@
+"""The values of all masks of a data set, read once, and the rule that follows from them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from textmask.data.cache_folder import cache_folder
+from textmask.data.label_cells import label_text
+from textmask.data.manifest import SHOWN, Manifest, Row
+from textmask.errors import DataError, DataWarning
+from textmask.io.files import file_sha256, write_whole
+from textmask.io.images import Bytes
+from textmask.io.mask_rule import MaskRule
+from textmask.io.masks import (
+    WAYS,
+    MaskValues,
+    read_mask,
+    read_stored,
+    rule_of,
+    values_of,
+    values_text,
+)
+from textmask.progress import Progress, with_progress
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class MaskScan:
+    """What the mask files of a data set contain.
+
+    Attributes:
+        files: the values of each mask that can be read, by its path in the manifest.
+        copies: masks that are byte for byte an image of the data set, and that image.
+    """
+
+    files: dict[str, MaskValues]
+    copies: dict[str, str]
+
+    def of(self, rows: Sequence[Row]) -> list[MaskValues]:
+        """The values of the masks of some rows."""
+        paths = dict.fromkeys(row.mask for row in rows if row.mask)
+        return [self.files[path] for path in paths if path in self.files]
+
+
+def scan_masks(
+    manifest: Manifest, cache_dir: Path | None = None, progress: Progress | None = None
+) -> MaskScan:
+    """Read the values of every mask, or what an earlier call found if no file has changed since.
+
+    Args:
+        manifest: the data set.
+        cache_dir: folder of the cache; None means the user's.
+        progress: called with (task, done, total) while masks are read.
+    """
+    paths = sorted({row.mask for row in manifest.rows if row.mask})
+    images = sorted({row.image for row in manifest.rows})
+    stats = {path: file_stamp(manifest.root / path) for path in (*paths, *images)}
+    identity = json.dumps([FORMAT, str(manifest.root.resolve()), paths, sorted(stats.items())])
+    name = hashlib.sha256(identity.encode()).hexdigest()[:24]
+    stored = cache_folder(cache_dir) / f"{name}.maskvalues"
+    if (found := _load_scan(stored)) is not None:
+        return found
+
+    files = {}
+    for path in with_progress(paths, "mask values", progress):
+        # a file that cannot be read is reported with its row when it is decoded
+        with contextlib.suppress(DataError):
+            files[path] = values_of(*read_stored(manifest.root / path), path)
+
+    found = MaskScan(files, _copies(manifest, files, images, stats))
+    if len(files) == len(paths):
+        with contextlib.suppress(OSError, DataError):
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(stored, json.dumps(asdict(found)).encode())
+    return found
+
+
+def decide_rule(
+    manifest: Manifest, cache_dir: Path | None = None, progress: Progress | None = None
+) -> Manifest:
+    """The manifest with its mask rule: the one that it has, or else the one that the values of all masks give.
+
+    Args:
+        manifest: the data set.
+        cache_dir: see `scan_masks`.
+        progress: see `scan_masks`.
+
+    Raises:
+        DataError: a mask is a copy of an image or a photograph, or the values do not say what is foreground.
+    """
+    if not any(row.mask for row in manifest.rows):
+        return manifest
+    scan = scan_masks(manifest, cache_dir, progress)
+    _refuse_pictures(manifest, scan)
+    _refuse_unknown_labels(manifest, scan)
+    if manifest.mask_rule is not None:
+        return manifest
+
+    # rows that name their values need no rule
+    rows = [row for row in manifest.rows if row.mask and not row.label]
+    files = scan.of(rows)
+    rule = rule_of(files)
+    if rule is None:
+        raise DataError(_undecided(manifest, rows, scan))
+    if rule.kind == "threshold":
+        noisy = sum(file.count > 2 for file in files)
+        warnings.warn(
+            f"{manifest.name or manifest.root}: {noisy} of {len(files)} masks have compression noise around 0 and 255 "
+            "(values such as a JPEG leaves); values above 127 are foreground.",
+            DataWarning,
+            stacklevel=2,
+        )
+    return with_rule(manifest, rule)
+
+
+def with_rule(manifest: Manifest, rule: MaskRule | None) -> Manifest:
+    """The same data set with a mask rule."""
+    return replace(manifest, mask_rule=rule)
+
+
+def row_mask(manifest: Manifest, row: Row) -> Bytes:
+    """The mask of a row at its own size, 0 and 1.
+
+    Args:
+        manifest: the data set, with its rule (`decide_rule`).
+        row: a row with a mask.
+
+    Raises:
+        DataError: the mask cannot be read, or its values do not say what is foreground.
+    """
+    return read_mask(manifest.mask_path(row), manifest.mask_rule, row.label)
+
+
+def refuse_same_pixels(row: Row, image: Bytes, mask: Bytes) -> None:
+    """Check that a mask is not the picture of its own image.
+
+    Raises:
+        DataError: every pixel of the image that is not black is foreground, and they have one value.
+    """
+    if image.shape != mask.shape or not mask.any() or mask.all():
+        return
+    # a mask that was saved as an image has the same two values in the same places
+    if np.array_equal(image != 0, mask != 0) and int(np.ptp(image[mask != 0])) == 0:
+        raise DataError(
+            f"{row.image}: its mask {row.mask} has the same pixels as the image. Name the file of the mask in this row."
+        )
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, which change when it is written; (-1, 0) if there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _load_scan(path: Path) -> MaskScan | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = {}
+        for name, fields in content["files"].items():
+            files[name] = MaskValues(**{**fields, "values": tuple(fields["values"])})
+        return MaskScan(files, content["copies"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # not there, or damaged: read again
+
+
+def _copies(
+    manifest: Manifest,
+    files: dict[str, MaskValues],
+    images: Sequence[str],
+    stats: dict[str, tuple[int, int]],
+) -> dict[str, str]:
+    """Masks with the same bytes as an image; only files of one size are read."""
+    # two empty slices are equal and mean nothing
+    suspects = [path for path, values in files.items() if values.count > 1]
+    sizes = {stats[path][0] for path in suspects}
+    known = {}
+    for path in images:
+        if stats[path][0] in sizes:
+            known[file_sha256(manifest.root / path)] = path
+    if not known:
+        return {}
+
+    taken = {stats[path][0] for path in known.values()}
+    copies = {}
+    for path in suspects:
+        if stats[path][0] in taken and (same := known.get(file_sha256(manifest.root / path))):
+            copies[path] = same
+    return copies
+
+
+def _refuse_pictures(manifest: Manifest, scan: MaskScan) -> None:
+    """Refuse masks that are images: copies, and files with more values than a mask has."""
+    problems = []
+    rule = manifest.mask_rule
+    soft = rule is not None and rule.kind == "threshold"
+    for row in manifest.rows:
+        if row.mask is None:
+            continue
+        found = scan.files.get(row.mask)
+        if row.mask in scan.copies:
+            problems.append(
+                f"{row.image}: its mask {row.mask} is a copy of the image {scan.copies[row.mask]}"
+            )
+        elif found and found.photograph and (found.colors or not soft):
+            kind = "colors" if found.colors else "gray values"
+            problems.append(
+                f"{row.image}: its mask {row.mask} is a photograph with {found.count} {kind}, not a mask"
+            )
+    if problems:
+        more = len(problems) - SHOWN
+        shown = problems[:SHOWN] + ([f"... and {more} more"] if more > 0 else [])
+        raise DataError(
+            f"{manifest.name or manifest.root}: {len(problems)} rows have an image as their mask.\n  "
+            + "\n  ".join(shown)
+            + "\nName the mask files in these rows. If these files are soft masks (probabilities), give the value "
+            "above which a pixel is foreground: --mask-threshold X."
+        )
+
+
+def _refuse_unknown_labels(manifest: Manifest, scan: MaskScan) -> None:
+    """Refuse labels of which no mask contains a value: a column `label` may be something else."""
+    labelled = [row for row in manifest.rows if row.mask and row.label]
+    files = scan.of(labelled)
+    found: set[float] = set()
+    for file in files:
+        found.update(file.values)
+    if not files or any(not found.isdisjoint(row.label) for row in labelled):
+        return
+    raise DataError(
+        f"{manifest.name or manifest.root}: no mask contains a value of the column label (or of --mask-values), e.g. "
+        f"{label_text(labelled[0].label)} for {labelled[0].image}; the masks contain {values_text(files)}. "
+        "Correct the values, or remove them if the masks are binary."
+    )
+
+
+def _undecided(manifest: Manifest, rows: Sequence[Row], scan: MaskScan) -> str:
+    """What to say of masks whose values do not say what is foreground."""
+    files = scan.of(rows)
+    where = "; each file alone is binary, but not all in the same way"
+    for row in rows:
+        found = scan.files.get(row.mask or "")
+        if found and rule_of([found]) is None:
+            where = f", e.g. {row.mask} (of {row.image}) has {values_text([found])}"
+            break
+
+    listed = (manifest.root / "classes.csv").is_file()
+    hint = f" There is a {manifest.root / 'classes.csv'}." if listed else ""
+    return (
+        f"{manifest.name or manifest.root}: the masks are not binary (0 and 1, or 0 and 255). "
+        f"{len(files)} masks have the values {values_text(files)}{where}. {WAYS}{hint}"
+    )
