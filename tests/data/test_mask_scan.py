@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from textmask.config import Augment, Stage
 from textmask.data.cache import open_split
 from textmask.data.check_report import CheckReport
 from textmask.data.checks import check
 from textmask.data.layouts.read import read_layout
-from textmask.data.manifest import Manifest, Row
+from textmask.data.loaders import Loader
+from textmask.data.manifest import Manifest, Row, interval_groups
 from textmask.data.mask_scan import decide_rule, row_mask, scan_masks
+from textmask.data.splits import hold_out
 from textmask.errors import DataError, DataWarning
 from textmask.io.mask_rule import MaskRule
 from textmask.io.masks import read_mask
@@ -301,3 +304,28 @@ def test_a_named_mask_that_is_the_image_is_an_error(tmp_path: Path) -> None:
         DataError, match=r"table.csv row 3: the mask of 'images/1.jpg' is .* its own"
     ):
         read_layout(tmp_path)
+
+
+def test_a_loader_takes_rows_of_one_image(tmp_path: Path) -> None:
+    labels = ON.copy()
+    labels[30:, :10] = 2
+    manifest = data_set(tmp_path, labels, labels)
+    rows = [
+        replace(row, text=f"structure {v}", label=(v,)) for row in manifest.rows for v in (1, 2)
+    ]
+    data = open_split(replace(manifest, rows=tuple(rows)), "train", (24, 32), tmp_path / "cache")
+    stage = Stage(name="s", batch_size=4, augment=Augment(flip=0.5), weights={"a": 1.0})
+    (batch,) = Loader(data, stage, seed=0, train=True).batches(0)
+    assert sorted(batch.keys) == ["i0.png#1", "i0.png#2", "i1.png#1", "i1.png#2"]
+    (plain,) = Loader(data, stage, seed=0, train=False).batches(0)
+    np.testing.assert_array_equal(plain.image[0], plain.image[1])
+    np.testing.assert_array_equal(plain.mask[:, 0].numpy(), data.masks)
+
+
+def test_rows_of_one_image_are_held_out_together(tmp_path: Path) -> None:
+    rows = [Row(f"i{i}.png", None, f"{i} {n}", "train") for i in range(10) for n in range(3)]
+    held = hold_out(Manifest(tmp_path, tuple(rows)), 0.2)
+    assert held.splits == {"train": 24, "valid": 6}
+    images = {split: {row.image for row in held.rows_of(split)} for split in held.splits}
+    assert not images["train"] & images["valid"]
+    assert interval_groups(held.rows_of("valid")) == [row.image for row in held.rows_of("valid")]

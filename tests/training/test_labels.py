@@ -58,3 +58,18 @@ def test_the_published_57_names_are_found(data_root):
     rows = read_layout(data_root / "qata-cov19-v2").rows_of("train")
     path = data_root / "qata-cov19-v2" / "semimedref_labeled_0.01.txt"
     assert len(indices_from_list(path, [row.image for row in rows])) == 57
+
+
+def test_all_rows_of_an_image_are_labelled_or_none(tmp_path):
+    keys = [f"images/c{i}.png#{n}" for i in range(10) for n in (1, 2, 3)]
+    chosen = labelled_indices(keys, 0.3, seed=0)
+    assert len(chosen) == 9
+    assert all(
+        len({keys[i] for i in chosen if keys[i].startswith(f"images/c{j}.")}) in (0, 3)
+        for j in range(10)
+    )
+
+    # a list may name an image, its stem or one of its rows
+    path = tmp_path / "list.txt"
+    path.write_text("images/c1.png\nc2\nimages/c3.png#2\n")
+    assert indices_from_list(path, keys).tolist() == [3, 4, 5, 6, 7, 8, 10]

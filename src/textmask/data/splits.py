@@ -48,8 +48,10 @@ def hold_out(
     names = sorted(groups)
     # random groups, as many as fit
     taken: set[str] = set()
+    count = 0
     for index in np.random.default_rng(seed).permutation(len(names)):
-        if len(taken) + len(groups[names[index]]) <= wanted:
+        if count + len(groups[names[index]]) <= wanted:
+            count += len(groups[names[index]])
             taken.update(groups[names[index]])
 
     if not taken:  # every group is larger than the requested share
