@@ -27,7 +27,7 @@ COMMANDS = [
     ["train"], ["evaluate"], ["predict"], ["calibrate"], ["report"], ["table"], ["verify-table"], ["demo"], ["serve"],
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
-    ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"],
+    ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"],
     ["study", "labels"], ["study", "sensitivity"], ["dicom", "segment"], ["dicom", "watch"], ["export"],
     ["import-weights"],
 ]  # fmt: skip

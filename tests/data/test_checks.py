@@ -240,7 +240,7 @@ def test_unilateral_and_bilateral_against_the_mask(
         "place": Statement(frozenset({(Side.LEFT, Level.UPPER)}), grammar="x"),
         "odd": Statement(grammar="x", warnings=("count-mismatch",)),
     }
-    monkeypatch.setattr(checks, "parse", lambda text: statements[text])
+    monkeypatch.setattr(checks, "parse", lambda text, grammar: statements[text])
     manifest = data_set(tmp_path, 12)
     for i, (text, side) in enumerate(
         [
@@ -268,7 +268,7 @@ def test_unilateral_and_bilateral_against_the_mask(
 def test_prompt_warnings_of_the_parser_are_counted_not_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warn(text: str) -> Statement:
+    def warn(text: str, grammar: str) -> Statement:
         import warnings
 
         warnings.warn("odd sentence", PromptWarning, stacklevel=2)

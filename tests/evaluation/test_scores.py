@@ -19,7 +19,9 @@ def scores(seed, policy="one", distances=True):
     predicted = TRUE + rng.integers(0, 9, 6) * (TRUE > 0)
     counts = Counts(rng.integers(0, TRUE + 1), predicted, TRUE)
     found = {"hd95_pooled_px": rng.random(6), "assd_px": rng.random(6)} if distances else {}
-    return ImageScores.of(ROWS, [row.text for row in ROWS], counts, policy, found)
+    return ImageScores.of(
+        [row.image for row in ROWS], ROWS, [row.text for row in ROWS], counts, policy, found
+    )
 
 
 @pytest.mark.parametrize("prompts", [True, False])

@@ -21,14 +21,19 @@ from functools import cached_property
 from pathlib import Path
 
 from textmask.data.hidden_text import has_hidden_characters
-from textmask.data.label_cells import label_problem, label_text, parse_label
+from textmask.data.manifest_cells import (
+    grammar_cell,
+    label_cell,
+    label_text,
+    labelled_cell,
+    laterality_cell,
+)
 from textmask.data.paths import Fence, path_problem
 from textmask.errors import DataError, DataWarning, choose
 from textmask.io.files import write_whole
 from textmask.io.mask_rule import MaskRule
 from textmask.io.spreadsheets import FORMULA, read_csv
 from textmask.statement import Laterality
-from textmask.text.grammar import GRAMMARS
 
 OPTIONAL = ("label", "grammar")  # written only if a row has one
 COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled", *OPTIONAL)
@@ -40,7 +45,6 @@ SPLIT_ALIASES = {
     "val": "valid", "valid": "valid", "validation": "valid", "dev": "valid",
     "test": "test", "testing": "test",
 }  # fmt: skip
-TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 ROW_NUMBER = re.compile(r"#\d+$")
 
@@ -431,10 +435,10 @@ def _parse_row(number: int, cells: dict[str, str], problems: Problems, fence: Fe
         text=cells["text"],
         split=split,
         group=cells.get("group", "").strip(),
-        laterality=_laterality_cell(number, cells.get("laterality", ""), problems),
-        labelled=_labelled_cell(number, cells.get("labelled", ""), mask, problems),
-        grammar=_grammar_cell(number, cells.get("grammar", ""), problems),
-        label=_label_cell(number, cells.get("label", ""), mask, problems),
+        laterality=laterality_cell(number, cells.get("laterality", ""), problems),
+        labelled=labelled_cell(number, cells.get("labelled", ""), mask, problems),
+        grammar=grammar_cell(number, cells.get("grammar", ""), problems),
+        label=label_cell(number, cells.get("label", ""), mask, problems),
     )
 
 
@@ -443,38 +447,3 @@ def _path_cell(number: int, column: str, text: str, problems: Problems, fence: F
         problems.add(number, column, problem)
         return ""
     return posixpath.normpath(text.strip(" "))
-
-
-def _laterality_cell(number: int, text: str, problems: Problems) -> Laterality:
-    name = text.strip().lower() or Laterality.UNKNOWN.value
-    if name not in {member.value for member in Laterality}:
-        problems.add(number, "laterality", f"{text!r}; expected image, patient or unknown")
-        return Laterality.UNKNOWN
-    return Laterality(name)
-
-
-def _grammar_cell(number: int, text: str, problems: Problems) -> str:
-    name = text.strip().lower() or "auto"
-    if name != "auto" and name not in GRAMMARS:
-        problems.add(number, "grammar", f"{text!r}; expected auto, {', '.join(GRAMMARS)}")
-        return "auto"
-    return name
-
-
-def _labelled_cell(number: int, text: str, mask: str | None, problems: Problems) -> bool:
-    name = text.strip().lower()
-    if name and name not in TRUTH:
-        problems.add(number, "labelled", f"{text!r}; expected true or false")
-        return False
-    if name and TRUTH[name] and mask is None:
-        problems.add(
-            number, "labelled", "is true but there is no mask; name the mask or write false"
-        )
-    return TRUTH[name] if name else mask is not None
-
-
-def _label_cell(number: int, text: str, mask: str | None, problems: Problems) -> tuple[int, ...]:
-    if problem := label_problem(text, mask):
-        problems.add(number, "label", problem)
-        return ()
-    return parse_label(text)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from textmask.data.cache_folder import cache_folder
-from textmask.data.label_cells import label_text
 from textmask.data.manifest import SHOWN, Manifest, Row
+from textmask.data.manifest_cells import label_text
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import file_sha256, write_whole
 from textmask.io.images import Bytes
