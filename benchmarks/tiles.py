@@ -60,7 +60,8 @@ def noise(side: int) -> np.ndarray:
 def predictor(method, tiles: Tiles | None, size: tuple[int, int], precision: str) -> Predictor:
     changes = {"tiles": tiles, "image_size": size, "precision": precision}
     recipe = preset_recipe("mean_teacher", "lite").model_copy(update=changes)
-    return Predictor(Run(Path(), recipe, method, {}, {}))
+    # the prompt names a side, so the convention of the model must be known
+    return Predictor(Run(Path(), recipe, method, {"laterality": "image"}, {}))
 
 
 def one_by_one(single: Predictor, pixels: np.ndarray, tiles: Tiles) -> np.ndarray:

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -185,7 +184,7 @@ def test_state_dict_round_trip_gives_the_same_logits(name, tmp_path):
     path = tmp_path / "w.safetensors"
     metadata = {"method": name, "text_encoder": checkpoint.text_fingerprint(method)}
     checkpoint.write_tensors(path, method.state_dict(), metadata)
-    again = build_method(recipe).to(memory_format=torch.channels_last).eval()
+    again = build_method(recipe).eval()
     checkpoint.load_weights(again, *checkpoint.read_tensors(path), recipe)
     batch = make_batch(recipe, recipe.stages[0].name)
     assert torch.equal(
@@ -311,28 +310,23 @@ def prepared(recipe: Recipe) -> Method:
 @pytest.mark.parametrize("recipe", SETTINGS.values(), ids=SETTINGS)
 def test_every_value_of_every_field_trains_and_predicts(recipe):
     method = prepared(recipe)
-    found = train_a_little(recipe, method, 3)
+    found = train_a_little(recipe, method, 4)
     assert all(losses[-1] < losses[0] for losses in found.values()), found
 
+    # an odd, non-square batch of one; padding may change nothing but the rounding
     method.eval()
-    again = prepared(recipe).eval()
-    again.load_state_dict(method.state_dict())
+    batch = make_batch(recipe, recipe.stages[0].name, 1, (33, 45))
     tolerance = 1e-5 if recipe.precision == "fp32" else 0.05
-    close = partial(torch.testing.assert_close, atol=tolerance, rtol=tolerance)
-    for weights in method.weights_to_use or ("",):
-        if weights:
-            method.use(weights)
-            again.use(weights)
-        batch = make_batch(recipe, recipe.stages[0].name, 1, (33, 45))
-        with torch.inference_mode(), autocast(recipe):
-            logits = method(batch.image, batch.text).logits
-            assert logits.shape == (1, 1, 33, 45)
-            assert torch.isfinite(logits).all()
-            close(again(batch.image, batch.text).logits, logits)
-            if method.text_encoder is not None:
-                close(
-                    method(batch.image, method.text_encoder.tokenize(batch.text, 32)).logits, logits
-                )
+    for weights in method.weights_to_use[-1:]:
+        method.use(weights)
+    with torch.inference_mode(), autocast(recipe):
+        logits = method(batch.image, batch.text).logits
+        assert logits.shape == (1, 1, 33, 45)
+        assert torch.isfinite(logits).all()
+        if method.text_encoder is not None:
+            padded = method.text_encoder.tokenize(batch.text, 32)
+            same = method(batch.image, padded).logits
+            torch.testing.assert_close(same, logits, atol=tolerance, rtol=tolerance)
 
 
 def test_training_again_from_the_same_seed_gives_the_same_losses(name):

@@ -191,7 +191,7 @@ def test_a_frozen_encoder_counts_all_that_it_cuts_in_one_warning():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         cache.prepare([*prompts, "short"])
-    assert ["70 of 71 sentences" in str(w.message) for w in caught] == [True]
+    assert ["70 of 71 prompts" in str(w.message) for w in caught] == [True]
     assert cache.too_long([*prompts, "short"]) == 70
 
 
