@@ -122,7 +122,7 @@ def test_loss_keys_are_the_weight_keys_and_a_mismatch_is_refused(name):
         losses = method.losses(stage, make_batch(recipe, stage))
         assert set(losses) == set(recipe.stage(stage).weights)
         assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
-        with pytest.raises(Exception, match="Name exactly these"):
+        with pytest.raises(Exception, match="Name exactly the returned terms"):
             weighted_sum(losses, {**recipe.stage(stage).weights, "no_such_term": 1.0}, 0)
 
 

@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from textmask.cli.app import app
-from textmask.data.captions import CAPTION_STYLES, caption, mask_statement, style_map
 from textmask.data.describe import describe_mask, describe_masks
 from textmask.data.layouts.read import read_layout
 from textmask.data.manifest import Manifest, Row, read_manifest
@@ -17,6 +16,7 @@ from textmask.io.images import write_png
 from textmask.metrics.agreement import agreement, shown
 from textmask.statement import Laterality, Level, Side
 from textmask.text.grammar import parse
+from textmask.text.mask_captions import CAPTION_STYLES, caption, mask_statement, style_map
 
 IMAGE, PATIENT = Laterality.IMAGE, Laterality.PATIENT
 LOWER_LEFT = (Side.LEFT, Level.LOWER)

@@ -418,7 +418,7 @@ def test_the_commands(runs, phantom_manifest, tmp_path):
     )
     assert told.exit_code == 0, told.output
     assert "of the pixels flipped" in told.output
-    assert "bound 0.0001; may be run by" in told.output
+    assert "bound 0.0001; runs with" in told.output
     picture = str(phantom_manifest.root / phantom_manifest.rows[0].image)
     asked = [
         "predict",

@@ -232,7 +232,7 @@ def test_a_gzip_bomb_is_refused_while_it_inflates():
     refused(gzip.compress(to_bytes())[:-8] + b"\0" * 8, "compressed data are damaged")
     refused(
         gzip.compress(bytes(header_of((20000, 20000, 20000)))),
-        "at most 100,000,000 pixels per slice",
+        "the limit is 100,000,000 pixels per slice",
     )
 
 

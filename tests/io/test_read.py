@@ -153,7 +153,7 @@ def test_what_is_no_series(tmp_path):
         read_series(series(tmp_path / "twice", [0, 2, 2]))
     mixed = series(tmp_path / "mixed", [0, 2])
     (mixed / "z.dcm").write_bytes(to_bytes(ct(4, SeriesInstanceUID="1.2.3.99")))
-    with pytest.raises(DataError, match=r"mixed: z\.dcm is of another series"):
+    with pytest.raises(DataError, match=r"mixed: z\.dcm differs from 0-0\.dcm in series"):
         read_series(mixed)
     with pytest.raises(DataError, match="has no ImagePositionPatient"):
         read_series(series(tmp_path / "nowhere", [0], ImagePositionPatient=None))
@@ -161,9 +161,9 @@ def test_what_is_no_series(tmp_path):
     with pytest.raises(DataError, match=r"z\.dcm: contains 3 images"):
         read_series(mixed)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: holds no DICOM file"):
+    with pytest.raises(DataError, match="empty: contains no DICOM file"):
         read_series(tmp_path / "empty")
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a directory"):
         read_series(tmp_path / "gone")
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from textmask.errors import CheckpointError, ConfigError
-from textmask.evaluation.evaluate import evaluate
+from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.inference.calibration import calibrate_run
 from textmask.inference.predictor import Predictor
 from textmask.methods.registry import preset_recipe
@@ -82,7 +82,7 @@ def test_the_bundled_model_is_a_run_everywhere_and_needs_an_output(phantom_manif
     cache = tmp_path / "cache"
     options = RobustnessOptions(cache_dir=cache)
     for call in (
-        lambda: evaluate("default", phantom_manifest, "test", cache_dir=cache),
+        lambda: evaluate("default", phantom_manifest, "test", EvaluationOptions(cache_dir=cache)),
         lambda: calibrate_run("default", phantom_manifest, cache_dir=cache),
         lambda: open_bench("default", phantom_manifest, "test", "prompts", options),
         lambda: write_report("default"),
@@ -92,18 +92,16 @@ def test_the_bundled_model_is_a_run_everywhere_and_needs_an_output(phantom_manif
 
     # a baseline of the same data next to it is no reason to write into it either
     out = tmp_path / "evaluation"
-    summary = evaluate(
-        "default",
-        phantom_manifest,
-        "test",
+    options = EvaluationOptions(
         out=out,
         beside=(shutil.copytree(DEFAULT_RUN, tmp_path / "copy"), "default"),
         surface=False,
         n_bootstrap=10,
         cache_dir=cache,
     )
-    assert next(iter(summary["rows"])) == "statement_unet"
-    assert "statement_unet (copy)" in summary["rows"]
+    summary = evaluate("default", phantom_manifest, "test", options)
+    assert next(iter(summary.rows)) == "statement_unet"
+    assert "statement_unet (copy)" in summary.rows
     assert (out / "summary.json").is_file()
     report = write_report("default", tmp_path / "report.html")
     assert "statement_unet" in report.read_text()

@@ -1,9 +1,9 @@
 import pytest
 
-from textmask.data.options import DataOptions
 from textmask.errors import DataError
 from textmask.methods.registry import preset_recipe
 from textmask.runs.checkpoint import load_run
+from textmask.runs.data_options import DataOptions
 from textmask.training.loop import TrainOptions, train
 
 OPTIONS = DataOptions("qata", "text_long", "fold", "image", 0.1, True)

@@ -71,7 +71,7 @@ def inspect(
     from textmask.data.checks import check
     from textmask.data.layouts.published import compare_counts
     from textmask.data.layouts.read import detect
-    from textmask.data.options import DataOptions
+    from textmask.runs.data_options import DataOptions
 
     options = data_options(
         DataOptions(),
@@ -138,7 +138,7 @@ def convert(
     """
     from textmask.data.manifest import write_manifest
     from textmask.data.mask_scan import decide_rule
-    from textmask.data.options import DataOptions
+    from textmask.runs.data_options import DataOptions
 
     options = data_options(
         DataOptions(),
@@ -190,7 +190,7 @@ def describe_command(
 
     Example: textmask data describe data/BM-Seg --out data/BM-Seg/table.csv
     """
-    from textmask.data.options import DataOptions
+    from textmask.runs.data_options import DataOptions
     from textmask.statement import Laterality as Convention
 
     side = Convention(choose("laterality", laterality, [str(name) for name in Convention]))

@@ -22,7 +22,7 @@ from textmask.progress import Progress
 if TYPE_CHECKING:
     from textmask.config import Recipe
     from textmask.data.manifest import Manifest
-    from textmask.data.options import DataOptions
+    from textmask.runs.data_options import DataOptions
     from textmask.runs.record import RunRecord
 
 out_console, err_console = Console(), Console(stderr=True)

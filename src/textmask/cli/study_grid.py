@@ -35,8 +35,8 @@ from textmask.cli.options import (
     split_names,
 )
 from textmask.cluster import Launcher
-from textmask.data.options import DataOptions
 from textmask.errors import ConfigError
+from textmask.runs.data_options import DataOptions
 
 if TYPE_CHECKING:
     from textmask.studies.grid.design import StudyPlan

@@ -35,7 +35,7 @@ from textmask.errors import ConfigError, choose
 
 if TYPE_CHECKING:
     from textmask.data.manifest import Manifest
-    from textmask.data.options import DataOptions
+    from textmask.runs.data_options import DataOptions
     from textmask.runs.record import RunRecord
     from textmask.studies.robustness.perturbations import RobustnessOptions
     from textmask.studies.robustness.summary import RobustnessStudy

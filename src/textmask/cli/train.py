@@ -41,7 +41,7 @@ from textmask.errors import CheckpointError, ConfigError, DataError, choose
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
-    from textmask.data.options import DataOptions
+    from textmask.runs.data_options import DataOptions
 
 DEFAULT_OUT = Path("runs/run")
 
@@ -199,8 +199,8 @@ def _new(
     changes: list[str],
 ) -> TrainingPlan:
     """A training that is described on the command line."""
-    from textmask.data.options import DataOptions
     from textmask.methods.registry import preset_recipe
+    from textmask.runs.data_options import DataOptions
 
     # with --recipe, the only argument is the data
     if recipe is not None and data is None:

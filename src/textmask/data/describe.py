@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from textmask.data.captions import caption, mask_statement, style_map
 from textmask.data.manifest import Manifest, write_manifest
 from textmask.data.mask_scan import decide_rule, row_mask
 from textmask.errors import ConfigError, DataError
@@ -17,6 +16,7 @@ from textmask.metrics.agreement import Shown, agreement, shown
 from textmask.progress import Progress, with_progress
 from textmask.statement import ZONES, Laterality, Statement
 from textmask.text.grammar import parse
+from textmask.text.mask_captions import caption, mask_statement, style_map
 
 NOTE = """# {table}: prompts made from masks
 
@@ -80,7 +80,7 @@ def describe_mask(
 
     Args:
         mask: H W, integer or bool; pixels that are not 0 are foreground.
-        style: one of `textmask.data.captions.CAPTION_STYLES`.
+        style: one of `textmask.text.mask_captions.CAPTION_STYLES`.
         laterality: convention of the prompt, image or patient.
         zones: a key of `ZONE_MAPS`; None means the zone map of the style.
 

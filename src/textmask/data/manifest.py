@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from textmask.data.hidden_text import has_hidden_characters
 from textmask.data.manifest_cells import (
     grammar_cell,
     label_cell,
@@ -28,12 +27,13 @@ from textmask.data.manifest_cells import (
     labelled_cell,
     laterality_cell,
 )
-from textmask.data.paths import Fence, path_problem
 from textmask.errors import DataError, DataWarning, choose
 from textmask.io.files import write_whole
 from textmask.io.mask_rule import MaskRule
+from textmask.io.paths import Fence, path_problem
 from textmask.io.spreadsheets import FORMULA, read_csv
 from textmask.statement import Laterality
+from textmask.text.hidden_text import has_hidden_characters
 
 OPTIONAL = ("label", "grammar")  # written only if a row has one
 COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled", *OPTIONAL)

@@ -294,7 +294,9 @@ def _blur(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
 
 def _filtered(x: Tensor, chosen: Tensor, kernels: Tensor) -> Tensor:
     """Convolve the chosen samples, each with its own kernel (M k k), reflecting at the border."""
-    part = x[chosen.to(x.device)]
+    # row numbers, found on the CPU: a mask of booleans on the device of x would have to be read back
+    numbers = torch.nonzero(chosen)[:, 0].to(x.device)
+    part = x[numbers]
     m, c, rows, columns = part.shape
     pad = kernels.shape[-1] // 2
     # one grouped convolution for all samples
@@ -303,5 +305,5 @@ def _filtered(x: Tensor, chosen: Tensor, kernels: Tensor) -> Tensor:
     flat = padded.reshape(1, m * c, rows + 2 * pad, columns + 2 * pad)
     blurred = torch.nn.functional.conv2d(flat, weight, groups=m * c).reshape(m, c, rows, columns)
     out = x.clone()
-    out[chosen.to(x.device)] = blurred
+    out[numbers] = blurred
     return out

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from textmask.config import Recipe
-from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError
 from textmask.io.files import replacing
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, load_recipe
 from textmask.nn.text_cache import TextCache
+from textmask.runs.data_options import DataOptions
 from textmask.runs.layout import weights_file
 from textmask.runs.record import read_record, stored_options, stored_source
 from textmask.runs.session import Session, find_device

@@ -16,13 +16,13 @@ from torch import Tensor
 from textmask.config import Recipe
 from textmask.data.loaders import SplitData
 from textmask.data.manifest import Manifest
-from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError, ConfigError, DataError
 from textmask.io.files import file_sha256, write_json, write_whole
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
 from textmask.runs import layout
 from textmask.runs.checkpoint import text_fingerprint, write_tensors
+from textmask.runs.data_options import DataOptions
 from textmask.runs.environment import environment
 
 

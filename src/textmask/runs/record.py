@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError
 from textmask.io.files import read_json
+from textmask.runs.data_options import DataOptions
 from textmask.runs.layout import (
     DATA,
     ENVIRONMENT,

@@ -18,11 +18,11 @@ from textmask.config import Recipe, Stage
 from textmask.data.loaders import Loader, for_tiles
 from textmask.data.manifest import Manifest
 from textmask.data.mask_scan import decide_rule
-from textmask.data.options import DataOptions
 from textmask.errors import DataError
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method
 from textmask.runs import checkpoint
+from textmask.runs.data_options import DataOptions
 from textmask.runs.environment import prepare_cpu
 from textmask.runs.folder import RunFolder
 from textmask.training.console import TrainConsole

@@ -513,7 +513,7 @@ def test_wrong_samples_and_bits_and_words():
         ({"Rows": 0}, "Rows is 0"),
         ({"Rows": None}, "Rows is None"),
         ({"RescaleSlope": "0"}, "RescaleSlope is 0"),
-        ({"VOILUTFunction": "CUBIC"}, "VOILUTFunction is none"),
+        ({"VOILUTFunction": "CUBIC"}, "VOILUTFunction is unsupported"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}, "is a segmentation"),
     ):
         ds = ct()

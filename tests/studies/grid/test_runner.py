@@ -366,7 +366,7 @@ def test_other_labelled_images_in_an_old_folder_are_refused(whole, go, trainings
     path.write_text("\n".join([*names[1:], go.manifest.rows_of("train")[0].image]))
     with pytest.raises(
         DataError,
-        match=r"\(6 in stage 'segment', this study has 6\). Give the same --labelled-list",
+        match=r"\(6 in stage 'segment', now 6\). Use the same --labelled-list",
     ):
         go(out, arms=["map"], labelled_list=path)
 

@@ -25,8 +25,8 @@ from textmask.data.layouts.published import group_of, identify, known_laterality
 from textmask.data.layouts.rows import Pairing
 from textmask.data.layouts.unused import warn_about_unused_tables
 from textmask.data.manifest import Manifest, Row, own_mask_problem, read_manifest, warn_about_texts
-from textmask.data.paths import Fence
 from textmask.errors import ConfigError, DataError, DataWarning, choose
+from textmask.io.paths import Fence
 from textmask.statement import Laterality
 
 __all__ = ["LAYOUTS", "detect", "read_layout"]

@@ -11,8 +11,8 @@ from textmask.data.layouts.entries import LayoutEntry
 from textmask.data.layouts.pairing import Kind, Tree
 from textmask.data.manifest import SHOWN, SPLIT, Row, text_problem
 from textmask.data.manifest_cells import TRUTH
-from textmask.data.paths import path_problem
 from textmask.errors import DataError
+from textmask.io.paths import path_problem
 from textmask.statement import Laterality
 
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from textmask.cluster import Launcher
 from textmask.data.manifest import Manifest, interval_groups
-from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError, ConfigError, TextMaskError
 from textmask.evaluation.protocol import HD95, count_groups
 from textmask.evaluation.scores import ImageScores
 from textmask.evaluation.summary import StudyProtocol, StudySummary
 from textmask.methods.registry import Arm, preset_recipe
+from textmask.runs.data_options import DataOptions
 from textmask.runs.session import find_device
 from textmask.studies.grid.design import StudyPlan
 from textmask.studies.grid.launch import TrialOutcome, run_trials

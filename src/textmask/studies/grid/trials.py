@@ -15,7 +15,6 @@ from filelock import FileLock, Timeout
 from textmask.config import Recipe
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest
-from textmask.data.options import DataOptions
 from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.evaluation.protocol import refuse_leaks
 from textmask.evaluation.records import ListRecord
@@ -26,6 +25,7 @@ from textmask.io.files import file_sha256, read_json
 from textmask.methods.registry import Arm, build_method, load_recipe
 from textmask.metrics.overlap import Counts
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.data_options import DataOptions
 from textmask.runs.layout import RECIPE, RESULT, WEIGHTS
 from textmask.runs.record import read_record
 from textmask.runs.session import fabric_device
