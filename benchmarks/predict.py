@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from timing import Goals, interleave
 
-from textmask.data.layouts.read import read_layout
+from textmask.layouts.read import read_layout
 from textmask.data.loaders import SplitData, build_text, open_split, to_image
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms

@@ -16,6 +16,7 @@ FLOORS = (
     ("text", "plots"),
     ("io", "nn", "losses", "metrics"),
     ("data",),
+    ("layouts",),
     ("methods",),
     ("runs",),
     ("inference",),

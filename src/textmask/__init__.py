@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from textmask.config import Recipe as Recipe
-    from textmask.data.layouts.read import read_layout as read_layout
     from textmask.data.manifest import Manifest as Manifest
     from textmask.evaluation.evaluate import evaluate as evaluate
     from textmask.inference.batch import predict_folder as predict
     from textmask.inference.predictor import Predictor as Predictor
+    from textmask.layouts.read import read_layout as read_layout
     from textmask.methods.base import Method as Method
     from textmask.methods.registry import get_method as get_method
     from textmask.methods.registry import list_methods as list_methods
@@ -38,7 +38,7 @@ _HOMES = {  # public name -> module and the name in it
     "list_methods": ("textmask.methods.registry", "list_methods"),
     "parse": ("textmask.text.grammar", "parse"),
     "predict": ("textmask.inference.batch", "predict_folder"),
-    "read_layout": ("textmask.data.layouts.read", "read_layout"),
+    "read_layout": ("textmask.layouts.read", "read_layout"),
     "report": ("textmask.reports.page", "write_report"),
     "train": ("textmask.training.loop", "train"),
 }

@@ -11,9 +11,9 @@ from textmask.data import checks
 from textmask.data.check_report import CheckReport, summary_rows
 from textmask.data.checks import check
 from textmask.data.facts import left_share, measure, near_identical
-from textmask.data.layouts.read import read_layout
 from textmask.data.manifest import Manifest, Row
 from textmask.errors import PromptWarning
+from textmask.layouts.read import read_layout
 from textmask.statement import Laterality, Level, Side, Statement
 
 TEXT = {

@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from textmask.cli.app import app
 from textmask.data.describe import describe_mask, describe_masks
-from textmask.data.layouts.read import read_layout
 from textmask.data.manifest import Manifest, Row, read_manifest
 from textmask.data.phantom import PhantomConfig, make_phantom
 from textmask.errors import ConfigError, DataError
 from textmask.io.images import write_png
+from textmask.layouts.read import read_layout
 from textmask.metrics.agreement import agreement, shown
 from textmask.statement import Laterality, Level, Side
 from textmask.text.grammar import parse

@@ -11,10 +11,10 @@ from PIL import Image
 
 from textmask.data.cache import open_split
 from textmask.data.label_maps import ClassNames, read_classes, with_classes, with_mask_options
-from textmask.data.layouts.read import read_layout
 from textmask.data.manifest import Manifest, Row, read_manifest, write_manifest
 from textmask.data.mask_scan import decide_rule, row_mask
 from textmask.errors import ConfigError, DataError, DataWarning
+from textmask.layouts.read import read_layout
 from textmask.statement import Laterality
 
 NAMES = ClassNames({1: "liver", 2: "left kidney", 3: "right kidney"})

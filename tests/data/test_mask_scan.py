@@ -12,7 +12,6 @@ from textmask.config import Augment, Stage
 from textmask.data.cache import open_split
 from textmask.data.check_report import CheckReport
 from textmask.data.checks import check
-from textmask.data.layouts.read import read_layout
 from textmask.data.loaders import Loader
 from textmask.data.manifest import Manifest, Row, interval_groups
 from textmask.data.mask_scan import decide_rule, row_mask, scan_masks
@@ -20,6 +19,7 @@ from textmask.data.splits import hold_out
 from textmask.errors import DataError, DataWarning
 from textmask.io.mask_rule import MaskRule
 from textmask.io.masks import read_mask
+from textmask.layouts.read import read_layout
 
 SIZE = (48, 64)
 

@@ -174,8 +174,8 @@ def test_bad_input_is_named():
 @pytest.mark.data
 def test_the_true_masks_of_qata_reach_their_ceiling(data_root, tmp_path):
     """What the rule can reach on real captions: it bounds every model."""
-    from textmask.data.layouts.read import read_layout
     from textmask.data.loaders import open_split
+    from textmask.layouts.read import read_layout
 
     manifest = read_layout(data_root / "qata-cov19-v2")
     cache = os.environ.get("TEXTMASK_CACHE")

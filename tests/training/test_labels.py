@@ -53,7 +53,7 @@ def test_a_listed_name_that_means_two_rows_is_an_error_unless_its_path_tells_the
 
 @pytest.mark.data
 def test_the_published_57_names_are_found(data_root):
-    from textmask.data.layouts.read import read_layout
+    from textmask.layouts.read import read_layout
 
     rows = read_layout(data_root / "qata-cov19-v2").rows_of("train")
     path = data_root / "qata-cov19-v2" / "semimedref_labeled_0.01.txt"

@@ -69,8 +69,8 @@ def inspect(
     """
     from textmask.data.check_report import summary_rows
     from textmask.data.checks import check
-    from textmask.data.layouts.published import compare_counts
-    from textmask.data.layouts.read import detect
+    from textmask.data.published import compare_counts
+    from textmask.layouts.read import detect
     from textmask.runs.data_options import DataOptions
 
     options = data_options(

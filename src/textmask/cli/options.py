@@ -293,8 +293,8 @@ def read_data(path: Path, options: DataOptions) -> Manifest:
     from dataclasses import replace
 
     from textmask.data.label_maps import with_mask_options
-    from textmask.data.layouts.read import read_layout
     from textmask.data.splits import hold_out, merge_split
+    from textmask.layouts.read import read_layout
     from textmask.statement import Laterality as Convention
 
     with warnings.catch_warnings():

@@ -1,1 +1,1 @@
-"""Manifests, layouts, checks, transforms, loaders and synthetic images."""
+"""Manifests, checks, transforms, loaders, facts about published data sets and synthetic images."""

@@ -16,10 +16,10 @@ from textmask.data.claim_checks import (
     check_sides,
 )
 from textmask.data.facts import Facts, distinct_images, measure, near_identical
-from textmask.data.layouts.published import compare_counts
 from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_checks import check_coverage
 from textmask.data.mask_scan import decide_rule
+from textmask.data.published import compare_counts
 from textmask.errors import DataError, DataWarning, PromptWarning
 from textmask.progress import Progress
 from textmask.statement import Statement

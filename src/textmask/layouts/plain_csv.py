@@ -7,7 +7,10 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from textmask.data.layouts.detect import (
+from textmask.data.manifest import split_name
+from textmask.errors import DataError, DataWarning, choose
+from textmask.io.spreadsheets import column_of
+from textmask.layouts.detect import (
     IMAGE_NAMES,
     MASK_NAMES,
     SPLIT_NAMES,
@@ -15,11 +18,8 @@ from textmask.data.layouts.detect import (
     LayoutSource,
     plain_tables,
 )
-from textmask.data.layouts.entries import Found, LayoutEntry, LayoutOptions, splits_in_name
-from textmask.data.layouts.pairing import SUFFIXES
-from textmask.data.manifest import split_name
-from textmask.errors import DataError, DataWarning, choose
-from textmask.io.spreadsheets import column_of
+from textmask.layouts.entries import Found, LayoutEntry, LayoutOptions, splits_in_name
+from textmask.layouts.pairing import SUFFIXES
 
 GROUP_NAMES = (
     "group",

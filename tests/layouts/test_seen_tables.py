@@ -8,8 +8,8 @@ import numpy as np
 import openpyxl
 import pytest
 
-from textmask.data.layouts.read import read_layout
 from textmask.errors import DataWarning
+from textmask.layouts.read import read_layout
 
 
 def folders(root: Path) -> None:

@@ -7,10 +7,10 @@ import re
 import warnings
 from collections.abc import Iterable
 
-from textmask.data.layouts.detect import IMAGE_NAMES, LayoutSource
-from textmask.data.layouts.pairing import stem_of
 from textmask.errors import DataWarning
 from textmask.io.spreadsheets import column_of
+from textmask.layouts.detect import IMAGE_NAMES, LayoutSource
+from textmask.layouts.pairing import stem_of
 
 # read by no layout, but people keep prompts in them
 OTHER_TABLES = (

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from textmask.data.layouts.pairing import Tree, named_kind
 from textmask.data.manifest import COLUMNS, REQUIRED
 from textmask.errors import DataError
 from textmask.io.spreadsheets import Records, column_of, read_json_records, read_table
+from textmask.layouts.pairing import Tree, named_kind
 
 IMAGE_NAMES = ("image", "img_name", "image_path", "image_name", "img", "filename", "file")
 MASK_NAMES = ("mask", "mask_name", "mask_path")

@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from textmask.data.layouts.detect import (
+from textmask.data.manifest import split_name
+from textmask.errors import ConfigError, DataError, DataWarning, choose
+from textmask.io.spreadsheets import column_of
+from textmask.layouts.detect import (
     IMAGE_NAMES,
     MASK_NAMES,
     SPLIT_NAMES,
@@ -19,10 +22,7 @@ from textmask.data.layouts.detect import (
     prompt_tables,
     text_tables,
 )
-from textmask.data.layouts.pairing import SUFFIXES, folder_split, named_kind, split_of, stem_of
-from textmask.data.manifest import split_name
-from textmask.errors import ConfigError, DataError, DataWarning, choose
-from textmask.io.spreadsheets import column_of
+from textmask.layouts.pairing import SUFFIXES, folder_split, named_kind, split_of, stem_of
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,12 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from textmask.data.layouts.detect import LAYOUTS, LOOKED_FOR, LayoutSource, detect_in, native_tables
-from textmask.data.layouts.entries import (
+from textmask.data.manifest import Manifest, Row, own_mask_problem, read_manifest, warn_about_texts
+from textmask.data.published import group_of, identify, known_laterality
+from textmask.errors import ConfigError, DataError, DataWarning, choose
+from textmask.io.paths import Fence
+from textmask.layouts.detect import LAYOUTS, LOOKED_FOR, LayoutSource, detect_in, native_tables
+from textmask.layouts.entries import (
     LayoutEntry,
     LayoutOptions,
     Reader,
@@ -19,14 +23,10 @@ from textmask.data.layouts.entries import (
     read_semi_medref,
     read_sgseg,
 )
-from textmask.data.layouts.pairing import stem_of
-from textmask.data.layouts.plain_csv import read_plain
-from textmask.data.layouts.published import group_of, identify, known_laterality
-from textmask.data.layouts.rows import Pairing
-from textmask.data.layouts.unused import warn_about_unused_tables
-from textmask.data.manifest import Manifest, Row, own_mask_problem, read_manifest, warn_about_texts
-from textmask.errors import ConfigError, DataError, DataWarning, choose
-from textmask.io.paths import Fence
+from textmask.layouts.pairing import stem_of
+from textmask.layouts.plain_csv import read_plain
+from textmask.layouts.rows import Pairing
+from textmask.layouts.unused import warn_about_unused_tables
 from textmask.statement import Laterality
 
 __all__ = ["LAYOUTS", "detect", "read_layout"]

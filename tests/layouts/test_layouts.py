@@ -8,11 +8,11 @@ import numpy as np
 import openpyxl
 import pytest
 
-from textmask.data.layouts.published import compare_counts
-from textmask.data.layouts.read import LAYOUTS, detect, read_layout
 from textmask.data.manifest import Manifest, Row, read_manifest, write_manifest
+from textmask.data.published import compare_counts
 from textmask.data.splits import hold_out, merge_split
 from textmask.errors import ConfigError, DataError, DataWarning
+from textmask.layouts.read import LAYOUTS, detect, read_layout
 from textmask.statement import Laterality
 
 LEFT = "Unilateral pulmonary infection, one infected area, upper left lung."

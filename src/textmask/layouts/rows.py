@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from textmask.data.layouts.entries import LayoutEntry
-from textmask.data.layouts.pairing import Kind, Tree
 from textmask.data.manifest import SHOWN, SPLIT, Row, text_problem
 from textmask.data.manifest_cells import TRUTH
 from textmask.errors import DataError
 from textmask.io.paths import path_problem
+from textmask.layouts.entries import LayoutEntry
+from textmask.layouts.pairing import Kind, Tree
 from textmask.statement import Laterality
 
 
