@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from timing import Goals, interleave
 
-from textmask.layouts.read import read_layout
 from textmask.data.loaders import SplitData, build_text, open_split, to_image
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
@@ -35,6 +34,7 @@ from textmask.inference.backends.graphs import (
     load_graphs,
 )
 from textmask.inference.backends.onnxruntime import quantise
+from textmask.layouts.read import read_layout
 from textmask.methods.registry import build_method, get_method
 from textmask.runs.checkpoint import Run, load_run
 

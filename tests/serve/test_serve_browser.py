@@ -188,6 +188,20 @@ def test_everything_works_by_keyboard(opened, film):
     }
 
 
+def test_the_findings_of_the_prompt_are_listed(opened, film):
+    page = opened.page
+    opened.open(film)
+    opened.ask(
+        "Possible 8 mm nodule in the upper left lung, no effusion on the right, in stable opacities"
+    )
+    listed = page.get_by_role("list", name="Findings").get_by_role("listitem")
+    lines = listed.all_inner_texts()
+    assert lines[0].startswith("possible nodule, left upper, 8 mm")
+    assert any(line.startswith("no effusion, right") for line in lines)
+    opened.ask("the whole image")
+    assert not page.get_by_role("list", name="Findings").is_visible()
+
+
 def test_warnings_and_refusals_are_plain_words(opened, film):
     page = opened.page
     opened.open(film).ask("what a day")

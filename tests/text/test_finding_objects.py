@@ -120,3 +120,59 @@ def test_what_denies_and_what_is_found_agree_with_the_statement():
         placed = [finding for finding in statement.findings if finding.present and finding.zones]
         assert frozenset().union(*(finding.zones for finding in placed)) == statement.zones
         assert read_findings(sentence).named
+
+
+@pytest.mark.parametrize(
+    ("sentence", "places"),
+    [
+        ("Opacities in the left and right lung", {"opacity": "L:uml R:uml"}),
+        ("Opacities in the left and right mid lung zones", {"opacity": "L:m R:m"}),
+        ("Small granulomas in the right upper lobe and left lower lobe", {"granuloma": "R:u L:l"}),
+        ("Opacities in the right and left lower lobes", {"opacity": "L:l R:l"}),
+        ("Opacity in the left lung and the right base", {"opacity": "L:uml R:l"}),
+        ("Bibasilar and right midlung opacities", {"opacity": "L:l R:ml"}),
+        ("Left base and perihilar infiltrate", {"infiltrate": "L:ml"}),
+        ("Cardiomegaly with right midlung and lower lobe edema", {"edema": "R:ml"}),
+        ("Left apex, right apex and right base nodules", {"nodule": "L:u R:ul"}),
+        ("Nodules in the right apex, left base and left apex", {"nodule": "R:u L:ul"}),
+        # what the next finding or another statement has is not taken
+        ("Opacity in the left base and right effusion", {"opacity": "L:l", "effusion": "R:uml"}),
+        ("Opacity in the right base and the left lung is clear", {"opacity": "R:l"}),
+        ("Left base opacity and right apex and left apex nodules", {"opacity": "L:l", "nodule": "L:u R:u"}),
+        ("Opacities in the left and right base and a nodule in the left apex", {"opacity": "L:l R:l", "nodule": "L:u"}),
+        ("Opacity in the right base, effusion on the left", {"opacity": "R:l", "effusion": "L:uml"}),
+        ("A granuloma in the right base and enlarged right hilar lymph nodes", {"granuloma": "R:l"}),
+        ("No opacity in the left and right lower lobe", {"opacity": "L:l R:l"}),
+        # comparisons, "either", and where another organ only helps to find the place
+        ("Bibasilar, right greater than left atelectasis", {"atelectasis": "L:l R:l"}),
+        ("Bibasilar disease, either atelectasis or infiltrate", {"atelectasis": "L:l R:l", "infiltrate": "L:l R:l"}),
+        ("Opacity in either lung base", {"opacity": "L:l R:l"}),
+        ("Granuloma in the right upper lobe underneath the second anterior rib end", {"granuloma": "R:u"}),
+    ],
+)  # fmt: skip
+def test_a_finding_has_all_its_places(sentence, places):
+    found = {item.kind: item.zones for item in parse(sentence, "report").findings}
+    for kind, expected in places.items():
+        assert found[kind] == zones(expected), kind
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kinds"),
+    [
+        ("Bilateral glenohumeral degenerative joint disease", {"degeneration"}),
+        ("Atherosclerotic disease of the aorta", {"atherosclerosis"}),
+        ("Coronary artery disease", {"atherosclerosis"}),
+        ("Chronic liver disease", {"organ disease"}),
+        ("Increased retrosternal airspace", set()),
+        ("Normal heart size and hilar vascular markings", set()),
+        ("Prior granulomatous disease", {"granuloma"}),
+        ("Chronic obstructive pulmonary disease", {"hyperinflation"}),
+        ("Right upper lung lucency", {"lucency"}),
+        ("Reactive airways disease", {"airway disease"}),
+        ("Stable apical pleural capping", {"thickening"}),
+    ],
+)
+def test_the_word_disease_is_not_always_one_of_the_lungs(sentence, kinds):
+    statement = parse(sentence, "report")
+    assert {item.kind for item in statement.findings} == kinds
+    assert kinds & {"lucency", "thickening"} or not statement.zones

@@ -103,10 +103,10 @@ def without_comparisons(tokens: Sequence[Token]) -> list[Token]:
         end, place = _place_after(tokens, i + 1)
         j = _side_before(out)
         if token.name == "than" and place is not None and j is not None:
-            # "bases, left more than right" names no further place; "left more than right basal opacities" does
+            # names no further place in "bases, left more than right", one in "left more than right basal opacities"
             end = next(k for k in range(i, end) if tokens[k] is place) + 1
             both = Token("both", out[j].start, place.end, Term("side", "both", sides=BOTH))
-            out[j:] = [both] if _place_follows(tokens, end) or not _sided(out[:j]) else []
+            out[j:] = [both] if _level_follows(tokens, end) or not _sided(out[:j]) else []
             i = end
         elif token.name == "than" and place is not None and _place_follows(tokens, end):
             out.append(Token("and", token.start, token.end, Term("join", "and")))
@@ -190,6 +190,15 @@ def _place_follows(tokens: Sequence[Token], i: int) -> bool:
         if token.role in ("lung", "level", "finding", "place"):
             return True
     return False
+
+
+def _level_follows(tokens: Sequence[Token], i: int) -> bool:
+    """Whether a level or a noun of the lung comes before the next finding or mark."""
+    following = itertools.takewhile(
+        lambda token: not token.mark and token.role not in ("join", "deny", "free", "finding"),
+        tokens[i:],
+    )
+    return any(token.role in ("lung", "level", "place") for token in following)
 
 
 def _sided(tokens: Sequence[Token]) -> bool:

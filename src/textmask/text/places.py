@@ -142,7 +142,9 @@ def _groups(tokens: Sequence[Token]) -> list[Group]:
             following = Group(of=token.word == "of")
             groups.append(following)
         elif term.role == "side":
-            group.sides |= term.sides
+            after = tokens[i + 1].role if i + 1 < len(tokens) else ""
+            if token.word != "either" or after in ("lung", "level", "segment"):
+                group.sides |= term.sides  # "either atelectasis or infiltrate" names no side
         elif term.role == "level":
             group.levels |= term.levels
         elif term.role == "lung":

@@ -12,6 +12,8 @@ from textmask.text.places import LUNG_ORGANS, share
 from textmask.text.tokens import Token, join_slashed_sides
 from textmask.text.words import NUMBERS
 
+PLACES = frozenset({"side", "level", "place", "lung", "segment"})  # roles of words that name one
+LISTS = ("and", "or", ",")  # what joins the parts of a list
 COUNTED = frozenset("area areas polyp polyps lesion lesions opacities nodules".split())
 _UNITS = frozenset("mm cm millimeter millimeters centimeter centimeters".split())
 
@@ -196,14 +198,16 @@ def _share(clause: Sequence[Piece], reading: Reading, known: frozenset[Side]) ->
 def _zones_of_findings(pieces: Sequence[Piece], i: int) -> frozenset[Zone]:
     """Where the findings of a piece are: its own place, else that of its neighbors of the same polarity."""
     piece = pieces[i]
-    if piece.place.zones or not piece.findings or piece.place.foreign:
+    if not piece.findings or piece.place.foreign:
         return frozenset(piece.place.zones)
+    if piece.place.zones:
+        return frozenset(piece.place.zones | _listed_zones(pieces, i))
     zones: set[Zone] = set()
     for before in reversed(pieces[:i]):
         if before.polarity == DENIED or (before.polarity == FREE) != (piece.polarity != PRESENT):
             break
         zones |= before.place.zones
-        if before.findings:
+        if before.findings and (zones or before.joiner not in LISTS):
             break
     following = pieces[i + 1] if i + 1 < len(pieces) else None
     if (
@@ -214,6 +218,50 @@ def _zones_of_findings(pieces: Sequence[Piece], i: int) -> frozenset[Zone]:
     ):
         zones |= following.place.zones
     return frozenset(zones)
+
+
+def _listed_zones(pieces: Sequence[Piece], i: int) -> set[Zone]:
+    """Further places of the findings of piece `i`: "left and right mid lung opacities"."""
+    zones: set[Zone] = set()
+    start = i
+    while start > 0 and pieces[start].joiner in LISTS and _is_listed(pieces[start - 1], pieces[i]):
+        start -= 1
+    if start < i and _takes_list(pieces, start, i):
+        zones = {zone for piece in pieces[start:i] for zone in piece.place.zones}
+
+    end = i + 1
+    while end < len(pieces) and pieces[end].joiner in LISTS and _is_listed(pieces[end], pieces[i]):
+        end += 1
+    if end < len(pieces) and pieces[end].findings and _takes_list(pieces, i + 1, end):
+        return zones
+    # a comma alone begins something else: the list reaches to its last "and"
+    joined = [k for k in range(i + 1, end) if pieces[k].joiner in ("and", "or")]
+    last = joined[-1] if joined else i
+    return zones | {zone for piece in pieces[i + 1 : last + 1] for zone in piece.place.zones}
+
+
+def _takes_list(pieces: Sequence[Piece], start: int, i: int) -> bool:
+    """Whether the places from `start` on belong to piece `i` behind them: "right apex and left apex nodules"."""
+    roles = [token.role for token in pieces[i].tokens]
+    place = next((k for k, role in enumerate(roles) if role in PLACES), None)
+    first = start if start > 0 and pieces[start - 1].findings else start + 1
+    joined = all(piece.joiner in LISTS for piece in pieces[start + 1 : i])
+    joined &= all(
+        piece.joiner in ("and", "or", "with") for piece in (*pieces[first : start + 1], pieces[i])
+    )
+    return joined and place is not None and place < roles.index("finding")
+
+
+def _is_listed(piece: Piece, head: Piece) -> bool:
+    """Whether it is one more place of what `head` finds, and nothing else."""
+    plain = not piece.findings and not piece.free and not piece.has("remains")
+    return (
+        plain
+        and bool(piece.place.zones)
+        and not piece.place.foreign
+        and piece.polarity == head.polarity
+        and all(token.term is not None or _is_small(token.word) for token in piece.tokens)
+    )
 
 
 def _commit(piece: Piece, reading: Reading, where: frozenset[Zone]) -> None:

@@ -212,6 +212,7 @@ function tell(answer) {
   list.hidden = !answer.warnings.length;
   zones(answer.statement);
   facts(answer);
+  findings(answer.statement.findings);
   const dicom = state.image.format === "dicom";
   byId("save-seg").disabled = !dicom;
   byId("seg-why").textContent = dicom ? "" : "DICOM SEG needs a DICOM image.";
@@ -255,6 +256,21 @@ function facts(answer) {
   if (asked.sentence && asked.sentence !== state.now.asked.sentence) pairs.push(["model input", asked.sentence]);
   if (typeof answer.compatibility === "number") pairs.push(["fits the image", answer.compatibility.toFixed(2)]);
   byId("facts").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
+}
+
+function findings(found) {
+  const list = byId("findings");
+  list.hidden = !found.length;
+  list.replaceChildren(...found.map((one) => {
+    const name = one.polarity === "absent" ? `no ${one.kind}` : one.kind;
+    const parts = [one.certainty === "possible" ? `possible ${name}` : name];
+    if (one.zones.length) parts.push(one.zones.join(" and "));
+    if (one.size_mm !== null) parts.push(`${one.size_mm} mm`);
+    if (one.change) parts.push(one.change);
+    const item = element("li", [...parts, ...one.attributes].join(", "));
+    item.className = one.polarity === "absent" ? "free" : "named";
+    return item;
+  }));
 }
 
 // laterality convention: a letter on each edge of the image
