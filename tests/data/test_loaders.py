@@ -97,14 +97,6 @@ def test_a_full_disk_leaves_no_half_cache(phantom_manifest, tmp_path, monkeypatc
     assert len(open_split(phantom_manifest, "test", (32, 32), tmp_path)) == 8
 
 
-def test_a_truncated_cache_is_named(phantom_manifest, tmp_path):
-    open_split(phantom_manifest, "test", (32, 32), tmp_path)
-    path = next(tmp_path.glob("*.images.memmap"))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="Delete it and it will be rebuilt"):
-        open_split(phantom_manifest, "test", (32, 32), tmp_path)
-
-
 def test_batches_depend_only_on_seed_epoch_and_step(data):
     def batches(seed, epoch):
         return list(Loader(data, STAGE, seed=seed, train=True).epoch(epoch))

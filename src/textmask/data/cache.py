@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import secrets
+import warnings
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -12,17 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from textmask.data.cache_folder import cache_folder
+from textmask.data.cache_folder import (
+    MAPS,
+    cache_folder,
+    describe_file,
+    is_intact,
+    keep_to_limit,
+    read_meta,
+)
+from textmask.data.content import content_hash, file_hashes
 from textmask.data.manifest import Manifest, Row
-from textmask.data.mask_scan import decide_rule, file_stamp, refuse_same_pixels, row_mask
-from textmask.errors import DataError
+from textmask.data.mask_scan import decide_rule, refuse_same_pixels, row_mask
+from textmask.errors import DataError, DataWarning
 from textmask.io.files import write_json
 from textmask.io.images import Bytes, read_image, resize_image, resize_mask
 from textmask.progress import Progress, with_progress
 from textmask.statement import Statement
 from textmask.text.grammar import parse
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class SplitData:
         has_mask: N booleans.
         prompts, statements, keys: the N prompts, their parsed claims, and the row keys.
         native_sizes: N 2, rows and columns before resizing.
+        content: SHA-256 of the rows and of what their files contain; "" for a selection of rows.
     """
 
     rows: tuple[Row, ...]
@@ -46,6 +58,7 @@ class SplitData:
     statements: tuple[Statement, ...]
     keys: tuple[str, ...]
     native_sizes: np.ndarray
+    content: str = ""
 
     def __len__(self) -> int:
         """Number of rows N."""
@@ -119,31 +132,27 @@ def open_split(
     rows = manifest.rows_of(split)
     manifest = decide_rule(manifest, cache_dir, progress)
 
-    # a change of any of these needs a new cache file: the rows in their order, the files, how masks are read
+    # a new cache for any change of the rows, their order, what the files contain, and how masks are read
+    paths = {path for row in rows for path in (row.image, row.mask) if path}
+    hashes = file_hashes(manifest, paths, cache_dir, progress)
     files = [(row.image, row.mask, row.label) for row in rows]
-    paths = sorted({path for row in rows for path in (row.image, row.mask) if path})
-    stamps = [file_stamp(manifest.root / path) for path in paths]
-    root, rule = str(manifest.root.resolve()), repr(manifest.mask_rule)
-    identity = json.dumps([FORMAT, root, files, stamps, rule, list(image_size)])
+    identity = json.dumps([FORMAT, files, hashes, repr(manifest.mask_rule), list(image_size)])
     stem = cache_folder(cache_dir) / hashlib.sha256(identity.encode()).hexdigest()[:24]
-    info = stem.with_suffix(".json")
-    if not info.exists():
-        _decode_rows(manifest, rows, image_size, stem, progress)
-
-    meta = json.loads(info.read_text(encoding="utf-8"))
-    numbers = np.array(meta["images"], dtype=np.int64)
-    shape = (int(numbers.max(initial=-1)) + 1, meta["channels"], *image_size)
-    # the files may be shorter than the shapes, e.g. after a full disk
-    try:
-        images = np.memmap(stem.with_suffix(".images.memmap"), np.uint8, "r", shape=shape)
-        masks = np.memmap(
-            stem.with_suffix(".masks.memmap"), np.uint8, "r", shape=(len(rows), *image_size)
-        )
-    except (OSError, ValueError) as error:
+    opened = _open_maps(stem, len(rows), image_size)
+    if opened is None:
+        _decode_rows(manifest, rows, image_size, stem, progress, split)
+        keep_to_limit(stem, cache_dir)
+        opened = _open_maps(stem, len(rows), image_size)
+    if opened is None:
         raise DataError(
-            f"the cache {stem}.* is corrupt ({error}). Delete it and it will be rebuilt."
-        ) from error
+            f"the decoded cache {stem}.* cannot be read back. Check the disk, or point TEXTMASK_CACHE to another one."
+        )
+    # its time says when it was last used
+    with contextlib.suppress(OSError):
+        os.utime(stem.with_suffix(".json"))
 
+    meta, images, masks = opened
+    numbers = np.array(meta["images"], dtype=np.int64)
     return SplitData(
         rows=rows,
         images=images if len(images) == len(rows) else SharedRows(images, numbers),
@@ -153,7 +162,32 @@ def open_split(
         statements=tuple(parse(row.text, row.grammar, row.laterality) for row in rows),
         keys=tuple(manifest.key(row) for row in rows),
         native_sizes=np.array(meta["native_sizes"], dtype=np.int64).reshape(-1, 2),
+        content=content_hash(manifest, rows, hashes),
     )
+
+
+def _open_maps(
+    stem: Path, rows: int, size: tuple[int, int]
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
+    """Description, images and masks of a decoded split; None if it is absent, and after a warning if it is damaged."""
+    info = stem.with_suffix(".json")
+    if not info.exists():
+        return None
+    meta = read_meta(info) or {}
+    paths = {name: stem.with_suffix(f".{name}.memmap") for name in MAPS}
+    told = meta.get("files", {})
+    if not all(name in told and is_intact(path, told[name]) for name, path in paths.items()):
+        warnings.warn(
+            f"the decoded cache {stem}.* is damaged; it is built again.", DataWarning, stacklevel=3
+        )
+        return None
+    try:
+        stored = max(meta["images"], default=-1) + 1
+        shape = (stored, meta["channels"], *size)
+        images = np.memmap(paths["images"], np.uint8, "r", shape=shape)
+        return meta, images, np.memmap(paths["masks"], np.uint8, "r", shape=(rows, *size))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _decode_rows(
@@ -162,9 +196,12 @@ def _decode_rows(
     size: tuple[int, int],
     stem: Path,
     progress: Progress | None,
+    split: str,
 ) -> None:
     """Write two memory maps under temporary names, then rename them; the JSON comes last and makes them valid."""
-    parts = {name: stem.with_suffix(f".{name}.{os.getpid()}.part") for name in ("images", "masks")}
+    # random, because several hosts may build the same cache
+    unique = secrets.token_hex(8)
+    parts = {name: stem.with_suffix(f".{name}.{unique}.part") for name in MAPS}
     # all images are gray until the first color image
     channels, sizes = 1, []
     numbers: list[int] = []
@@ -198,9 +235,16 @@ def _decode_rows(
                 planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
                 np.ascontiguousarray(np.broadcast_to(planes, (channels, *size))).tofile(image_file)
 
+        meta = {
+            "data": manifest.name or str(manifest.root),
+            "split": split,
+            "channels": channels,
+            "native_sizes": sizes,
+            "images": numbers,
+            "files": {name: describe_file(part) for name, part in parts.items()},
+        }
         for name, part in parts.items():
             part.replace(stem.with_suffix(f".{name}.memmap"))
-        meta = {"channels": channels, "native_sizes": sizes, "images": numbers}
         write_json(stem.with_suffix(".json"), meta)
     except OSError as error:
         raise DataError(

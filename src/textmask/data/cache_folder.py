@@ -1,9 +1,27 @@
-"""Where decoded images and what is known about masks are kept."""
+"""The folder of decoded images and of what is known about files: what is in it, its size limit, and damage."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from textmask.errors import ConfigError
+
+BLOCK = 1 << 26  # bytes that share a checksum
+ALWAYS_CHECKED = (
+    1 << 30
+)  # bytes; larger files are read for their checksums only if their size or time has changed
+MAPS = ("images", "masks")
+SUFFIXES = (".json", *(f".{name}.memmap" for name in MAPS))
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
@@ -11,3 +29,127 @@ def cache_folder(cache_dir: Path | None = None) -> Path:
     if cache_dir is not None:
         return Path(cache_dir)
     return Path(os.environ.get("TEXTMASK_CACHE") or Path.home() / ".cache" / "textmask")
+
+
+def size_limit() -> int | None:
+    """The owner's limit in bytes, $TEXTMASK_CACHE_LIMIT such as 20G; None without one.
+
+    Raises:
+        ConfigError: the variable is not a size.
+    """
+    text = os.environ.get("TEXTMASK_CACHE_LIMIT", "").strip().upper().removesuffix("B")
+    if not text:
+        return None
+    number, unit = (text[:-1], text[-1]) if text[-1] in UNITS else (text, "")
+    try:
+        return int(float(number) * UNITS[unit])
+    except ValueError:
+        raise ConfigError(
+            f"TEXTMASK_CACHE_LIMIT is {text!r}, expected a size such as 500M or 20G."
+        ) from None
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One decoded split.
+
+    Attributes:
+        stem: its files are named `stem` and a suffix of `SUFFIXES`.
+        data, split, rows: what was decoded.
+        size: bytes of its files.
+        used: seconds since 1970 of its last use.
+    """
+
+    stem: Path
+    data: str
+    split: str
+    rows: int
+    size: int
+    used: float
+
+
+def cache_entries(cache_dir: Path | None = None) -> list[CacheEntry]:
+    """What the cache holds, the longest unused first."""
+    found = []
+    for info in cache_folder(cache_dir).glob("*.json"):
+        stem = info.with_suffix("")
+        files = [stem.with_suffix(suffix) for suffix in SUFFIXES]
+        meta = read_meta(info) or {}
+        with contextlib.suppress(OSError):
+            size = sum(path.stat().st_size for path in files if path.exists())
+            rows = len(meta.get("images", ()))
+            names = str(meta.get("data", "?")), str(meta.get("split", "?"))
+            found.append(CacheEntry(stem, *names, rows, size, info.stat().st_mtime))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def read_meta(info: Path) -> dict[str, Any] | None:
+    """The description of a decoded split; None if it is absent or damaged."""
+    try:
+        meta = json.loads(info.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return meta if isinstance(meta, dict) else None
+
+
+def remove_entries(entries: Iterable[CacheEntry]) -> int:
+    """Remove decoded splits; returns the bytes that became free."""
+    freed = 0
+    for entry in entries:
+        # the description first, so that a reader never finds it without the rest
+        for suffix in SUFFIXES:
+            entry.stem.with_suffix(suffix).unlink(missing_ok=True)
+        freed += entry.size
+    return freed
+
+
+def remove_other_files(cache_dir: Path | None = None, older_than: float = 0.0) -> int:
+    """Remove all other files of the cache that are `older_than` seconds old, such as leftovers; returns their bytes."""
+    freed = 0
+    for path in cache_folder(cache_dir).glob("*"):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            if path.suffix in (".part", ".maskvalues", ".contents", ".memmap") and (
+                time.time() - stat.st_mtime >= older_than
+            ):
+                path.unlink()
+                freed += stat.st_size
+    return freed
+
+
+def keep_to_limit(keep: Path, cache_dir: Path | None = None) -> None:
+    """Remove the longest unused splits, never `keep`, until the cache is below the owner's limit."""
+    limit = size_limit()
+    if limit is None:
+        return
+    entries = cache_entries(cache_dir)
+    total = sum(entry.size for entry in entries)
+    for entry in entries:
+        if total <= limit:
+            return
+        if entry.stem != keep:
+            total -= remove_entries([entry])
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size, time and checksums of a file of the cache, for `is_intact`."""
+    stat = path.stat()
+    return {"size": stat.st_size, "time": stat.st_mtime_ns, "blocks": _checksums(path)}
+
+
+def is_intact(path: Path, told: dict[str, Any]) -> bool:
+    """Whether a file is still what was written; large ones are read only if their size or time has changed."""
+    try:
+        stat = path.stat()
+        if stat.st_size != told["size"]:
+            return False
+        if stat.st_size > ALWAYS_CHECKED and stat.st_mtime_ns == told["time"]:
+            return True
+        return bool(_checksums(path) == told["blocks"])
+    except (OSError, KeyError, TypeError):
+        return False
+
+
+def _checksums(path: Path) -> list[str]:
+    with path.open("rb") as stream:
+        return [xxhash.xxh3_64_hexdigest(block) for block in iter(lambda: stream.read(BLOCK), b"")]

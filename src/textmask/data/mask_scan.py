@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from textmask.data.cache_folder import cache_folder
+from textmask.data.content import file_hashes
 from textmask.data.manifest import SHOWN, Manifest, Row
 from textmask.data.manifest_cells import label_text
 from textmask.errors import DataError, DataWarning
-from textmask.io.files import file_sha256, write_whole
+from textmask.io.files import write_whole
 from textmask.io.images import Bytes
 from textmask.io.mask_rule import MaskRule
 from textmask.io.masks import (
@@ -30,7 +31,7 @@ from textmask.io.masks import (
 )
 from textmask.progress import Progress, with_progress
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def scan_masks(
     """
     paths = sorted({row.mask for row in manifest.rows if row.mask})
     images = sorted({row.image for row in manifest.rows})
-    stats = {path: file_stamp(manifest.root / path) for path in (*paths, *images)}
-    identity = json.dumps([FORMAT, str(manifest.root.resolve()), paths, sorted(stats.items())])
+    hashes = file_hashes(manifest, (*paths, *images), cache_dir, progress)
+    identity = json.dumps([FORMAT, paths, sorted(hashes.items())])
     name = hashlib.sha256(identity.encode()).hexdigest()[:24]
     stored = cache_folder(cache_dir) / f"{name}.maskvalues"
     if (found := _load_scan(stored)) is not None:
@@ -76,7 +77,7 @@ def scan_masks(
         with contextlib.suppress(DataError):
             files[path] = values_of(*read_stored(manifest.root / path), path)
 
-    found = MaskScan(files, _copies(manifest, files, images, stats))
+    found = MaskScan(files, _copies(files, images, hashes))
     if len(files) == len(paths):
         with contextlib.suppress(OSError, DataError):
             stored.parent.mkdir(parents=True, exist_ok=True)
@@ -155,15 +156,6 @@ def refuse_same_pixels(row: Row, image: Bytes, mask: Bytes) -> None:
         )
 
 
-def file_stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, which change when it is written; (-1, 0) if there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return -1, 0
-    return stat.st_size, stat.st_mtime_ns
-
-
 def _load_scan(path: Path) -> MaskScan | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -176,28 +168,13 @@ def _load_scan(path: Path) -> MaskScan | None:
 
 
 def _copies(
-    manifest: Manifest,
-    files: dict[str, MaskValues],
-    images: Sequence[str],
-    stats: dict[str, tuple[int, int]],
+    files: dict[str, MaskValues], images: Sequence[str], hashes: dict[str, str]
 ) -> dict[str, str]:
-    """Masks with the same bytes as an image; only files of one size are read."""
+    """Masks with the same bytes as an image."""
+    known = {hashes[path]: path for path in images if hashes[path]}
     # two empty slices are equal and mean nothing
     suspects = [path for path, values in files.items() if values.count > 1]
-    sizes = {stats[path][0] for path in suspects}
-    known = {}
-    for path in images:
-        if stats[path][0] in sizes:
-            known[file_sha256(manifest.root / path)] = path
-    if not known:
-        return {}
-
-    taken = {stats[path][0] for path in known.values()}
-    copies = {}
-    for path in suspects:
-        if stats[path][0] in taken and (same := known.get(file_sha256(manifest.root / path))):
-            copies[path] = same
-    return copies
+    return {path: known[hashes[path]] for path in suspects if hashes[path] in known}
 
 
 def _refuse_pictures(manifest: Manifest, scan: MaskScan) -> None:

@@ -142,8 +142,8 @@ def _groups(tokens: Sequence[Token]) -> list[Group]:
             following = Group(of=token.word == "of")
             groups.append(following)
         elif term.role == "side":
-            after = tokens[i + 1].role if i + 1 < len(tokens) else ""
-            if token.word != "either" or after in ("lung", "level", "segment"):
+            follows = tokens[i + 1].role if i + 1 < len(tokens) else ""
+            if token.word != "either" or follows in ("lung", "level", "segment"):
                 group.sides |= term.sides  # "either atelectasis or infiltrate" names no side
         elif term.role == "level":
             group.levels |= term.levels
