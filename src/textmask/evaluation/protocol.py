@@ -23,7 +23,9 @@ HD95 = "pooled directed distances, px; one empty mask counts as the image diagon
 def provenance_lines(summary: EvaluationSummary) -> list[str]:
     """Which weights and data made each row, and which prompts the rows with other prompts were given."""
     protocol = summary.protocol
-    lines = [f"data {protocol.data_hash[:12]} (sha256 of the manifest)"]
+    lines = [
+        f"data {protocol.data_hash[:12]} (sha256 of the manifest), content {protocol.content[:12]}"
+    ]
     for name, row in summary.rows.items():
         if row.sentences != "own":
             continue
@@ -103,6 +105,7 @@ def protocol_of(scorer: Scorer, run: Run, groups: Sequence[str], interval: str) 
     return Protocol(
         data=scorer.manifest.name,
         data_hash=scorer.manifest.hash(),
+        content=scorer.data.content,
         trained_on=run.data.get("hash"),
         split=scorer.split,
         n=len(scorer.data),

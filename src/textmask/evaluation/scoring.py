@@ -183,6 +183,7 @@ class Scorer:
         return json.dumps(
             {
                 "data": self.manifest.hash(),
+                "content": self.data.content,
                 "split": self.split,
                 "size": "native" if self.native else list(self.data.masks.shape[1:]),
                 "surface": self.surface,

@@ -32,7 +32,7 @@ from textmask.io.files import read_json, write_json
 from textmask.metrics.overlap import EmptyPolicy
 
 VERSION = 1  # files of version 0 name none; see `_migrated`
-COMPARABLE = ("data_hash", "split", "n", "size", "empty_policy", "hd95")
+COMPARABLE = ("data_hash", "content", "split", "n", "size", "empty_policy", "hd95")
 
 StudyKind = Literal["ablation", "labels", "sensitivity"]
 RobustnessKind = Literal["prompts", "text-noise", "corruption"]
@@ -83,6 +83,7 @@ class Protocol(Record):
 
     Attributes:
         data, data_hash: name and sha256 of the manifest.
+        content: sha256 of the rows of the split and of what their files contain; "" in older files.
         trained_on: sha256 of the manifest that the run was trained on.
         n, n_groups: images and independent groups (patients).
         size: of the masks, rows and columns in pixels, or one sentence if each mask has its own.
@@ -92,6 +93,7 @@ class Protocol(Record):
 
     data: str
     data_hash: str
+    content: str = ""
     trained_on: str | None = None
     split: str
     n: int
@@ -112,7 +114,7 @@ class Protocol(Record):
     @property
     def comparable(self) -> tuple[object, ...]:
         """The fields `COMPARABLE`: results stand in one table only if all of them agree."""
-        return self.data_hash, self.split, self.n, self.size, self.empty_policy, self.hd95
+        return tuple(getattr(self, name) for name in COMPARABLE)
 
 
 class EvaluationProtocol(Protocol):

@@ -17,6 +17,7 @@ from textmask.reports.runs import Evaluated, ReportedRun
 MOST_IN_PAIRS = 8  # with more runs each is compared with the first only
 FIELD_WORDS = {
     "data_hash": "data",
+    "content": "content of the files",
     "hd95": "surface distances",
     "n": "number of images",
     "empty_policy": "empty policy",

@@ -72,6 +72,7 @@ def _differing_fields(a: RobustnessProtocol, b: RobustnessProtocol) -> list[str]
     pairs = {
         "data": (a.data, b.data),
         "data_hash": (a.data_hash, b.data_hash),
+        "content": (a.content, b.content),
         "split": (a.split, b.split),
         "n": (a.n, b.n),
         "n_groups": (a.n_groups, b.n_groups),
