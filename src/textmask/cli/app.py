@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from textmask.cli.cache import cache_app
 from textmask.cli.data import data_app
 from textmask.cli.dicom import dicom_app
 from textmask.cli.evaluate import (
@@ -40,7 +41,7 @@ PANELS = {
         *("table", "verify-table"),
     ),
     "Predict": ("predict", "calibrate", "serve"),
-    "Data": ("data",),
+    "Data": ("data", "cache"),
     "Clinical": ("dicom",),
     "Export": ("export", "import-weights"),
 }
@@ -81,6 +82,7 @@ app.command("predict")(predict_command)
 app.command("calibrate")(calibrate_command)
 app.command("serve")(serve)
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 app.add_typer(dicom_app, name="dicom")
 app.command("export")(export_command)
 app.command("import-weights")(import_command)

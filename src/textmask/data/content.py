@@ -101,6 +101,16 @@ def content_hash(manifest: Manifest, rows: Iterable[Row], hashes: Mapping[str, s
     ).hexdigest()
 
 
+def verify_contents(
+    manifest: Manifest, cache_dir: Path | None = None, progress: Progress | None = None
+) -> list[str]:
+    """Read every file of a data set again; returns those that changed although their size and time did not."""
+    paths = [path for row in manifest.rows for path in (row.image, row.mask) if path]
+    before = file_hashes(manifest, paths, cache_dir, progress)
+    after = file_hashes(manifest, paths, cache_dir, progress, verify=True)
+    return sorted(path for path in after if after[path] != before[path])
+
+
 def _index_path(manifest: Manifest, cache_dir: Path | None) -> Path:
     root = hashlib.sha256(str(manifest.root.resolve()).encode()).hexdigest()[:24]
     return cache_folder(cache_dir) / f"{root}.contents"
