@@ -535,6 +535,37 @@ def test_a_bf16_table_halves_the_memory_and_stays_close():
     )
 
 
+@pytest.mark.parametrize("name", ["tiny", "bert"])
+def test_in_a_training_the_features_of_a_prompt_do_not_depend_on_what_came_before(
+    name, bert_folder
+):
+    """A resumed training meets its prompts in other batches."""
+    prompts = [f"opacity {'in the left lung ' * (i % 4)}{i}" for i in range(40)]
+    name = f"path:{bert_folder}" if name == "bert" else name
+    first, second = cached(name=name), cached(name=name)
+    for cache in (first, second):
+        cache.prepare(prompts[:8])
+    for start in range(0, 40, 10):
+        first(text_of(*prompts[start : start + 10]))
+    second(text_of(*prompts[20:23]))
+    one, other = first(text_of(*prompts)), second(text_of(*prompts))
+    assert torch.equal(one.text_tokens, other.text_tokens)
+    assert torch.equal(one.text_embedding, other.text_embedding)
+
+
+def test_a_table_that_overflowed_gives_the_same_features(monkeypatch):
+    prompts = [f"opacity {i}" for i in range(9)]
+    expected = cached()
+    expected.prepare(["clear"])
+    expected = expected(text_of(*prompts)).text_tokens
+    monkeypatch.setattr("textmask.nn.text_cache.MAX_CACHED_SENTENCES", 4)
+    small = cached()
+    small.prepare(["clear"])
+    for prompt in (*prompts, *prompts[::-1]):
+        small(text_of(prompt))
+    assert torch.equal(small(text_of(*prompts)).text_tokens, expected)
+
+
 def test_the_table_is_bounded(monkeypatch):
     monkeypatch.setattr("textmask.nn.text_cache.MAX_CACHED_SENTENCES", 4)
     cache = cached()

@@ -19,10 +19,15 @@ from textmask.types import Text, TextFeatures
 # a full table is dropped and filled again: 24 tokens x 768 in fp32 are 74 KB per prompt
 MAX_CACHED_SENTENCES = 20_000
 CHUNK = 32
+STEP = 1024  # prompts that are tokenized together
 
 
 class _FrozenTower:
     """A frozen encoder and its output for every prompt so far.
+
+    In a training (after `TextCache.prepare`) the table does not depend on history, so that a resumed training has the
+    same numbers: what was prepared stays as it is, and every other prompt is encoded by itself, because the last bits
+    of a vector depend on the prompts that share its batch. Without `prepare` prompts are encoded in chunks.
 
     Not a module, so that it is in no state_dict and no parameter list; copies of a method (a teacher) share it.
     """
@@ -31,6 +36,7 @@ class _FrozenTower:
         self.encoder = encoder.eval().requires_grad_(False)
         self.dtype = dtype
         self.rows: dict[str, tuple[Tensor, Tensor]] = {}
+        self.prepared: dict[str, tuple[Tensor, Tensor]] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
@@ -56,13 +62,12 @@ class _FrozenTower:
 
     def look_up(self, prompts: Sequence[str], device: torch.device) -> TextFeatures:
         """Features of the prompts, on the CPU; new prompts are encoded on `device` first."""
-        rows = self.rows
         try:
-            found = [rows[prompt] for prompt in prompts]
+            found = self._rows_of(prompts, self.rows)
         except KeyError:
             with ONE_AT_A_TIME:
                 rows = self._with(list(dict.fromkeys(prompts)), device)
-            found = [rows[prompt] for prompt in prompts]
+            found = self._rows_of(prompts, rows)
 
         tokens = pad_sequence([row for row, _ in found], batch_first=True)
         lengths = torch.tensor([len(row) for row, _ in found])
@@ -70,30 +75,54 @@ class _FrozenTower:
         embeddings = torch.stack([embedding for _, embedding in found])
         return TextFeatures(tokens.float(), embeddings.float(), token_mask)
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> Tensor:
+        """Encode distinct prompts in chunks and keep them, if they fit into the table; returns their embeddings N D."""
+        embeddings = []
+        kept: dict[str, tuple[Tensor, Tensor]] = {}
+        for start in range(0, len(prompts), STEP):
+            part = prompts[start : start + STEP]
+            rows = self._encode_all(list(part), device, CHUNK)
+            embeddings += [rows[prompt][1] for prompt in part]
+            if len(prompts) <= MAX_CACHED_SENTENCES:
+                kept |= rows
+        self.prepared, self.rows = kept | (self.prepared or {}), {}
+        return torch.stack(embeddings) if embeddings else torch.zeros(0, self.encoder.width)
+
+    def _rows_of(
+        self, prompts: Sequence[str], rows: dict[str, tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        prepared = self.prepared or {}
+        return [prepared.get(prompt) or rows[prompt] for prompt in prompts]
+
     def _with(self, prompts: list[str], device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
         """The table with all of the prompts in it. Threads that read a full table keep it; a new one takes over."""
-        missing = [prompt for prompt in prompts if prompt not in self.rows]
+        wanted = [prompt for prompt in prompts if prompt not in (self.prepared or {})]
+        missing = [prompt for prompt in wanted if prompt not in self.rows]
         if missing and len(self.rows) + len(missing) > MAX_CACHED_SENTENCES:
-            self.rows, missing = {}, prompts
+            self.rows, missing = {}, wanted
         if missing:
-            self._fill(missing, device)
+            self.rows |= self._encode_all(missing, device, CHUNK if self.prepared is None else 1)
         return self.rows
 
-    def _fill(self, missing: list[str], device: torch.device) -> None:
-        """Encode prompts into the table."""
+    def _encode_all(
+        self, prompts: list[str], device: torch.device, chunk: int
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """The table rows of some prompts, encoded `chunk` at a time."""
         # prompts of similar length share a chunk, which then needs little padding
-        missing.sort(key=lambda p: (len(p), p))
+        prompts = sorted(prompts, key=lambda p: (len(p), p))
         # all at once, so that one warning counts all that are too long
-        whole = self.encoder.tokenize(Text(tuple(missing), torch.zeros(len(missing), 9)))
+        whole = self.encoder.tokenize(Text(tuple(prompts), torch.zeros(len(prompts), 9)))
         trim = self.encoder.pool != "legacy_padding"
 
-        for start in range(0, len(missing), CHUNK):
-            text = _sub_batch(whole, slice(start, start + CHUNK), trim)
+        rows = {}
+        for start in range(0, len(prompts), chunk):
+            text = _sub_batch(whole, slice(start, start + chunk), trim)
             features = self.encode(text, device)
             tokens, embeddings = features.text_tokens.cpu(), features.text_embedding.cpu()
             mask = features.token_mask.cpu()
             for i, prompt in enumerate(text.prompts):
-                self.rows[prompt] = tokens[i][mask[i]].to(self.dtype), embeddings[i].clone()
+                rows[prompt] = tokens[i][mask[i]].to(self.dtype), embeddings[i].clone()
+        return rows
 
 
 def _sub_batch(text: Text, part: slice, trim: bool) -> Text:
@@ -173,7 +202,7 @@ class TextCache(nn.Module):
     @property
     def cached_sentences(self) -> int:
         """Number of prompts in the table."""
-        return len(self._tower.rows)
+        return len(self._tower.rows) + len(self._tower.prepared or {})
 
     def too_long(self, prompts: Sequence[str]) -> int:
         """As `TextEncoder.too_long`."""
@@ -187,15 +216,11 @@ class TextCache(nn.Module):
     def prepare(self, prompts: Sequence[str]) -> None:
         """Encode the distinct prompts; in training mode also take their mean and deviation for `standardise`."""
         distinct = sorted(set(prompts))
-        step = CHUNK * 32
-        embeddings: list[Tensor] = []
-        for start in range(0, len(distinct), step):
-            features = self._tower.look_up(distinct[start : start + step], self._place.device)
-            embeddings.append(features.text_embedding)
+        embeddings = self._tower.prepare(distinct, self._place.device)
         if not (self.standardise and self.training and distinct):
             return
 
-        table = torch.cat(embeddings).double()
+        table = embeddings.double()
         std = table.std(dim=0, unbiased=False)
         self.embedding_mean.copy_(table.mean(dim=0))
         self.embedding_std.copy_(torch.where(std > 1e-6, std, 1.0))
