@@ -30,6 +30,7 @@ from textmask.cli.options import (
     SplitColumn,
     TextColumn,
     chosen_preset,
+    complain,
     data_options,
     find_run,
     read_data,
@@ -180,6 +181,8 @@ def train_command(
         ),
     )
 
+    for warning in result.warnings:
+        complain(f"warning: {warning}", "yellow")
     score = f"validation score {result.best:.4f}, " if result.best >= 0 else ""
     split = "test" if "test" in manifest.splits else "valid"
     command = ["textmask", "evaluate", str(result.path), str(plan.data), "--split", split]
