@@ -6,6 +6,7 @@ An ablation is another value of a field, or a weight of 0, never another class.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import exp
 from typing import Any, ClassVar, Literal, Self
 
@@ -325,6 +326,18 @@ class Recipe(Config):
             raise ConfigError(
                 f"recipe of {cls.__name__} is not valid:\n" + "\n".join(lines)
             ) from None
+
+
+def frozen(recipe: Recipe, patterns: Sequence[str]) -> Recipe:
+    """The recipe with a learning rate of 0 for the parameters that match a pattern, in every stage that trains."""
+    first = dict.fromkeys(patterns, 0.0)
+    stages = []
+    for stage in recipe.stages:
+        scales = {**first, **stage.lr_scale, **first}
+        stages.append(
+            stage.model_copy(update={"lr_scale": scales}) if stage.optim is not None else stage
+        )
+    return recipe.model_copy(update={"stages": tuple(stages)})
 
 
 def _sets_budget(assignment: str) -> bool:

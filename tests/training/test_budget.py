@@ -166,3 +166,18 @@ def test_empty_masks_are_warned_of(tmp_path):
     assert "all 8 masks of the train split are empty" in text
     assert "all 4 masks of the valid split are empty" in text
     assert "perfect score" in text
+
+
+def test_a_cpu_without_bf16_trains_in_fp32_and_says_so(
+    phantom_manifest, tmp_path, monkeypatch, capsys
+):
+    recipe = get_method("unet").recipe().smoke().override("precision=bf16")
+    for software, name in ((True, "fp32"), (False, "bf16")):
+        monkeypatch.setattr(
+            "textmask.training.loop.slow_bf16", lambda _, software=software: software
+        )
+        run = tmp_path / name
+        train(recipe, phantom_manifest, run, cache_dir=tmp_path, progress=False)
+        assert json.loads((run / "data.json").read_text())["trained_in"] == name
+        assert json.loads((run / "recipe.json").read_text())["precision"] == "bf16"
+        assert ("no bf16 instructions" in capsys.readouterr().out) == software

@@ -25,10 +25,12 @@ from textmask.runs import checkpoint
 from textmask.runs.data_options import DataOptions
 from textmask.runs.environment import prepare_cpu
 from textmask.runs.folder import RunFolder
-from textmask.training.budget import StagePlan, StepTimer, few_steps, plan_training
+from textmask.training.budget import StagePlan, StepTimer, few_steps, plan_training, slow_bf16
 from textmask.training.console import TrainConsole
 from textmask.training.empty_text import refuse_empty_text
+from textmask.training.init import load_init, stored_init
 from textmask.training.labels import refuse_other_labels, unlabelled_rows
+from textmask.training.optim import parameter_groups
 from textmask.training.saving import NO_SCORE, SavedRun, TrainState, pack, restore
 from textmask.training.splits import TrainSplits, open_train_splits
 from textmask.training.steps import GradientStep
@@ -51,6 +53,7 @@ class TrainOptions:
         accelerator: as in Lightning Fabric.
         data_options: how the data were read; kept in the run, see `Run.options`.
         source: path of the data; kept in the run, see `Run.source`.
+        init: a run, `default` or a hub folder whose weights a new run starts from, see `training.init`.
     """
 
     trackers: tuple[str, ...] = ()
@@ -61,6 +64,7 @@ class TrainOptions:
     accelerator: str = "auto"
     data_options: DataOptions | None = None
     source: Path | None = None
+    init: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -118,10 +122,13 @@ def train(
     if not allow_empty_text:
         refuse_empty_text(recipe, manifest)
     manifest = decide_rule(manifest, cache_dir)
+    declared, software = recipe, recipe.precision == "bf16" and slow_bf16(options.accelerator)
+    if software:
+        recipe = recipe.model_copy(update={"precision": "fp32"})
     fabric = _launch(recipe, options)
 
     # the run folder and its data
-    folder = RunFolder(Path(out), recipe, manifest, options.data_options, options.source)
+    folder = RunFolder(Path(out), declared, manifest, options.data_options, options.source)
     resumed = folder.open(resume)
     splits = open_train_splits(fabric, recipe, manifest, cache_dir, labelled_list)
     if resumed:
@@ -130,16 +137,30 @@ def train(
     # the model, new or as the run left it
     recipe, plans = plan_training(recipe, splits, fabric.world_size)
     method = _new_method(recipe, splits, fabric.device)
+    for stage in recipe.stages:
+        if stage.optim is not None:
+            parameter_groups(method, stage)  # a wrong pattern is found before anything is written
+    init = None
+    if not resumed:
+        source = options.init or stored_init(folder.path)
+        init = None if source is None else load_init(method, recipe, source, manifest.laterality)
     saved = restore(folder, recipe, method) if resumed else SavedRun()
     trackers: list[Tracker] = []
     if fabric.is_global_zero:
         if not resumed:
-            more = {"plan": [plan.record() for plan in plans]}
+            more: dict[str, object] = {"plan": [plan.record() for plan in plans]}
+            more["trained_in"] = recipe.precision
+            if init is not None:
+                more["init"] = init.record()
             folder.describe(splits.by_name(), splits.labelled, method, more)
         trackers = build_trackers(options.trackers, folder.path, recipe)
 
     with TrainConsole(progress and fabric.is_global_zero) as console:
-        found = _say_plan(console, plans, splits) if fabric.is_global_zero else []
+        found: list[str] = []
+        if fabric.is_global_zero:
+            for line in () if init is None else init.lines():
+                console.say(line)
+            found = _say_plan(console, plans, splits, software)
         limit_s = options.time_limit_s
         training = _Training(
             fabric, folder, recipe, splits, method, saved, console, trackers, limit_s
@@ -158,11 +179,17 @@ def train(
     return TrainResult(folder.path, state.best, state.best_epoch, state.seconds, tuple(found))
 
 
-def _say_plan(console: TrainConsole, plans: Sequence[StagePlan], splits: TrainSplits) -> list[str]:
+def _say_plan(
+    console: TrainConsole, plans: Sequence[StagePlan], splits: TrainSplits, software: bool
+) -> list[str]:
     """Print what will be done; returns the warnings that are known before the first step."""
     for plan in plans:
         for line in plan.lines():
             console.say(line)
+    if software:
+        console.say(
+            "  adapted: precision bf16 -> fp32, because this CPU has no bf16 instructions and is faster in fp32"
+        )
     return [*few_steps(plans), *empty_splits(splits)]
 
 
