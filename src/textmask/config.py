@@ -6,12 +6,18 @@ An ablation is another value of a field, or a weight of 0, never another class.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import exp
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from textmask.errors import ConfigError, choose
+
+# budget of the CPU presets: 100 images reach a useful model within minutes, and full QaTa trains for more anyway
+LITE_STEPS = 400
+# a stage that is given one of these has no budget any more: its number of steps was chosen by hand
+SETS_STEPS = ("epochs", "batch_size", "steps_per_epoch")
 
 
 class Config(BaseModel):
@@ -137,7 +143,9 @@ class Stage(Config):
     """One part of a training; stages run in order.
 
     Attributes:
-        epochs: 0 skips the stage.
+        epochs: 0 skips the stage. The least number of epochs if the stage has a budget in `steps`.
+        steps: budget of optimizer steps. A train split that is too small for it gets smaller batches and more epochs,
+            see `textmask.training.budget`; a larger one is not changed. None trains for `epochs` as they are.
         optim: None trains nothing by gradient: `Method.observe` sees every batch once.
         lr_scale: name pattern (shell style, over parameter names) -> factor on lr; 0 freezes.
         weights: loss name -> weight; must name exactly what `Method.losses` returns.
@@ -153,6 +161,7 @@ class Stage(Config):
 
     name: str
     epochs: int = Field(1, ge=0)
+    steps: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
     optim: Optim | None = Optim()
     schedule: Schedule = Schedule()
@@ -177,9 +186,13 @@ class Stage(Config):
     )
 
     def lite(self, epochs: int, **changes: Any) -> Self:
-        """The stage in the CPU presets: batch 32, AdamW 2e-3 in one cycle, small affine augmentation, no early stop."""
+        """The stage in the CPU presets: batch 32, AdamW 2e-3 in one cycle, small affine augmentation, no early stop.
+
+        It has a budget of `LITE_STEPS` steps, unless `steps_per_epoch` already sets their number.
+        """
         preset: dict[str, Any] = {
             "epochs": epochs,
+            "steps": None if changes.get("steps_per_epoch") else LITE_STEPS,
             "batch_size": 32,
             "optim": Optim(lr=2e-3),
             "schedule": Schedule(name="one_cycle"),
@@ -242,7 +255,12 @@ class Recipe(Config):
         """Preset for tests, which trains in a second; methods also reduce their widths."""
         stages = tuple(
             stage.model_copy(
-                update={"epochs": 1, "batch_size": 4, "steps_per_epoch": 2 if stage.optim else None}
+                update={
+                    "epochs": 1,
+                    "steps": None,
+                    "batch_size": 4,
+                    "steps_per_epoch": 2 if stage.optim else None,
+                }
             )
             for stage in self.stages
         )
@@ -263,13 +281,15 @@ class Recipe(Config):
         """Copy the recipe with other values: `override("seed=1", "stages.segment.epochs=3", "augment.flip=0.5")`.
 
         A key is a dotted path; stages are addressed by name or number, and `stages.*` addresses all of them.
-        Values are read as JSON, or as text if they are not JSON.
+        Values are read as JSON, or as text if they are not JSON. Epochs, a batch size or steps per epoch that are set
+        here are kept as they are: such a stage loses its budget in `steps`, unless that is set too.
 
         Raises:
             ConfigError: unknown field, wrong type, or an assignment without "=".
         """
         tree = self.model_dump(mode="json")
-        for assignment in assignments:
+        # first the ones that take a budget away, then the ones that may give another
+        for assignment in sorted(assignments, key=_sets_budget):
             path, sep, value = assignment.partition("=")
             if not sep:
                 raise ConfigError(
@@ -279,7 +299,10 @@ class Recipe(Config):
                 parsed = json.loads(value)
             except json.JSONDecodeError:
                 parsed = value
-            _assign(tree, path.strip().split("."), parsed, path)
+            keys = path.strip().split(".")
+            _assign(tree, keys, parsed, path)
+            if keys[0] == "stages" and len(keys) == 3 and keys[2] in SETS_STEPS:
+                _assign(tree, [*keys[:2], "steps"], None, path)
         return self.from_json(json.dumps(tree))
 
     def to_json(self) -> str:
@@ -303,6 +326,24 @@ class Recipe(Config):
             raise ConfigError(
                 f"recipe of {cls.__name__} is not valid:\n" + "\n".join(lines)
             ) from None
+
+
+def frozen(recipe: Recipe, patterns: Sequence[str]) -> Recipe:
+    """The recipe with a learning rate of 0 for the parameters that match a pattern, in every stage that trains."""
+    first = dict.fromkeys(patterns, 0.0)
+    stages = []
+    for stage in recipe.stages:
+        scales = {**first, **stage.lr_scale, **first}
+        stages.append(
+            stage.model_copy(update={"lr_scale": scales}) if stage.optim is not None else stage
+        )
+    return recipe.model_copy(update={"stages": tuple(stages)})
+
+
+def _sets_budget(assignment: str) -> bool:
+    """Whether an override sets the budget of a stage."""
+    keys = assignment.partition("=")[0].strip().split(".")
+    return len(keys) == 3 and keys[0] == "stages" and keys[2] == "steps"
 
 
 def _assign(tree: Any, keys: list[str], value: Any, path: str) -> None:

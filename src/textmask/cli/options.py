@@ -170,6 +170,23 @@ def complain(text: str, style: str) -> None:
     err_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
+def read_seeds(text: str) -> list[int]:
+    """The numbers in `--seeds`.
+
+    Raises:
+        ConfigError: not whole numbers, or none.
+    """
+    try:
+        found = [int(name) for name in split_names(text)]
+    except ValueError:
+        found = []
+    if not found or min(found) < 0:
+        raise ConfigError(
+            f"--seeds is {text!r}, expected comma-separated whole numbers, e.g. 0,1,2."
+        )
+    return found
+
+
 def split_names(text: str) -> list[str]:
     """The names in a comma-separated option."""
     return [name.strip() for name in text.split(",") if name.strip()]

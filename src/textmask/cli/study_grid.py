@@ -30,6 +30,7 @@ from textmask.cli.options import (
     chosen_preset,
     data_options,
     read_data,
+    read_seeds,
     require_file,
     say,
     split_names,
@@ -321,7 +322,7 @@ def _run_plan(plan: StudyPlan, request: StudyRequest) -> None:
         )
 
     # everything that can be wrong is found before torch is loaded
-    seeds = _seeds(request.seeds)
+    seeds = read_seeds(request.seeds)
     preset = chosen_preset(request.preset)
     require_file(request.labelled_list, "the list of labelled images, one name per line")
     manifest = read_data(request.data, request.options)
@@ -347,15 +348,6 @@ def _run_plan(plan: StudyPlan, request: StudyRequest) -> None:
     summary = run_study(plan, manifest, request.out, options)
     say(study_table(summary))
     say(f"{request.out}: table.md, study.csv, study.json, study.png, scores.csv")
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(name) for name in split_names(text)]
-    except ValueError:
-        raise ConfigError(
-            f"--seeds is {text!r}, expected comma-separated whole numbers, e.g. 0,1,2."
-        ) from None
 
 
 def _fractions(text: str) -> list[float]:

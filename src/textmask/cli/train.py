@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,13 +31,16 @@ from textmask.cli.options import (
     SplitColumn,
     TextColumn,
     chosen_preset,
+    complain,
     data_options,
     find_run,
     read_data,
     read_recipe,
+    read_seeds,
     require_file,
     say,
 )
+from textmask.config import frozen
 from textmask.errors import CheckpointError, ConfigError, DataError, choose
 
 if TYPE_CHECKING:
@@ -80,6 +84,32 @@ def train_command(
     recipe: Annotated[
         Path | None,
         typer.Option(help="Recipe file instead of METHOD and --preset (default: none)."),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Run, `default` or hub folder whose weights training starts from (default: random weights).",
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Parameters that are not trained, e.g. 'net.encoder.*'; repeatable (default: none).",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Train once per seed, e.g. 0,1,2, into OUT/seed0 ... (default: one run)."
+        ),
+    ] = None,
+    epochs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="+N", help="With --resume: more epochs for a finished run (default: none)."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume RUN with its own recipe and data.")
@@ -128,11 +158,21 @@ def train_command(
         changes.append(f"stages.*.labelled_fraction={labelled_fraction}")
 
     # everything that can be wrong is found before torch is loaded
+    more_epochs = _more_epochs(epochs, resume)
+    if resume and (init or freeze or seeds):
+        raise ConfigError(
+            "--resume continues a run with its own weights and settings. Leave out --init, --freeze and --seeds."
+        )
     if resume and not (recipe or preset or changes):
         plan = _resumed(method, data, out, labelled_list)
     else:
         plan = _new(method, data, out, labelled_list, preset, recipe, changes)
-    _check_folder(plan.out, resume)
+        plan = replace(plan, recipe=frozen(plan.recipe, freeze or ()))
+    plans = _seed_plans(plan, seeds)
+    for one in plans:
+        _check_folder(one.out, resume)
+    if init is not None:
+        find_run(init)
     _check_trackers(tracker or ())
     require_file(plan.labelled_list, "the list of labelled images, one name per line")
     options = data_options(
@@ -162,31 +202,75 @@ def train_command(
         raise ConfigError(
             f"--devices {devices} does not fit --device {device}, which is one device. Leave one of them out."
         )
-    result = run_training(
-        plan.recipe,
-        manifest,
-        plan.out,
-        resume=resume,
-        cache_dir=cache_dir,
-        labelled_list=plan.labelled_list,
-        progress=not quiet,
-        allow_empty_text=options.allow_empty_text,
-        options=TrainOptions(
-            trackers=tuple(tracker or ()),
-            devices=devices if devices > 1 else chosen,
-            accelerator=accelerator,
-            data_options=options,
-            source=plan.data,
-        ),
-    )
+    if more_epochs:
+        from textmask.training.longer import with_more_epochs
 
-    score = f"validation score {result.best:.4f}, " if result.best >= 0 else ""
-    split = "test" if "test" in manifest.splits else "valid"
-    command = ["textmask", "evaluate", str(result.path), str(plan.data), "--split", split]
-    say(
-        f"{result.path}: epoch {result.best_epoch} chosen, {score}{result.seconds / 60:.1f} minutes."
-    )
-    say(f"Next: {shlex.join(command)}")
+        longer = with_more_epochs(plan.out, plan.recipe, more_epochs)
+        plans = [replace(plan, recipe=longer)]
+    scores = []
+    for one in plans:
+        if len(plans) > 1:
+            say(f"seed {one.recipe.seed}: {one.out}")
+        result = run_training(
+            one.recipe,
+            manifest,
+            one.out,
+            resume=resume,
+            cache_dir=cache_dir,
+            labelled_list=one.labelled_list,
+            progress=not quiet,
+            allow_empty_text=options.allow_empty_text,
+            options=TrainOptions(
+                trackers=tuple(tracker or ()),
+                devices=devices if devices > 1 else chosen,
+                accelerator=accelerator,
+                data_options=options,
+                source=plan.data,
+                init=init,
+            ),
+        )
+        for warning in result.warnings:
+            complain(f"warning: {warning}", "yellow")
+
+        scores.append(result.best)
+        score = f"validation score {result.best:.4f}, " if result.best >= 0 else ""
+        split = "test" if "test" in manifest.splits else "valid"
+        command = ["textmask", "evaluate", str(result.path), str(plan.data), "--split", split]
+        say(
+            f"{result.path}: epoch {result.best_epoch} chosen, {score}{result.seconds / 60:.1f} minutes."
+        )
+        say(f"Next: {shlex.join(command)}")
+
+    if len(scores) > 1 and min(scores) >= 0:
+        say(
+            f"{len(scores)} seeds: validation score {statistics.mean(scores):.4f}, "
+            f"standard deviation {statistics.stdev(scores):.4f}"
+        )
+
+
+def _seed_plans(plan: TrainingPlan, seeds: str | None) -> list[TrainingPlan]:
+    """The trainings of `--seeds`, each with its own folder; the plan itself without it."""
+    if seeds is None:
+        return [plan]
+    plans = []
+    for seed in dict.fromkeys(read_seeds(seeds)):
+        plans.append(
+            replace(plan, recipe=plan.recipe.override(f"seed={seed}"), out=plan.out / f"seed{seed}")
+        )
+    return plans
+
+
+def _more_epochs(text: str | None, resume: bool) -> int:
+    """The N of `--epochs +N`; 0 without it."""
+    if text is None:
+        return 0
+    number = text.removeprefix("+")
+    if not resume or not text.startswith("+") or not number.isdecimal() or int(number) < 1:
+        raise ConfigError(
+            f"--epochs is {text!r}; it adds epochs to a finished run: textmask train --resume RUN --epochs +20. "
+            "For a new run use --set stages.*.epochs=20."
+        )
+    return int(number)
 
 
 def _new(
@@ -224,7 +308,10 @@ def _new(
 
 
 def _resumed(
-    method: str | None, data: Path | None, out: Path | None, labelled_list: Path | None
+    method: str | None,
+    data: Path | None,
+    out: Path | None,
+    labelled_list: Path | None,
 ) -> TrainingPlan:
     """A run that is resumed with its own recipe, data and labelled images."""
     # `--resume RUN`: the only argument is the run

@@ -89,6 +89,22 @@ def for_tiles(
     return dropped, tuple(parsed)
 
 
+def one_pass(stage: Stage, labelled: int, unlabelled: int) -> int:
+    """Steps of a training epoch: those of the stage, or one pass over the longer stream.
+
+    Args:
+        stage: batch sizes.
+        labelled: number of labelled rows; the stream repeats them if there are fewer than a batch.
+        unlabelled: number of rows of the unlabelled stream, 0 without one.
+    """
+    if stage.steps_per_epoch is not None:
+        return stage.steps_per_epoch
+    steps = max(labelled // stage.batch_size, 1)
+    if unlabelled:
+        steps = max(steps, unlabelled // stage.unlabelled_batch_size)
+    return steps
+
+
 class Loader:
     """Batches of one stage.
 
@@ -155,13 +171,9 @@ class Loader:
         """Number of batches per epoch."""
         if not self.train:
             return -(-len(self.labelled) // self.stage.batch_size)
-        if self.stage.steps_per_epoch is not None:
-            return self.stage.steps_per_epoch
-        # one pass over the longer stream
-        steps = max(len(self.labelled) // self.stage.batch_size, 1)
-        if self.unlabelled is not None:
-            steps = max(steps, len(self.unlabelled) // self.stage.unlabelled_batch_size)
-        return steps
+        return one_pass(
+            self.stage, len(self.labelled), 0 if self.unlabelled is None else len(self.unlabelled)
+        )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch; a background thread prepares two in advance."""

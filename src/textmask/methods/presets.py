@@ -32,3 +32,5 @@ LITE0_LR = {
     "net.encoder.blocks.[012].*": 0.0,
     "net.encoder.*": 0.25,
 }
+# their budget: the encoder knows images already, and each step costs more than one of a small U-Net
+LITE0_STEPS = 240

@@ -19,7 +19,7 @@ from textmask.data.manifest import Manifest
 from textmask.errors import CheckpointError, ConfigError, DataError
 from textmask.io.files import file_sha256, write_json, write_whole
 from textmask.methods.base import Method
-from textmask.methods.registry import get_method
+from textmask.methods.registry import get_method, load_recipe
 from textmask.runs import layout
 from textmask.runs.checkpoint import text_fingerprint, write_tensors
 from textmask.runs.data_options import DataOptions
@@ -65,7 +65,8 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path} contains no run to resume. Start it without --resume."
             )
-        if recipe_path.read_text(encoding="utf-8") != self.recipe.to_json():
+        # a field that is newer than the run has its default
+        if load_recipe(recipe_path.read_text(encoding="utf-8")) != self.recipe:
             raise ConfigError(
                 f"{self.path} was started with another recipe. Resume with the recipe in {recipe_path}, "
                 "or start a new run."
@@ -74,7 +75,11 @@ class RunFolder:
         return (self.path / layout.LAST).exists()
 
     def describe(
-        self, splits: Mapping[str, SplitData], labelled: Mapping[str, np.ndarray], method: Method
+        self,
+        splits: Mapping[str, SplitData],
+        labelled: Mapping[str, np.ndarray],
+        method: Method,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         """Write what the run is, before its first step.
 
@@ -82,6 +87,7 @@ class RunFolder:
             splits: the data by the name of the split; `train` is one of them.
             labelled: per stage, the numbers of the train rows whose masks it may use.
             method: counts the prompts that its text encoder cuts off.
+            more: further entries of data.json.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -102,6 +108,7 @@ class RunFolder:
             stored["sentences_cut"] = {
                 name: method.too_long(data.prompts) for name, data in splits.items()
             }
+            stored.update(more or {})
             write_json(self.path / layout.DATA, stored)
             # last: this file makes the folder a run
             write_whole(self.path / layout.RECIPE, self.recipe.to_json().encode())

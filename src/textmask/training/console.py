@@ -59,6 +59,10 @@ class TrainConsole:
         yield lambda note: self.bar.update(task, advance=1, note=note)
         self.bar.remove_task(task)
 
+    def say(self, text: str) -> None:
+        """Print a line above the bar, unchanged."""
+        self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def print_epoch(self, epochs: int, entry: Mapping[str, Any], chosen: bool) -> None:
         """Print the line of a finished epoch.
 

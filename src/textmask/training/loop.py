@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,17 @@ from textmask.runs import checkpoint
 from textmask.runs.data_options import DataOptions
 from textmask.runs.environment import prepare_cpu
 from textmask.runs.folder import RunFolder
+from textmask.training.budget import StagePlan, StepTimer, few_steps, plan_training, slow_bf16
 from textmask.training.console import TrainConsole
 from textmask.training.empty_text import refuse_empty_text
+from textmask.training.init import load_init, stored_init
 from textmask.training.labels import refuse_other_labels, unlabelled_rows
+from textmask.training.optim import parameter_groups
 from textmask.training.saving import NO_SCORE, SavedRun, TrainState, pack, restore
 from textmask.training.splits import TrainSplits, open_train_splits
 from textmask.training.steps import GradientStep
 from textmask.training.trackers import Tracker, build_trackers
+from textmask.training.trivial import below_trivial, empty_splits
 from textmask.training.validation import validate_variants
 
 
@@ -49,6 +53,7 @@ class TrainOptions:
         accelerator: as in Lightning Fabric.
         data_options: how the data were read; kept in the run, see `Run.options`.
         source: path of the data; kept in the run, see `Run.source`.
+        init: a run, `default` or a hub folder whose weights a new run starts from, see `training.init`.
     """
 
     trackers: tuple[str, ...] = ()
@@ -59,16 +64,21 @@ class TrainOptions:
     accelerator: str = "auto"
     data_options: DataOptions | None = None
     source: Path | None = None
+    init: Path | None = None
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Folder and chosen epoch of a run; `best` is -1 if the last stage has no validation score."""
+    """Folder and chosen epoch of a run; `best` is -1 if the last stage has no validation score.
+
+    `warnings` says in words what makes the score doubtful.
+    """
 
     path: Path
     best: float
     best_epoch: int
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 def train(
@@ -112,36 +122,75 @@ def train(
     if not allow_empty_text:
         refuse_empty_text(recipe, manifest)
     manifest = decide_rule(manifest, cache_dir)
+    declared, software = recipe, recipe.precision == "bf16" and slow_bf16(options.accelerator)
+    if software:
+        recipe = recipe.model_copy(update={"precision": "fp32"})
     fabric = _launch(recipe, options)
 
     # the run folder and its data
-    folder = RunFolder(Path(out), recipe, manifest, options.data_options, options.source)
+    folder = RunFolder(Path(out), declared, manifest, options.data_options, options.source)
     resumed = folder.open(resume)
     splits = open_train_splits(fabric, recipe, manifest, cache_dir, labelled_list)
     if resumed:
         refuse_other_labels(folder.path, splits.train.keys, splits.labelled)
 
     # the model, new or as the run left it
+    recipe, plans = plan_training(recipe, splits, fabric.world_size)
     method = _new_method(recipe, splits, fabric.device)
-    saved = restore(folder, method) if resumed else SavedRun()
+    for stage in recipe.stages:
+        if stage.optim is not None:
+            parameter_groups(method, stage)  # a wrong pattern is found before anything is written
+    init = None
+    if not resumed:
+        source = options.init or stored_init(folder.path)
+        init = None if source is None else load_init(method, recipe, source, manifest.laterality)
+    saved = restore(folder, recipe, method) if resumed else SavedRun()
     trackers: list[Tracker] = []
     if fabric.is_global_zero:
         if not resumed:
-            folder.describe(splits.by_name(), splits.labelled, method)
+            more: dict[str, object] = {"plan": [plan.record() for plan in plans]}
+            more["trained_in"] = recipe.precision
+            if init is not None:
+                more["init"] = init.record()
+            folder.describe(splits.by_name(), splits.labelled, method, more)
         trackers = build_trackers(options.trackers, folder.path, recipe)
 
     with TrainConsole(progress and fabric.is_global_zero) as console:
+        found: list[str] = []
+        if fabric.is_global_zero:
+            for line in () if init is None else init.lines():
+                console.say(line)
+            found = _say_plan(console, plans, splits, software)
         limit_s = options.time_limit_s
-        state = _Training(fabric, folder, splits, method, saved, console, trackers, limit_s).run()
+        training = _Training(
+            fabric, folder, recipe, splits, method, saved, console, trackers, limit_s
+        )
+        state = training.run()
 
     for tracker in trackers:
         tracker.close()
     if fabric.is_global_zero:
         score = None if state.best == NO_SCORE else state.best
         folder.finish(state.best_epoch, score, state.seconds, state.best_variant)
+        if score is not None:
+            found += below_trivial(recipe, splits, score)
 
     fabric.barrier()
-    return TrainResult(folder.path, state.best, state.best_epoch, state.seconds)
+    return TrainResult(folder.path, state.best, state.best_epoch, state.seconds, tuple(found))
+
+
+def _say_plan(
+    console: TrainConsole, plans: Sequence[StagePlan], splits: TrainSplits, software: bool
+) -> list[str]:
+    """Print what will be done; returns the warnings that are known before the first step."""
+    for plan in plans:
+        for line in plan.lines():
+            console.say(line)
+    if software:
+        console.say(
+            "  adapted: precision bf16 -> fp32, because this CPU has no bf16 instructions and is faster in fp32"
+        )
+    return [*few_steps(plans), *empty_splits(splits)]
 
 
 class _Training:
@@ -150,6 +199,7 @@ class _Training:
     Args:
         fabric: launched.
         folder: where the run is written.
+        recipe: with the epochs of its budget.
         splits: train and valid.
         method: on the device of `fabric`.
         saved: what a resumed run has reached.
@@ -162,6 +212,7 @@ class _Training:
         self,
         fabric: Fabric,
         folder: RunFolder,
+        recipe: Recipe,
         splits: TrainSplits,
         method: Method,
         saved: SavedRun,
@@ -169,7 +220,7 @@ class _Training:
         trackers: list[Tracker],
         time_limit_s: float | None,
     ) -> None:
-        self.fabric, self.folder, self.recipe = fabric, folder, folder.recipe
+        self.fabric, self.folder, self.recipe = fabric, folder, recipe
         self.splits, self.method = splits, method
         self.state, self.log, self.restored = saved.state, saved.log, saved.tensors
         self.console, self.trackers = console, trackers
@@ -200,12 +251,16 @@ class _Training:
         step = GradientStep(
             self.fabric, self.method, stage, stage.optim, loader.steps_per_epoch, restored
         )
+        left = (stage.epochs - self.state.epoch) * loader.steps_per_epoch
+        timer = StepTimer(self.console.say, stage.name, left)
         while not self.is_finished(stage):
             begin = time.perf_counter()
-            row = self.train_epoch(stage, loader, step)
+            row = self.train_epoch(stage, loader, step, timer)
             self.end_epoch(stage, row, begin, step.trained, step.tensors)
 
-    def train_epoch(self, stage: Stage, loader: Loader, step: GradientStep) -> dict[str, float]:
+    def train_epoch(
+        self, stage: Stage, loader: Loader, step: GradientStep, timer: StepTimer
+    ) -> dict[str, float]:
         """Train for one epoch; returns its learning rate, mean losses and throughput."""
         epoch, total = self.state.epoch, loader.steps_per_epoch
         sums: dict[str, float] = {}
@@ -222,6 +277,7 @@ class _Training:
                 values = step.run(batch, epoch, i)
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value
+                timer.tick(time.perf_counter())
                 images += len(batch) * self.fabric.world_size
                 rate = images / (time.perf_counter() - begin)
                 advance(f"loss {values['loss']:.3f} · {rate:.0f} images/s")

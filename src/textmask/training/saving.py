@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from textmask.config import Recipe
 from textmask.methods.base import Method
 from textmask.runs import checkpoint, layout
 from textmask.runs.folder import RunFolder
@@ -84,8 +85,13 @@ def pack(
     return tensors
 
 
-def restore(folder: RunFolder, method: Method) -> SavedRun:
+def restore(folder: RunFolder, recipe: Recipe, method: Method) -> SavedRun:
     """Read `last.safetensors` and load its weights into the method.
+
+    Args:
+        folder: of the run.
+        recipe: with the epochs of its budget.
+        method: receives the weights.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -95,9 +101,9 @@ def restore(folder: RunFolder, method: Method) -> SavedRun:
     state = TrainState(**metadata["state"])
 
     # the run may have been stopped between two stages
-    stage = folder.recipe.stages[state.stage]
+    stage = recipe.stages[state.stage]
     if state.epoch >= stage.epochs or stage.optim is None:
-        state.next_stage(len(folder.recipe.stages))
+        state.next_stage(len(recipe.stages))
         tensors = {}
     return SavedRun(state, metadata["log"], tensors)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from textmask.config import Recipe
 from textmask.data.cache import SplitData
 from textmask.inference.predict_split import predict_split
@@ -12,6 +14,11 @@ from textmask.metrics.overlap import counts, overlap
 def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float]:
     """Mean per-image and pooled overlap of a split at the recipe's size and threshold."""
     masks = predict_split(method, data, recipe) > recipe.threshold
+    return scores_of(masks, data, recipe)
+
+
+def scores_of(masks: np.ndarray, data: SplitData, recipe: Recipe) -> dict[str, float]:
+    """Mean per-image and pooled overlap of predicted masks N H W with those of a split."""
     found = overlap(counts(masks, data.masks), recipe.empty_policy)
     return {
         "dice_per_image": found.dice_per_image_mean,

@@ -145,7 +145,7 @@ class C2SegRecipe(Recipe):
     def lite(self) -> Self:
         """CPU preset: MiniLM, a stem at stride 4, three coarse scales fused; QaTa within an hour on two cores."""
         pretrain, segment = self.stages
-        pretrain = pretrain.lite(epochs=4, batch_size=256)
+        pretrain = pretrain.lite(epochs=4, steps=80, batch_size=256)
         segment = segment.lite(epochs=11, lr_scale={"encoder.*": 0.5, "image_head.*": 0.0})
         net = {
             "widths": UKAN_LITE_WIDTHS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
-from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR
+from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR, LITE0_STEPS
 from textmask.methods.registry import Card, MethodSpec
 from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, MMIUNetFields
 
@@ -47,7 +47,7 @@ class MMIUNetRecipe(Recipe):
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM, bridgers at three scales; QaTa within 40 minutes on two cores."""
         net = LITE_BACKBONE.mmi_unet
-        stages = (self.stages[0].lite(epochs=8, lr_scale=LITE0_LR),)
+        stages = (self.stages[0].lite(epochs=8, steps=LITE0_STEPS, lr_scale=LITE0_LR),)
         lite = {
             "image_encoder": "efficientnet_lite0",
             "text_encoder": "minilm",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from textmask.config import Ramp, Recipe, Stage
-from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR
+from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR, LITE0_STEPS
 from textmask.methods.registry import Arm, Card, MethodSpec
 from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
@@ -96,7 +96,7 @@ class SSARecipe(Recipe):
         stage = self.stages[0]
         weights = {**stage.weights, "guide": Ramp(to=0.1, start_epoch=2, end_epoch=3)}
         net = {"backbone": LITE_BACKBONE, "text_encoder": "minilm", "merge_equal_text": True}
-        stages = (stage.lite(epochs=8, lr_scale=LITE0_LR, weights=weights),)
+        stages = (stage.lite(epochs=8, steps=LITE0_STEPS, lr_scale=LITE0_LR, weights=weights),)
         return self.model_copy(update={**net, "stages": stages})
 
     def smoke(self) -> Self:
