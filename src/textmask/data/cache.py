@@ -22,7 +22,7 @@ from textmask.progress import Progress, with_progress
 from textmask.statement import Statement
 from textmask.text.grammar import parse
 
-FORMAT = 2
+FORMAT = 3  # PNG and WebP are turned by their orientation tag since 3
 
 
 @dataclass(frozen=True)

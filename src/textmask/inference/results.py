@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from textmask.inference.jobs import NIFTI, BatchItem
+from textmask.inference.folder_images import NIFTI
+from textmask.inference.jobs import BatchItem
 from textmask.inference.predictor import Opened, Predictor, Segmentation, explanation
 from textmask.io.files import write_json
 from textmask.io.images import write_png
