@@ -68,8 +68,10 @@ def test_arrays_and_colour_pictures_are_taken(run):
     a = Predictor(run).set_image(grey).segment("lower left lung")
     b = Predictor(run).set_image(np.repeat(grey[:, :, None], 3, 2)).segment("lower left lung")
     np.testing.assert_allclose(a.probability, b.probability, atol=1e-6)
+    c = Predictor(run).set_image(grey.astype(np.float32)).segment("lower left lung")
+    np.testing.assert_allclose(a.probability, c.probability, atol=1e-6)
     with pytest.raises(DataError, match="expected uint8"):
-        Predictor(run).set_image(grey.astype(np.float32))
+        Predictor(run).set_image(grey[None, None])
     with pytest.raises(DataError, match="set_image first"):
         Predictor(run).segment("lower left lung")
 

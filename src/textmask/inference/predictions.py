@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmask.errors import ConfigError, DataError, TextMaskError
+from textmask.errors import DataError, TextMaskError
 from textmask.inference.results import BatchResult
+from textmask.io.data_frames import data_frame
 from textmask.io.files import read_json, write_whole
 from textmask.io.spreadsheets import read_csv, safe_cell
 
@@ -56,27 +57,6 @@ def read_predictions(folder: Path) -> pandas.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} does not exist. Give an output folder of textmask predict.")
     return data_frame(list(_earlier(path).values()))
-
-
-def data_frame(records: Sequence[dict[str, Any]]) -> pandas.DataFrame:
-    """Records as a data frame, one row each; columns of numbers become numbers.
-
-    Raises:
-        ConfigError: pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ConfigError(
-            "a data frame needs pandas, which is not installed. Run pip install 'textmask[pandas]'."
-        ) from error
-    frame = pandas.DataFrame.from_records(records)
-    for name in frame.columns:
-        try:
-            frame[name] = pandas.to_numeric(frame[name].replace("", None))
-        except (ValueError, TypeError):
-            continue  # words
-    return frame
 
 
 def _earlier(path: Path) -> dict[str, dict[str, Any]]:

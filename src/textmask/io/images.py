@@ -73,6 +73,23 @@ def image_of_bytes(data: bytes, name: str) -> Bytes:
     return _as_uint8(_decode_image(io.BytesIO(data), Path(name)), name)
 
 
+def is_pillow_image(image: object) -> bool:
+    """Whether an object is an image of Pillow."""
+    return isinstance(image, Image.Image)
+
+
+def image_of_pillow(image: Image.Image) -> Bytes:
+    """As `read_image`, from an image that Pillow has opened; its orientation tag is applied.
+
+    Raises:
+        DataError: the file behind it is damaged.
+    """
+    try:
+        return _as_uint8(_pillow_pixels(ImageOps.exif_transpose(image)), "the Pillow image")
+    except DAMAGED as error:
+        raise DataError(f"the Pillow image cannot be decoded ({error}).") from error
+
+
 def without_equal_channels(pixels: Pixels) -> Pixels:
     """H W if all three channels are equal, else the same array."""
     if (
