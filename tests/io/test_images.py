@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from textmask.errors import DataError
 from textmask.io.images import (
@@ -256,3 +256,57 @@ def test_a_drawing_with_few_colors_looks_the_same_and_is_smaller():
     assert before.shape == after.shape
     assert np.abs(before - after).mean() < 2
     assert few_colors(png) == small
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
+def test_orientation_tag_is_applied_in_every_format_that_carries_it(tmp_path, ending, tag):
+    exif = Image.Exif()
+    exif[274] = tag
+    pixels = np.zeros((16, 32), np.uint8)
+    pixels[:8, :8] = 255
+    options = {"lossless": True} if ending == "webp" else {}
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(pixels).convert("RGB").save(path, exif=exif, **options)
+
+    # where the bright corner belongs, after the definition of the tag
+    corner = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0)}
+    corner |= {5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
+    got = read_image(path)
+    assert got.shape == stored_size(path) == ((32, 16) if tag >= 5 else (16, 32))
+    assert got[corner[tag]] > 200
+    assert got.mean() < 80
+
+
+def test_orientation_tag_of_deep_color(tmp_path):
+    import cv2
+
+    deep = np.zeros((10, 30, 3), np.uint16)
+    deep[:5, :10] = 65535
+    deep[5:, 20:] = (65535, 0, 0)
+    for tag in range(1, 9):
+        exif = Image.Exif()
+        exif[274] = tag
+        plain = tmp_path / "plain.png"
+        cv2.imwrite(str(plain), deep)
+        body, chunk = plain.read_bytes(), exif.tobytes().removeprefix(b"Exif\0\0")
+        part = b"eXIf" + chunk
+        inserted = len(chunk).to_bytes(4, "big") + part + zlib.crc32(part).to_bytes(4, "big")
+        tagged = tmp_path / f"{tag}.png"
+        tagged.write_bytes(body[:33] + inserted + body[33:])
+        expected = ImageOps.exif_transpose(_tagged(deep[..., ::-1] // 257, tag))
+        np.testing.assert_array_equal(read_image(tagged), np.asarray(expected))
+
+
+def _tagged(pixels, tag):
+    image = Image.fromarray(pixels.astype(np.uint8))
+    image.getexif()[274] = tag
+    return image
+
+
+def test_an_animation_is_not_read_as_its_first_frame(tmp_path):
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 255)]
+    for name in ("a.webp", "a.png", "a.gif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(DataError, match="2 pages"):
+            read_image(tmp_path / name)

@@ -33,7 +33,7 @@ from textmask.progress import Progress, with_progress
 from textmask.statement import Statement
 from textmask.text.grammar import parse
 
-FORMAT = 3
+FORMAT = 4  # 3: PNG and WebP are turned by their orientation tag; 4: keyed by content
 
 
 @dataclass(frozen=True)

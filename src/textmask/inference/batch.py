@@ -12,6 +12,8 @@ import numpy as np
 
 from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.inference.jobs import BatchItem
+from textmask.inference.label_map import LabelMap
+from textmask.inference.predictions import write_predictions
 from textmask.inference.predictor import Opened, Predictor, Segmentation, explanation
 from textmask.inference.results import (
     BatchResult,
@@ -64,7 +66,9 @@ def predict_folder(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[BatchResult]:
-    """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each item; skip what exists.
+    """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each item, and predictions.csv; skip what exists.
+
+    An image with several prompts also gets NAME.labels.png and NAME.labels.json, see `LabelMap`.
 
     A NIfTI image also gets NAME.mask.nii.gz in its own geometry. Without an index all slices of a volume are
     segmented, one by one, and there is no NAME.mask.png. An image that cannot be read, or a prompt whose side cannot
@@ -117,25 +121,62 @@ def predict_folder(
         if progress:
             progress("images", done, len(jobs))
 
+    # prompts of one image together: it is decoded once, and has one label map
+    groups = prompts_by_image(jobs)
     if engine is None or here:
-        return _segment_all(predictor, jobs, out, wanted, report)
+        found = _segment_groups(predictor, groups, out, wanted, report)
+    else:
+        found = _on_cluster(
+            predictor, groups, out, wanted, engine, (backend, export, device), report
+        )
+
+    # as they were asked for
+    results_of = {result.job: result for result in found}
+    results = [results_of[job] for job in jobs]
+    write_predictions(out, results)
+    return results
+
+
+def prompts_by_image(jobs: Sequence[BatchItem]) -> list[tuple[BatchItem, ...]]:
+    """The items of each image (slice, view), in order of first appearance; equal items once."""
+    groups: dict[object, dict[BatchItem, None]] = {}
+    for job in jobs:
+        groups.setdefault(job.shown, {})[job] = None
+    return [tuple(group) for group in groups.values()]
+
+
+def _on_cluster(
+    predictor: Predictor,
+    groups: Sequence[tuple[BatchItem, ...]],
+    out: Path,
+    wanted: Wanted,
+    engine: Launcher,
+    how: tuple[str, Path | None, str],
+    report: Callable[[int], None],
+) -> list[BatchResult]:
+    """The results of tasks that each segment some images; `how` is backend, export and device."""
     from textmask.cluster import run_tasks
 
+    # an image with all its prompts is one unit of work
+    parts: list[list[BatchItem]] = [[]]
+    for group in groups:
+        if parts[-1] and len(parts[-1]) + len(group) > PART:
+            parts.append([])
+        parts[-1] += group
+
     # all paths are absolute: a task may start in another folder
-    parts = [tuple(jobs[start : start + PART]) for start in range(0, len(jobs), PART)]
+    backend, export, device = how
     device = device if backend == "torch" else "cpu"
-    how = (backend, None if export is None else export.resolve(), device.partition(":")[0])
-    tasks = [(predictor.run.path.resolve(), part, out.resolve(), wanted, how) for part in parts]
+    there = (backend, None if export is None else export.resolve(), device.partition(":")[0])
+    run = predictor.run.path.resolve()
+    tasks = [(run, tuple(part), out.resolve(), wanted, there) for part in parts]
 
     # tasks end in any order; a task that was lost fails all its items
-    found: dict[int, list[BatchResult]] = {}
+    found: list[BatchResult] = []
     for i, results, problem in run_tasks(engine, work_part, tasks, device=device):
-        found[i] = results or [BatchResult(job, "failed", problem) for job in parts[i]]
-        report(sum(map(len, found.values())))
-    ordered: list[BatchResult] = []
-    for i in range(len(parts)):
-        ordered += found[i]
-    return ordered
+        found += results or [BatchResult(job, "failed", problem) for job in parts[i]]
+        report(len(found))
+    return found
 
 
 def work_part(
@@ -146,7 +187,8 @@ def work_part(
     how: tuple[str, Path | None, str],
 ) -> list[BatchResult]:
     """Some items in a process on a cluster; `how` is backend, export and device."""
-    return _segment_all(_loaded(run, *how), jobs, out, wanted, lambda done: None)
+    groups = prompts_by_image(jobs)
+    return _segment_groups(_loaded(run, *how), groups, out, wanted, lambda done: None)
 
 
 @lru_cache(maxsize=1)
@@ -155,28 +197,51 @@ def _loaded(run: Path, backend: str, export: Path | None, device: str) -> Predic
     return Predictor(run, backend, export, device=device)
 
 
-def _segment_all(
+def _segment_groups(
     predictor: Predictor,
-    jobs: Sequence[BatchItem],
+    groups: Sequence[tuple[BatchItem, ...]],
     out: Path,
     wanted: Wanted,
     report: Callable[[int], None],
 ) -> list[BatchResult]:
     results: list[BatchResult] = []
+    for group in groups:
+        results += _segment_group(predictor, group, out, wanted, len(results), report)
+    return results
+
+
+def _segment_group(
+    predictor: Predictor,
+    jobs: tuple[BatchItem, ...],
+    out: Path,
+    wanted: Wanted,
+    before: int,
+    report: Callable[[int], None],
+) -> list[BatchResult]:
+    """The prompts of one image; `before` items were done before them."""
+    # results of an earlier call are segmented again if the label map of all prompts is missing
+    waiting = [job for job in jobs if wanted.overwrite or not is_done(out, job, wanted.extra)]
+    labels = LabelMap(jobs) if len(jobs) > 1 else None
+    if labels is not None and not waiting and labels.exists(out):
+        labels = None
+
+    results: list[BatchResult] = []
     images: list[LoadedImage] = []
     opened: Opened | None = None
-    shown: object = None
-    for i, job in enumerate(jobs):
+    for job in jobs:
         try:
-            if not wanted.overwrite and is_done(out, job, wanted.extra):
-                results.append(BatchResult(job, "skipped", is_stale(out, job, predictor)))
+            skipped = job not in waiting
+            stale = is_stale(out, job, predictor) if skipped else ""
+            if skipped and (labels is None or stale):
+                # masks of two models never share a label map
+                labels = None if stale else labels
+                results.append(BatchResult(job, "skipped", stale))
                 continue
 
-            # the image of the item before may be the same
-            if job.shown != shown:
-                images, opened, shown = [], None, None
-                images = load_images(job.image, job.index)
-                shown = job.shown
+            images = images or load_images(job.image, job.index)
+            if len(images) > 1 and skipped:
+                results.append(BatchResult(job, "skipped"))
+                continue
             if len(images) > 1:
                 found = _segment_volume(predictor, job, images, out, wanted)
             else:
@@ -184,6 +249,11 @@ def _segment_all(
                 found = opened.segment(
                     job.text, job.laterality, wanted.assume, abstain=wanted.abstain
                 )
+                if labels is not None:
+                    labels.add(job, found)
+                if skipped:
+                    results.append(BatchResult(job, "skipped"))
+                    continue
                 write_segmentation(out, job, found, opened, wanted.extra)
 
             # files first: an item is done when they exist
@@ -194,7 +264,14 @@ def _segment_all(
         except TextMaskError as error:
             results.append(BatchResult(job, "failed", str(error)))
         finally:
-            report(i + 1)
+            report(before + len(results))
+
+    # without its label map the image is not done
+    try:
+        if labels is not None:
+            labels.write(out)
+    except TextMaskError as error:
+        results[-1] = BatchResult(jobs[-1], "failed", str(error))
     return results
 
 

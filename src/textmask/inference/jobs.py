@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from textmask.errors import DataError, choose
+from textmask.inference.folder_images import images_below
 from textmask.inference.laterality import CONVENTIONS
 from textmask.io.orientation import VIEWS
 from textmask.io.spreadsheets import column_of, read_json_records, read_table
 from textmask.text.findings import read_findings
 
-NIFTI = (".nii", ".nii.gz")
-IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", *NIFTI)
-# endings of results, which are never read as images
-RESULTS = (".mask.png", ".mask.nii.gz", ".overlay.png", ".probability.png", ".explain.png")
+# of a file name: with the longest ending of a result it stays below the 255 bytes of a file system
+MAX_LETTERS, MAX_BYTES = 60, 180
 # columns of a jobs file; the first two are required
 COLUMNS = ("image", "text", "name", "laterality", "view", "index")
 
@@ -44,9 +44,13 @@ class BatchItem:
 
     @property
     def stem(self) -> str:
-        """Start of the file names: short, safe, and different for different images, prompts or options."""
-        words = re.sub(r"[^a-z0-9]+", "-", (self.name or f"{self.image.stem} {self.text}").lower())
-        shown = words.strip("-")[:60].strip("-") or "picture"
+        """Start of the file names: short, safe, and different for different images, prompts or options.
+
+        Letters and digits of every script are kept, so that the images of any language can be told apart.
+        """
+        words = readable_name(self.name or f"{self.image.stem} {self.text}")
+        shown = words[:MAX_LETTERS].encode()[:MAX_BYTES].decode(errors="ignore")
+        shown = shown.strip("-") or "picture"
 
         # only the hash distinguishes "lung?" from "lung!", and two items of one name
         parts = [str(self.image), self.text]
@@ -72,8 +76,9 @@ def read_jobs(
 ) -> list[BatchItem]:
     """Items of an image, a folder of images (one prompt for all), or a csv/json file of (image, text).
 
-    Hidden files and results of an earlier prediction in a folder are ignored. Paths in a jobs file are relative to
-    its folder; its columns `laterality`, `view` and `index` replace the arguments of the same names per row.
+    Hidden files, masks and results of an earlier prediction in a folder are ignored, see `images_below`. Paths in a
+    jobs file are relative to its folder; its columns `laterality`, `view` and `index` replace the arguments of the same
+    names per row.
 
     Args:
         source: image, folder, or jobs file.
@@ -89,7 +94,7 @@ def read_jobs(
     # what the arguments say holds for every item that does not say otherwise
     common = BatchItem(source, "", "", laterality, view, index)
     if source.is_dir():
-        found = [replace(common, image=path) for path in _images_below(source)]
+        found = [replace(common, image=path) for path in images_below(source)]
         items = [replace(item, text=_required(sentence, source)) for item in found]
     elif not source.exists():
         raise DataError(
@@ -128,17 +133,12 @@ def split_reports(jobs: Sequence[BatchItem]) -> tuple[list[BatchItem], list[str]
     return items, notes
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Images in a folder and its subfolders, sorted."""
-    # results of an earlier prediction may be in the same folder
-    found = []
-    for path in folder.rglob("*"):
-        is_image = path.name.lower().endswith(IMAGES) and path.is_file()
-        if is_image and not path.name.startswith(".") and not path.name.endswith(RESULTS):
-            found.append(path)
-    if not found:
-        raise DataError(f"{folder} contains no image ({', '.join(IMAGES)}).")
-    return sorted(found)
+def readable_name(text: str) -> str:
+    """Lower-case letters and digits of any script; hyphens for everything else."""
+    plain = unicodedata.normalize("NFC", text).lower()
+    # signs that are written onto a letter belong to it, as in Hindi or Thai
+    kept = [c if c.isalnum() or unicodedata.category(c)[0] == "M" else "-" for c in plain]
+    return re.sub("-+", "-", "".join(kept)).strip("-")
 
 
 def _read_csv(source: Path) -> list[tuple[str, Mapping[str, object]]]:

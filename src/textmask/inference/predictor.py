@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import cv2
 import numpy as np
@@ -22,22 +23,17 @@ from textmask.errors import (
     collected_prompt_warnings,
 )
 from textmask.inference.backends.graphs import Backend, open_backend
-from textmask.inference.laterality import (
-    CONVENTIONS,
-    DEFAULTS,
-    NOTHING_ASKED,
-    SideConversion,
-    convention,
-    translate,
-)
+from textmask.inference.inputs import ImageInput, as_loaded_image, image_prompt_pairs
+from textmask.inference.laterality import CONVENTIONS, DEFAULTS, convention, translate
 from textmask.inference.screening import CODES, CUT, Calibration, screen
+from textmask.inference.segmentation import Segmentation as Segmentation
+from textmask.inference.segmentation import Segmentations
+from textmask.inference.segmentation import explanation as explanation
 from textmask.inference.tiles import predict_tiles
 from textmask.io.files import file_sha256, read_json
 from textmask.io.images import resize_image
 from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
-from textmask.io.read import load_image
-from textmask.plots.overlays import heat, overlay, side_by_side
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION
 from textmask.statement import Laterality, Statement
@@ -45,35 +41,6 @@ from textmask.text.grammar import GRAMMARS, parse
 
 # what a method may publish in `Output.aux`, B 1 h w in [0, 1]
 MAPS = ("attention", "prior", "guide")
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The result for one prompt, in the size and the geometry of the stored image.
-
-    Attributes:
-        mask: uint8 H W, 0 or 1; all 0 if the model abstained or the prompt denies the finding.
-        probability: float32 H W in [0, 1], as the network predicted it, also if the model abstained.
-        statement: what was understood of the prompt, before any conversion of sides.
-        warnings: codes for questionable requests; `textmask.inference.screening.CODES` explains each.
-        maps: what the method publishes of `MAPS`, float32 H W in [0, 1]: `attention` is where it looks for what the
-            prompt names, `prior` is where the prompt locates it, `guide` combines both.
-        asked: which laterality convention was used, and the prompt that the network read.
-        abstained: the mask is withheld; the codes say why.
-        compatibility: in [0, 1], how usual the prompt and the mask are compared with the validation split; None
-            without a calibration.
-        unknown_words: words that do not occur in the training prompts; () without a calibration.
-    """
-
-    mask: np.ndarray
-    probability: np.ndarray
-    statement: Statement
-    warnings: tuple[str, ...]
-    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
-    asked: SideConversion = NOTHING_ASKED
-    abstained: bool = False
-    compatibility: float | None = None
-    unknown_words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +139,8 @@ class Opened:
             screening.abstained,
             screening.compatibility,
             screening.unknown_words,
+            sentence,
+            self.loaded.pixels,
         )
         return found, complaints
 
@@ -320,18 +289,28 @@ class Predictor:
         """
         return self.opened.loaded.pixels
 
-    def open(self, image: Path | str | np.ndarray | LoadedImage, view: str | None = None) -> Opened:
+    def open(
+        self,
+        image: ImageInput,
+        view: str | None = None,
+        *,
+        window: Sequence[float] | None = None,
+        index: int | None = None,
+    ) -> Opened:
         """Decode, turn and resize an image once, for any number of prompts and threads.
 
         Args:
-            image: path, pixels (uint8 H W or H W 3), or an image that is already loaded.
+            image: path, bytes, Pillow image, NumPy array, torch tensor, or an image that is already loaded; see
+                `textmask.io.arrays.ACCEPTED`.
             view: pa, ap, mirrored, lateral or axial; it overrules the orientation in the file.
+            window: of an array: the values that become black and white.
+            index: of a file: slice of a volume or frame of a DICOM file.
 
         Raises:
             DataError: the image cannot be read.
             ConfigError: the view is unknown.
         """
-        loaded = as_loaded_image(image)
+        loaded = as_loaded_image(image, window, index)
         pixels = loaded.pixels
         grey_or_color = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
         if pixels.dtype != np.uint8 or not grey_or_color or not pixels.size:
@@ -357,7 +336,7 @@ class Predictor:
         return Opened(self, loaded, orientation, network_image, planes, size, features)
 
     def set_image(
-        self, image: Path | str | np.ndarray | LoadedImage, view: str | None = None
+        self, image: ImageInput, view: str | None = None, *, window: Sequence[float] | None = None
     ) -> Predictor:
         """Like `open`, and make the image the current one.
 
@@ -367,59 +346,100 @@ class Predictor:
         """
         # after an error there is no current image: prompts must not reach the previous one
         self._opened = None
-        self._opened = self.open(image, view)
+        self._opened = self.open(image, view, window=window)
         return self
+
+    @overload
+    def segment(
+        self,
+        image: ImageInput,
+        prompt: str | None = None,
+        assume: str | None = None,
+        *,
+        laterality: str | None = None,
+        view: str | None = None,
+        window: Sequence[float] | None = None,
+        index: int | None = None,
+        abstain: bool = True,
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self,
+        image: ImageInput,
+        prompt: list[str] | tuple[str, ...],
+        assume: str | None = None,
+        *,
+        laterality: str | None = None,
+        view: str | None = None,
+        window: Sequence[float] | None = None,
+        index: int | None = None,
+        abstain: bool = True,
+    ) -> Segmentations: ...
 
     def segment(
         self,
-        sentence: str,
-        laterality: str | None = None,
+        image: ImageInput,
+        prompt: str | Sequence[str] | None = None,
         assume: str | None = None,
         *,
+        laterality: str | None = None,
+        view: str | None = None,
+        window: Sequence[float] | None = None,
+        index: int | None = None,
         abstain: bool = True,
-    ) -> Segmentation:
-        """Like `Opened.segment`, in the current image; questionable requests also raise Python warnings.
+    ) -> Segmentation | Segmentations:
+        """Segment images by prompts: `segment(image, prompt)`, or `segment(prompt)` in the image of `set_image`.
+
+        Questionable requests raise Python warnings next to their codes.
+
+        Args:
+            image: see `open`, or a list of images; the prompt, if an image is set and `prompt` is left out.
+            prompt: any text; a list gives one result per prompt, for one image or for as many images. One prompt is
+                used for all images of a list. A laterality convention here is that of `segment(prompt, laterality)`.
+            assume: see `Opened.segment`, as `laterality` and `abstain`.
+            laterality: convention of the prompts.
+            view: see `open`, as `window` and `index`.
+            window: of arrays.
+            index: of files.
+            abstain: return an empty mask if the model abstains or the prompt denies the finding.
+
+        Returns:
+            One result; `Segmentations`, a list, if images or prompts are a list.
 
         Raises:
-            DataError: no image has been set.
+            DataError: an image cannot be read, an argument has another type, the two lists differ in length, or no
+                image is set.
             LateralityError: the prompt names a side, and it cannot be determined which side of the image that is.
         """
-        found, complaints = self.opened.ask(sentence, laterality, assume, abstain)
-        # the text encoder's own message says more than the code
-        messages = list(complaints)
-        for code in found.warnings:
-            if code != CUT or not complaints:
-                messages.append(f"{sentence[:80]!r}: {CODES[code]}")
-        for message in messages:
-            warnings.warn(message, PromptWarning, stacklevel=2)
-        return found
+        # in the current image; the second argument used to be the laterality
+        if isinstance(image, str) and (prompt is None or prompt in CONVENTIONS):
+            convention = laterality if prompt is None else str(prompt)
+            return _warned(self.opened.ask(image, convention, assume, abstain))
+
+        def one(opened: Opened, text: str) -> Segmentation:
+            return _warned(opened.ask(text, laterality, assume, abstain))
+
+        images, prompts = image_prompt_pairs(image, prompt)
+        found = Segmentations()
+        opened: Opened | None = None
+        for i, text in enumerate(prompts):
+            # one image with several prompts is opened once
+            if opened is None or len(images) > 1:
+                opened = self.open(images[i], view, window=window, index=index)
+            found.append(one(opened, text))
+        several = isinstance(image, list | tuple) or isinstance(prompt, list | tuple)
+        return found if several else found[0]
 
 
-def as_loaded_image(image: Path | str | np.ndarray | LoadedImage) -> LoadedImage:
-    """Load a path; wrap pixels, whose orientation is unknown.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    if isinstance(image, LoadedImage):
-        return image
-    if isinstance(image, np.ndarray):
-        return LoadedImage(image)
-    return load_image(image)
-
-
-def explanation(pixels: np.ndarray, found: Segmentation) -> np.ndarray:
-    """The image, each published map over it, and the mask side by side (Fig. 4 of SSA): uint8 H W' 3.
-
-    Raises:
-        ConfigError: the method publishes no attention map.
-    """
-    if "attention" not in found.maps:
-        raise ConfigError(
-            "this method publishes no attention map, so there is nothing to explain. Omit --explain, or use a run of "
-            "a method that publishes one in Output.aux['attention'], such as one that aligns places with words."
-        )
-    maps = [heat(pixels, values) for values in found.maps.values()]
-    return side_by_side(
-        [pixels, *maps, overlay(pixels, found.mask)], ["image", *found.maps, "prediction"]
-    )
+def _warned(answer: tuple[Segmentation, list[str]]) -> Segmentation:
+    """The result, after a Python warning for each of its codes."""
+    found, complaints = answer
+    # the text encoder's own message says more than the code
+    messages = list(complaints)
+    for code in found.warnings:
+        if code != CUT or not complaints:
+            messages.append(f"{found.prompt[:80]!r}: {CODES[code]}")
+    for message in messages:
+        warnings.warn(message, PromptWarning, stacklevel=3)
+    return found

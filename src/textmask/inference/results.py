@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from textmask.inference.jobs import NIFTI, BatchItem
+from textmask.inference.folder_images import NIFTI
+from textmask.inference.jobs import BatchItem
 from textmask.inference.predictor import Opened, Predictor, Segmentation, explanation
 from textmask.io.files import write_json
 from textmask.io.images import write_png
@@ -134,6 +135,7 @@ def write_volume(
 def result_record(job: BatchItem, found: Segmentation, predictor: Predictor) -> dict[str, Any]:
     """The content of NAME.json: the request, what was understood, the answer and the model."""
     recipe, statement = predictor.run.recipe, found.statement
+    inside = found.probability[found.mask > 0]
     return {
         "image": str(job.image),
         "index": job.index,
@@ -141,6 +143,7 @@ def result_record(job: BatchItem, found: Segmentation, predictor: Predictor) -> 
         "rows": int(found.mask.shape[0]),
         "columns": int(found.mask.shape[1]),
         "foreground_px": int(found.mask.sum()),
+        "mean_probability": round(float(inside.mean()), 6) if inside.size else None,
         "warnings": list(found.warnings),
         "unknown_words": list(found.unknown_words),
         "abstained": found.abstained,

@@ -23,6 +23,10 @@ from textmask.io.files import write_whole
 from textmask.io.intensity import stretch, value_range
 
 MAX_PIXELS = 100_000_000
+# formats with an orientation tag that Pillow does not apply by itself, as it does for TIFF
+TAGGED = ("JPEG", "MPO", "PNG", "WEBP")
+ORIENTATION_TAG = 274
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap rows and columns
 GRAY_MODES = ("L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 # what Pillow raises on damaged bytes, depending on the format and on the place of the damage
 DAMAGED = (
@@ -69,6 +73,23 @@ def image_of_bytes(data: bytes, name: str) -> Bytes:
     return _as_uint8(_decode_image(io.BytesIO(data), Path(name)), name)
 
 
+def is_pillow_image(image: object) -> bool:
+    """Whether an object is an image of Pillow."""
+    return isinstance(image, Image.Image)
+
+
+def image_of_pillow(image: Image.Image) -> Bytes:
+    """As `read_image`, from an image that Pillow has opened; its orientation tag is applied.
+
+    Raises:
+        DataError: the file behind it is damaged.
+    """
+    try:
+        return _as_uint8(_pillow_pixels(ImageOps.exif_transpose(image)), "the Pillow image")
+    except DAMAGED as error:
+        raise DataError(f"the Pillow image cannot be decoded ({error}).") from error
+
+
 def without_equal_channels(pixels: Pixels) -> Pixels:
     """H W if all three channels are equal, else the same array."""
     if (
@@ -107,7 +128,10 @@ def stored_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
         _check_file(path)
     try:
         with Image.open(path if data is None else io.BytesIO(data)) as image:
-            return image.height, image.width
+            # as upright as `read_image` returns it
+            tag = image.getexif().get(ORIENTATION_TAG) if image.format in TAGGED else None
+            rows, columns = image.height, image.width
+            return (columns, rows) if tag in SIDEWAYS else (rows, columns)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(path, str(error)) from error
     except DAMAGED as error:
@@ -263,7 +287,8 @@ def _decode_image(
             # the header is enough to refuse what is too large or ambiguous
             if image.width * image.height > MAX_PIXELS:
                 raise _too_many_pixels(path, f"{image.height} x {image.width} pixels")
-            pages = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF") else 1
+            stacks = ("TIFF", "GIF", "WEBP", "PNG")
+            pages = getattr(image, "n_frames", 1) if image.format in stacks else 1
             if pages > 1:
                 raise DataError(
                     f"{path}: contains {pages} pages, expected one image. Export the page you want to use."
@@ -285,7 +310,7 @@ def _decode_image(
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
-    return ImageOps.exif_transpose(image) if image.format in ("JPEG", "MPO") else image
+    return ImageOps.exif_transpose(image) if image.format in TAGGED else image
 
 
 def _pillow_pixels(upright: Image.Image) -> Pixels:
@@ -312,13 +337,24 @@ def _is_deep_color(image: Image.Image, source: Path | io.BytesIO) -> bool:
 def _decode_deep(source: Path | io.BytesIO, path: Path) -> Pixels:
     with Image.open(source) as image:
         image.load()  # refuses truncated data; OpenCV does not
+        tag = image.getexif().get(ORIENTATION_TAG, 1) if image.format in TAGGED else 1
     data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise DataError(
             f"{path}: the 16-bit color image cannot be decoded. Save it with 8 bits per channel."
         )
-    return np.ascontiguousarray(pixels[..., 2::-1])  # BGR or BGRA -> RGB
+    upright = _turned(pixels[..., 2::-1], tag)  # BGR or BGRA -> RGB
+    return np.ascontiguousarray(upright)
+
+
+def _turned(pixels: Pixels, tag: int) -> Pixels:
+    """Apply an orientation tag, which OpenCV ignores, as `ImageOps.exif_transpose` does."""
+    if tag in SIDEWAYS:
+        pixels = pixels.swapaxes(0, 1)
+    if tag in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if tag in (2, 3, 6, 7) else pixels
 
 
 def _as_uint8(pixels: Pixels, where: str) -> Bytes:
