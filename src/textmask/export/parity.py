@@ -16,7 +16,7 @@ from textmask.inference.backends.graphs import Backend
 from textmask.inference.tiles import predict_tiles
 from textmask.metrics.overlap import counts, dice_per_image
 from textmask.runs.checkpoint import Run
-from textmask.runs.session import Session
+from textmask.runs.session import Session, refuse_not_finite
 
 BOUNDS = {"fp32": 1e-4, "bf16": 0.005, "int8": 0.005}  # share of flipped pixels; loss of mean Dice
 
@@ -107,6 +107,7 @@ def compare_backends(
                 started = time.perf_counter()
                 found[name] = _probability(run, model, data, part, places[name])
                 seconds[name] += time.perf_counter() - started
+                refuse_not_finite(found[name], f"{name}, rows {part.start} to {part.stop - 1}")
                 masks[name].append(found[name] > recipe.threshold)
                 worst[name] = max(worst[name], float(np.abs(found[name] - found["eager"]).max()))
             if progress:

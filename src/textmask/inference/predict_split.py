@@ -13,7 +13,7 @@ from textmask.data.shuffled_text import read_prompts
 from textmask.errors import DataError
 from textmask.inference.tiles import predict_tiles
 from textmask.methods.base import Method
-from textmask.runs.session import Session
+from textmask.runs.session import Session, refuse_not_finite
 
 
 def predict_split(
@@ -42,6 +42,7 @@ def predict_split(
 
     Raises:
         DataError: `prompts` has another length than the split.
+        CheckpointError: the model returns values that are not finite.
     """
     # other prompts are parsed with the laterality of their rows
     statements = data.statements
@@ -81,6 +82,8 @@ def predict_split(
                 )
                 out[part] = planes["probability"]
 
+            names = keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}"
+            refuse_not_finite(out[part], names)
             if progress:
                 progress(part.stop, len(data))
     return out

@@ -36,6 +36,7 @@ from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION
+from textmask.runs.session import refuse_not_finite
 from textmask.statement import Laterality, Statement
 from textmask.text.grammar import GRAMMARS, parse
 
@@ -88,6 +89,7 @@ class Opened:
         Raises:
             LateralityError: the prompt names a side, and it cannot be determined which side of the image that is.
             ConfigError: the convention is unknown.
+            CheckpointError: the model returns values that are not finite.
         """
         return self.ask(sentence, laterality, assume, abstain)[0]
 
@@ -108,6 +110,7 @@ class Opened:
             cut = bool(predictor.run.method.too_long([asked.sentence]))
             shown = parse(asked.sentence, predictor.grammar, asked.model)
             planes = self._predict(asked.sentence, shown)
+        refuse_not_finite(planes["probability"], f"prompt {asked.sentence!r}")
 
         # whether the prediction should be trusted
         screening = screen(

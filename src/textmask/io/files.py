@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
+import socket
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,22 +21,103 @@ from textmask.errors import CheckpointError, DataError
 MAX_FILE_BYTES = 1 << 30  # also the limit for the inflated content of a compressed file
 STEP = 1 << 20
 GZIP = b"\x1f\x8b"
+UNFINISHED = ".part"  # the end of the names of files and folders that are being written
+
+
+def temporary_name(path: Path) -> Path:
+    """A new hidden name next to `path`, unique also among the hosts of shared storage: it names its writer."""
+    writer = f"{host_name()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name[:32]}.{writer}{UNFINISHED}")
+
+
+def host_name() -> str:
+    """The name of this machine, as it stands in the names of unfinished files."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname())[:32] or "host"
+
+
+def remove_unfinished(folder: Path) -> list[Path]:
+    """Remove the unfinished files and folders that writers of this machine left when they died.
+
+    What another machine writes is left alone: nobody can see from here whether its writer still runs.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    for path in sorted(folder.glob(f".*{UNFINISHED}")):
+        found = re.fullmatch(rf"\..*\.([^.]+)-(\d+)-[0-9a-f]+{re.escape(UNFINISHED)}", path.name)
+        if found is None or found[1] != host_name() or is_running(int(found[2])):
+            continue
+
+        # best effort: a folder that may not be written keeps its leftovers
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+        removed.append(path)
+    return removed
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A new path in the same folder, renamed to `path` when the block ends; readers see the old or the new file.
 
-    If the block raises, the file at `path` is left unchanged and the new one is removed.
+    The content is on the disk before the rename makes it visible, and the file has the permissions that the umask
+    gives. If the block raises, the file at `path` is left unchanged and the new one is removed.
     """
-    # random, because processes on several hosts may write the same file and their numbers may be equal
-    temporary = path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.part")
+    temporary = temporary_name(path)
     try:
+        # created here, because some writers (safetensors) create files that only the owner can read
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = temporary.stat().st_mode & 0o777
         yield temporary
+        if temporary.stat().st_mode & 0o777 != mode:
+            temporary.chmod(mode)
+
+        flush_to_disk(temporary)
         os.replace(temporary, path)
+        flush_to_disk(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Return when a file or the list of a folder is on the disk; folders of some file systems cannot be flushed."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # a full disk may show only now
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+    finally:
+        os.close(handle)
+
+
+def what_to_do(number: int | None) -> str:
+    """What a user can do about the error number of a file that cannot be written."""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space on the disk, or choose another folder."
+    if number in (errno.EACCES, errno.EPERM):
+        return "Change the permissions of the folder, or choose another one."
+    if number == errno.EROFS:
+        return "The file system is read-only; choose another folder."
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return "Check that the folder exists; it may have been deleted or moved."
+    return "Check that the folder exists and is writable, and that the disk has space left."
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -46,8 +131,7 @@ def write_whole(path: Path, data: bytes) -> None:
             temporary.write_bytes(data)
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error.strerror}). Check that the folder exists and is writable, and that "
-            "the disk has space left."
+            f"{path}: cannot be written ({error.strerror}). {what_to_do(error.errno)}"
         ) from error
 
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from textmask.config import Recipe
 from textmask.errors import CheckpointError
-from textmask.io.files import replacing
+from textmask.io.files import file_sha256, replacing, what_to_do
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, load_recipe
 from textmask.nn.text_cache import TextCache
 from textmask.runs.data_options import DataOptions
 from textmask.runs.layout import weights_file
-from textmask.runs.record import read_record, stored_options, stored_source
+from textmask.runs.record import RunRecord, read_record, stored_options, stored_source
 from textmask.runs.session import Session, find_device
 
 # one entry: safetensors writes several in a random order, and equal weights would hash differently
 METADATA = "textmask"
+CHECKSUM = "checksum"  # in the metadata: of the tensors of the same file
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,13 @@ def load_run(run: Path | str, device: str = "cpu") -> Run:
 
     Raises:
         ConfigError: the device is unknown, or this machine does not have it; nothing is read then.
-        CheckpointError: not a run folder, no weights yet, or weights that do not fit.
+        CheckpointError: not a run folder, no weights yet, or weights that are damaged, not finite or do not fit.
     """
     # before anything is read: a wrong device is answered at once
     find_device(device)
     record = read_record(run)
     recipe = load_recipe(json.dumps(record.recipe))
+    _check_hash(weights_file(record.path), record)
     tensors, metadata = read_tensors(weights_file(record.path))
 
     # a run that is read back predicts; it is never trained further
@@ -96,26 +100,83 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         CheckpointError: the disk is full or not writable. An existing file is left unchanged.
     """
+    stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    # before anything is written: the last good file stays
+    check_finite(stored, f"{path} is not written")
+
     # sorted keys: equal metadata are equal bytes
-    text = json.dumps(dict(metadata), sort_keys=True)
+    text = json.dumps({**metadata, CHECKSUM: tensor_checksum(stored)}, sort_keys=True)
     try:
         with replacing(path) as part:
-            save_file(
-                {key: value.detach().contiguous() for key, value in tensors.items()},
-                part,
-                metadata={METADATA: text},
-            )
+            save_file(stored, part, metadata={METADATA: text})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"cannot write {path}: {error}. The previous file is untouched; free some space and --resume."
+            f"cannot write {path}: {error}. The previous file is untouched. {what_to_do(_error_number(error))} "
+            "Then --resume."
         ) from error
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors that contain NaN or an infinite number.
+
+    Args:
+        tensors: name -> weights.
+        what: beginning of the message, such as "weights.safetensors cannot be used".
+
+    Raises:
+        CheckpointError: naming the first of them.
+    """
+    for name, value in tensors.items():
+        if not value.is_floating_point() or bool(torch.isfinite(value).all()):
+            continue
+        bad = int((~torch.isfinite(value)).sum())
+        raise CheckpointError(
+            f"{what}: {bad} of {value.numel()} numbers in {name} are NaN or infinite, expected finite numbers. "
+            "If this was a training, lower the learning rate and start again; if it was a file, copy it again from "
+            "where it was made."
+        )
+
+
+def tensor_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Checksum of names, types, shapes and numbers; it finds damage, and is no protection against forgery."""
+    found = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy())
+    return str(found.hexdigest())
+
+
+def _error_number(error: Exception) -> int | None:
+    """The number of a system error; safetensors gives it in its text only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
+def _check_hash(path: Path, record: RunRecord) -> None:
+    """Compare the weights of a finished run with the sha256 that was stored when it was finished.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    expected = record.result.get("weights_sha256")
+    if expected is None or not path.is_file():
+        return
+    found = file_sha256(path)
+    if found != expected:
+        raise CheckpointError(
+            f"{path} is not the file that the run has chosen: its sha256 is {found}, expected {expected}. It is "
+            "damaged or was replaced. Copy the whole run folder again from where it was made."
+        )
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a file written by `write_tensors`.
 
     Raises:
-        CheckpointError: missing, a pickle, truncated, or without metadata of textmask.
+        CheckpointError: missing, a pickle, damaged, truncated, or without metadata of textmask.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -140,11 +201,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 metadata = {}
                 for key, value in header.items():
                     metadata[key] = json.loads(value)
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (no mapping)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged or truncated ({error}). Copy it again, or --resume the run that wrote it."
         ) from error
+
+    # files of earlier versions have no checksum
+    expected = metadata.pop(CHECKSUM, None)
+    if expected is not None and expected != (found := tensor_checksum(tensors)):
+        raise CheckpointError(
+            f"{path} is damaged: the checksum of its tensors is {found}, expected {expected}. Copy it again from "
+            "where it was made, or train again."
+        )
+    return tensors, metadata
 
 
 def load_weights(
@@ -153,7 +223,7 @@ def load_weights(
     """Put weights into a method.
 
     Raises:
-        CheckpointError: they belong to another method, or do not fit the recipe.
+        CheckpointError: they belong to another method, do not fit the recipe, or are not finite.
     """
     # a clear message for what load_state_dict would report key by key
     name = metadata.get("method")
@@ -169,6 +239,8 @@ def load_weights(
             f"trained with the frozen text encoder {metadata.get('text_encoder')!r}, this one is {fingerprint!r}. "
             "Install the encoder that the run used."
         )
+    # a network with NaN marks nothing, which reads as "nothing found"
+    check_finite(tensors, f"the weights of {recipe.method!r} cannot be used")
     try:
         method.load_state_dict(dict(tensors))
     except RuntimeError as error:

@@ -8,10 +8,11 @@ from contextlib import contextmanager, nullcontext
 from itertools import chain
 from threading import Lock
 
+import numpy as np
 import torch
 
 from textmask.config import Recipe
-from textmask.errors import ConfigError
+from textmask.errors import CheckpointError, ConfigError
 from textmask.methods.base import Method
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
@@ -57,6 +58,26 @@ def fabric_device(name: str) -> tuple[str, int | list[int]]:
 def device_of(method: torch.nn.Module) -> torch.device:
     """Where the parameters of a method are; the CPU if it has none."""
     return next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
+
+
+def refuse_not_finite(probability: np.ndarray, what: str) -> None:
+    """Refuse probabilities with NaN: thresholded they are an empty mask, which reads as "nothing found".
+
+    Args:
+        probability: of any shape.
+        what: beginning of the message: what was predicted.
+
+    Raises:
+        CheckpointError: a value is NaN or infinite.
+    """
+    finite = np.isfinite(probability)
+    if not finite.all():
+        bad = int(finite.size - np.count_nonzero(finite))
+        raise CheckpointError(
+            f"{what}: the model returned {bad} of {finite.size} probabilities that are NaN or infinite, expected "
+            "numbers in [0, 1]. No mask is made of them. The weights are damaged or the training has diverged; if "
+            "the recipe computes in bf16, try fp32."
+        )
 
 
 class Session:
