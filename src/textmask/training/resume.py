@@ -1,0 +1,114 @@
+"""What a training must find again to go on with the same numbers: its data, and the machine that it ran on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from textmask.data.cache import SplitData
+from textmask.errors import ConfigError, DataError, DataWarning
+from textmask.io.files import read_json
+from textmask.runs import layout
+
+# what is compared, in the order of what explains most: a changed row changes all that follows
+PARTS = {
+    "rows": "rows were added, removed or moved from another split",
+    "prompts": "prompts differ",
+    "statements": "prompts are read in another way (laterality or grammar)",
+    "content": "images or masks were changed, or masks are read in another way",
+}
+MACHINE = {"device": "device", "processes": "number of processes", "threads": "threads of torch"}
+DETERMINISTIC = "--set deterministic=true trains with one thread and does not depend on it"
+
+
+def data_record(splits: Mapping[str, SplitData]) -> dict[str, dict[str, str]]:
+    """A hash of each of `PARTS` for each split, as a run stores it."""
+    record = {}
+    for name, data in splits.items():
+        pairs = zip(data.keys, data.prompts, data.statements, strict=True)
+        read = [(key, prompt, repr(statement)) for key, prompt, statement in pairs]
+        record[name] = {
+            "rows": _hash(key for key, _, _ in read),
+            "prompts": _hash(f"{key}\t{prompt}" for key, prompt, _ in read),
+            "statements": _hash(f"{key}\t{statement}" for key, _, statement in read),
+            "content": data.content,
+        }
+    return record
+
+
+def machine_record(fabric: Fabric) -> dict[str, Any]:
+    """Where a training runs: the type of the device, processes and threads; other values give other last digits."""
+    return {
+        "device": fabric.device.type,
+        "processes": fabric.world_size,
+        "threads": torch.get_num_threads() if fabric.device.type == "cpu" else 1,
+    }
+
+
+def refuse_changes(
+    run: Path, splits: Mapping[str, SplitData], fabric: Fabric, *, accept: bool = False
+) -> None:
+    """Check that a resumed run finds its data and its machine as they were.
+
+    Args:
+        run: the run folder; one of an older version stored nothing, and nothing is compared.
+        splits: as they are now.
+        fabric: as it is now.
+        accept: warn instead of refusing.
+
+    Raises:
+        DataError: the data differ; the message says how.
+        ConfigError: the machine differs in a way that changes the numbers.
+    """
+    stored = read_json(run / layout.DATA)
+    differences = _data_differences(stored.get("identity", {}), data_record(splits))
+    if differences:
+        text = f"{run} was trained on other data: {'; '.join(differences)}."
+        if not accept:
+            raise DataError(
+                f"{text} Resume with the data as they were, start a new run with another --out, or give "
+                "--accept-changes to go on with what is there now."
+            )
+        warnings.warn(f"{text} Going on with what is there now.", DataWarning, stacklevel=3)
+
+    now, before = machine_record(fabric), stored.get("machine", {})
+    changed = [
+        f"{words} {before[name]} -> {now[name]}"
+        for name, words in MACHINE.items()
+        if name in before and before[name] != now[name]
+    ]
+    if changed:
+        text = f"{run} was trained with another {', another '.join(changed)}"
+        if not accept:
+            raise ConfigError(
+                f"{text}, which changes the last digits of all that follows ({DETERMINISTIC}). Resume on the same "
+                "machine, or give --accept-changes."
+            )
+        warnings.warn(f"{text}; the numbers are not those of one run.", DataWarning, stacklevel=3)
+
+
+def _data_differences(
+    stored: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    found = []
+    for split in sorted(stored.keys() | now.keys()) if stored else ():
+        before, after = stored.get(split), now.get(split)
+        if before is None or after is None:
+            found.append(f"split {split} is {'new' if before is None else 'missing'}")
+            continue
+        # the first part that differs explains the rest
+        differing = [name for name in PARTS if before.get(name) != after.get(name)]
+        if differing:
+            found.append(f"in split {split}, {PARTS[differing[0]]}")
+    return found
+
+
+def _hash(lines: Iterable[str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(lines)).encode()).hexdigest()
