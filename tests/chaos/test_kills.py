@@ -22,7 +22,7 @@ FAST = EvaluationOptions(n_bootstrap=20, surface=False, device="cpu")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    counts = {"train": 8, "valid": 40, "test": 4}
+    counts = {"train": 8, "valid": 40, "test": 1}
     config = PhantomConfig(size=(32, 32))
     return write_phantoms(tmp_path_factory.mktemp("data"), counts, config, seed=0)
 

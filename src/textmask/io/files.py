@@ -163,8 +163,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} does not exist. Is {path.parent} a run folder made by `textmask train`?"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is damaged: it is not JSON ({error}). Copy it again from where it was made; a damaged recipe.json "
+            f"is restored by: textmask train --resume {path.parent}"
+        ) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} contains a {type(value).__name__}, expected a JSON object.")
     return value
