@@ -32,6 +32,10 @@ class WeightsError(TextMaskError):
     """Published pre-trained weights are missing, or are not the expected ones (sha256)."""
 
 
+class BusyError(TextMaskError):
+    """Another process writes the same folder now."""
+
+
 class PacsError(TextMaskError):
     """A PACS refuses a request, or its response is not DICOMweb or is too large."""
 

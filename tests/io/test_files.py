@@ -10,10 +10,10 @@ import torch
 
 from textmask.errors import DataError
 from textmask.io.files import (
-    host_name,
     remove_unfinished,
     replacing,
     temporary_name,
+    this_host,
     what_to_do,
     write_whole,
 )
@@ -47,16 +47,16 @@ def test_content_is_on_the_disk_before_the_name_appears(tmp_path, monkeypatch):
 def test_an_unfinished_name_says_who_writes_it(tmp_path):
     first, second = temporary_name(tmp_path / "a.json"), temporary_name(tmp_path / "a.json")
     assert first != second
-    assert f"{host_name()}-{os.getpid()}-" in first.name
+    assert f"{this_host()}-{os.getpid()}-" in first.name
     assert first.parent == tmp_path
 
 
 def test_leftovers_of_dead_writers_are_removed_and_no_others(tmp_path):
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    dead = tmp_path / f".a.json.{host_name()}-{done.pid}-0011aabb.part"
+    dead = tmp_path / f".a.json.{this_host()}-{done.pid}-0011aabb.part"
     dead.write_bytes(b"half")
-    folder = tmp_path / f".test.{host_name()}-{done.pid}-0011aabc.part"
+    folder = tmp_path / f".test.{this_host()}-{done.pid}-0011aabc.part"
     (folder / "cases").mkdir(parents=True)
     alive = temporary_name(tmp_path / "b.json")
     alive.write_bytes(b"half")
@@ -71,9 +71,8 @@ def test_leftovers_of_dead_writers_are_removed_and_no_others(tmp_path):
 
 def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
     write_whole(tmp_path / "a.json", b"old")
-    with pytest.raises(RuntimeError), replacing(tmp_path / "a.json") as part:
-        part.write_bytes(b"new")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.json") as part:
+        part.with_name("missing").replace(part)
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_bytes() == b"old"
 
@@ -86,5 +85,7 @@ def test_a_deleted_folder_is_named(tmp_path):
 def test_causes_are_told_apart():
     import errno
 
-    texts = {what_to_do(number) for number in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT)}
+    texts = {
+        what_to_do(number) for number in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT)
+    }
     assert len(texts) == 4

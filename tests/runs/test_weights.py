@@ -16,6 +16,7 @@ from textmask.inference.predictor import Predictor
 from textmask.methods.registry import preset_recipe
 from textmask.runs.checkpoint import load_run, read_tensors, write_tensors
 from textmask.runs.layout import LAST, RESULT, WEIGHTS
+from textmask.runs.recover import restore_recipe
 from textmask.training.loop import train
 
 
@@ -128,3 +129,16 @@ def test_nan_outputs_are_an_error_and_not_an_empty_mask(trained, phantom_manifes
     predictor = Predictor(dataclasses.replace(loaded), device="cpu")
     with pytest.raises(CheckpointError, match="No mask is made"):
         predictor.open(np.zeros((64, 64), np.uint8)).segment("opacity in the left lung")
+
+
+def test_a_torn_recipe_is_named_and_restored_from_the_last_checkpoint(run):
+    whole = (run / "recipe.json").read_text()
+    assert not restore_recipe(run)
+    (run / "recipe.json").write_text(whole[:40])
+    with pytest.raises(CheckpointError, match=r"recipe\.json is damaged.*--resume"):
+        load_run(run)
+    assert restore_recipe(run)
+    assert (run / "recipe.json").read_text() == whole
+    (run / "recipe.json").write_text("")
+    (run / LAST).unlink()
+    assert not restore_recipe(run)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import platform
+import shlex
 import sys
+import tempfile
+import traceback
 import warnings
 from itertools import chain
 from typing import Annotated, Any
@@ -23,11 +28,13 @@ from textmask.cli.methods import methods_app
 from textmask.cli.options import FullHelpGroup, complain, out_console
 from textmask.cli.predict import calibrate_command, predict_command
 from textmask.cli.serve import serve
+from textmask.cli.signals import INTERRUPTED, handle_signals
 from textmask.cli.study import study_app
 from textmask.cli.train import demo_command, train_command
 from textmask.errors import TextMaskError, TextMaskWarning
+from textmask.io.files import what_to_do
 
-INTERRUPTED = 130  # exit code of Typer after Ctrl-C
+UNEXPECTED = 3  # exit status after a fault of the program
 DESCRIPTION = (
     "Text-guided medical image segmentation: an image and a text prompt in, a mask out. "
     "Research use only."
@@ -124,20 +131,68 @@ def _show_warning(
 def main() -> None:
     """Entry point of the `textmask` command.
 
-    Exit codes: 0 done, 1 some images failed, 2 a mistake of the user, 130 interrupted.
+    Exit codes: 0 done, 1 some images failed, 2 a mistake of the user, 3 a fault of the program, 130 interrupted.
     """
     warnings.showwarning = _show_warning
+    handle_signals()
+
+    # a terminal that cannot show a character shows its code, instead of failing after the work is done
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (TextMaskError, OSError) as error:  # OSError: a path is missing or may not be read
         if "--debug" in sys.argv:
             raise
-        complain(f"error: {error}", "bold red")
+        complain(f"error: {_described(error)}", "bold red")
         sys.exit(2)
+    except KeyboardInterrupt:
+        _say_stopped()
+        sys.exit(INTERRUPTED)
     except SystemExit as error:
         if error.code == INTERRUPTED:
-            complain(
-                "stopped; resume a training with --resume, and a study with the same command",
-                "yellow",
-            )
+            _say_stopped()
         raise
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        complain(
+            f"error: unexpected {type(error).__name__}: {first} This is a fault of textmask, not yours. "
+            f"{_write_traceback(error)}",
+            "bold red",
+        )
+        sys.exit(UNEXPECTED)
+
+
+def _say_stopped() -> None:
+    complain(
+        "stopped; resume a training with --resume, and a study with the same command", "yellow"
+    )
+
+
+def _described(error: TextMaskError | OSError) -> str:
+    """The message of an error, with the file and what to do if the system refused something."""
+    if isinstance(error, TextMaskError) or error.filename is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}. {what_to_do(error.errno)}"
+
+
+def _write_traceback(error: Exception) -> str:
+    """Write a report file for the authors; returns the sentence that names it."""
+    from textmask import __version__
+
+    lines = [
+        f"textmask {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        shlex.join(sys.argv),
+        "",
+        *traceback.format_exception(error),
+    ]
+    try:
+        handle, name = tempfile.mkstemp(prefix="textmask-error-", suffix=".txt")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write("\n".join(lines))
+    except OSError:
+        return "Run the command again with --debug to see where it happened."
+    return f"Please report it with the file {name}, which may contain paths and prompts."

@@ -314,11 +314,15 @@ def _resumed(
     labelled_list: Path | None,
 ) -> TrainingPlan:
     """A run that is resumed with its own recipe, data and labelled images."""
+    from textmask.runs.recover import restore_recipe
+
     # `--resume RUN`: the only argument is the run
     if method is not None and data is None and out is None:
         out, method = Path(method), None
     out = out or DEFAULT_OUT
     _check_folder(out, resume=True)
+    if restore_recipe(out):
+        say(f"{out / 'recipe.json'} was damaged and is restored from the last checkpoint.")
     record = find_run(out)
     recipe = read_recipe(out / "recipe.json")
     if method is not None and method != recipe.method:

@@ -27,7 +27,9 @@ from textmask.evaluation.summary import (
     EvaluationSummary,
     SummaryRow,
 )
-from textmask.io.files import file_sha256
+from textmask.io.files import file_sha256, what_to_do
+from textmask.io.locks import only_replacer
+from textmask.io.staging import staged
 from textmask.methods.registry import get_method
 from textmask.metrics.overlap import EmptyPolicy
 from textmask.progress import Progress
@@ -87,7 +89,7 @@ class ScoredRows:
 def evaluate(
     run: Path, manifest: Manifest, split: str = "test", options: EvaluationOptions | None = None
 ) -> EvaluationSummary:
-    """Evaluate a run on a split and write per_image.csv, scores.csv, table.md, cases/ and, last, summary.json.
+    """Evaluate a run on a split and write per_image.csv, scores.csv, table.md, cases/ and summary.json, all at once.
 
     The model is compared with itself under shuffled and empty prompts, and with the baselines `text_prior`, `unet` and
     `statement_unet` trained on the same data. All rows are scored against the same masks.
@@ -103,10 +105,20 @@ def evaluate(
 
     Raises:
         DataError: rows of the split were trained on, or have no mask.
-        CheckpointError: not a run folder, or the folder of the evaluation cannot be written.
+        CheckpointError: not a run folder, weights that are damaged or not finite, or the folder of the evaluation
+            cannot be written.
+        BusyError: another process writes the same evaluation.
     """
     options = options or EvaluationOptions()
     out = output_folder(run_path(run), options.out, EVALUATION, split)
+    with only_replacer(out):
+        return _evaluate(run, manifest, split, options, out)
+
+
+def _evaluate(
+    run: Path, manifest: Manifest, split: str, options: EvaluationOptions, out: Path
+) -> EvaluationSummary:
+    """`evaluate`, by the only process that writes `out`."""
     loaded = load_run(run, options.device)
     refuse_leaks(loaded.path, manifest.rows_of(split), split)
     manifest = decide_rule(manifest, options.cache_dir)
@@ -129,11 +141,13 @@ def evaluate(
     found = _with_other_rows(scorer, model, options)
 
     summary, scores = _summarised(scorer, found, options)
+    # all files appear at once: a table is never next to the summary of another evaluation
     try:
-        write_evaluation(out, summary, scores, scorer, model, probabilities)
+        with staged(out) as folder:
+            write_evaluation(folder, summary, scores, scorer, model, probabilities)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write the evaluation {out}: {error}. Give another folder with `out`."
+            f"cannot write the evaluation {out}: {error}. {what_to_do(error.errno)}"
         ) from error
     return summary
 

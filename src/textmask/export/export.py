@@ -5,9 +5,7 @@ Graphs are written only if their masks equal those of eager fp32 within a bound,
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +33,8 @@ from textmask.inference.backends.graphs import (
     load_graphs,
 )
 from textmask.inference.backends.onnxruntime import OnnxGraph, quantise
-from textmask.io.files import file_sha256, write_json, write_whole
+from textmask.io.files import file_sha256, remove_unfinished, what_to_do, write_json, write_whole
+from textmask.io.staging import staged
 from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION, EXPORT, HUB_CONFIG, HUB_WEIGHTS, RECIPE
@@ -116,6 +115,8 @@ def export(
     find_device(device)
     if out.exists():
         raise ConfigError(f"{out} exists. Give a folder that does not exist, or remove this one.")
+    if out.parent.is_dir():
+        remove_unfinished(out.parent)
 
     loaded = run if isinstance(run, Run) else load_run(run)
     bound = BOUNDS[precision] if bound is None else bound
@@ -124,12 +125,12 @@ def export(
             raise ConfigError(
                 f"target hf contains the unchanged weights; precision {precision} is for onnx and monai."
             )
-        with _staged(out) as folder:
+        with _new_folder(out) as folder:
             write_hub_folder(loaded, folder, notes)
         return Exported(out, target, precision, bound)
 
     rows = _export_rows(loaded, data, precision, gate, split, cache_dir, progress)
-    with _staged(out) as folder:
+    with _new_folder(out) as folder:
         graphs = folder / "models" if target == "monai" else folder
         graphs.mkdir(exist_ok=True)
         files = _write_graphs(loaded, graphs, target == "onnx", precision, rows, kept)
@@ -176,21 +177,19 @@ def write_hub_folder(run: Run, folder: Path, notes: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
+def _new_folder(out: Path) -> Iterator[Path]:
     """A folder next to `out` that is renamed to `out` at the end; after an error it is removed."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        with staged(out) as folder:
+            yield folder
+            if out.exists():
+                raise ConfigError(
+                    f"{out} was made by another process meanwhile. Give another folder, or remove that one."
+                )
     except OSError as error:
         raise ConfigError(
-            f"cannot create {out} ({error.strerror}). Give another folder."
+            f"cannot create {out} ({error.strerror}). {what_to_do(error.errno)}"
         ) from error
-    try:
-        yield folder
-        folder.chmod(0o755)
-        os.rename(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _export_rows(

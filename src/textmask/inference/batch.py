@@ -23,6 +23,7 @@ from textmask.inference.results import (
     write_volume,
 )
 from textmask.io.loaded import LoadedImage
+from textmask.io.locks import one_writer
 from textmask.io.read import load_images
 from textmask.progress import Progress
 from textmask.runs.checkpoint import Run
@@ -50,6 +51,7 @@ class Wanted:
         return tuple(ending for ending, wanted in endings if wanted)
 
 
+@one_writer
 def predict_folder(
     run: Run | Path | str,
     jobs: Sequence[BatchItem],
@@ -96,6 +98,7 @@ def predict_folder(
         ConfigError: `explain` with a method that publishes no attention map; nothing is written then. The launcher
             is not installed or cannot run single tasks. This machine does not have the device.
         DataError: `out` cannot be created.
+        BusyError: another process writes there.
     """
     wanted = Wanted(overwrite, probability, explain, assume, abstain)
     if explain and backend != "torch":

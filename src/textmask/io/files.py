@@ -26,11 +26,11 @@ UNFINISHED = ".part"  # the end of the names of files and folders that are being
 
 def temporary_name(path: Path) -> Path:
     """A new hidden name next to `path`, unique also among the hosts of shared storage: it names its writer."""
-    writer = f"{host_name()}-{os.getpid()}-{secrets.token_hex(4)}"
+    writer = f"{this_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f".{path.name[:32]}.{writer}{UNFINISHED}")
 
 
-def host_name() -> str:
+def this_host() -> str:
     """The name of this machine, as it stands in the names of unfinished files."""
     return re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname())[:32] or "host"
 
@@ -46,7 +46,7 @@ def remove_unfinished(folder: Path) -> list[Path]:
     removed = []
     for path in sorted(folder.glob(f".*{UNFINISHED}")):
         found = re.fullmatch(rf"\..*\.([^.]+)-(\d+)-[0-9a-f]+{re.escape(UNFINISHED)}", path.name)
-        if found is None or found[1] != host_name() or is_running(int(found[2])):
+        if found is None or found[1] != this_host() or is_running(int(found[2])):
             continue
 
         # best effort: a folder that may not be written keeps its leftovers
@@ -163,8 +163,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} does not exist. Is {path.parent} a run folder made by `textmask train`?"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is damaged: it is not JSON ({error}). Copy it again from where it was made; a damaged recipe.json "
+            f"is restored by: textmask train --resume {path.parent}"
+        ) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} contains a {type(value).__name__}, expected a JSON object.")
     return value

@@ -67,7 +67,8 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
 
     runs = []
     for record, label in zip(records, labels, strict=True):
-        summaries = sorted((record.path / EVALUATION).glob(f"*/{SUMMARY}"))
+        # a hidden folder is an evaluation that is being written
+        summaries = sorted((record.path / EVALUATION).glob(f"[!.]*/{SUMMARY}"))
         run = ReportedRun(
             path=record.path,
             label=label,

@@ -142,7 +142,8 @@ class RunFolder:
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        write_tensors(self.path / layout.LAST, tensors, {"state": state, "log": log})
+        stored = {"state": state, "log": log, "recipe": self.recipe.to_json()}
+        write_tensors(self.path / layout.LAST, tensors, stored)
 
         # rows differ in their columns: not every epoch is validated
         columns: dict[str, None] = {}

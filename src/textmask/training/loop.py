@@ -19,6 +19,7 @@ from textmask.data.loaders import Loader, for_tiles
 from textmask.data.manifest import Manifest
 from textmask.data.mask_scan import decide_rule
 from textmask.errors import DataError
+from textmask.io.locks import one_writer
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method
 from textmask.runs import checkpoint
@@ -81,6 +82,7 @@ class TrainResult:
     warnings: tuple[str, ...] = ()
 
 
+@one_writer
 def train(
     recipe: Recipe,
     manifest: Manifest,
@@ -116,6 +118,7 @@ def train(
         ConfigError: the run folder exists and `resume` is off, or it contains another recipe.
         DataError: no train rows, or no valid rows to choose by; a resumed run had other labelled images.
         CheckpointError: the disk is full; the previous checkpoint survives.
+        BusyError: another process trains in `out`.
     """
     prepare_cpu()
     options = options or TrainOptions()

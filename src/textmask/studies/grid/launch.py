@@ -23,9 +23,9 @@ from textmask.cluster import (
     ray_threads,
     slurm_parameter,
 )
-from textmask.errors import ConfigError, TextMaskError
+from textmask.errors import BusyError, ConfigError, TextMaskError
 from textmask.runs.environment import limited_threads
-from textmask.studies.grid.trials import BusyError, Trial, TrialSet
+from textmask.studies.grid.trials import Trial, TrialSet
 
 Started = Callable[[Trial, str], None]
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from textmask.config import Recipe
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest
-from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskError
+from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.evaluation.protocol import refuse_leaks
 from textmask.evaluation.records import ListRecord
 from textmask.evaluation.scoring import Scored, Scorer, overlap_of
 from textmask.evaluation.summary import read_typed, write_typed
 from textmask.evaluation.tables import DISTANCES
 from textmask.io.files import file_sha256, read_json
+from textmask.io.locks import only_writer
 from textmask.methods.registry import Arm, build_method, load_recipe
 from textmask.metrics.overlap import Counts
 from textmask.runs.checkpoint import Run, load_run
@@ -32,10 +31,6 @@ from textmask.runs.session import fabric_device
 from textmask.studies.grid.summary import FinishedTrial, TrialRow
 from textmask.training.labels import indices_from_list, labelled_indices, refuse_other_labels
 from textmask.training.loop import TrainOptions, train
-
-
-class BusyError(TextMaskError):
-    """Another process is training this trial at the moment."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +170,7 @@ class TrialSet:
             CheckpointError: the trial cannot be written or read.
             DataError: the file of the labelled list has changed.
         """
-        with _locked(trial.path):
+        with only_writer(trial.path):
             finished = self.read(trial)
             if finished is not None:
                 return finished
@@ -266,23 +261,6 @@ class TrialSet:
 
     def _paths(self, trial: Trial) -> tuple[Path, Path]:
         return trial.path / f"study-{self.split}.json", trial.path / f"study-{self.split}.npz"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lock a trial's folder against other processes; the system unlocks it when this process ends, however it ends."""
-    lock = FileLock(path / ".lock", timeout=0)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise BusyError(f"{path} is being trained by another process") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot write the run folder {path}: {error}.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _refuse_other_run(trial: Trial, manifest: Manifest, listed: LabelledList | None) -> None:

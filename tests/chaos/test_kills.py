@@ -1,0 +1,116 @@
+"""A command that is killed before any of its writes leaves the old result or the new one, and can be run again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from textmask.data.manifest import read_manifest
+from textmask.data.phantom import PhantomConfig, write_phantoms
+from textmask.evaluation.evaluate import EvaluationOptions, evaluate
+from textmask.io.files import UNFINISHED
+from textmask.methods.registry import preset_recipe
+from textmask.reports.page import write_report
+from textmask.training.loop import train
+
+KILLER = Path(__file__).with_name("killer.py")
+FAST = EvaluationOptions(n_bootstrap=20, surface=False, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    counts = {"train": 8, "valid": 40, "test": 1}
+    config = PhantomConfig(size=(32, 32))
+    return write_phantoms(tmp_path_factory.mktemp("data"), counts, config, seed=0)
+
+
+@pytest.fixture(scope="module")
+def pristine(data, tmp_path_factory):
+    """A run with an evaluation and a report, before the command that is killed."""
+    folder = tmp_path_factory.mktemp("pristine")
+    manifest = read_manifest(data)
+    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]")
+    train(recipe, manifest, folder / "run", progress=False)
+    evaluate(folder / "run", manifest, "test", FAST)
+    write_report(folder / "run")
+    return folder
+
+
+def kills(pristine, work, *arguments):
+    """What each kill left, in order; the last folder is that of the command that ended by itself."""
+    work.mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(KILLER), str(pristine), str(work), *map(str, arguments)]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert (work / "status").read_text() == "0", found.stderr + found.stdout
+    left = sorted(
+        (path for path in work.iterdir() if path.is_dir()), key=lambda path: int(path.name)
+    )
+    assert len(left) > 4
+    return left[:-1], left[-1]
+
+
+def content(path):
+    """Every file below a path that is not hidden, with its bytes."""
+    found = {}
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+            found[str(inside)] = file.read_bytes()
+    return found
+
+
+def leftovers(folder):
+    return list(folder.rglob(f"*{UNFINISHED}"))
+
+
+def test_evaluate_leaves_the_old_evaluation_or_the_new_one(pristine, data, tmp_path):
+    run = "{work}/run"
+    arguments = ["evaluate", run, data, "--seed", 1, "--no-surface"]
+    killed, complete = kills(pristine, tmp_path / "work", *arguments, "--device", "cpu")
+    old, new = (content(folder / "run" / "evaluation" / "test") for folder in (pristine, complete))
+    assert old != new
+
+    seen = set()
+    for folder in killed:
+        found = content(folder / "run" / "evaluation" / "test")
+        assert found in (old, new), folder
+        seen.add(found == new)
+        write_report(folder / "run")
+    assert seen == {False, True}
+
+    # the next one removes what the killed one left
+    last = next(folder for folder in reversed(killed) if leftovers(folder))
+    evaluate(last / "run", read_manifest(data), "test", FAST)
+    assert leftovers(last) == []
+
+
+def test_report_leaves_the_old_page_or_the_new_one(pristine, tmp_path):
+    before = tmp_path / "before"
+    shutil.copytree(pristine, before)
+    (before / "run" / "report.html").write_text("old")
+    killed, complete = kills(before, tmp_path / "work", "report", "{work}/run")
+    new = (complete / "run" / "report.html").read_text()
+    assert {(folder / "run" / "report.html").read_text() for folder in killed} <= {"old", new}
+
+
+def test_export_leaves_nothing_or_all_of_it(pristine, tmp_path):
+    arguments = ["export", "{work}/run", "--target", "hf", "--out", "{work}/hub"]
+    killed, complete = kills(pristine, tmp_path / "work", *arguments)
+    new = content(complete / "hub")
+    for folder in killed:
+        if (folder / "hub").exists():
+            assert content(folder / "hub") == new
+
+
+def test_calibrate_leaves_no_limits_or_whole_ones(pristine, data, tmp_path):
+    arguments = ["calibrate", "{work}/run", data, "--device", "cpu"]
+    killed, complete = kills(pristine, tmp_path / "work", *arguments)
+    new = (complete / "run" / "calibration.json").read_bytes()
+    for folder in killed:
+        path = folder / "run" / "calibration.json"
+        assert not path.exists() or path.read_bytes() == new
