@@ -27,6 +27,7 @@ from textmask.cli.options import (
     read_run_data,
     say,
 )
+from textmask.cli.study_folds import folds_command
 from textmask.cli.study_grid import ablation_command, labels_command, sensitivity_command
 from textmask.cli.study_robustness import corruption, prompts, text_noise
 
@@ -39,6 +40,7 @@ study_app = typer.Typer(
 study_app.command("ablation")(ablation_command)
 study_app.command("labels")(labels_command)
 study_app.command("sensitivity")(sensitivity_command)
+study_app.command("folds")(folds_command)
 study_app.command()(prompts)
 study_app.command()(text_noise)
 study_app.command()(corruption)

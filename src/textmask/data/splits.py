@@ -81,3 +81,48 @@ def merge_split(manifest: Manifest, source: str = "valid", into: str = "train") 
         )
     moved = (replace(row, split=into) if row.split == source else row for row in manifest.rows)
     return replace(manifest, rows=tuple(moved))
+
+
+def fold_manifests(manifest: Manifest, folds: int, seed: int = 0) -> list[Manifest]:
+    """The K manifests of a cross-validation: each image is tested once, and no group is in two splits.
+
+    Fold k tests on part k, chooses on part k + 1 and trains on the rest. The splits of the manifest are not used.
+
+    Args:
+        manifest: the data set.
+        folds: number of parts K, at least 3.
+        seed: of the order in which groups of equal size are dealt out.
+
+    Raises:
+        ConfigError: fewer than three folds, or fewer groups than folds.
+    """
+    # rows of one patient, video or image stay together
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, row in enumerate(manifest.rows):
+        name = (row.group, "" if row.group else row.image)
+        groups.setdefault(name, []).append(number)
+    if folds < 3 or len(groups) < folds:
+        raise ConfigError(
+            f"folds is {folds} and there are {len(groups)} groups (patients, or images without a group); expected at "
+            "least 3 folds and as many groups. Fold k is tested, fold k + 1 chooses the epoch, the others train."
+        )
+
+    # the largest group first, always to the smallest part
+    names = sorted(groups)
+    order = np.random.default_rng([seed, 0xF01D]).permutation(len(names))
+    shuffled = sorted((names[i] for i in order), key=lambda name: -len(groups[name]))
+    part_of = np.zeros(len(manifest.rows), dtype=int)
+    sizes = [0] * folds
+    for name in shuffled:
+        smallest = sizes.index(min(sizes))
+        part_of[groups[name]] = smallest
+        sizes[smallest] += len(groups[name])
+
+    found = []
+    for fold in range(folds):
+        split_of = {fold: "test", (fold + 1) % folds: "valid"}
+        rows = []
+        for row, part in zip(manifest.rows, part_of.tolist(), strict=True):
+            rows.append(replace(row, split=split_of.get(part, "train")))
+        found.append(replace(manifest, rows=tuple(rows)))
+    return found

@@ -1,0 +1,75 @@
+"""The command `textmask study folds`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from textmask.cli.options import (
+    CacheDir,
+    DataPath,
+    Device,
+    Grammar,
+    Laterality,
+    Layout,
+    MethodName,
+    Preset,
+    Settings,
+    SplitColumn,
+    TextColumn,
+    chosen_preset,
+    data_options,
+    read_data,
+    say,
+)
+from textmask.runs.data_options import DataOptions
+
+
+def folds_command(
+    method: MethodName,
+    data: DataPath,
+    folds: Annotated[int, typer.Option(help="Number of folds, at least 3.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the trainings and of the folds.", min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="Study folder. Reuse it to resume.")] = Path(
+        "runs/folds"
+    ),
+    preset: Preset = None,
+    settings: Settings = None,
+    layout: Layout = None,
+    text_column: TextColumn = None,
+    split_column: SplitColumn = None,
+    laterality: Laterality = None,
+    grammar: Grammar = None,
+    device: Device = "auto",
+    cache_dir: CacheDir = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Hide the line per fold.")] = False,
+) -> None:
+    """Cross-validate a method: train once per fold and test every image once.
+
+    Rows of one group (patient) or image are never divided. The splits of the data are not used.
+
+    Example: textmask study folds unet data/table.csv --folds 5
+    """
+    options = data_options(
+        DataOptions(), layout, text_column, split_column, laterality, None, None, grammar
+    )
+    chosen = chosen_preset(preset)
+    manifest = read_data(data, options)
+
+    from textmask.studies.grid.folds import FOLDS, SCORES, run_folds
+    from textmask.studies.grid.runner import StudyOptions
+
+    study = StudyOptions(
+        seeds=(seed,),
+        preset=chosen,
+        settings=tuple(settings or ()),
+        cache_dir=cache_dir,
+        device=device,
+        data_options=options,
+    )
+    result = run_folds(method, manifest, out, folds, study, None if quiet else say)
+    for line in result.lines():
+        say(line)
+    say(f"{out}: {FOLDS}, {SCORES}")
