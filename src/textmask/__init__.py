@@ -62,12 +62,13 @@ __all__ = [
 ]
 
 
-def load(path: str | Path | None = None, device: str = "auto") -> Predictor:
+def load(path: str | Path | None = None, device: str = "auto", *, tta: str = "none") -> Predictor:
     """Load a trained run, ready to segment.
 
     Args:
         path: run folder; None or "default" is the bundled model, see docs/default-model.md.
         device: auto, cpu, cuda, cuda:N or mps.
+        tta: `flip` averages with the mirrored image and the mirrored prompt, see `Predictor`.
 
     Returns:
         The predictor: `load("runs/biclip").segment("image.png", "lower left lung").mask`.
@@ -79,7 +80,7 @@ def load(path: str | Path | None = None, device: str = "auto") -> Predictor:
     from textmask.inference.predictor import Predictor
     from textmask.runs.layout import DEFAULT_RUN
 
-    return Predictor(DEFAULT_RUN if path is None else path, device=device)
+    return Predictor(DEFAULT_RUN if path is None else path, device=device, tta=tta)
 
 
 def __getattr__(name: str) -> Any:
