@@ -25,6 +25,7 @@ FLOORS = (
     ("export", "serve"),
     ("demo",),
     ("cli",),
+    ("functions",),
     ("__init__", "__main__", "method"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -57,6 +58,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 SHARED_NAMES = {
     "SPEC": "what each method's package exports",
     "__all__": "part of Python",
+    "__getattr__": "part of Python, for names that are imported when they are used",
 }
 
 

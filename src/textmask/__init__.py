@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from textmask.config import Recipe as Recipe
     from textmask.data.manifest import Manifest as Manifest
-    from textmask.evaluation.evaluate import evaluate as evaluate
+    from textmask.functions import evaluate_on as evaluate
+    from textmask.functions import train_on as train
     from textmask.inference.batch import predict_folder as predict
     from textmask.inference.predictor import Predictor as Predictor
     from textmask.layouts.read import read_layout as read_layout
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from textmask.reports.page import write_report as report
     from textmask.statement import Statement as Statement
     from textmask.text.grammar import parse as parse
-    from textmask.training.loop import train as train
 
 __version__ = "0.1.0"
 
@@ -33,14 +33,14 @@ _HOMES = {  # public name -> module and the name in it
     "Predictor": ("textmask.inference.predictor", "Predictor"),
     "Recipe": ("textmask.config", "Recipe"),
     "Statement": ("textmask.statement", "Statement"),
-    "evaluate": ("textmask.evaluation.evaluate", "evaluate"),
+    "evaluate": ("textmask.functions", "evaluate_on"),
     "get_method": ("textmask.methods.registry", "get_method"),
     "list_methods": ("textmask.methods.registry", "list_methods"),
     "parse": ("textmask.text.grammar", "parse"),
     "predict": ("textmask.inference.batch", "predict_folder"),
     "read_layout": ("textmask.layouts.read", "read_layout"),
     "report": ("textmask.reports.page", "write_report"),
-    "train": ("textmask.training.loop", "train"),
+    "train": ("textmask.functions", "train_on"),
 }
 
 __all__ = [
@@ -62,15 +62,16 @@ __all__ = [
 ]
 
 
-def load(path: str | Path | None = None, device: str = "auto") -> Predictor:
+def load(path: str | Path | None = None, device: str = "auto", *, tta: str = "none") -> Predictor:
     """Load a trained run, ready to segment.
 
     Args:
         path: run folder; None or "default" is the bundled model, see docs/default-model.md.
         device: auto, cpu, cuda, cuda:N or mps.
+        tta: `flip` averages with the mirrored image and the mirrored prompt, see `Predictor`.
 
     Returns:
-        The predictor: `load("runs/biclip").set_image("image.png").segment("lower left lung").mask`.
+        The predictor: `load("runs/biclip").segment("image.png", "lower left lung").mask`.
 
     Raises:
         ConfigError: the device is unknown, or this machine does not have it.
@@ -79,10 +80,12 @@ def load(path: str | Path | None = None, device: str = "auto") -> Predictor:
     from textmask.inference.predictor import Predictor
     from textmask.runs.layout import DEFAULT_RUN
 
-    return Predictor(DEFAULT_RUN if path is None else path, device=device)
+    return Predictor(DEFAULT_RUN if path is None else path, device=device, tta=tta)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "data":  # textmask.data.from_rows needs no other import
+        return import_module("textmask.data")
     if name not in _HOMES:
         raise AttributeError(f"module 'textmask' has no attribute {name!r}")
     module, attribute = _HOMES[name]

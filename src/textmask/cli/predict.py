@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,18 @@ def predict_command(
     explain: Annotated[
         bool, typer.Option("--explain", help="Write attention, prior and guide side by side too.")
     ] = False,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            help="Further prompt; repeatable. Adds one label map per image.",
+        ),
+    ] = None,
+    tta: Annotated[
+        str,
+        typer.Option(help="Test-time augmentation: none, or flip (image and prompt mirrored)."),
+    ] = "none",
     device: Device = "auto",
     engine: Annotated[
         str, typer.Option(help="Launcher: local, or ray to share the images among a cluster.")
@@ -126,13 +139,16 @@ def predict_command(
             f"got {' '.join(map(repr, what))}, expected [RUN] SOURCE [PROMPT]. {problem}"
         )
 
-    prompt = rest[1] if len(rest) > 1 else None
+    asked = [*rest[1:], *(prompts or [])]
+    prompt = asked[0] if asked else None
     jobs = read_jobs(Path(rest[0]), prompt, laterality=laterality, view=view, index=index)
+    jobs = [replace(job, text=text) for job in jobs for text in asked] if asked else jobs
     notes: list[str] = []
     if report:
         jobs, notes = split_reports(jobs)
 
     from textmask.inference.batch import predict_folder
+    from textmask.inference.screening import NOT_MIRRORED
     from textmask.runs.environment import prepare_cpu
 
     prepare_cpu()
@@ -150,6 +166,7 @@ def predict_command(
             backend=backend,
             export=exported,
             device=device,
+            tta=tta,
             progress=step,
         )
 
@@ -157,6 +174,11 @@ def predict_command(
         say(note)
     _show_messages(results)
     counts = Counter(result.status for result in results)
+    alone = sum(NOT_MIRRORED in result.warnings for result in results)
+    if alone:
+        say(
+            f"{alone} of {len(results)} without the mirrored image, because the prompt cannot be mirrored."
+        )
     side = record.data.get("laterality", "unknown")
     say(
         f"{counts['done']} done, {counts['skipped']} skipped (they exist; use --overwrite to replace them), "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -28,8 +28,12 @@ from textmask.evaluation.records import (
     Subset,
     Value,
 )
+from textmask.io.data_frames import data_frame
 from textmask.io.files import read_json, write_json
 from textmask.metrics.overlap import EmptyPolicy
+
+if TYPE_CHECKING:
+    import pandas
 
 VERSION = 1  # files of version 0 name none; see `_migrated`
 COMPARABLE = ("data_hash", "content", "split", "n", "size", "empty_policy", "hd95")
@@ -163,6 +167,28 @@ class EvaluationSummary(Summary):
     def model(self) -> str:
         """Name of the first row."""
         return next(iter(self.rows))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with one row per row of the table; intervals are the columns NAME_low and NAME_high.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        records = []
+        for name, row in self.rows.items():
+            record: dict[str, Any] = {
+                "row": name,
+                "split": self.protocol.split,
+                "n": self.protocol.n,
+            }
+            for field, value in row:
+                if isinstance(value, Value):
+                    record[field] = value.estimate
+                    record[f"{field}_low"], record[f"{field}_high"] = value.low, value.high
+                elif isinstance(value, str | int | float):
+                    record[field] = value
+            records.append(record)
+        return data_frame(records)
 
 
 class StudyProtocol(Record):

@@ -66,6 +66,7 @@ def predict_folder(
     backend: str = "torch",
     export: Path | None = None,
     device: str = "auto",
+    tta: str = "none",
     progress: Progress | None = None,
 ) -> list[BatchResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each item, and predictions.csv; skip what exists.
@@ -89,6 +90,7 @@ def predict_folder(
         backend: see `Predictor`.
         export: see `Predictor`.
         device: see `Predictor`. On a cluster each task reserves one GPU if it uses one.
+        tta: see `Predictor`.
         progress: called with ("images", done, total).
 
     Returns:
@@ -107,7 +109,7 @@ def predict_folder(
         )
     here = engine is None or engine.name == "local"
     # the machine that hands out tasks need not have the device
-    predictor = Predictor(run, backend, export, device=device if here else "cpu")
+    predictor = Predictor(run, backend, export, device=device if here else "cpu", tta=tta)
 
     # find out before anything is written whether the method publishes maps
     if explain:
@@ -130,7 +132,7 @@ def predict_folder(
         found = _segment_groups(predictor, groups, out, wanted, report)
     else:
         found = _on_cluster(
-            predictor, groups, out, wanted, engine, (backend, export, device), report
+            predictor, groups, out, wanted, engine, (backend, export, device, tta), report
         )
 
     # as they were asked for
@@ -154,10 +156,10 @@ def _on_cluster(
     out: Path,
     wanted: Wanted,
     engine: Launcher,
-    how: tuple[str, Path | None, str],
+    how: tuple[str, Path | None, str, str],
     report: Callable[[int], None],
 ) -> list[BatchResult]:
-    """The results of tasks that each segment some images; `how` is backend, export and device."""
+    """The results of tasks that each segment some images; `how` is backend, export, device and tta."""
     from textmask.cluster import run_tasks
 
     # an image with all its prompts is one unit of work
@@ -168,9 +170,9 @@ def _on_cluster(
         parts[-1] += group
 
     # all paths are absolute: a task may start in another folder
-    backend, export, device = how
+    backend, export, device, tta = how
     device = device if backend == "torch" else "cpu"
-    there = (backend, None if export is None else export.resolve(), device.partition(":")[0])
+    there = (backend, None if export is None else export.resolve(), device.partition(":")[0], tta)
     run = predictor.run.path.resolve()
     tasks = [(run, tuple(part), out.resolve(), wanted, there) for part in parts]
 
@@ -187,17 +189,19 @@ def work_part(
     jobs: Sequence[BatchItem],
     out: Path,
     wanted: Wanted,
-    how: tuple[str, Path | None, str],
+    how: tuple[str, Path | None, str, str],
 ) -> list[BatchResult]:
-    """Some items in a process on a cluster; `how` is backend, export and device."""
+    """Some items in a process on a cluster; `how` is backend, export, device and tta."""
     groups = prompts_by_image(jobs)
     return _segment_groups(_loaded(run, *how), groups, out, wanted, lambda done: None)
 
 
 @lru_cache(maxsize=1)
-def _loaded(run: Path, backend: str, export: Path | None, device: str) -> Predictor:
+def _loaded(
+    run: Path, backend: str, export: Path | None, device: str, tta: str = "none"
+) -> Predictor:
     """Cached: a process that gets several parts loads the model once."""
-    return Predictor(run, backend, export, device=device)
+    return Predictor(run, backend, export, device=device, tta=tta)
 
 
 def _segment_groups(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import cv2
 import numpy as np
@@ -18,16 +17,15 @@ from textmask.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    PromptWarning,
     choose,
     collected_prompt_warnings,
 )
 from textmask.inference.backends.graphs import Backend, open_backend
 from textmask.inference.inputs import ImageInput, as_loaded_image, image_prompt_pairs
 from textmask.inference.laterality import CONVENTIONS, DEFAULTS, convention, translate
-from textmask.inference.screening import CODES, CUT, Calibration, screen
+from textmask.inference.screening import NOT_MIRRORED, Calibration, screen
 from textmask.inference.segmentation import Segmentation as Segmentation
-from textmask.inference.segmentation import Segmentations
+from textmask.inference.segmentation import Segmentations, warned_of
 from textmask.inference.segmentation import explanation as explanation
 from textmask.inference.tiles import predict_tiles
 from textmask.io.files import file_sha256, read_json
@@ -38,10 +36,12 @@ from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION
 from textmask.runs.session import refuse_not_finite
 from textmask.statement import Laterality, Statement
+from textmask.text.edit import mirror
 from textmask.text.grammar import GRAMMARS, parse
 
 # what a method may publish in `Output.aux`, B 1 h w in [0, 1]
 MAPS = ("attention", "prior", "guide")
+TTA = ("none", "flip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,7 @@ class Opened:
         planes: C h w uint8, from which tiles are cut.
         shown_size: rows and columns in the usual view, before any resizing.
         features: of the image, if the method computes them without the prompt.
+        mirrored: the image with left and right exchanged, for `Predictor.tta`; None without it.
     """
 
     predictor: Predictor
@@ -67,6 +68,7 @@ class Opened:
     planes: np.ndarray
     shown_size: tuple[int, int]
     features: tuple[Tensor, ...] | None
+    mirrored: Opened | None = None
 
     def segment(
         self,
@@ -110,6 +112,9 @@ class Opened:
             cut = bool(predictor.run.method.too_long([asked.sentence]))
             shown = parse(asked.sentence, predictor.grammar, asked.model)
             planes = self._predict(asked.sentence, shown)
+            flipped = self._predict_mirrored(asked.sentence, asked.model)
+        for name, plane in (flipped or {}).items():
+            planes[name] = (planes[name] + plane) / 2
         refuse_not_finite(planes["probability"], f"prompt {asked.sentence!r}")
 
         # whether the prediction should be trusted
@@ -132,6 +137,8 @@ class Opened:
         codes = screening.codes
         if self._view_is_overruled():
             codes += ("view_overruled",)
+        if self.mirrored is not None and flipped is None:
+            codes += (NOT_MIRRORED,)
         found = Segmentation(
             mask,
             probability,
@@ -171,6 +178,15 @@ class Opened:
         planes.update({name: output.aux[name] for name in MAPS if name in output.aux})
         return {name: plane[0, 0].float().cpu().numpy() for name, plane in planes.items()}
 
+    def _predict_mirrored(self, sentence: str, side: Laterality) -> dict[str, np.ndarray] | None:
+        """As `_predict`, of the mirrored image with the mirrored prompt; None if the prompt cannot be mirrored."""
+        swapped = mirror(sentence) if self.mirrored is not None else None
+        if self.mirrored is None or swapped is None:
+            return None
+        statement = parse(swapped, self.predictor.grammar, side)
+        planes = self.mirrored._predict(swapped, statement)
+        return {name: plane[:, ::-1] for name, plane in planes.items()}
+
     def _as_stored(self, plane: np.ndarray) -> np.ndarray:
         """A plane h w as the model sees the image, in the size and the geometry of the file."""
         # first the size, then the orientation: it may swap rows and columns
@@ -202,6 +218,8 @@ class Predictor:
         device: where torch runs: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. The other backends
             run on the CPU.
         calibration: a calibration.json to use instead of the one in the run.
+        tta: `flip` averages the probabilities with those of the mirrored image and the mirrored prompt; a prompt that
+            cannot be mirrored is predicted once, and has the code `not_mirrored`.
 
     Example:
         >>> predictor = Predictor("runs/biclip")  # doctest: +SKIP
@@ -220,7 +238,9 @@ class Predictor:
         *,
         device: str = "auto",
         calibration: Path | None = None,
+        tta: str = "none",
     ) -> None:
+        self.tta = choose("test-time augmentation", tta, TTA)
         # exported graphs are checked and run on the CPU only
         if backend != "torch":
             if device not in ("auto", "cpu"):
@@ -329,10 +349,22 @@ class Predictor:
         sized = shown if native else resize_image(shown, recipe.image_size)
         planes = sized[None] if sized.ndim == 2 else sized.transpose(2, 0, 1)
         size = (shown.shape[0], shown.shape[1])
-        if recipe.tiles is not None:
-            return Opened(self, loaded, orientation, None, planes, size, None)
+        opened = self._prepared(loaded, orientation, planes, size)
+        if self.tta == "none":
+            return opened
+        mirrored = self._prepared(loaded, orientation, planes[..., ::-1].copy(), size)
+        return replace(opened, mirrored=mirrored)
 
-        # the part of the network that does not depend on the prompt
+    def _prepared(
+        self,
+        loaded: LoadedImage,
+        orientation: Orientation | None,
+        planes: np.ndarray,
+        size: tuple[int, int],
+    ) -> Opened:
+        """The part of the work that does not depend on the prompt."""
+        if self.run.recipe.tiles is not None:
+            return Opened(self, loaded, orientation, None, planes, size, None)
         network_image = to_image(planes[None]).to(self.session.device)
         with self.session.running():
             features = self.model.image_features(network_image)
@@ -354,30 +386,12 @@ class Predictor:
 
     @overload
     def segment(
-        self,
-        image: ImageInput,
-        prompt: str | None = None,
-        assume: str | None = None,
-        *,
-        laterality: str | None = None,
-        view: str | None = None,
-        window: Sequence[float] | None = None,
-        index: int | None = None,
-        abstain: bool = True,
+        self, image: ImageInput, prompt: str | None = None, *args: Any, **options: Any
     ) -> Segmentation: ...
 
     @overload
     def segment(
-        self,
-        image: ImageInput,
-        prompt: list[str] | tuple[str, ...],
-        assume: str | None = None,
-        *,
-        laterality: str | None = None,
-        view: str | None = None,
-        window: Sequence[float] | None = None,
-        index: int | None = None,
-        abstain: bool = True,
+        self, image: ImageInput, prompt: list[str] | tuple[str, ...], *args: Any, **options: Any
     ) -> Segmentations: ...
 
     def segment(
@@ -418,10 +432,10 @@ class Predictor:
         # in the current image; the second argument used to be the laterality
         if isinstance(image, str) and (prompt is None or prompt in CONVENTIONS):
             convention = laterality if prompt is None else str(prompt)
-            return _warned(self.opened.ask(image, convention, assume, abstain))
+            return warned_of(self.opened.ask(image, convention, assume, abstain))
 
         def one(opened: Opened, text: str) -> Segmentation:
-            return _warned(opened.ask(text, laterality, assume, abstain))
+            return warned_of(opened.ask(text, laterality, assume, abstain))
 
         images, prompts = image_prompt_pairs(image, prompt)
         found = Segmentations()
@@ -433,16 +447,3 @@ class Predictor:
             found.append(one(opened, text))
         several = isinstance(image, list | tuple) or isinstance(prompt, list | tuple)
         return found if several else found[0]
-
-
-def _warned(answer: tuple[Segmentation, list[str]]) -> Segmentation:
-    """The result, after a Python warning for each of its codes."""
-    found, complaints = answer
-    # the text encoder's own message says more than the code
-    messages = list(complaints)
-    for code in found.warnings:
-        if code != CUT or not complaints:
-            messages.append(f"{found.prompt[:80]!r}: {CODES[code]}")
-    for message in messages:
-        warnings.warn(message, PromptWarning, stacklevel=3)
-    return found

@@ -52,7 +52,9 @@ def is_stale(out: Path, job: BatchItem, predictor: Predictor) -> str:
     """A message if the existing result was made by another model, "" if by this one."""
     made_by = read_json_records(out / f"{job.stem}.json")
     if isinstance(made_by, dict) and made_by.get("weights_sha256") == predictor.weights_sha256:
-        return ""
+        if made_by.get("tta", "none") == predictor.tta:
+            return ""
+        return f"{out / job.stem}.json was made with another --tta; --overwrite replaces it"
     return f"{out / job.stem}.json was made by another model; --overwrite replaces it"
 
 
@@ -163,4 +165,5 @@ def result_record(job: BatchItem, found: Segmentation, predictor: Predictor) -> 
         "weights_sha256": predictor.weights_sha256,
         "threshold": recipe.threshold,
         "backend": predictor.backend,
+        "tta": predictor.tta,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from textmask.errors import ConfigError, DataError
+from textmask.errors import ConfigError, DataError, PromptWarning
 from textmask.inference.laterality import NOTHING_ASKED, SideConversion
+from textmask.inference.screening import CODES, CUT
 from textmask.io.data_frames import data_frame
 from textmask.io.images import png_bytes
 from textmask.plots.overlays import GREEN, Color, heat, side_by_side
@@ -149,3 +151,16 @@ def explanation(pixels: np.ndarray, found: Segmentation) -> np.ndarray:
     return side_by_side(
         [pixels, *maps, draw_overlay(pixels, found.mask)], ["image", *found.maps, "prediction"]
     )
+
+
+def warned_of(answer: tuple[Segmentation, list[str]]) -> Segmentation:
+    """The result, after a Python warning for each of its codes."""
+    found, complaints = answer
+    # the text encoder's own message says more than the code
+    messages = list(complaints)
+    for code in found.warnings:
+        if code != CUT or not complaints:
+            messages.append(f"{found.prompt[:80]!r}: {CODES[code]}")
+    for message in messages:
+        warnings.warn(message, PromptWarning, stacklevel=3)
+    return found
