@@ -214,6 +214,7 @@ class Recipe(Config):
         select_on: validation metric that chooses the epoch; higher is better.
         threshold: probability in (0, 1) above which a pixel belongs to the mask.
         empty_policy: per-image score if both masks are empty.
+        deterministic: train with one thread and deterministic kernels, so that the numbers do not depend on threads.
     """
 
     needs_text: ClassVar[bool] = True
@@ -229,6 +230,7 @@ class Recipe(Config):
     )
     threshold: float = Field(0.5, gt=0, lt=1)
     empty_policy: Literal["one", "zero", "skip"] = "one"
+    deterministic: bool = False
 
     @model_validator(mode="after")
     def _stage_names(self) -> Self:

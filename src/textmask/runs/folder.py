@@ -49,7 +49,7 @@ class RunFolder:
 
         Raises:
             ConfigError: it already contains a run, or a run of another recipe.
-            CheckpointError: there is nothing to resume from.
+            CheckpointError: the run has finished epochs, and the file that holds them is missing.
         """
         # a new run never overwrites another one
         recipe_path = self.path / layout.RECIPE
@@ -60,19 +60,25 @@ class RunFolder:
                 )
             return False
 
-        # only the same recipe gives the same numbers
+        # a job script gives the same command every time
         if not recipe_path.exists():
-            raise CheckpointError(
-                f"{self.path} contains no run to resume. Start it without --resume."
-            )
+            return False
         # a field that is newer than the run has its default
         if load_recipe(recipe_path.read_text(encoding="utf-8")) != self.recipe:
             raise ConfigError(
                 f"{self.path} was started with another recipe. Resume with the recipe in {recipe_path}, "
                 "or start a new run."
             )
-        # a run that was killed before its first epoch was saved starts again
-        return (self.path / layout.LAST).exists()
+        # a run that was killed before its first epoch was saved starts again; any other would be overwritten
+        if (self.path / layout.LAST).exists():
+            return True
+        kept = [name for name in (layout.RESULT, layout.LOG_CSV) if (self.path / name).exists()]
+        if kept:
+            raise CheckpointError(
+                f"{self.path} has finished epochs ({', '.join(kept)}), but {layout.LAST} is missing, so that it "
+                "cannot be resumed. Copy the whole run again, or start a new one with another --out."
+            )
+        return False
 
     def describe(
         self,
