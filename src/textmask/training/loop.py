@@ -142,7 +142,7 @@ def train(
             parameter_groups(method, stage)  # a wrong pattern is found before anything is written
     init = None
     if not resumed:
-        source = options.init or stored_init(folder.path)
+        source = options.init or (stored_init(folder.path) if resume else None)
         init = None if source is None else load_init(method, recipe, source, manifest.laterality)
     saved = restore(folder, recipe, method) if resumed else SavedRun()
     trackers: list[Tracker] = []
