@@ -29,7 +29,7 @@ COMMANDS = [
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"],
     ["study", "labels"], ["study", "sensitivity"], ["study", "folds"], ["dicom", "segment"], ["dicom", "watch"],
-    ["export"],     ["import-weights"],
+    ["export"], ["import-weights"],
 ]  # fmt: skip
 
 

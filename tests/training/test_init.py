@@ -52,6 +52,19 @@ def test_a_new_run_starts_from_the_weights_of_another(
     assert f"{len(before)} of {len(before)} tensors loaded" in capsys.readouterr().out
 
 
+def test_a_run_stopped_before_its_first_epoch_starts_again_from_the_same_weights(
+    phantom_manifest, tmp_path, first_run
+):
+    recipe, run = smoke(), tmp_path / "run"
+    options = TrainOptions(init=first_run)
+    train(recipe, phantom_manifest, run, cache_dir=tmp_path, progress=False, options=options)
+    expected = weights_of(run)
+    (run / "last.safetensors").unlink()
+    train(recipe, phantom_manifest, run, resume=True, cache_dir=tmp_path, progress=False)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights_of(run).items())
+    assert json.loads((run / "data.json").read_text())["init"]["source"] == str(first_run)
+
+
 def test_missing_and_reshaped_tensors_are_listed(first_run):
     recipe = smoke("statement_unet", "widths=[8,16]")
     method = build_method(recipe)

@@ -41,7 +41,7 @@ from textmask.cli.options import (
     say,
 )
 from textmask.config import frozen
-from textmask.errors import CheckpointError, ConfigError, DataError, choose
+from textmask.errors import ConfigError, DataError, choose
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
@@ -112,8 +112,26 @@ def train_command(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Resume RUN with its own recipe and data.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume RUN with its own recipe and data; with METHOD and DATA, start it if there is none.",
+        ),
     ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: go on although data, device or threads differ (default: refuse).",
+        ),
+    ] = False,
+    save_every_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Checkpoint every so many steps within an epoch (default: after each epoch).",
+        ),
+    ] = None,
     labelled_fraction: LabelledFraction = None,
     labelled_list: LabelledList = None,
     layout: Layout = None,
@@ -163,7 +181,9 @@ def train_command(
         raise ConfigError(
             "--resume continues a run with its own weights and settings. Leave out --init, --freeze and --seeds."
         )
-    if resume and not (recipe or preset or changes):
+    # a job script starts and resumes a training with one command
+    started = not resume or method is None or data is None or (out or DEFAULT_OUT).exists()
+    if resume and started and not (recipe or preset or changes):
         plan = _resumed(method, data, out, labelled_list)
     else:
         plan = _new(method, data, out, labelled_list, preset, recipe, changes)
@@ -227,6 +247,8 @@ def train_command(
                 data_options=options,
                 source=plan.data,
                 init=init,
+                accept_changes=accept_changes,
+                save_every_steps=save_every_steps,
             ),
         )
         for warning in result.warnings:
@@ -320,7 +342,6 @@ def _resumed(
     if method is not None and data is None and out is None:
         out, method = Path(method), None
     out = out or DEFAULT_OUT
-    _check_folder(out, resume=True)
     if restore_recipe(out):
         say(f"{out / 'recipe.json'} was damaged and is restored from the last checkpoint.")
     record = find_run(out)
@@ -347,11 +368,8 @@ def _resumed(
 
 
 def _check_folder(out: Path, resume: bool) -> None:
-    """Refuse a folder with a run unless it is resumed, and one without a run if it is."""
-    exists = (out / "recipe.json").is_file()
-    if resume and not exists:
-        raise CheckpointError(f"{out} contains no run to resume. Start it without --resume.")
-    if exists and not resume:
+    """Refuse a folder with a run unless it is resumed."""
+    if (out / "recipe.json").is_file() and not resume:
         raise ConfigError(
             f"{out} already contains a run. Use --resume to continue it, or another --out."
         )

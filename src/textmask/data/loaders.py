@@ -175,8 +175,8 @@ class Loader:
             self.stage, len(self.labelled), 0 if self.unlabelled is None else len(self.unlabelled)
         )
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch; a background thread prepares two in advance."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on; a background thread prepares two in advance."""
         # a bounded queue, so that the thread does not run ahead
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCH)
         stop = threading.Event()
@@ -191,7 +191,7 @@ class Loader:
 
         def work() -> None:
             try:
-                for batch in self.batches(epoch):
+                for batch in self.batches(epoch, start):
                     put(batch)
                     if stop.is_set():
                         return
@@ -210,15 +210,15 @@ class Loader:
             stop.set()
             thread.join()
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, prepared in this thread."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on, prepared in this thread."""
         labelled = self._rows(self.labelled, self.stage.batch_size, epoch, stream=0)
         unlabelled = None
         if self.unlabelled is not None:
             unlabelled = self._rows(
                 self.unlabelled, self.stage.unlabelled_batch_size, epoch, stream=1
             )
-        for step in range(self.steps_per_epoch):
+        for step in range(start, self.steps_per_epoch):
             batch = self._batch(labelled[step], epoch, step, stream=0)
             if unlabelled is not None:
                 other = self._batch(unlabelled[step], epoch, step, stream=1)

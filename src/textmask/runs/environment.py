@@ -59,6 +59,28 @@ def limited_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Inside the block one thread and deterministic kernels, so that the numbers do not depend on the threads.
+
+    Args:
+        wanted: False changes nothing.
+    """
+    import torch
+
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    with limited_threads(1):
+        # kernels without a deterministic form only warn
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
 def environment() -> dict[str, Any]:
     """What a reader needs to repeat a run: versions, machine, git commit and the command line."""
     import torch

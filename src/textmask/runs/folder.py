@@ -150,7 +150,14 @@ class RunFolder:
         """
         stored = {"state": state, "log": log, "recipe": self.recipe.to_json()}
         write_tensors(self.path / layout.LAST, tensors, stored)
+        self.write_log(log)
 
+    def write_log(self, log: Sequence[dict[str, Any]]) -> None:
+        """Write the log that people read; the one in the checkpoint is the original.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
         # rows differ in their columns: not every epoch is validated
         columns: dict[str, None] = {}
         for row in log:

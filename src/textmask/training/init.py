@@ -108,7 +108,7 @@ def load_init(
     other = str(record.data.get("laterality") or "")
     differs = bool(recipe.needs_text and laterality and other and other != str(laterality))
     return InitReport(
-        source=str(source),
+        source=str(Path(source).absolute() if Path(source).exists() else source),
         method=record.method,
         weights_sha256=file_sha256(path),
         loaded=len(fitting),

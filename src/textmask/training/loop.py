@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from textmask.methods.base import Method
 from textmask.methods.registry import build_method
 from textmask.runs import checkpoint
 from textmask.runs.data_options import DataOptions
-from textmask.runs.environment import prepare_cpu
+from textmask.runs.environment import deterministic, prepare_cpu
 from textmask.runs.folder import RunFolder
 from textmask.training.budget import StagePlan, StepTimer, few_steps, plan_training, slow_bf16
 from textmask.training.console import TrainConsole
@@ -32,6 +31,7 @@ from textmask.training.empty_text import refuse_empty_text
 from textmask.training.init import load_init, stored_init
 from textmask.training.labels import refuse_other_labels, unlabelled_rows
 from textmask.training.optim import parameter_groups
+from textmask.training.resume import data_record, machine_record, refuse_changes
 from textmask.training.saving import NO_SCORE, SavedRun, TrainState, pack, restore
 from textmask.training.splits import TrainSplits, open_train_splits
 from textmask.training.steps import GradientStep
@@ -55,6 +55,9 @@ class TrainOptions:
         data_options: how the data were read; kept in the run, see `Run.options`.
         source: path of the data; kept in the run, see `Run.source`.
         init: a run, `default` or a hub folder whose weights a new run starts from, see `training.init`.
+        accept_changes: resume although data or machine differ, with a warning.
+        save_every_steps: also save within an epoch. Random numbers are then drawn anew after each saved step, so that
+            a resumed run has those of one that was not stopped.
     """
 
     trackers: tuple[str, ...] = ()
@@ -66,6 +69,8 @@ class TrainOptions:
     data_options: DataOptions | None = None
     source: Path | None = None
     init: Path | None = None
+    accept_changes: bool = False
+    save_every_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,7 @@ def train(
     resumed = folder.open(resume)
     splits = open_train_splits(fabric, recipe, manifest, cache_dir, labelled_list)
     if resumed:
+        refuse_changes(folder.path, recipe, splits.by_name(), fabric, accept=options.accept_changes)
         refuse_other_labels(folder.path, splits.train.keys, splits.labelled)
 
     # the model, new or as the run left it
@@ -145,14 +151,18 @@ def train(
             parameter_groups(method, stage)  # a wrong pattern is found before anything is written
     init = None
     if not resumed:
-        source = options.init or stored_init(folder.path)
+        source = options.init or (stored_init(folder.path) if resume else None)
         init = None if source is None else load_init(method, recipe, source, manifest.laterality)
     saved = restore(folder, recipe, method) if resumed else SavedRun()
+    if resumed and fabric.is_global_zero:
+        folder.write_log(saved.log)  # a kill may have lost its last row
     trackers: list[Tracker] = []
     if fabric.is_global_zero:
         if not resumed:
             more: dict[str, object] = {"plan": [plan.record() for plan in plans]}
             more["trained_in"] = recipe.precision
+            more["identity"] = data_record(splits.by_name())
+            more["machine"] = machine_record(fabric, recipe)
             if init is not None:
                 more["init"] = init.record()
             folder.describe(splits.by_name(), splits.labelled, method, more)
@@ -164,11 +174,11 @@ def train(
             for line in () if init is None else init.lines():
                 console.say(line)
             found = _say_plan(console, plans, splits, software)
-        limit_s = options.time_limit_s
         training = _Training(
-            fabric, folder, recipe, splits, method, saved, console, trackers, limit_s
+            fabric, folder, recipe, splits, method, saved, console, trackers, options
         )
-        state = training.run()
+        with deterministic(recipe.deterministic):
+            state = training.run()
 
     for tracker in trackers:
         tracker.close()
@@ -208,7 +218,7 @@ class _Training:
         saved: what a resumed run has reached.
         console: shows progress.
         trackers: receive the row of each epoch.
-        time_limit_s: see `TrainOptions`.
+        options: time limit and checkpoints within an epoch.
     """
 
     def __init__(
@@ -221,13 +231,13 @@ class _Training:
         saved: SavedRun,
         console: TrainConsole,
         trackers: list[Tracker],
-        time_limit_s: float | None,
+        options: TrainOptions,
     ) -> None:
         self.fabric, self.folder, self.recipe = fabric, folder, recipe
         self.splits, self.method = splits, method
         self.state, self.log, self.restored = saved.state, saved.log, saved.tensors
         self.console, self.trackers = console, trackers
-        self.time_limit_s = time_limit_s
+        self.time_limit_s, self.save_every = options.time_limit_s, options.save_every_steps
 
     def run(self) -> TrainState:
         """Train the stages that are left."""
@@ -266,15 +276,20 @@ class _Training:
     ) -> dict[str, float]:
         """Train for one epoch; returns its learning rate, mean losses and throughput."""
         epoch, total = self.state.epoch, loader.steps_per_epoch
-        sums: dict[str, float] = {}
-        images, lr, begin = 0, step.lr, time.perf_counter()
+        start, sums = self.state.step_in_epoch, dict(self.state.sums)
+        images, lr, begin = self.state.images, step.lr, time.perf_counter()
+        before = images
         self.method.train()
 
         with (
-            _seeded(self.recipe.seed, self.state.stage, epoch, self.fabric.global_rank),
+            torch.random.fork_rng(devices=[]),
             self.console.steps(f"{stage.name} {epoch + 1}/{stage.epochs}", total) as advance,
         ):
-            for i, cpu_batch in enumerate(loader.epoch(epoch)):
+            self.seed(epoch, start)
+            for i, cpu_batch in enumerate(loader.epoch(epoch, start), start):
+                if i > start and self.saves_at(i):
+                    self.save_within(step, i, sums, images, time.perf_counter() - begin)
+                    self.seed(epoch, i)
                 lr = step.start_step(epoch, i)
                 batch = cpu_batch.to(self.fabric.device, torch.channels_last)
                 values = step.run(batch, epoch, i)
@@ -282,16 +297,46 @@ class _Training:
                     sums[name] = sums.get(name, 0.0) + value
                 timer.tick(time.perf_counter())
                 images += len(batch) * self.fabric.world_size
-                rate = images / (time.perf_counter() - begin)
+                rate = (images - before) / (time.perf_counter() - begin)
                 advance(f"loss {values['loss']:.3f} · {rate:.0f} images/s")
 
         # other processes saw other images
-        self.state.step += total
+        self.state.step += total - start
+        self.state.step_in_epoch, self.state.sums, self.state.images = 0, {}, 0
         row = {"lr": lr}
         for name, value in sums.items():
             row[name] = self.mean_over_processes(value / total)
-        row["images_per_s"] = images / (time.perf_counter() - begin)
+        row["images_per_s"] = (images - before) / (time.perf_counter() - begin)
         return row
+
+    def seed(self, epoch: int, i: int) -> None:
+        """Seed torch's default generator, from which library code draws (dropout), at the first step or a saved one."""
+        key = [
+            self.recipe.seed,
+            self.state.stage,
+            epoch,
+            self.fabric.global_rank,
+            *([i] if i else []),
+        ]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def saves_at(self, i: int) -> bool:
+        """Whether a checkpoint is due before step `i` of an epoch."""
+        return self.save_every is not None and i % self.save_every == 0
+
+    def save_within(
+        self, step: GradientStep, i: int, sums: dict[str, float], images: int, seconds: float
+    ) -> None:
+        """Save an unfinished epoch before its step `i`; its sums so far are those of the first process."""
+        state = self.state
+        done = i - state.step_in_epoch
+        within = replace(
+            state, step=state.step + done, step_in_epoch=i, sums=dict(sums), images=images
+        )
+        within.seconds += seconds
+        if self.fabric.is_global_zero:
+            self.folder.save_last(step.tensors(), vars(within), self.log)
+        self.fabric.barrier()
 
     def observe(self, stage: Stage, loader: Loader) -> None:
         """Show every training batch once to the method of a stage without gradient."""
@@ -402,11 +447,3 @@ def _new_method(recipe: Recipe, splits: TrainSplits, device: torch.device) -> Me
     method.prepare(sorted(set(prompts)))
     method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
-
-
-@contextmanager
-def _seeded(*key: int) -> Iterator[None]:
-    """Seed torch's default generator, from which library code draws (dropout); restored afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        yield

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from textmask.config import Recipe
 from textmask.data.cache import SplitData
 from textmask.errors import ConfigError, DataError, DataWarning
 from textmask.io.files import read_json
@@ -43,22 +44,29 @@ def data_record(splits: Mapping[str, SplitData]) -> dict[str, dict[str, str]]:
     return record
 
 
-def machine_record(fabric: Fabric) -> dict[str, Any]:
+def machine_record(fabric: Fabric, recipe: Recipe) -> dict[str, Any]:
     """Where a training runs: the type of the device, processes and threads; other values give other last digits."""
+    one = recipe.deterministic or fabric.device.type != "cpu"
     return {
         "device": fabric.device.type,
         "processes": fabric.world_size,
-        "threads": torch.get_num_threads() if fabric.device.type == "cpu" else 1,
+        "threads": 1 if one else torch.get_num_threads(),
     }
 
 
 def refuse_changes(
-    run: Path, splits: Mapping[str, SplitData], fabric: Fabric, *, accept: bool = False
+    run: Path,
+    recipe: Recipe,
+    splits: Mapping[str, SplitData],
+    fabric: Fabric,
+    *,
+    accept: bool = False,
 ) -> None:
     """Check that a resumed run finds its data and its machine as they were.
 
     Args:
         run: the run folder; one of an older version stored nothing, and nothing is compared.
+        recipe: of the run.
         splits: as they are now.
         fabric: as it is now.
         accept: warn instead of refusing.
@@ -78,7 +86,7 @@ def refuse_changes(
             )
         warnings.warn(f"{text} Going on with what is there now.", DataWarning, stacklevel=3)
 
-    now, before = machine_record(fabric), stored.get("machine", {})
+    now, before = machine_record(fabric, recipe), stored.get("machine", {})
     changed = [
         f"{words} {before[name]} -> {now[name]}"
         for name, words in MACHINE.items()

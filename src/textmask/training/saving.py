@@ -32,6 +32,9 @@ class TrainState:
         best_variant: which weights had that score, if the method has several.
         seconds: time spent in epochs and validation.
         done: all stages are finished.
+        step_in_epoch: finished steps of an unfinished epoch; 0 between epochs.
+        sums: of the values of these steps, for the row of the epoch.
+        images: seen in these steps.
     """
 
     stage: int = 0
@@ -42,6 +45,9 @@ class TrainState:
     best_variant: str = ""
     seconds: float = 0.0
     done: bool = False
+    step_in_epoch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    images: int = 0
 
     def next_stage(self, stages: int) -> None:
         """Move to the next of `stages` stages, or be done."""
