@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from textmask.data.manifest import COLUMNS, REQUIRED
 from textmask.errors import DataError
-from textmask.io.spreadsheets import Records, column_of, read_json_records, read_table
-from textmask.layouts.pairing import Tree, named_kind
+from textmask.io.spreadsheets import Records, column_of, read_csv, read_json_records, read_table
+from textmask.layouts.pairing import TABLE_SUFFIXES, Tree, named_kind
 
-IMAGE_NAMES = ("image", "img_name", "image_path", "image_name", "img", "filename", "file")
-MASK_NAMES = ("mask", "mask_name", "mask_path")
+IMAGE_NAMES = (
+    "image", "img_name", "image_path", "image_name", "img", "filename", "file", "file_name", "image_file", "img_path",
+)  # fmt: skip
+MASK_NAMES = ("mask", "mask_name", "mask_path", "mask_file_name", "mask_file")
 TEXT_NAMES = ("description", "text", "caption", "prompt", "sentence", "report")
 SPLIT_NAMES = ("split", "subset")
 PROMPT_FOLDERS = ("prompt", "prompts")
 
 LOOKED_FOR = """looked for
   manifest         a CSV with the columns image, text, split (and mask, group, laterality, labelled)
-  csv              a CSV that names an image column and a mask or split column
+  imagefolder      metadata.jsonl or metadata.csv with file_name and text, in the folder of the images
+  csv              a CSV that names an image column and a mask or split column; a TSV, JSON Lines file, JSON list of
+                   objects or .txt with tabs that names an image column and a text, mask or split column
   lvit             *_text.xlsx (Image, Description) next to {Train,Val,Test}_Folder/{img,labelcol}
   languidemedseg   prompt/{train,test}.csv (Image, Description) next to {Train,Test}/{Images,GTs}
   sgseg            a JSON object train/valid/test of entries with image_path, caption
@@ -53,9 +57,10 @@ class LayoutSource:
             DataError: `path` does not exist, or is a file but not a table.
         """
         if path.is_file():
-            if path.suffix.lower() not in (".csv", ".xlsx", ".json"):
+            if path.suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
                 raise DataError(
-                    f"{path}: is not a table; name the folder of a data set or its CSV, XLSX or JSON file."
+                    f"{path}: is not a table; name the folder of a data set or its table "
+                    f"({', '.join(TABLE_SUFFIXES)}, or .txt with tabs)."
                 )
             return cls(path, Tree.scan(path.parent), (path.name,))
         if not path.is_dir():
@@ -63,6 +68,8 @@ class LayoutSource:
                 f"{path}: no such file or folder. Name the folder of a data set or its table."
             )
         tree = Tree.scan(path)
+        texts = [file.name for file in sorted(path.glob("*.[tT][xX][tT]")) if is_text_table(file)]
+        tree = replace(tree, tables=tuple(sorted((*tree.tables, *texts))))
         return cls(path, tree, tree.tables)
 
     def named(self, suffix: str) -> list[str]:
@@ -72,6 +79,16 @@ class LayoutSource:
     def top_csv(self) -> list[str]:
         """CSVs in the folder itself; CSVs in sub-folders belong to folder layouts."""
         return [name for name in self.named(".csv") if "/" not in name]
+
+    def top_others(self) -> list[str]:
+        """Tables in the folder itself that are neither CSV files nor workbooks."""
+        found = []
+        for name in self.names:
+            lower = name.lower()
+            flat = not lower.endswith(".json") or _is_flat_list(self.content(name))
+            if "/" not in name and flat and not lower.endswith((".csv", ".xlsx")):
+                found.append(name)
+        return found
 
     def table(self, name: str) -> tuple[list[str], Records]:
         """Header and rows of a CSV or workbook."""
@@ -94,9 +111,10 @@ class LayoutSource:
 
     def json(self, name: str) -> object:
         """Content of a JSON file."""
-        if name not in self._read:
-            self._read[name] = read_json_records(self.tree.root / name)
-        return self._read[name]
+        key = f"{name} as JSON"
+        if key not in self._read:
+            self._read[key] = read_json_records(self.tree.root / name)
+        return self._read[key]
 
     def header(self, name: str) -> list[str]:
         """Column names; empty for a table that cannot be read, unless the user named it."""
@@ -143,7 +161,9 @@ def native_tables(source: LayoutSource) -> list[str]:
     names = source.top_csv()
     if "manifest.csv" in names:
         return ["manifest.csv"]
-    return [name for name in names if set(REQUIRED) <= set(source.header(name)) <= set(COLUMNS)]
+    fits = [name for name in names if set(REQUIRED) <= set(source.header(name)) <= set(COLUMNS)]
+    # the manifest has commas; the same columns with semicolons are somebody's own table
+    return [name for name in fits if len(read_csv(source.tree.root / name)[0]) > 1]
 
 
 def plain_tables(source: LayoutSource) -> list[str]:
@@ -154,7 +174,44 @@ def plain_tables(source: LayoutSource) -> list[str]:
         more = splits or column_of(header, MASK_NAMES) or column_of(header, SPLIT_NAMES)
         return column_of(header, IMAGE_NAMES) is not None and bool(more)
 
-    return [name for name in source.top_csv() if fits(source.header(name))]
+    # a CSV with prompts alone belongs to a published layout
+    found = [name for name in source.top_csv() if fits(source.header(name))]
+    for name in source.top_others():
+        header = source.header(name)
+        texts = column_of(header, IMAGE_NAMES) and column_of(header, TEXT_NAMES)
+        if texts or fits(header):
+            found.append(name)
+    return found
+
+
+def metadata_tables(source: LayoutSource) -> list[str]:
+    """metadata.jsonl or metadata.csv of Hugging Face image folders, whose names start from the folder of the table."""
+    found = []
+    for name in source.names:
+        base = posixpath.basename(name).lower()
+        if base in ("metadata.jsonl", "metadata.csv") and "file_name" in source.header(name):
+            found.append(name)
+    return found
+
+
+def is_text_table(path: Path) -> bool:
+    """Whether a .txt file begins with a header that names an image column, and not with prose."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            head = file.readline(10_000)
+    except (OSError, UnicodeDecodeError):
+        return False
+    for mark in "\t;,":
+        cells = [cell.strip() for cell in head.split(mark)]
+        if len(cells) > 1 and column_of(cells, IMAGE_NAMES):
+            return True
+    return False
+
+
+def _is_flat_list(content: object) -> bool:
+    """Whether JSON is a list of objects of strings and numbers, which is a table."""
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, dict) and not any(isinstance(v, dict) for v in first.values())
 
 
 def text_tables(
@@ -211,6 +268,7 @@ def mask_folders(source: LayoutSource) -> list[str]:
 
 TESTS: dict[str, Callable[[LayoutSource], list[str]]] = {
     "manifest": native_tables,
+    "imagefolder": metadata_tables,
     "csv": plain_tables,
     "lvit": lambda source: text_tables(source, ".xlsx"),
     "languidemedseg": prompt_tables,

@@ -14,7 +14,7 @@ from textmask.data.manifest import SPLIT_ALIASES
 Kind = Literal["image", "mask"]
 
 # if two files have the same name, the earlier suffix is taken
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".webp", ".jp2", ".gif")
 IMAGE_FOLDERS = {"img", "imgs", "image", "images", "frames", "original"}
 MASK_FOLDERS = {
     "labelcol", "gts", "gt", "ground-truths", "ground truth", "ground_truth", "ground-truth",
@@ -22,7 +22,7 @@ MASK_FOLDERS = {
 }  # fmt: skip
 # BM-Seg: masks of something else under the names of the images; not scanned
 OTHER_FOLDERS = {"bone mask"}
-TABLE_SUFFIXES = (".csv", ".json", ".xlsx")
+TABLE_SUFFIXES = (".csv", ".json", ".xlsx", ".tsv", ".tab", ".jsonl", ".ndjson")
 MAX_DEPTH = 5
 
 

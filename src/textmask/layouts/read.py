@@ -24,7 +24,7 @@ from textmask.layouts.entries import (
     read_sgseg,
 )
 from textmask.layouts.pairing import stem_of
-from textmask.layouts.plain_csv import read_plain
+from textmask.layouts.plain_csv import read_imagefolder, read_plain
 from textmask.layouts.rows import Pairing
 from textmask.layouts.unused import warn_about_unused_tables
 from textmask.statement import Laterality
@@ -32,6 +32,7 @@ from textmask.statement import Laterality
 __all__ = ["LAYOUTS", "detect", "read_layout"]
 
 READERS: dict[str, Reader] = {
+    "imagefolder": read_imagefolder,
     "csv": read_plain,
     "lvit": read_lvit,
     "languidemedseg": read_languidemedseg,
