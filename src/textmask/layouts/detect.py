@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from textmask.data.manifest import COLUMNS, REQUIRED
 from textmask.errors import DataError
 from textmask.io.spreadsheets import Records, column_of, read_csv, read_json_records, read_table
-from textmask.layouts.pairing import TABLE_SUFFIXES, Tree, named_kind
+from textmask.layouts.pairing import TABLE_SUFFIXES, Tree, bare_stems, named_kind, stem_of
 
 IMAGE_NAMES = (
     "image", "img_name", "image_path", "image_name", "img", "filename", "file", "file_name", "image_file", "img_path",
@@ -23,6 +23,7 @@ PROMPT_FOLDERS = ("prompt", "prompts")
 LOOKED_FOR = """looked for
   manifest         a CSV with the columns image, text, split (and mask, group, laterality, labelled)
   imagefolder      metadata.jsonl or metadata.csv with file_name and text, in the folder of the images
+  nnunet           dataset.json with labels, next to imagesTr and labelsTr (PNG, TIFF, ...)
   csv              a CSV that names an image column and a mask or split column; a TSV, JSON Lines file, JSON list of
                    objects or .txt with tabs that names an image column and a text, mask or split column
   lvit             *_text.xlsx (Image, Description) next to {Train,Val,Test}_Folder/{img,labelcol}
@@ -31,7 +32,8 @@ LOOKED_FOR = """looked for
   medvlsm          anns/{train,val,test}.json, a list of entries with img_name, mask_name, prompts
   semi_medref_csv  {Train,Val,Test}_text*.csv (Image, text)
   madapter         *_{train,test}.csv (Image, Description)
-  folders          no table: {images,img,...} next to {masks,labelcol,lesion mask,...}, also below Train/ and Test/"""
+  folders          no table: {images,img,...} next to {masks,labelcol,lesion mask,...}, also below Train/ and Test/
+  name_pairs       no table: case.png and case_mask.png (or _seg, _gt, mask_case.png) in one folder"""
 
 
 @dataclass(frozen=True)
@@ -266,9 +268,39 @@ def mask_folders(source: LayoutSource) -> list[str]:
     )
 
 
-TESTS: dict[str, Callable[[LayoutSource], list[str]]] = {
+def mask_pairs(source: LayoutSource) -> dict[str, str]:
+    """Mask -> image of the same folder, by names such as case_mask.png; empty if there is any table."""
+    if source.names:
+        return {}
+    stems: dict[tuple[str, str], str] = {}
+    for path in source.tree.images:
+        stems.setdefault((posixpath.dirname(path), stem_of(path).lower()), path)
+    found = {}
+    for path in source.tree.images:
+        folder = posixpath.dirname(path)
+        for bare in bare_stems(stem_of(path).lower()):
+            if (folder, bare) in stems:
+                found[path] = stems[folder, bare]
+                break
+    return found
+
+
+def nnunet_json(source: LayoutSource) -> list[str]:
+    """dataset.json of an nnU-Net raw data set: it has labels, and a folder imagesTr beside it."""
+    found = []
+    for name in source.named(".json"):
+        folder = source.tree.root / posixpath.dirname(name) / "imagesTr"
+        if posixpath.basename(name) == "dataset.json" and folder.is_dir():
+            content = source.content(name)
+            if isinstance(content, dict) and "labels" in content:
+                found.append(name)
+    return found
+
+
+TESTS: dict[str, Callable[[LayoutSource], Collection[str]]] = {
     "manifest": native_tables,
     "imagefolder": metadata_tables,
+    "nnunet": nnunet_json,
     "csv": plain_tables,
     "lvit": lambda source: text_tables(source, ".xlsx"),
     "languidemedseg": prompt_tables,
@@ -277,5 +309,6 @@ TESTS: dict[str, Callable[[LayoutSource], list[str]]] = {
     "semi_medref_csv": lambda source: text_tables(source, texts=("text",)),
     "madapter": lambda source: text_tables(source, texts=("description",)),
     "folders": mask_folders,
+    "name_pairs": mask_pairs,
 }
 LAYOUTS = tuple(TESTS)
