@@ -15,6 +15,7 @@ import numpy as np
 from textmask.data.cache_folder import cache_folder
 from textmask.data.manifest import SHOWN, Manifest, Row
 from textmask.data.manifest_cells import label_text
+from textmask.data.mask_sources import is_mask_source, source_mask
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import file_sha256, write_whole
 from textmask.io.images import Bytes
@@ -61,7 +62,7 @@ def scan_masks(
         cache_dir: folder of the cache; None means the user's.
         progress: called with (task, done, total) while masks are read.
     """
-    paths = sorted({row.mask for row in manifest.rows if row.mask})
+    paths = sorted({row.mask for row in manifest.rows if row.mask and not is_mask_source(row.mask)})
     images = sorted({row.image for row in manifest.rows})
     stats = {path: file_stamp(manifest.root / path) for path in (*paths, *images)}
     identity = json.dumps([FORMAT, str(manifest.root.resolve()), paths, sorted(stats.items())])
@@ -137,7 +138,10 @@ def row_mask(manifest: Manifest, row: Row) -> Bytes:
     Raises:
         DataError: the mask cannot be read, or its values do not say what is foreground.
     """
-    return read_mask(manifest.mask_path(row), manifest.mask_rule, row.label)
+    path = manifest.mask_path(row)
+    if is_mask_source(row.mask):
+        return source_mask(path, row.label, row.image)
+    return read_mask(path, manifest.mask_rule, row.label)
 
 
 def refuse_same_pixels(row: Row, image: Bytes, mask: Bytes) -> None:

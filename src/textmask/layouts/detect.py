@@ -24,6 +24,7 @@ LOOKED_FOR = """looked for
   manifest         a CSV with the columns image, text, split (and mask, group, laterality, labelled)
   imagefolder      metadata.jsonl or metadata.csv with file_name and text, in the folder of the images
   nnunet           dataset.json with labels, next to imagesTr and labelsTr (PNG, TIFF, ...)
+  coco             a JSON object with the lists images, annotations (polygons or run lengths) and categories
   csv              a CSV that names an image column and a mask or split column; a TSV, JSON Lines file, JSON list of
                    objects or .txt with tabs that names an image column and a text, mask or split column
   lvit             *_text.xlsx (Image, Description) next to {Train,Val,Test}_Folder/{img,labelcol}
@@ -297,10 +298,26 @@ def nnunet_json(source: LayoutSource) -> list[str]:
     return found
 
 
+def coco_jsons(source: LayoutSource) -> list[str]:
+    """COCO files: objects with the lists images and annotations, of which one has a segmentation."""
+
+    def fits(content: object) -> bool:
+        if not isinstance(content, dict):
+            return False
+        images, annotations = content.get("images"), content.get("annotations")
+        if not (isinstance(images, list) and isinstance(annotations, list)):
+            return False
+        objects = all(isinstance(item, dict) for item in (*images, *annotations))
+        return objects and any(item.get("segmentation") for item in annotations)
+
+    return [name for name in source.named(".json") if fits(source.content(name))]
+
+
 TESTS: dict[str, Callable[[LayoutSource], Collection[str]]] = {
     "manifest": native_tables,
     "imagefolder": metadata_tables,
     "nnunet": nnunet_json,
+    "coco": coco_jsons,
     "csv": plain_tables,
     "lvit": lambda source: text_tables(source, ".xlsx"),
     "languidemedseg": prompt_tables,

@@ -10,6 +10,7 @@ from textmask.data.manifest import Manifest, Row, own_mask_problem, read_manifes
 from textmask.data.published import group_of, identify, known_laterality
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.io.paths import Fence
+from textmask.layouts.coco import read_coco
 from textmask.layouts.detect import LAYOUTS, LOOKED_FOR, LayoutSource, detect_in, native_tables
 from textmask.layouts.entries import (
     LayoutEntry,
@@ -36,6 +37,7 @@ __all__ = ["LAYOUTS", "detect", "read_layout"]
 READERS: dict[str, Reader] = {
     "imagefolder": read_imagefolder,
     "nnunet": read_nnunet,
+    "coco": read_coco,
     "csv": read_plain,
     "lvit": read_lvit,
     "languidemedseg": read_languidemedseg,
