@@ -18,6 +18,7 @@ IMAGE_NAMES = (
 MASK_NAMES = ("mask", "mask_name", "mask_path", "mask_file_name", "mask_file")
 TEXT_NAMES = ("description", "text", "caption", "prompt", "sentence", "report")
 SPLIT_NAMES = ("split", "subset")
+SHOWN_TABLES = 5
 PROMPT_FOLDERS = ("prompt", "prompts")
 
 LOOKED_FOR = """looked for
@@ -155,7 +156,35 @@ def detect_in(source: LayoutSource) -> str:
         if folders
         else ""
     )
-    raise DataError(f"{source.path}: no layout recognized; {LOOKED_FOR}{hint}")
+    raise DataError(f"{source.path}: no layout recognized.{_found(source)} {LOOKED_FOR}{hint}")
+
+
+def _found(source: LayoutSource) -> str:
+    """What a data set contains, when no layout fits: its tables with their columns, and how many images."""
+    lines = []
+    for name in source.names[:SHOWN_TABLES]:
+        lower = name.lower()
+        flat = not lower.endswith(".json") or _is_flat_list(source.content(name))
+        header = source.header(name) if flat else []
+        if header:
+            lines.append(f"{name} with the columns {', '.join(header[:12])}{_nearest(header)}")
+        else:
+            lines.append(f"{name}, which is not read as a table")
+    if len(source.names) > SHOWN_TABLES:
+        lines.append(f"... and {len(source.names) - SHOWN_TABLES} more tables")
+    folders = sorted({posixpath.dirname(path) or "." for path in source.tree.images})
+    images = f"{len(source.tree.images)} images"
+    lines.append(f"{images} in {', '.join(folders[:5])}" if folders else "no images")
+    return "\nfound\n  " + "\n  ".join(lines) + "\n"
+
+
+def _nearest(header: list[str]) -> str:
+    """What a table lacks to be read as `csv`."""
+    if column_of(header, IMAGE_NAMES) is None:
+        return f" (nearest layout: csv; rename the column of image files to {IMAGE_NAMES[0]})"
+    if column_of(header, TEXT_NAMES) is None:
+        return f" (nearest layout: csv; rename the column of prompts to {TEXT_NAMES[1]}, or add mask or split)"
+    return " (nearest layout: csv; add a column mask or split)"
 
 
 def native_tables(source: LayoutSource) -> list[str]:

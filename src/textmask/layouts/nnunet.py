@@ -38,8 +38,8 @@ def read_nnunet(source: LayoutSource, options: LayoutOptions) -> Found:
         stem = posixpath.splitext(name)[0]
         if folder in PARTS:
             channel = CHANNEL.search(stem)
-            case = (folder, stem[: channel.start()] if channel else stem)
-            images.setdefault(case, []).append((int(channel[1]) if channel else 0, path))
+            key = (folder, stem[: channel.start()] if channel else stem)
+            images.setdefault(key, []).append((int(channel[1]) if channel else 0, path))
         else:
             masks[f"{folder}/{stem}"] = path
 
