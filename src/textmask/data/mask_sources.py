@@ -94,11 +94,11 @@ def annotation_mask(segmentation: object, size: tuple[int, int], name: str) -> B
             raise DataError(f"{name}: is not a polygon x, y, x, y, ... ({error}).") from error
         if len(points) < 3 or not np.isfinite(points).all():
             raise DataError(f"{name}: a polygon has {len(points)} points; expected at least 3.")
-        _fill(mask, points)
+        _fill_polygon(mask, points)
     return mask
 
 
-def _fill(mask: Bytes, points: np.ndarray) -> None:
+def _fill_polygon(mask: Bytes, points: np.ndarray) -> None:
     """Set the pixels whose center lies inside a polygon (x, y in pixels, even-odd); OpenCV would add its outline."""
     ends = np.roll(points, -1, axis=0)
     first = max(0, math.floor(points[:, 1].min()))

@@ -21,11 +21,11 @@ def read_coco(source: LayoutSource, options: LayoutOptions) -> Found:
     options.refuse_split("the split is in the name of the JSON or of its folder")
     entries: list[LayoutEntry] = []
     for table in coco_jsons(source):
-        entries += _entries(source, table, options.text_column or "caption")
+        entries += _annotated(source, table, options.text_column or "caption")
     return entries, ""
 
 
-def _entries(source: LayoutSource, table: str, text_key: str) -> list[LayoutEntry]:
+def _annotated(source: LayoutSource, table: str, text_key: str) -> list[LayoutEntry]:
     content = source.json(table)
     content = content if isinstance(content, dict) else {}
     folder = posixpath.dirname(table)
@@ -49,13 +49,13 @@ def _entries(source: LayoutSource, table: str, text_key: str) -> list[LayoutEntr
         masks.setdefault((item["image_id"], text), []).append(number)
 
     if boxes:
-        _warn(
+        _note(
             source,
             f"{table}: {boxes} annotations have no segmentation (only a box) and are left out",
         )
     blank = len(set(images) - {image for image, _ in masks})
     if blank:
-        _warn(source, f"{table}: {blank} images have no annotation and are left out")
+        _note(source, f"{table}: {blank} images have no annotation and are left out")
 
     entries = []
     for (image, text), numbers in masks.items():
@@ -70,5 +70,5 @@ def _entries(source: LayoutSource, table: str, text_key: str) -> list[LayoutEntr
     return entries
 
 
-def _warn(source: LayoutSource, what: str) -> None:
+def _note(source: LayoutSource, what: str) -> None:
     warnings.warn(f"{source.path}: {what}.", DataWarning, stacklevel=5)

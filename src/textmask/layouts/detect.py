@@ -167,7 +167,7 @@ def _found(source: LayoutSource) -> str:
         flat = not lower.endswith(".json") or _is_flat_list(source.content(name))
         header = source.header(name) if flat else []
         if header:
-            lines.append(f"{name} with the columns {', '.join(header[:12])}{_nearest(header)}")
+            lines.append(f"{name} with the columns {', '.join(header[:12])}{_what_lacks(header)}")
         else:
             lines.append(f"{name}, which is not read as a table")
     if len(source.names) > SHOWN_TABLES:
@@ -178,7 +178,7 @@ def _found(source: LayoutSource) -> str:
     return "\nfound\n  " + "\n  ".join(lines) + "\n"
 
 
-def _nearest(header: list[str]) -> str:
+def _what_lacks(header: list[str]) -> str:
     """What a table lacks to be read as `csv`."""
     if column_of(header, IMAGE_NAMES) is None:
         return f" (nearest layout: csv; rename the column of image files to {IMAGE_NAMES[0]})"

@@ -77,7 +77,7 @@ def structures(source: LayoutSource, manifest: Manifest) -> Manifest:
         DataError: dataset.json names no structure, or a label map has values that it does not name.
     """
     table = nnunet_json(source)[0]
-    labels, ignored = _labels(source.json(table), table)
+    labels, ignored = _named_structures(source.json(table), table)
     scan = scan_masks(manifest)
 
     rows: list[Row] = []
@@ -106,17 +106,17 @@ def structures(source: LayoutSource, manifest: Manifest) -> Manifest:
             "Correct the label maps or dataset.json."
         )
     if blank:
-        _warn(
+        _remark(
             source,
             f"{len(blank)} images show none of the structures and are left out, e.g. {blank[0]}",
         )
     if ignored and any(ignored & set(found.values) for found in scan.files.values()):
-        _warn(source, "pixels with the label 'ignore' count as background")
+        _remark(source, "pixels with the label 'ignore' count as background")
     names = {label[0]: name for name, label in labels.items() if len(label) == 1}
     return replace(manifest, rows=tuple(rows), classes=names)
 
 
-def _labels(content: object, table: str) -> tuple[dict[str, tuple[int, ...]], set[int]]:
+def _named_structures(content: object, table: str) -> tuple[dict[str, tuple[int, ...]], set[int]]:
     """Name of each structure -> its values, and the values to ignore.
 
     Version 2 maps names to values (several for a region), version 1 maps values to names.
@@ -155,5 +155,5 @@ def _refuse_volumes(source: LayoutSource, base: str) -> None:
         )
 
 
-def _warn(source: LayoutSource, what: str) -> None:
+def _remark(source: LayoutSource, what: str) -> None:
     warnings.warn(f"{source.path}: {what}.", DataWarning, stacklevel=4)
