@@ -49,13 +49,13 @@ def _annotated(source: LayoutSource, table: str, text_key: str) -> list[LayoutEn
         masks.setdefault((item["image_id"], text), []).append(number)
 
     if boxes:
-        _note(
+        _left_out(
             source,
             f"{table}: {boxes} annotations have no segmentation (only a box) and are left out",
         )
     blank = len(set(images) - {image for image, _ in masks})
     if blank:
-        _note(source, f"{table}: {blank} images have no annotation and are left out")
+        _left_out(source, f"{table}: {blank} images have no annotation and are left out")
 
     entries = []
     for (image, text), numbers in masks.items():
@@ -70,5 +70,5 @@ def _annotated(source: LayoutSource, table: str, text_key: str) -> list[LayoutEn
     return entries
 
 
-def _note(source: LayoutSource, what: str) -> None:
+def _left_out(source: LayoutSource, what: str) -> None:
     warnings.warn(f"{source.path}: {what}.", DataWarning, stacklevel=5)
