@@ -16,6 +16,7 @@ from textmask.data.cache_folder import cache_folder
 from textmask.data.content import file_hashes
 from textmask.data.manifest import SHOWN, Manifest, Row
 from textmask.data.manifest_cells import label_text
+from textmask.data.mask_sources import is_mask_source, source_mask
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import write_whole
 from textmask.io.images import Bytes
@@ -62,7 +63,7 @@ def scan_masks(
         cache_dir: folder of the cache; None means the user's.
         progress: called with (task, done, total) while masks are read.
     """
-    paths = sorted({row.mask for row in manifest.rows if row.mask})
+    paths = sorted({row.mask for row in manifest.rows if row.mask and not is_mask_source(row.mask)})
     images = sorted({row.image for row in manifest.rows})
     hashes = file_hashes(manifest, (*paths, *images), cache_dir, progress)
     identity = json.dumps([FORMAT, paths, sorted(hashes.items())])
@@ -138,7 +139,10 @@ def row_mask(manifest: Manifest, row: Row) -> Bytes:
     Raises:
         DataError: the mask cannot be read, or its values do not say what is foreground.
     """
-    return read_mask(manifest.mask_path(row), manifest.mask_rule, row.label)
+    path = manifest.mask_path(row)
+    if is_mask_source(row.mask):
+        return source_mask(path, row.label, row.image)
+    return read_mask(path, manifest.mask_rule, row.label)
 
 
 def refuse_same_pixels(row: Row, image: Bytes, mask: Bytes) -> None:

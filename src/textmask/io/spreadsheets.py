@@ -96,8 +96,67 @@ def read_xlsx(path: Path) -> tuple[list[str], Records]:
     return _split_header(records)
 
 
+def read_objects(path: Path) -> tuple[list[str], Records]:
+    """Read JSON Lines, or a JSON list of flat objects, as a table: the keys are the columns.
+
+    Of a list of strings the first is taken; a missing key is an empty cell.
+
+    Returns:
+        As `read_csv`; rows of JSON Lines have the number of their line, others count from 1.
+
+    Raises:
+        DataError: the file is unreadable, or it holds something else than objects.
+    """
+    items: list[tuple[int, object]] = []
+    if path.suffix.lower() == ".json":
+        content = read_json_records(path)
+        if not isinstance(content, list):
+            raise DataError(f"{path}: is not a JSON list; expected a list of objects, one per row.")
+        items = list(enumerate(content, start=1))
+    else:
+        for number, line in _json_lines(path):
+            try:
+                items.append((number, json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"{path} line {number}: is not JSON ({error}); expected one object per line."
+                ) from error
+
+    rows: list[tuple[int, dict[str, str]]] = []
+    for number, item in items:
+        if not isinstance(item, dict):
+            raise DataError(
+                f"{path} row {number}: is {type(item).__name__}; expected an object with an image and a text."
+            )
+        rows.append((number, {str(key): _json_cell(value) for key, value in item.items()}))
+    header = list(dict.fromkeys(key for _, row in rows for key in row))
+    if not header:
+        raise DataError(f"{path}: is empty; expected one object per row.")
+    return header, [(number, [row.get(key, "") for key in header]) for number, row in rows]
+
+
+def _json_lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise DataError(f"{path}: is larger than {MAX_TABLE_BYTES:,} bytes; split it.")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 JSON Lines ({error}).") from error
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _json_cell(value: object) -> str:
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
 def read_table(path: Path) -> tuple[list[str], Records]:
-    """Read a CSV (separated by commas, semicolons or tabs) or a workbook; short rows are padded with empty cells.
+    """Read a table: CSV (separated by commas, semicolons or tabs), workbook, JSON Lines or JSON list of objects.
+
+    Short rows are padded with empty cells.
 
     Returns:
         As `read_csv`.
@@ -107,6 +166,10 @@ def read_table(path: Path) -> tuple[list[str], Records]:
     """
     if path.suffix.lower() == ".xlsx":
         header, records = read_xlsx(path)
+    elif path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
+        header, records = read_objects(path)
+    elif path.suffix.lower() in (".tsv", ".tab"):
+        header, records = read_csv(path, "\t")
     else:
         header, records = read_csv(path)
         if len(header) == 1 and (other := next((mark for mark in ";\t" if mark in header[0]), "")):

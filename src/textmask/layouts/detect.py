@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from textmask.data.manifest import COLUMNS, REQUIRED
 from textmask.errors import DataError
-from textmask.io.spreadsheets import Records, column_of, read_json_records, read_table
-from textmask.layouts.pairing import Tree, named_kind
+from textmask.io.spreadsheets import Records, column_of, read_csv, read_json_records, read_table
+from textmask.layouts.pairing import TABLE_SUFFIXES, Tree, bare_stems, named_kind, stem_of
 
-IMAGE_NAMES = ("image", "img_name", "image_path", "image_name", "img", "filename", "file")
-MASK_NAMES = ("mask", "mask_name", "mask_path")
+IMAGE_NAMES = (
+    "image", "img_name", "image_path", "image_name", "img", "filename", "file", "file_name", "image_file", "img_path",
+)  # fmt: skip
+MASK_NAMES = ("mask", "mask_name", "mask_path", "mask_file_name", "mask_file")
 TEXT_NAMES = ("description", "text", "caption", "prompt", "sentence", "report")
 SPLIT_NAMES = ("split", "subset")
+SHOWN_TABLES = 5
 PROMPT_FOLDERS = ("prompt", "prompts")
 
 LOOKED_FOR = """looked for
   manifest         a CSV with the columns image, text, split (and mask, group, laterality, labelled)
-  csv              a CSV that names an image column and a mask or split column
+  imagefolder      metadata.jsonl or metadata.csv with file_name and text, in the folder of the images
+  nnunet           dataset.json with labels, next to imagesTr and labelsTr (PNG, TIFF, ...)
+  coco             a JSON object with the lists images, annotations (polygons or run lengths) and categories
+  csv              a CSV that names an image column and a mask or split column; a TSV, JSON Lines file, JSON list of
+                   objects or .txt with tabs that names an image column and a text, mask or split column
   lvit             *_text.xlsx (Image, Description) next to {Train,Val,Test}_Folder/{img,labelcol}
   languidemedseg   prompt/{train,test}.csv (Image, Description) next to {Train,Test}/{Images,GTs}
   sgseg            a JSON object train/valid/test of entries with image_path, caption
   medvlsm          anns/{train,val,test}.json, a list of entries with img_name, mask_name, prompts
   semi_medref_csv  {Train,Val,Test}_text*.csv (Image, text)
   madapter         *_{train,test}.csv (Image, Description)
-  folders          no table: {images,img,...} next to {masks,labelcol,lesion mask,...}, also below Train/ and Test/"""
+  folders          no table: {images,img,...} next to {masks,labelcol,lesion mask,...}, also below Train/ and Test/
+  name_pairs       no table: case.png and case_mask.png (or _seg, _gt, mask_case.png) in one folder"""
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,10 @@ class LayoutSource:
             DataError: `path` does not exist, or is a file but not a table.
         """
         if path.is_file():
-            if path.suffix.lower() not in (".csv", ".xlsx", ".json"):
+            if path.suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
                 raise DataError(
-                    f"{path}: is not a table; name the folder of a data set or its CSV, XLSX or JSON file."
+                    f"{path}: is not a table; name the folder of a data set or its table "
+                    f"({', '.join(TABLE_SUFFIXES)}, or .txt with tabs)."
                 )
             return cls(path, Tree.scan(path.parent), (path.name,))
         if not path.is_dir():
@@ -63,6 +72,8 @@ class LayoutSource:
                 f"{path}: no such file or folder. Name the folder of a data set or its table."
             )
         tree = Tree.scan(path)
+        texts = [file.name for file in sorted(path.glob("*.[tT][xX][tT]")) if is_text_table(file)]
+        tree = replace(tree, tables=tuple(sorted((*tree.tables, *texts))))
         return cls(path, tree, tree.tables)
 
     def named(self, suffix: str) -> list[str]:
@@ -72,6 +83,16 @@ class LayoutSource:
     def top_csv(self) -> list[str]:
         """CSVs in the folder itself; CSVs in sub-folders belong to folder layouts."""
         return [name for name in self.named(".csv") if "/" not in name]
+
+    def top_others(self) -> list[str]:
+        """Tables in the folder itself that are neither CSV files nor workbooks."""
+        found = []
+        for name in self.names:
+            lower = name.lower()
+            flat = not lower.endswith(".json") or _is_flat_list(self.content(name))
+            if "/" not in name and flat and not lower.endswith((".csv", ".xlsx")):
+                found.append(name)
+        return found
 
     def table(self, name: str) -> tuple[list[str], Records]:
         """Header and rows of a CSV or workbook."""
@@ -94,9 +115,10 @@ class LayoutSource:
 
     def json(self, name: str) -> object:
         """Content of a JSON file."""
-        if name not in self._read:
-            self._read[name] = read_json_records(self.tree.root / name)
-        return self._read[name]
+        key = f"{name} as JSON"
+        if key not in self._read:
+            self._read[key] = read_json_records(self.tree.root / name)
+        return self._read[key]
 
     def header(self, name: str) -> list[str]:
         """Column names; empty for a table that cannot be read, unless the user named it."""
@@ -134,7 +156,35 @@ def detect_in(source: LayoutSource) -> str:
         if folders
         else ""
     )
-    raise DataError(f"{source.path}: no layout recognized; {LOOKED_FOR}{hint}")
+    raise DataError(f"{source.path}: no layout recognized.{_found(source)} {LOOKED_FOR}{hint}")
+
+
+def _found(source: LayoutSource) -> str:
+    """What a data set contains, when no layout fits: its tables with their columns, and how many images."""
+    lines = []
+    for name in source.names[:SHOWN_TABLES]:
+        lower = name.lower()
+        flat = not lower.endswith(".json") or _is_flat_list(source.content(name))
+        header = source.header(name) if flat else []
+        if header:
+            lines.append(f"{name} with the columns {', '.join(header[:12])}{_what_lacks(header)}")
+        else:
+            lines.append(f"{name}, which is not read as a table")
+    if len(source.names) > SHOWN_TABLES:
+        lines.append(f"... and {len(source.names) - SHOWN_TABLES} more tables")
+    folders = sorted({posixpath.dirname(path) or "." for path in source.tree.images})
+    images = f"{len(source.tree.images)} images"
+    lines.append(f"{images} in {', '.join(folders[:5])}" if folders else "no images")
+    return "\nfound\n  " + "\n  ".join(lines) + "\n"
+
+
+def _what_lacks(header: list[str]) -> str:
+    """What a table lacks to be read as `csv`."""
+    if column_of(header, IMAGE_NAMES) is None:
+        return f" (nearest layout: csv; rename the column of image files to {IMAGE_NAMES[0]})"
+    if column_of(header, TEXT_NAMES) is None:
+        return f" (nearest layout: csv; rename the column of prompts to {TEXT_NAMES[1]}, or add mask or split)"
+    return " (nearest layout: csv; add a column mask or split)"
 
 
 def native_tables(source: LayoutSource) -> list[str]:
@@ -143,7 +193,9 @@ def native_tables(source: LayoutSource) -> list[str]:
     names = source.top_csv()
     if "manifest.csv" in names:
         return ["manifest.csv"]
-    return [name for name in names if set(REQUIRED) <= set(source.header(name)) <= set(COLUMNS)]
+    fits = [name for name in names if set(REQUIRED) <= set(source.header(name)) <= set(COLUMNS)]
+    # the manifest has commas; the same columns with semicolons are somebody's own table
+    return [name for name in fits if len(read_csv(source.tree.root / name)[0]) > 1]
 
 
 def plain_tables(source: LayoutSource) -> list[str]:
@@ -154,7 +206,44 @@ def plain_tables(source: LayoutSource) -> list[str]:
         more = splits or column_of(header, MASK_NAMES) or column_of(header, SPLIT_NAMES)
         return column_of(header, IMAGE_NAMES) is not None and bool(more)
 
-    return [name for name in source.top_csv() if fits(source.header(name))]
+    # a CSV with prompts alone belongs to a published layout
+    found = [name for name in source.top_csv() if fits(source.header(name))]
+    for name in source.top_others():
+        header = source.header(name)
+        texts = column_of(header, IMAGE_NAMES) and column_of(header, TEXT_NAMES)
+        if texts or fits(header):
+            found.append(name)
+    return found
+
+
+def metadata_tables(source: LayoutSource) -> list[str]:
+    """metadata.jsonl or metadata.csv of Hugging Face image folders, whose names start from the folder of the table."""
+    found = []
+    for name in source.names:
+        base = posixpath.basename(name).lower()
+        if base in ("metadata.jsonl", "metadata.csv") and "file_name" in source.header(name):
+            found.append(name)
+    return found
+
+
+def is_text_table(path: Path) -> bool:
+    """Whether a .txt file begins with a header that names an image column, and not with prose."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            head = file.readline(10_000)
+    except (OSError, UnicodeDecodeError):
+        return False
+    for mark in "\t;,":
+        cells = [cell.strip() for cell in head.split(mark)]
+        if len(cells) > 1 and column_of(cells, IMAGE_NAMES):
+            return True
+    return False
+
+
+def _is_flat_list(content: object) -> bool:
+    """Whether JSON is a list of objects of strings and numbers, which is a table."""
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, dict) and not any(isinstance(v, dict) for v in first.values())
 
 
 def text_tables(
@@ -209,8 +298,55 @@ def mask_folders(source: LayoutSource) -> list[str]:
     )
 
 
-TESTS: dict[str, Callable[[LayoutSource], list[str]]] = {
+def mask_pairs(source: LayoutSource) -> dict[str, str]:
+    """Mask -> image of the same folder, by names such as case_mask.png; empty if there is any table."""
+    if source.names:
+        return {}
+    stems: dict[tuple[str, str], str] = {}
+    for path in source.tree.images:
+        stems.setdefault((posixpath.dirname(path), stem_of(path).lower()), path)
+    found = {}
+    for path in source.tree.images:
+        folder = posixpath.dirname(path)
+        for bare in bare_stems(stem_of(path).lower()):
+            if (folder, bare) in stems:
+                found[path] = stems[folder, bare]
+                break
+    return found
+
+
+def nnunet_json(source: LayoutSource) -> list[str]:
+    """dataset.json of an nnU-Net raw data set: it has labels, and a folder imagesTr beside it."""
+    found = []
+    for name in source.named(".json"):
+        folder = source.tree.root / posixpath.dirname(name) / "imagesTr"
+        if posixpath.basename(name) == "dataset.json" and folder.is_dir():
+            content = source.content(name)
+            if isinstance(content, dict) and "labels" in content:
+                found.append(name)
+    return found
+
+
+def coco_jsons(source: LayoutSource) -> list[str]:
+    """COCO files: objects with the lists images and annotations, of which one has a segmentation."""
+
+    def fits(content: object) -> bool:
+        if not isinstance(content, dict):
+            return False
+        images, annotations = content.get("images"), content.get("annotations")
+        if not (isinstance(images, list) and isinstance(annotations, list)):
+            return False
+        objects = all(isinstance(item, dict) for item in (*images, *annotations))
+        return objects and any(item.get("segmentation") for item in annotations)
+
+    return [name for name in source.named(".json") if fits(source.content(name))]
+
+
+TESTS: dict[str, Callable[[LayoutSource], Collection[str]]] = {
     "manifest": native_tables,
+    "imagefolder": metadata_tables,
+    "nnunet": nnunet_json,
+    "coco": coco_jsons,
     "csv": plain_tables,
     "lvit": lambda source: text_tables(source, ".xlsx"),
     "languidemedseg": prompt_tables,
@@ -219,5 +355,6 @@ TESTS: dict[str, Callable[[LayoutSource], list[str]]] = {
     "semi_medref_csv": lambda source: text_tables(source, texts=("text",)),
     "madapter": lambda source: text_tables(source, texts=("description",)),
     "folders": mask_folders,
+    "name_pairs": mask_pairs,
 }
 LAYOUTS = tuple(TESTS)

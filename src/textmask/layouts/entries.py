@@ -22,7 +22,14 @@ from textmask.layouts.detect import (
     prompt_tables,
     text_tables,
 )
-from textmask.layouts.pairing import SUFFIXES, folder_split, named_kind, split_of, stem_of
+from textmask.layouts.pairing import (
+    SUFFIXES,
+    bare_stems,
+    folder_split,
+    named_kind,
+    split_of,
+    stem_of,
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,17 @@ class LayoutOptions:
         if self.split_column is not None:
             raise ConfigError(
                 f"split_column={self.split_column!r} does not apply to this layout: {why}."
+            )
+
+    def refuse_text(self, why: str) -> None:
+        """Check that no `text_column` was given, which has no meaning in some layouts.
+
+        Raises:
+            ConfigError: it was given.
+        """
+        if self.text_column is not None:
+            raise ConfigError(
+                f"text_column={self.text_column!r} does not apply to this layout: {why}."
             )
 
 
@@ -165,10 +183,7 @@ def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
         ConfigError: a text or split column was given.
     """
     options.refuse_split("the split is the name of the folder")
-    if options.text_column is not None:
-        raise ConfigError(
-            f"text_column={options.text_column!r} does not apply to this layout: it has no prompts."
-        )
+    options.refuse_text("it has no prompts")
 
     found: dict[tuple[str, str], str] = {}
     images = [path for path in source.tree.images if named_kind(path) == "image"]
@@ -179,7 +194,7 @@ def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
     # a mask without an image is probably a mistake
     masks = {stem_of(path).lower() for path in source.tree.of_kind("mask")}
     names = {name for _, name in found}
-    alone = sorted(stem for stem in masks if not names & {stem, stem.removeprefix("mask_")})
+    alone = sorted(stem for stem in masks if not names & {stem, *bare_stems(stem)})
     if alone:
         _warn(
             f"{source.path}: {len(alone)} masks have no image and are left out, the first: {alone[0]}."

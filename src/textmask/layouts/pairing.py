@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,16 +15,22 @@ from textmask.data.manifest import SPLIT_ALIASES
 Kind = Literal["image", "mask"]
 
 # if two files have the same name, the earlier suffix is taken
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-IMAGE_FOLDERS = {"img", "imgs", "image", "images", "frames", "original"}
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".webp", ".jp2", ".gif")
+IMAGE_FOLDERS = {"img", "imgs", "image", "images", "frames", "original", "imagestr", "imagests"}
 MASK_FOLDERS = {
     "labelcol", "gts", "gt", "ground-truths", "ground truth", "ground_truth", "ground-truth",
-    "mask", "masks", "bin_masks", "labels", "label", "lesion mask",
+    "mask", "masks", "bin_masks", "labels", "label", "lesion mask", "labelstr", "labelsts",
 }  # fmt: skip
 # BM-Seg: masks of something else under the names of the images; not scanned
 OTHER_FOLDERS = {"bone mask"}
-TABLE_SUFFIXES = (".csv", ".json", ".xlsx")
+TABLE_SUFFIXES = (".csv", ".json", ".xlsx", ".tsv", ".tab", ".jsonl", ".ndjson")
 MAX_DEPTH = 5
+# words that make the name of a mask of the name of its image
+MASK_WORD = r"(?:mask|masks|seg|segmentation|gt|groundtruth|ground_truth|labelmap)"
+MASK_STEMS = (
+    re.compile(rf"{MASK_WORD}[_-](.+)"),
+    re.compile(rf"(.+?)[_-]{MASK_WORD}(?:[_-]\d{{1,3}})?"),
+)
 
 
 def folder_split(name: str) -> str | None:
@@ -37,6 +44,12 @@ def stem_of(name: str) -> str:
     base = PurePosixPath(name.strip().replace("\\", "/")).name
     stem, suffix = os.path.splitext(base)
     return stem if suffix.lower() in SUFFIXES else base
+
+
+def bare_stems(stem: str) -> list[str]:
+    """The names of images that the name of a mask may mean, in lower case: case_mask, mask_case -> case."""
+    matches = [pattern.fullmatch(stem.lower()) for pattern in MASK_STEMS]
+    return [match[1] for match in matches if match]
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,22 @@ class Tree:
             for stem in _spellings(kind, stem_of(name).lower()):
                 if stem in files:
                     return _best(files[stem], name), split if split in splits else splits[0]
+            # case.png -> case_mask.png, if only one mask has such a name
+            if kind == "mask" and len(named := self._masks_of(split, stem_of(name).lower())) == 1:
+                return named[0], split if split in splits else splits[0]
         return None
+
+    def _masks_of(self, split: str, stem: str) -> list[str]:
+        """Masks whose name is `stem` and a word for masks."""
+        return self._bare_masks.get((split, stem), [])
+
+    @cached_property
+    def _bare_masks(self) -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {}
+        for path in self.of_kind("mask"):
+            for bare in bare_stems(stem_of(path)):
+                found.setdefault((split_of(path), bare), []).append(path)
+        return found
 
 
 def _spellings(kind: Kind, stem: str) -> tuple[str, str]:

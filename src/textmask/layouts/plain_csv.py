@@ -1,7 +1,8 @@
-"""Reads a CSV with one row per image and any of the usual column names."""
+"""Reads tables (CSV, TSV, JSON Lines, JSON lists) with one row per image and any of the usual column names."""
 
 from __future__ import annotations
 
+import posixpath
 import re
 import warnings
 from dataclasses import dataclass, replace
@@ -16,10 +17,11 @@ from textmask.layouts.detect import (
     SPLIT_NAMES,
     TEXT_NAMES,
     LayoutSource,
+    metadata_tables,
     plain_tables,
 )
 from textmask.layouts.entries import Found, LayoutEntry, LayoutOptions, splits_in_name
-from textmask.layouts.pairing import SUFFIXES
+from textmask.layouts.pairing import SUFFIXES, split_of
 
 GROUP_NAMES = (
     "group",
@@ -71,7 +73,7 @@ def read_plain(source: LayoutSource, options: LayoutOptions) -> Found:
 
 def _select(source: LayoutSource) -> list[str]:
     """The table to read, or all tables if each is named after a split."""
-    tables = plain_tables(source) or source.top_csv()
+    tables = plain_tables(source) or source.top_csv() or source.top_others()
 
     # several tables: one per split, or one with a usual name
     preferred = [table for table in tables if Path(table).stem.lower() in PREFERRED]
@@ -84,7 +86,9 @@ def _select(source: LayoutSource) -> list[str]:
     return preferred[:1]
 
 
-def _entries(source: LayoutSource, table: str, columns: Columns) -> list[LayoutEntry]:
+def _entries(
+    source: LayoutSource, table: str, columns: Columns, named: str = ""
+) -> list[LayoutEntry]:
     header, records = source.rows(table)
     label = column_of(header, LABEL_NAMES)
     if label and columns.mask is None:
@@ -92,7 +96,7 @@ def _entries(source: LayoutSource, table: str, columns: Columns) -> list[LayoutE
         cells = [row[header.index(label)] for _, row in records]
         if any(cell.lower().endswith(SUFFIXES) for cell in cells):
             columns = replace(columns, mask=label)
-    named = next(iter(splits_in_name(table)), "")
+    named = named or next(iter(splits_in_name(table)), "")
     if columns.split is None and not named:
         where = source.tree.root / table
         warnings.warn(
@@ -113,6 +117,27 @@ def _entries(source: LayoutSource, table: str, columns: Columns) -> list[LayoutE
         )
 
     return [entry(number, cells) for number, cells in records]
+
+
+def read_imagefolder(source: LayoutSource, options: LayoutOptions) -> Found:
+    """Hugging Face image folders: metadata.jsonl or metadata.csv beside the images, usually one per split."""
+    entries = []
+    for table in metadata_tables(source):
+        header, _ = source.table(table)
+        columns = replace(pick_columns(header, options, table), image="file_name")
+        folder = posixpath.dirname(table)
+        split = split_of(table)
+        if columns.split is None and not split:
+            warnings.warn(
+                f"{source.tree.root / table}: neither a column nor a folder names a split; every row is 'train'.",
+                DataWarning,
+                stacklevel=4,
+            )
+        for entry in _entries(source, table, columns, split or "train"):
+            name = posixpath.join(folder, entry.name)
+            mask = posixpath.join(folder, entry.mask) if entry.mask else entry.mask
+            entries.append(replace(entry, name=name, mask=mask))
+    return entries, ""
 
 
 def pick_columns(header: list[str], options: LayoutOptions, table: str) -> Columns:

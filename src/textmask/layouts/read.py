@@ -10,6 +10,7 @@ from textmask.data.manifest import Manifest, Row, own_mask_problem, read_manifes
 from textmask.data.published import group_of, identify, known_laterality
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.io.paths import Fence
+from textmask.layouts.coco import read_coco
 from textmask.layouts.detect import LAYOUTS, LOOKED_FOR, LayoutSource, detect_in, native_tables
 from textmask.layouts.entries import (
     LayoutEntry,
@@ -23,8 +24,10 @@ from textmask.layouts.entries import (
     read_semi_medref,
     read_sgseg,
 )
+from textmask.layouts.name_pairs import read_name_pairs
+from textmask.layouts.nnunet import read_nnunet, structures
 from textmask.layouts.pairing import stem_of
-from textmask.layouts.plain_csv import read_plain
+from textmask.layouts.plain_csv import read_imagefolder, read_plain
 from textmask.layouts.rows import Pairing
 from textmask.layouts.unused import warn_about_unused_tables
 from textmask.statement import Laterality
@@ -32,6 +35,9 @@ from textmask.statement import Laterality
 __all__ = ["LAYOUTS", "detect", "read_layout"]
 
 READERS: dict[str, Reader] = {
+    "imagefolder": read_imagefolder,
+    "nnunet": read_nnunet,
+    "coco": read_coco,
     "csv": read_plain,
     "lvit": read_lvit,
     "languidemedseg": read_languidemedseg,
@@ -40,6 +46,7 @@ READERS: dict[str, Reader] = {
     "semi_medref_csv": read_semi_medref,
     "madapter": read_madapter,
     "folders": read_folders,
+    "name_pairs": read_name_pairs,
 }
 
 
@@ -91,6 +98,8 @@ def read_layout(
             raise DataError(f"{path}: has no rows in the layout {layout!r}; {LOOKED_FOR}")
         manifest = _manifest(source, entries, layout, how)
         used = {entry.where for entry in entries}
+        if layout == "nnunet":
+            manifest = structures(source, manifest)
     prompts = any(row.text for row in manifest.rows)
     warn_about_unused_tables(source, used, prompts=prompts)
 
@@ -123,8 +132,9 @@ def _manifest(source: LayoutSource, entries: list[LayoutEntry], layout: str, how
     pairing.raise_any(source.path)
 
     if layout != "csv":
-        _warn_unused(source, {row.image for row in rows})
-    warn_about_texts([row.text for row in rows], source.path)
+        _warn_unused(source, {path for row in rows for path in (row.image, row.mask) if path})
+    if layout != "nnunet":  # the names of the structures become the prompts
+        warn_about_texts([row.text for row in rows], source.path)
     return _with_known_facts(source, list(rows), f"{layout}: {how}" if how else layout)
 
 

@@ -44,9 +44,10 @@ class Pairing:
         # a path from the folder of the data set needs no search; without a mask column it is the path of the image
         exact = posixpath.normpath(name)
         named = kind == "image" or bool(entry.mask)
+        inside = kind == "mask" and bool(entry.label) and exact in self.tree.tables
         found = (
             (exact, splits[0])
-            if named and exact in self.tree.known
+            if inside or (named and exact in self.tree.known)
             else self.tree.find(kind, name, splits)
         )
         if found is None:
