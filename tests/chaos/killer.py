@@ -62,6 +62,12 @@ def trials(pristine: Path, work: Path, arguments: list[str]) -> None:
     import textmask.reports.page  # noqa: F401
 
     torch.set_num_threads(1)
+    # once to the end: what is imported and compiled now is there in all forks
+    warm = work / "warm"
+    shutil.copytree(pristine, warm)
+    run([argument.replace("{work}", str(warm)) for argument in arguments], str(warm), 0)
+    shutil.rmtree(warm)
+
     for number in range(1, MOST):
         copy = work / str(number)
         shutil.copytree(pristine, copy)

@@ -68,6 +68,7 @@ def leftovers(folder):
     return list(folder.rglob(f"*{UNFINISHED}"))
 
 
+@pytest.mark.slow
 def test_evaluate_leaves_the_old_evaluation_or_the_new_one(pristine, data, tmp_path):
     run = "{work}/run"
     arguments = ["evaluate", run, data, "--seed", 1, "--no-surface"]

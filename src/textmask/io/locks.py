@@ -27,7 +27,7 @@ _HELD: ContextVar[tuple[Path, ...]] = ContextVar("held_locks", default=())
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, doing: str = "written") -> Iterator[None]:
     """Hold the lock of a folder, and first remove what dead writers left unfinished in it.
 
     The lock is a file in the folder, so it works between the hosts of shared storage. A block inside another one of
@@ -35,12 +35,13 @@ def only_writer(folder: Path) -> Iterator[None]:
 
     Args:
         folder: created if it is missing.
+        doing: what the message says of the folder: it is being ... by another process.
 
     Raises:
         BusyError: another process or thread writes there; the message names it.
         DataError: the folder cannot be created or written.
     """
-    with _held(folder, LOCK, HOLDER):
+    with _held(folder, LOCK, HOLDER, doing):
         remove_unfinished(folder)
         yield
 
@@ -55,13 +56,13 @@ def only_replacer(path: Path) -> Iterator[None]:
     Raises:
         BusyError, DataError: as `only_writer`.
     """
-    with _held(path.parent, f".{path.name}{LOCK}", f".{path.name}{HOLDER}"):
+    with _held(path.parent, f".{path.name}{LOCK}", f".{path.name}{HOLDER}", "written"):
         remove_unfinished(path.parent)
         yield
 
 
 @contextmanager
-def _held(folder: Path, lock_name: str, holder_name: str) -> Iterator[None]:
+def _held(folder: Path, lock_name: str, holder_name: str, doing: str) -> Iterator[None]:
     key = folder.resolve() / lock_name
     held = _HELD.get()
     if key in held:
@@ -73,7 +74,7 @@ def _held(folder: Path, lock_name: str, holder_name: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise BusyError(_busy(folder, folder / holder_name)) from None
+        raise BusyError(_busy(folder, folder / holder_name, doing)) from None
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error.strerror}). {what_to_do(error.errno)}"
@@ -123,7 +124,7 @@ def _this_process() -> dict[str, str | int]:
     }
 
 
-def _busy(folder: Path, holder: Path) -> str:
+def _busy(folder: Path, holder: Path, doing: str) -> str:
     """The message for a folder that another writer holds."""
     try:
         who = json.loads(holder.read_text(encoding="utf-8"))
@@ -131,6 +132,6 @@ def _busy(folder: Path, holder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         writer = "another process"
     return (
-        f"{folder} is being written by {writer}. Wait until it has ended, stop it, or choose another folder with "
+        f"{folder} is being {doing} by {writer}. Wait until it has ended, stop it, or choose another folder with "
         "--out. The lock is released when that process ends."
     )

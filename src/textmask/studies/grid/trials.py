@@ -170,7 +170,7 @@ class TrialSet:
             CheckpointError: the trial cannot be written or read.
             DataError: the file of the labelled list has changed.
         """
-        with only_writer(trial.path):
+        with only_writer(trial.path, "trained"):
             finished = self.read(trial)
             if finished is not None:
                 return finished
