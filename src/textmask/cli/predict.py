@@ -91,7 +91,7 @@ def predict_command(
         typer.Option(
             "--prompt",
             metavar="TEXT",
-            help="Further prompt; repeatable. Adds one label map per image.",
+            help="Further prompt, with one label map per image; repeatable (default: none).",
         ),
     ] = None,
     tta: Annotated[
