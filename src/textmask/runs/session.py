@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -60,6 +61,20 @@ def device_of(method: torch.nn.Module) -> torch.device:
     return next(chain(method.parameters(), method.buffers()), torch.empty(0)).device
 
 
+def slow_bf16(device: str) -> bool:
+    """Whether a device is a CPU that computes bf16 in software, which is many times slower than fp32.
+
+    Args:
+        device: `cpu`, or `auto` for the device that this machine prefers.
+    """
+    if device not in ("cpu", "auto") or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    if device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return False
+    # the same question that torch asks before it chooses a kernel
+    return not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def refuse_not_finite(probability: np.ndarray, what: str) -> None:
     """Refuse probabilities with NaN: thresholded they are an empty mask, which reads as "nothing found".
 
@@ -108,13 +123,16 @@ class Session:
     ) -> None:
         self.method = method
         self.device = device_of(method) if device is None else find_device(device)
-        self.precision = precision or recipe.precision
+        declared = recipe.precision
+        if declared == "bf16" and slow_bf16(self.device.type):
+            declared = "fp32"
+        self.precision = precision or declared
         if device is not None:
             method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @contextmanager
     def running(self) -> Iterator[Method]:
-        """The method in eval mode, without gradients, in the precision of its recipe."""
+        """The method in eval mode, without gradients, in the precision of its recipe; fp32 where bf16 is software."""
         # fp32 means fp32 on every device, so that masks do not depend on it
         bf16, kind = self.precision == "bf16", self.device.type
         exact = nullcontext() if bf16 or kind != "cuda" else _TF32_OFF

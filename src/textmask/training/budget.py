@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-
-import torch
 
 from textmask.config import Ramp, Recipe, Stage
 from textmask.data.loaders import one_pass
@@ -155,16 +152,6 @@ def fit_stage(
         changes.append(f"epochs {stage.epochs} -> {epochs}")
     why = f"{labelled} images would give {planned} steps, the budget is {stage.steps}"
     return fitted, f"{', '.join(changes) or 'several passes per epoch'}, because {why}"
-
-
-def slow_bf16(accelerator: str) -> bool:
-    """Whether this machine trains on a CPU that computes bf16 in software, which is many times slower than fp32."""
-    if accelerator not in ("cpu", "auto") or platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    if accelerator == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        return False
-    # the same question that torch asks before it chooses a kernel
-    return not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _stretched(weight: float | Ramp, longer: float) -> float | Ramp:

@@ -25,7 +25,8 @@ from textmask.runs import checkpoint
 from textmask.runs.data_options import DataOptions
 from textmask.runs.environment import deterministic, prepare_cpu
 from textmask.runs.folder import RunFolder
-from textmask.training.budget import StagePlan, StepTimer, few_steps, plan_training, slow_bf16
+from textmask.runs.session import slow_bf16
+from textmask.training.budget import StagePlan, StepTimer, few_steps, plan_training
 from textmask.training.console import TrainConsole
 from textmask.training.empty_text import refuse_empty_text
 from textmask.training.init import load_init, stored_init
