@@ -1,6 +1,7 @@
 """`textmask cache`: what is kept, and how it is removed."""
 
 import os
+import shutil
 
 from typer.testing import CliRunner
 
@@ -37,3 +38,21 @@ def test_a_limit_is_shown(monkeypatch, tmp_path):
     monkeypatch.setenv("TEXTMASK_CACHE", str(tmp_path))
     monkeypatch.setenv("TEXTMASK_CACHE_LIMIT", "2G")
     assert "limit: 2 GB" in call("ls")
+
+
+def test_verify_finds_a_change_that_keeps_size_and_time(phantom_manifest, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEXTMASK_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "data"
+    shutil.copytree(phantom_manifest.root, folder)
+    path = folder / phantom_manifest.rows[0].image
+    words = ["data", "inspect", str(folder / "manifest.csv"), "--verify"]
+    assert "has the content that is known" in " ".join(runner.invoke(app, words).output.split())
+    stat, changed = path.stat(), bytearray(path.read_bytes())
+    changed[-20] ^= 1  # in the checksum of the last chunk, so that the image still opens
+    path.write_bytes(changed)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    found = runner.invoke(app, words)
+    assert (
+        f"1 files changed although their size and time did not, e.g. {phantom_manifest.rows[0].image}"
+        in (" ".join((found.output + (found.stderr or "")).split()))
+    )

@@ -21,12 +21,14 @@ from textmask.cli.options import (
     MergeValid,
     SplitColumn,
     TextColumn,
+    Verify,
     check_zone_map,
     data_options,
     print_table,
     progress_bars,
     read_data,
     say,
+    verify_data,
 )
 from textmask.errors import choose
 
@@ -54,6 +56,7 @@ def inspect(
     classes: Classes = None,
     absent: Absent = None,
     pixels: Annotated[bool, typer.Option(help="Open the images and masks too.")] = True,
+    verify: Verify = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 1 on warnings too (default: errors).")
     ] = False,
@@ -86,6 +89,8 @@ def inspect(
         grammar=grammar,
     )
     manifest = read_data(path, options)
+    if verify:
+        verify_data(manifest)
     found = options.layout if options.layout != "auto" else detect(path)
     say(f"{manifest.name or path}: layout {found}, {len(manifest)} rows")
 

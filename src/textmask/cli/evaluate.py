@@ -24,6 +24,7 @@ from textmask.cli.options import (
     Split,
     SplitColumn,
     TextColumn,
+    Verify,
     ZoneMap,
     check_zone_map,
     data_options,
@@ -32,6 +33,7 @@ from textmask.cli.options import (
     progress_bars,
     read_run_data,
     say,
+    verify_data,
 )
 from textmask.errors import ConfigError
 
@@ -70,6 +72,7 @@ def evaluate_command(
     zones: ZoneMap = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
+    verify: Verify = False,
 ) -> None:
     """Score a run next to its baselines, with intervals, and write a report.
 
@@ -96,6 +99,8 @@ def evaluate_command(
         absent=absent,
     )
     manifest = read_run_data(record, data, options)
+    if verify:
+        verify_data(manifest, cache_dir)
     manifest.rows_of(split)
 
     from textmask.evaluation.agreement import agreement_cells, agreement_lines

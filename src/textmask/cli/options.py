@@ -59,6 +59,13 @@ def check_device(name: str) -> str:
 RunPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run folder, or `default` for the bundled model.")
 ]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Read every image and mask again, whatever its size and time (default: changed files).",
+    ),
+]
 DataPath = Annotated[
     Path, typer.Argument(metavar="DATA", help="Manifest, or data in a published layout.")
 ]
@@ -303,6 +310,23 @@ def option_words(options: DataOptions) -> str:
     if options.absent:
         words.append("--absent")
     return shlex.join(words)
+
+
+def verify_data(manifest: Manifest, cache_dir: Path | None = None) -> None:
+    """Read every file of a data set again, and say which changed without a new size or time."""
+    from textmask.data.content import verify_contents
+
+    with progress_bars() as step:
+        changed = verify_contents(manifest, cache_dir, step)
+    if not changed:
+        say(f"{manifest.name or manifest.root}: every file has the content that is known of it")
+        return
+    shown = ", ".join(changed[:5])
+    complain(
+        f"warning: {len(changed)} files changed although their size and time did not, e.g. {shown}. "
+        "What was decoded from them is decoded again.",
+        "yellow",
+    )
 
 
 def read_data(path: Path, options: DataOptions) -> Manifest:

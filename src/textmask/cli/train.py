@@ -30,6 +30,7 @@ from textmask.cli.options import (
     Settings,
     SplitColumn,
     TextColumn,
+    Verify,
     chosen_preset,
     complain,
     data_options,
@@ -39,6 +40,7 @@ from textmask.cli.options import (
     read_seeds,
     require_file,
     say,
+    verify_data,
 )
 from textmask.config import frozen
 from textmask.errors import ConfigError, DataError, choose
@@ -163,6 +165,7 @@ def train_command(
         ),
     ] = None,
     cache_dir: CacheDir = None,
+    verify: Verify = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Hide the progress bar.")] = False,
 ) -> None:
     """Train a method and write a run folder.
@@ -211,6 +214,8 @@ def train_command(
         allow_empty_text=allow_empty_text,
     )
     manifest = read_data(plan.data, options)
+    if verify:
+        verify_data(manifest, cache_dir)
 
     from textmask.runs.session import fabric_device, find_device
     from textmask.training.loop import TrainOptions
