@@ -1,6 +1,7 @@
 """Small train splits: the budget of steps, the plan that is printed, and warnings about scores that mean little."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -181,3 +182,25 @@ def test_a_cpu_without_bf16_trains_in_fp32_and_says_so(
         assert json.loads((run / "data.json").read_text())["trained_in"] == name
         assert json.loads((run / "recipe.json").read_text())["precision"] == "bf16"
         assert ("no bf16 instructions" in capsys.readouterr().out) == software
+
+
+def test_images_that_are_never_flipped_are_counted(phantom_manifest, tmp_path):
+    rows = list(phantom_manifest.rows)
+    for i in [i for i, row in enumerate(rows) if row.split == "train"][:3]:
+        rows[i] = replace(rows[i], text="opacity in the right middle lobe")
+    manifest = replace(phantom_manifest, rows=tuple(rows))
+    recipe = get_method("unet").recipe().smoke()
+    counts = {}
+    for flip in (0.0, 0.5):
+        augment = recipe.stages[0].augment.model_copy(update={"flip": flip})
+        stage = recipe.stages[0].model_copy(update={"augment": augment})
+        out = tmp_path / str(flip)
+        train(
+            recipe.model_copy(update={"stages": (stage,)}),
+            manifest,
+            out,
+            cache_dir=tmp_path,
+            progress=False,
+        )
+        counts[flip] = json.loads((out / "data.json").read_text())["plan"][0]["not_flipped"]
+    assert counts == {0.0: 0, 0.5: 3}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from textmask.config import Ramp, Recipe, Stage
 from textmask.data.loaders import one_pass
+from textmask.text.edit import mirror
 from textmask.training.labels import unlabelled_rows
 from textmask.training.splits import TrainSplits
 
@@ -31,6 +33,7 @@ class StagePlan:
         steps_per_epoch: optimizer steps; repeated passes over the images if the images are few.
         trains: False for a stage without gradient.
         adapted: what differs from the recipe, and why; "" if nothing does.
+        not_flipped: labelled images whose prompt cannot be mirrored, so that they are never flipped; 0 without flips.
     """
 
     stage: str
@@ -41,6 +44,7 @@ class StagePlan:
     steps_per_epoch: int
     trains: bool
     adapted: str = ""
+    not_flipped: int = 0
 
     @property
     def steps(self) -> int:
@@ -61,6 +65,10 @@ class StagePlan:
         ]
         if self.adapted:
             lines.append(f"  adapted: {self.adapted}")
+        if self.not_flipped:
+            lines.append(
+                f"  {self.not_flipped} images are never flipped, because their prompts cannot be mirrored"
+            )
         return lines
 
     def record(self) -> dict[str, object]:
@@ -92,6 +100,7 @@ def plan_training(
                     steps_per_epoch=one_pass(fitted, len(usable), unlabelled),
                     trains=stage.optim is not None,
                     adapted=adapted,
+                    not_flipped=_not_flipped(fitted, [splits.train.prompts[i] for i in usable]),
                 )
             )
     return recipe.model_copy(update={"stages": tuple(stages)}), plans
@@ -152,6 +161,13 @@ def fit_stage(
         changes.append(f"epochs {stage.epochs} -> {epochs}")
     why = f"{labelled} images would give {planned} steps, the budget is {stage.steps}"
     return fitted, f"{', '.join(changes) or 'several passes per epoch'}, because {why}"
+
+
+def _not_flipped(stage: Stage, prompts: Sequence[str]) -> int:
+    if stage.optim is None or not stage.augment.flip:
+        return 0
+    counts = Counter(prompts)
+    return sum(count for prompt, count in counts.items() if mirror(prompt) is None)
 
 
 def _stretched(weight: float | Ramp, longer: float) -> float | Ramp:
