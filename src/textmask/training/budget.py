@@ -164,7 +164,7 @@ def fit_stage(
 
 
 def _not_flipped(stage: Stage, prompts: Sequence[str]) -> int:
-    if stage.optim is None or not stage.augment.flip:
+    if stage.optim is None or stage.augment is None or not stage.augment.flip:
         return 0
     counts = Counter(prompts)
     return sum(count for prompt, count in counts.items() if mirror(prompt) is None)
