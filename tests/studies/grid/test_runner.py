@@ -6,11 +6,13 @@ import json
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from scipy.stats import t as student_t
 
 from textmask.data.loaders import open_split
+from textmask.data.manifest import read_manifest
 from textmask.errors import ConfigError, DataError
 from textmask.evaluation.protocol import count_groups
 from textmask.evaluation.scores import read_scores
@@ -505,3 +507,26 @@ def test_the_interval_over_seeds_is_students():
     low, high = student_t.interval(0.95, 3, np.mean(values), np.std(values, ddof=1) / 2)
     assert ends(over_seeds(values)) == pytest.approx([np.mean(values), low, high])
     assert over_seeds([0.1]) is None
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_a_study_notices_images_that_change_in_place(go, tmp_path, trainings, split):
+    folder = tmp_path / "data"
+    shutil.copytree(go.manifest.root, folder)
+    manifest = read_manifest(folder / "manifest.csv")
+    arguments = {"manifest": manifest, "arms": ["whole"], "seeds": (0,)}
+    go(tmp_path / "study", **arguments)
+    scored = rows_of(tmp_path / "study")[0]["dice_per_image"]
+    assert len(trainings.seen) == 1
+
+    # the masks of a split are corrected in their files
+    for row in manifest.rows_of(split):
+        path = folder / row.mask
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    if split == "train":
+        with pytest.raises(DataError, match="trained on other content of split train"):
+            go(tmp_path / "study", **arguments)
+        return
+    go(tmp_path / "study", **arguments)
+    assert len(trainings.seen) == 1  # the weights are as good as before
+    assert rows_of(tmp_path / "study")[0]["dice_per_image"] != scored

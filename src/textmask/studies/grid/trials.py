@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -127,6 +128,7 @@ class TrialSet:
             refuse_leaks(trial.path, rows, self.split)
             self._refuse_list_and_fraction(trial)
             _refuse_other_run(trial, self.manifest, self.labelled_list)
+            self._refuse_other_content(trial)
 
             # building once per arm shows whether all encoders are here
             if trial.arm.name not in built and not (trial.path / RESULT).exists():
@@ -140,6 +142,21 @@ class TrialSet:
             for size in sorted(sizes):
                 open_split(self.manifest, split, size, self.cache_dir)
 
+    def content(self, split: str) -> str:
+        """Hash of the rows of a split and of what their files contain."""
+        return open_split(self.manifest, split, self.base.image_size, self.cache_dir).content
+
+    def _refuse_other_content(self, trial: Trial) -> None:
+        """Raise if a trial was trained on images or masks that have changed since."""
+        if not (trial.path / RECIPE).exists():
+            return
+        for split, stored in read_record(trial.path).data.get("identity", {}).items():
+            if split in self.manifest.splits and stored.get("content") != self.content(split):
+                raise DataError(
+                    f"{trial.path} was trained on other content of split {split}: images, masks or prompts have "
+                    "changed since. A study never mixes them: restore the data, or give another --out."
+                )
+
     def read(self, trial: Trial) -> FinishedTrial | None:
         """The result of a finished trial; None if it still has to be trained or scored."""
         row_path, images_path = self._paths(trial)
@@ -152,6 +169,9 @@ class TrialSet:
             return None
         try:
             with np.load(io.BytesIO(images_path.read_bytes())) as file:
+                scored_on = json.loads(str(file["key"])).get("content")
+                if scored_on not in (None, self.content(self.split)):
+                    return None
                 counts = Counts(file["intersection"], file["predicted"], file["true"])
                 distances = {"hd95_pooled_px": file["hd95_pooled"], "assd_px": file["assd"]}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
