@@ -29,7 +29,7 @@ COMMANDS = [
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"],
     ["study", "labels"], ["study", "sensitivity"], ["study", "folds"], ["dicom", "segment"], ["dicom", "watch"],
-    ["export"], ["import-weights"],
+    ["export"], ["import-weights"], ["cache", "ls"], ["cache", "clear"],
 ]  # fmt: skip
 
 
@@ -254,7 +254,6 @@ WRONG = {
         ["'wandb'", "tensorboard, mlflow"],
     ),
     "hold-out": (["train", "unet", "TABLE", "--hold-out", "3"], ["3"]),
-    "nothing to resume": (["train", "unet", "TABLE", *SMOKE, "--resume"], ["no run to resume"]),
     "layout": (["data", "inspect", "TABLE", "--layout", "lvitt"], ["'lvitt'", "'lvit'", "medvlsm"]),
     "text column": (
         ["data", "inspect", "TABLE", "--layout", "csv", "--text-column", "words"],
@@ -328,7 +327,7 @@ WRONG = {
         ["unknown device 'gpu'", "cuda:N"],
     ),
     "run that is a folder": (["calibrate", "folder", "TABLE"], ["folder contains no recipe.json"]),
-    "resume what is no run": (["train", "--resume", "folder"], ["no run to resume"]),
+    "resume what is no run": (["train", "--resume", "folder"], ["folder contains no recipe.json"]),
     "resume a run without data": (
         ["train", "--resume", "run"],
         ["does not record where its data are", "textmask train unet DATA --resume --out run"],

@@ -21,6 +21,7 @@ from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.evaluation.protocol import provenance_lines
 from textmask.evaluation.summary import EvaluationSummary, read_summary
 from textmask.inference.predict_split import predict_split, resize_probability
+from textmask.io.files import file_sha256
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
 from textmask.metrics.surface import surface_distances
@@ -396,6 +397,10 @@ def test_scores_of_neighbours_are_stored_until_weights_or_code_change(bench, mon
         {name: value * 2 for name, value in tensors.items()},
         metadata,
     )
+    result = bench.runs / "unet" / "result.json"
+    told = json.loads(result.read_text())
+    told["weights_sha256"] = file_sha256(bench.runs / "unet" / WEIGHTS)
+    result.write_text(json.dumps(told))
     assert predicted_rows(bench, native=True) == [*own, "unet"]
     for commit, expected_rows in (
         ("abd", ["unet", "statement_unet"]),
@@ -471,7 +476,7 @@ def test_a_cell_that_a_spreadsheet_would_run_is_escaped(bench):
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(bench, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot write the evaluation"):
+    with pytest.raises(DataError, match="file: cannot be written"):
         bench(out=tmp_path / "file" / "below", surface=False)
     assert bench(out=tmp_path / "elsewhere", surface=False).protocol.n == 8
     assert (tmp_path / "elsewhere" / "summary.json").exists()

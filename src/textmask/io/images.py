@@ -128,8 +128,9 @@ def stored_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
         _check_file(path)
     try:
         with Image.open(path if data is None else io.BytesIO(data)) as image:
-            # as upright as `read_image` returns it
-            tag = image.getexif().get(ORIENTATION_TAG) if image.format in TAGGED else None
+            # as upright as `read_image` returns it; a tag behind the pixels of a PNG would need them decoded
+            readable = image.format in TAGGED and (image.format != "PNG" or "exif" in image.info)
+            tag = image.getexif().get(ORIENTATION_TAG) if readable else None
             rows, columns = image.height, image.width
             return (columns, rows) if tag in SIDEWAYS else (rows, columns)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

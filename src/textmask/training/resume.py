@@ -17,6 +17,7 @@ from textmask.data.cache import SplitData
 from textmask.errors import ConfigError, DataError, DataWarning
 from textmask.io.files import read_json
 from textmask.runs import layout
+from textmask.statement import Statement
 
 # what is compared, in the order of what explains most: a changed row changes all that follows
 PARTS = {
@@ -34,7 +35,7 @@ def data_record(splits: Mapping[str, SplitData]) -> dict[str, dict[str, str]]:
     record = {}
     for name, data in splits.items():
         pairs = zip(data.keys, data.prompts, data.statements, strict=True)
-        read = [(key, prompt, repr(statement)) for key, prompt, statement in pairs]
+        read = [(key, prompt, _reading(statement)) for key, prompt, statement in pairs]
         record[name] = {
             "rows": _hash(key for key, _, _ in read),
             "prompts": _hash(f"{key}\t{prompt}" for key, prompt, _ in read),
@@ -116,6 +117,13 @@ def _data_differences(
         if differing:
             found.append(f"in split {split}, {PARTS[differing[0]]}")
     return found
+
+
+def _reading(statement: Statement) -> str:
+    """What was read of a prompt, the same in every process: sets have no order of their own."""
+    zones = [sorted(map(str, found)) for found in (statement.zones, statement.negated)]
+    other = (statement.laterality, statement.grammar, statement.absent, statement.count)
+    return json.dumps([*zones, *map(str, other)])
 
 
 def _hash(lines: Iterable[str]) -> str:
