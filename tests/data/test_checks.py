@@ -376,3 +376,14 @@ def test_real_cvc_leaks_its_videos() -> None:
     assert report.measured["shared_groups"] == 21
     assert report.measured["near_identical_pairs"] > 0
     assert report.has_errors
+
+
+def test_black_and_tiny_images_are_named(tmp_path):
+    write_phantoms(tmp_path, {"train": 4, "valid": 0, "test": 0}, PhantomConfig(size=(32, 32)))
+    manifest = read_manifest(tmp_path / "table.csv")
+    first, second = manifest.rows[0], manifest.rows[1]
+    cv2.imwrite(str(manifest.image_path(first)), np.zeros((32, 32), np.uint8))
+    cv2.imwrite(str(manifest.image_path(second)), np.full((1, 1), 9, np.uint8))
+    found = {finding.code: finding for finding in check(manifest).findings}
+    assert f"{first.image}, which is all black" in found["flat-image"].message
+    assert f"{second.image} (1 x 1)" in found["tiny-image"].message

@@ -30,6 +30,7 @@ from textmask.cli.options import (
 from textmask.cli.study_folds import folds_command
 from textmask.cli.study_grid import ablation_command, labels_command, sensitivity_command
 from textmask.cli.study_robustness import corruption, prompts, text_noise
+from textmask.config import MAX_SEED
 
 study_app = typer.Typer(
     cls=FullHelpGroup,
@@ -118,9 +119,11 @@ def ambiguity_command(
     run: RunPath,
     data: DataPath,
     split: Annotated[str, typer.Option(help="Split to draw and measure.")] = "test",
-    pictures: Annotated[int, typer.Option(help="Number of images to draw.")] = 4,
-    count: Annotated[int, typer.Option(help="Number of images to measure.")] = 64,
-    seed: Annotated[int, typer.Option(help="Random seed of image sampling and wording.")] = 0,
+    pictures: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
+    count: Annotated[int, typer.Option(help="Number of images to measure.", min=1)] = 64,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of image sampling and wording.", min=0, max=MAX_SEED)
+    ] = 0,
     out: Annotated[
         Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
     ] = Path("ambiguity.png"),
