@@ -30,6 +30,7 @@ from textmask.cli.options import (
 from textmask.cli.study_folds import folds_command
 from textmask.cli.study_grid import ablation_command, labels_command, sensitivity_command
 from textmask.cli.study_robustness import corruption, prompts, text_noise
+from textmask.cli.study_tune import tune_command
 from textmask.config import MAX_SEED
 
 study_app = typer.Typer(
@@ -42,6 +43,7 @@ study_app.command("ablation")(ablation_command)
 study_app.command("labels")(labels_command)
 study_app.command("sensitivity")(sensitivity_command)
 study_app.command("folds")(folds_command)
+study_app.command("tune")(tune_command)
 study_app.command()(prompts)
 study_app.command()(text_noise)
 study_app.command()(corruption)
