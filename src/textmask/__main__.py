@@ -15,16 +15,16 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 
-def main() -> None:
+def start() -> None:
     """Entry point: imports the command line with Ctrl-C and SIGTERM guarded, then runs it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop_at_once)
 
-    from textmask.cli.app import main as run
+    from textmask.cli.app import main
 
-    run()
+    main()
 
 
 if __name__ == "__main__":
-    main()
+    start()

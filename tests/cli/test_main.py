@@ -101,7 +101,7 @@ def test_ctrl_c_at_any_moment_is_one_line(delay, phantom_manifest, tmp_path):
     """While modules are imported, data are read, and a model trains."""
     words = ["train", "unet", phantom_manifest.root / "manifest.csv", "--out", tmp_path / "run"]
     words += ["--preset", "smoke", "--set", "stages.*.epochs=5000", "--device", "cpu"]
-    code = "import textmask.__main__ as m; print('ready', flush=True); m.main()"
+    code = "import textmask.__main__ as m; print('ready', flush=True); m.start()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What a tuning study searches: declared recipe fields with a range or a list of values, and who suggests the next ones."""
+"""What a tuning study searches: declared recipe fields with a range or a list, and who suggests the next values."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Dimension:
         field, _, values = text.partition("=")
         low, dots, high = values.partition("..")
         if dots and field.strip():
-            ends = _number(low.strip()), _number(high.strip())
-            if ends[0] is not None and ends[1] is not None and ends[0] < ends[1]:
-                if not all(isinstance(end, int) for end in ends):
-                    ends = float(ends[0]), float(ends[1])
-                return cls(field.strip(), *ends)
+            first, last = _bound(low.strip()), _bound(high.strip())
+            if first is not None and last is not None and first < last:
+                if not (isinstance(first, int) and isinstance(last, int)):
+                    first, last = float(first), float(last)
+                return cls(field.strip(), first, last)
         elif field.strip():
             # a comma inside brackets is part of a value
             parts = [part.strip() for part in re.split(r",(?![^\[]*\])", values)]
@@ -155,7 +155,7 @@ def setting(field: str, value: Value) -> str:
     return f"{field}={value!r}" if isinstance(value, float) else f"{field}={value}"
 
 
-def _number(text: str) -> int | float | None:
+def _bound(text: str) -> int | float | None:
     """A finite number; None if the text is something else."""
     if WHOLE.fullmatch(text):
         return int(text)

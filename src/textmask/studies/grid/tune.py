@@ -143,19 +143,19 @@ def tune(
                 values = sampler.suggest(space, finished, len(result.trials))
                 trial = TuneTrial(len(result.trials), values)
                 result.trials.append(trial)
-                _write(out, search, result, space)
+                _write_study(out, search, result, space)
 
             recipe = base.override(*(setting(name, value) for name, value in trial.values.items()))
-            _train(trial, recipe, manifest, out / trial.folder, options)
-            _write(out, search, result, space)
+            _train_trial(trial, recipe, manifest, out / trial.folder, options)
+            _write_study(out, search, result, space)
             if options.progress is not None:
-                options.progress(_line(trial, trials))
-        _write(out, search, result, space)
+                options.progress(_trial_line(trial, trials))
+        _write_study(out, search, result, space)
     result.best  # noqa: B018  raises if there is none
     return result
 
 
-def _train(
+def _train_trial(
     trial: TuneTrial, recipe: Any, manifest: Manifest, path: Path, options: StudyOptions
 ) -> None:
     """Train one trial, or read what it left; a training that fails, for example by diverging, is noted."""
@@ -206,7 +206,7 @@ def _stored_trials(out: Path, search: dict[str, Any]) -> list[TuneTrial]:
         raise CheckpointError(f"{path} is damaged ({error}). Remove it and its folder.") from error
 
 
-def _write(
+def _write_study(
     out: Path, search: dict[str, Any], result: TuneResult, space: Sequence[Dimension]
 ) -> None:
     """Keep the trials, then the table and the plot that are made from them."""
@@ -235,7 +235,7 @@ def _plain(one: Dimension) -> dict[str, Any]:
     return {**asdict(one), "choices": list(one.choices)}
 
 
-def _line(trial: TuneTrial, trials: int) -> str:
+def _trial_line(trial: TuneTrial, trials: int) -> str:
     values = ", ".join(setting(name, value) for name, value in trial.values.items())
     found = trial.error if trial.score is None else f"validation score {trial.score:.4f}"
     return f"[{trial.number + 1}/{max(trials, trial.number + 1)}] {values}: {found}"
