@@ -8,8 +8,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from filelock import FileLock
 import torch
+from filelock import FileLock
 
 from textmask.data.loaders import SplitData, open_split
 from textmask.data.manifest import Row

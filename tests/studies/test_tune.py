@@ -1,4 +1,4 @@
-"""Tuning: declared fields only, trials stored and resumed, one table and a plot; a fake sampler stands in for Optuna."""
+"""Tuning: declared fields only, trials stored and resumed, a table and a plot; a fake sampler stands in for Optuna."""
 
 import csv
 import importlib.util
