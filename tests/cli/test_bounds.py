@@ -1,4 +1,4 @@
-"""Impossible values of settings, seeds, sizes, devices and files: one clear error before any work, never a traceback."""
+"""Impossible values of settings, seeds, sizes, devices and files: one clear error before any work, no traceback."""
 
 import sys
 import warnings
