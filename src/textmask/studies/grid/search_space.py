@@ -1,4 +1,4 @@
-"""What a tuning study searches: declared recipe fields with a range or a list, and who suggests the next values."""
+"""What a tuning study searches: declared recipe fields with a range or values, and who suggests the next ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 from textmask.config import Recipe
@@ -55,9 +56,9 @@ class Dimension:
         if dots and field.strip():
             first, last = _bound(low.strip()), _bound(high.strip())
             if first is not None and last is not None and first < last:
-                if not (isinstance(first, int) and isinstance(last, int)):
-                    first, last = float(first), float(last)
-                return cls(field.strip(), first, last)
+                if isinstance(first, int) and isinstance(last, int):
+                    return cls(field.strip(), first, last)
+                return cls(field.strip(), float(first), float(last))
         elif field.strip():
             # a comma inside brackets is part of a value
             parts = [part.strip() for part in re.split(r",(?![^\[]*\])", values)]
@@ -91,13 +92,13 @@ class OptunaSampler:
 
     def __init__(self, seed: int = 0) -> None:
         try:
-            import optuna
+            optuna: Any = import_module("optuna")
         except ImportError as error:
             raise ConfigError(
                 "study tune needs Optuna, which is not installed: pip install 'textmask[tune]'."
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.optuna: Any = optuna
+        self.optuna = optuna
         self.seed = seed
 
     def suggest(

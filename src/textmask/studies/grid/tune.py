@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from textmask.config import Recipe
 from textmask.data.manifest import Manifest
 from textmask.errors import BusyError, CheckpointError, ConfigError, DataError, TextMaskError
 from textmask.io.files import read_json, write_json, write_whole
@@ -156,7 +157,7 @@ def tune(
 
 
 def _train_trial(
-    trial: TuneTrial, recipe: Any, manifest: Manifest, path: Path, options: StudyOptions
+    trial: TuneTrial, recipe: Recipe, manifest: Manifest, path: Path, options: StudyOptions
 ) -> None:
     """Train one trial, or read what it left; a training that fails, for example by diverging, is noted."""
     try:
@@ -176,7 +177,13 @@ def _train_trial(
                     source=options.source,
                 ),
             )
-        trial.score = float(read_json(path / RESULT)[f"valid_{recipe.select_on}"])
+        score = read_json(path / RESULT).get(f"valid/{recipe.select_on}")
+        if score is None:
+            raise ConfigError(
+                f"the last stage of {recipe.method} is not validated (select=last), so that trials cannot be compared."
+                f" Use --set stages.{recipe.stages[-1].name}.select=metric."
+            )
+        trial.score = float(score)
     except (BusyError, CheckpointError, DataError, ConfigError):
         raise  # these stop every trial
     except TextMaskError as error:
