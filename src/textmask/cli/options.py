@@ -391,8 +391,10 @@ def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manife
 
 
 def print_table(head: list[str], lines: list[list[str]]) -> None:
-    """Print a table to the width of the terminal."""
-    table = Table(*head)
+    """Print a table to the width of the terminal; what does not fit is folded and never cut."""
+    table = Table()
+    for name in head:
+        table.add_column(escape(name), overflow="fold")
     for line in lines:
         table.add_row(*(escape(cell) for cell in line))
     out_console.print(table)
