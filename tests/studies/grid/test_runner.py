@@ -530,3 +530,8 @@ def test_a_study_notices_images_that_change_in_place(go, tmp_path, trainings, sp
     go(tmp_path / "study", **arguments)
     assert len(trainings.seen) == 1  # the weights are as good as before
     assert rows_of(tmp_path / "study")[0]["dice_per_image"] != scored
+
+
+def test_a_seed_among_the_settings_is_refused():
+    with pytest.raises(ConfigError, match="given by --seeds"):
+        StudyOptions(settings=("stages.*.epochs=1", "seed = 7"))

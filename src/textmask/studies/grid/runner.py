@@ -62,6 +62,17 @@ class StudyOptions:
     source: Path | None = None
     progress: Say | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a setting that the seeds of the study would replace without a word.
+
+        Raises:
+            ConfigError: `seed` is among the settings.
+        """
+        if any(setting.partition("=")[0].strip() == "seed" for setting in self.settings):
+            raise ConfigError(
+                "the seeds of a study are given by --seeds (or --seed); leave seed out of --set."
+            )
+
 
 def plan_trials(
     method: str, arms: Sequence[Arm], out: Path, options: StudyOptions
