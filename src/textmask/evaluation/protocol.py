@@ -27,6 +27,8 @@ def provenance_lines(summary: EvaluationSummary) -> list[str]:
         f"data {protocol.data_hash[:12]} (sha256 of the manifest), content {protocol.content[:12]}"
     ]
     for name, row in summary.rows.items():
+        if row.sentences == "masks":
+            lines.append(f"{name}: masks of the folder {row.run}, sha256 {row.weights_sha256[:12]}")
         if row.sentences != "own":
             continue
         size = " x ".join(map(str, row.size))
