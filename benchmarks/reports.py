@@ -18,8 +18,8 @@ import argparse
 import csv
 import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from timing import Goals
@@ -52,8 +52,7 @@ DISORDERS = SURE | set(
 UNUSED = {"hyperdistention", "hypoinflation", "obscured"}
 
 
-@dataclass(frozen=True)
-class Tags:
+class Tags(NamedTuple):
     """Sides and (side, level) pairs of the tags of a report; `levels` only if every tag names one."""
 
     sides: frozenset[str]

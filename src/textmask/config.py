@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from math import exp
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,11 +19,22 @@ LITE_STEPS = 400
 # a stage that is given one of these has no budget any more: its number of steps was chosen by hand
 SETS_STEPS = ("epochs", "batch_size", "steps_per_epoch")
 
+MAX_SEED = 2**32 - 1  # NumPy, PyTorch and Lightning all take it
+MIN_SIDE, MAX_SIDE = 8, 8192  # of an image, in pixels; larger images need tiles
+MAX_EPOCHS, MAX_BATCH, MAX_STEPS = 1_000_000, 65_536, 1_000_000_000
+
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+AtMostSide = Annotated[int, Field(le=MAX_SIDE)]
+Positive = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Config(BaseModel):
     """Frozen settings: an unknown field or a wrong type is an error, never ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class Optim(Config):
@@ -32,7 +43,7 @@ class Optim(Config):
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
 
 
 class Schedule(Config):
@@ -45,7 +56,7 @@ class Schedule(Config):
     name: Literal["constant", "cosine", "one_cycle", "warm_restarts"] = "cosine"
     warmup: float = Field(0.1, ge=0, lt=1)
     lr_min: float = Field(1e-6, ge=0)
-    period_epochs: int = Field(10, ge=1)
+    period_epochs: int = Field(10, ge=1, le=MAX_EPOCHS)
 
 
 class Augment(Config):
@@ -56,21 +67,28 @@ class Augment(Config):
 
     rotate_deg: float = Field(10.0, ge=0, le=180)
     translate: float = Field(0.05, ge=0, lt=1, description="of the image size")
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: tuple[Positive, Positive] = (0.9, 1.1)
     flip: float = Field(
         0.0, ge=0, le=1, description="probability of a horizontal flip, prompt included"
     )
-    gamma: tuple[float, float] = (1.0, 1.0)
+    gamma: tuple[Positive, Positive] = (1.0, 1.0)
     brightness: float = Field(0.0, ge=0)
     contrast: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name, (low, high) in (("scale", self.scale), ("gamma", self.gamma)):
+            if low > high:
+                raise ValueError(f"{name} is [{low}, {high}]: write the smaller number first")
+        return self
 
 
 class Ramp(Config):
     """A loss weight that grows from 0 to `to` between two epochs of its stage."""
 
     to: float = Field(ge=0)
-    start_epoch: int = Field(0, ge=0)
-    end_epoch: int = Field(ge=0)
+    start_epoch: int = Field(0, ge=0, le=MAX_EPOCHS)
+    end_epoch: int = Field(ge=0, le=MAX_EPOCHS)
     shape: Literal["linear", "sigmoid"] = "linear"
 
     def at(self, epoch: float) -> float:
@@ -95,7 +113,7 @@ class EMA(Config):
 
     start: float = Field(0.99, ge=0, lt=1)
     end: float = Field(0.999, ge=0, lt=1)
-    ramp_steps: int = Field(0, ge=0)
+    ramp_steps: int = Field(0, ge=0, le=MAX_STEPS)
     buffers: Literal["average", "copy"] = "average"
 
     def at(self, step: int) -> float:
@@ -123,9 +141,9 @@ class Tiles(Config):
             magnification and any size. Training and evaluation always resize.
     """
 
-    size: tuple[int, int] = (256, 256)
-    overlap: int = Field(64, ge=0)
-    batch: int = Field(16, ge=1)
+    size: tuple[AtMostSide, AtMostSide] = (256, 256)
+    overlap: int = Field(64, ge=0, le=MAX_SIDE)
+    batch: int = Field(16, ge=1, le=MAX_BATCH)
     places: Literal["kept", "dropped"] = "kept"
     native: bool = False
 
@@ -160,9 +178,9 @@ class Stage(Config):
     """
 
     name: str
-    epochs: int = Field(1, ge=0)
-    steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(32, ge=1)
+    epochs: int = Field(1, ge=0, le=MAX_EPOCHS)
+    steps: int | None = Field(None, ge=1, le=MAX_STEPS)
+    batch_size: int = Field(32, ge=1, le=MAX_BATCH)
     optim: Optim | None = Optim()
     schedule: Schedule = Schedule()
     lr_scale: dict[str, float] = {}
@@ -170,19 +188,25 @@ class Stage(Config):
     views: tuple[str, ...] = ()
     augment: Augment | None = Augment()
     labelled_fraction: float = Field(1.0, gt=0, le=1)
-    unlabelled_batch_size: int = Field(0, ge=0)
-    steps_per_epoch: int | None = Field(None, ge=1)
+    unlabelled_batch_size: int = Field(0, ge=0, le=MAX_BATCH)
+    steps_per_epoch: int | None = Field(None, ge=1, le=MAX_STEPS)
     start_from: str | None = None
     clip_norm: float | None = Field(1.0, gt=0)
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="evaluate and keep an average of the weights"
     )
     patience: int | None = Field(
-        None, ge=1, description="epochs without a better validation score before stopping"
+        None,
+        ge=1,
+        le=MAX_EPOCHS,
+        description="epochs without a better validation score before stopping",
     )
     select: Literal["metric", "last"] = "metric"
     validate_every: int = Field(
-        1, ge=1, description="epochs between validations; the last epoch is always validated"
+        1,
+        ge=1,
+        le=MAX_EPOCHS,
+        description="epochs between validations; the last epoch is always validated",
     )
 
     def lite(self, epochs: int, **changes: Any) -> Self:
@@ -208,7 +232,7 @@ class Recipe(Config):
 
     Attributes:
         method: name of the method; fixed by the subclass.
-        image_size: rows and columns to which images are resized; 224 in all five papers.
+        image_size: rows and columns to which images are resized, 8 to 8192 each; 224 in all five papers.
         tiles: how images of `image_size` are cut into tiles; None gives the network whole images.
         precision: `bf16` autocast (about twice as fast on CPUs with bf16) or `fp32`.
         select_on: validation metric that chooses the epoch; higher is better.
@@ -221,9 +245,9 @@ class Recipe(Config):
 
     method: str
     stages: tuple[Stage, ...]
-    image_size: tuple[int, int] = (224, 224)
+    image_size: tuple[Side, Side] = (224, 224)
     tiles: Tiles | None = None
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     precision: Literal["bf16", "fp32"] = "bf16"
     select_on: Literal["dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled"] = (
         "dice_per_image"
@@ -234,10 +258,12 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _stage_names(self) -> Self:
+        if not self.stages:
+            raise ValueError("stages is empty: a training needs at least one stage")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names repeat: {names}")
-        if self.stages and self.stages[-1].epochs < 1:
+        if self.stages[-1].epochs < 1:
             raise ValueError(
                 "the last stage must train for at least one epoch: its epochs should be greater than or equal to 1"
             )
@@ -299,13 +325,17 @@ class Recipe(Config):
                 )
             try:
                 parsed = json.loads(value)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # text, or a number of thousands of digits
                 parsed = value
             keys = path.strip().split(".")
             _assign(tree, keys, parsed, path)
             if keys[0] == "stages" and len(keys) == 3 and keys[2] in SETS_STEPS:
                 _assign(tree, [*keys[:2], "steps"], None, path)
-        return self.from_json(json.dumps(tree))
+        try:
+            text = json.dumps(tree)
+        except RecursionError:
+            raise ConfigError("a --set value is nested too deeply. Give a plain value.") from None
+        return self.from_json(text)
 
     def to_json(self) -> str:
         """Indented JSON, from which `from_json` reads an equal recipe."""
@@ -355,11 +385,15 @@ def _assign(tree: Any, keys: list[str], value: Any, path: str) -> None:
     # a list of stages: the key is a name, a number or *
     if isinstance(tree, list) and tree and isinstance(tree[0], dict) and "name" in tree[0]:
         names = [item["name"] for item in tree]
+        if not rest:
+            raise ConfigError(
+                f"override {path!r} names a stage, but no field of it. Write for example {path}.epochs=3."
+            )
         if key == "*":
             for item in tree:
                 _assign(item, rest, value, path)
             return
-        if not key.isdigit() or int(key) >= len(tree):
+        if key not in map(str, range(len(tree))):
             choose(f"stage in override {path!r}: stage", key, names)
             key = str(names.index(key))
         _assign(tree[int(key)], rest, value, path)

@@ -28,6 +28,8 @@ def started(body, **environment):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "400", **environment},
+        # a test that runs in the background of a script inherits that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -92,3 +94,26 @@ def test_a_second_ctrl_c_ends_at_once():
     assert process.returncode == 130
     assert time.monotonic() - began < 10
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 5.0])
+def test_ctrl_c_at_any_moment_is_one_line(delay, phantom_manifest, tmp_path):
+    """While modules are imported, data are read, and a model trains."""
+    words = ["train", "unet", phantom_manifest.root / "manifest.csv", "--out", tmp_path / "run"]
+    words += ["--preset", "smoke", "--set", "stages.*.epochs=5000", "--device", "cpu"]
+    code = "import textmask.__main__ as m; print('ready', flush=True); m.start()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TEXTMASK_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.02 + delay)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    assert text.strip().splitlines()[-1].startswith("stopped")

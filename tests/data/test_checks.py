@@ -11,7 +11,8 @@ from textmask.data import checks
 from textmask.data.check_report import CheckReport, summary_rows
 from textmask.data.checks import check
 from textmask.data.facts import left_share, measure, near_identical
-from textmask.data.manifest import Manifest, Row
+from textmask.data.manifest import Manifest, Row, read_manifest
+from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.errors import PromptWarning
 from textmask.layouts.read import read_layout
 from textmask.statement import Laterality, Level, Side, Statement
@@ -376,3 +377,15 @@ def test_real_cvc_leaks_its_videos() -> None:
     assert report.measured["shared_groups"] == 21
     assert report.measured["near_identical_pairs"] > 0
     assert report.has_errors
+
+
+def test_black_and_tiny_images_are_named(tmp_path):
+    counts = {"train": 4, "valid": 0, "test": 0}
+    table = write_phantoms(tmp_path, counts, PhantomConfig(size=(32, 32)))
+    manifest = read_manifest(table)
+    first, second = manifest.rows[0], manifest.rows[1]
+    cv2.imwrite(str(manifest.image_path(first)), np.zeros((32, 32), np.uint8))
+    cv2.imwrite(str(manifest.image_path(second)), np.full((1, 1), 9, np.uint8))
+    found = {finding.code: finding for finding in check(manifest).findings}
+    assert f"{first.image}, which is all black" in found["flat-image"].message
+    assert f"{second.image} (1 x 1)" in found["tiny-image"].message

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from textmask.data.loaders import SplitData, open_split
 from textmask.data.manifest import Row
@@ -267,6 +268,17 @@ def test_a_method_that_reads_no_text_says_so_instead_of_repeating_itself(bench):
     reasons = [summary.missing_rows[f"unet, {kind} text"] for kind in ("shuffled", "empty")]
     assert all("does not read the prompt" in reason for reason in reasons)
     assert not any("shuffled" in line for line in provenance_lines(summary))
+
+
+def test_a_neighbour_that_another_process_evaluates_is_scored_but_not_written(bench):
+    folder = bench.runs / "unet" / "evaluation" / "test"
+    folder.parent.mkdir(parents=True)
+    with FileLock(folder.parent / ".test.lock"):
+        summary = bench("text_prior")
+        assert "unet" in summary.rows
+        assert not folder.exists()
+    bench("text_prior")
+    assert (folder / "scores.npz").is_file()
 
 
 def test_neighbours_need_the_same_data_and_the_likest_is_taken(bench, trained):

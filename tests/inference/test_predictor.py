@@ -409,7 +409,7 @@ def test_a_full_disk_fails_the_job_and_leaves_no_result(half, film, tmp_path, mo
 
 
 def test_out_that_is_a_file_is_a_clear_error(half, film):
-    with pytest.raises(DataError, match="cannot make the folder"):
+    with pytest.raises(DataError, match=r"film\.png: cannot be written"):
         predict_folder(half, [BatchItem(film, "left lung")], film)
 
 

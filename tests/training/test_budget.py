@@ -9,7 +9,7 @@ from textmask.config import LITE_STEPS, Ramp, Stage
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.methods.registry import get_method, list_methods
-from textmask.training.budget import StepTimer, fit_stage
+from textmask.training.budget import StepTimer, cap_batches, fit_stage
 from textmask.training.loop import train
 
 QATA_TRAIN = 5716
@@ -204,3 +204,16 @@ def test_images_that_are_never_flipped_are_counted(phantom_manifest, tmp_path):
         )
         counts[flip] = json.loads((out / "data.json").read_text())["plan"][0]["not_flipped"]
     assert counts == {0.0: 0, 0.5: 3}
+
+
+def test_a_batch_larger_than_the_data_is_capped_with_a_word():
+    stage = Stage(name="a", batch_size=60_000, unlabelled_batch_size=50_000)
+    capped, said = cap_batches(stage, labelled=100, unlabelled=300, processes=3)
+    assert (capped.batch_size, capped.unlabelled_batch_size) == (102, 300)
+    assert "batch_size 60000 -> 102" in said
+    assert "only 100 images" in said
+
+
+def test_a_small_batch_may_repeat_the_images_of_a_smaller_split():
+    stage = Stage(name="a", batch_size=32)
+    assert cap_batches(stage, labelled=5) == (stage, "")

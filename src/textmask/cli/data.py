@@ -30,6 +30,7 @@ from textmask.cli.options import (
     say,
     verify_data,
 )
+from textmask.config import MAX_SEED, MAX_SIDE
 from textmask.errors import choose
 
 data_app = typer.Typer(
@@ -233,10 +234,15 @@ def phantom(
         int, typer.Option("--valid", help="Number of validation images.", min=0)
     ] = 60,
     test_images: Annotated[int, typer.Option("--test", help="Number of test images.", min=0)] = 60,
-    size: Annotated[int, typer.Option(help="Rows and columns in pixels.")] = 224,
-    difficulty: Annotated[float, typer.Option(help="Difficulty from 0 (easy) to 1.")] = 0.5,
+    size: Annotated[
+        int, typer.Option(help="Rows and columns in pixels.", min=32, max=MAX_SIDE)
+    ] = 224,
+    difficulty: Annotated[
+        float, typer.Option(help="Difficulty from 0 (easy) to 1.", min=0, max=1)
+    ] = 0.5,
     seed: Annotated[
-        int, typer.Option(help="Random seed; the same seed gives the same images.")
+        int,
+        typer.Option(help="Random seed; the same seed gives the same images.", min=0, max=MAX_SEED),
     ] = 0,
 ) -> None:
     """Create synthetic chest radiographs with exactly known lesions and prompts.

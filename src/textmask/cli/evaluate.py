@@ -35,6 +35,7 @@ from textmask.cli.options import (
     say,
     verify_data,
 )
+from textmask.config import MAX_SEED
 from textmask.errors import ConfigError
 
 
@@ -75,7 +76,9 @@ def evaluate_command(
     native: Annotated[
         bool, typer.Option("--native", help="Score at the size of each mask file.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Random seed of shuffling and bootstrap.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of shuffling and bootstrap.", min=0, max=MAX_SEED)
+    ] = 0,
     zones: ZoneMap = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,

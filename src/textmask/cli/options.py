@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from textmask.config import MAX_SEED
 from textmask.errors import CheckpointError, ConfigError, DataError, choose
 from textmask.progress import Progress
 
@@ -29,6 +30,7 @@ out_console, err_console = Console(), Console(stderr=True)
 
 DEFAULT_PRESET = "lite"
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
+MAX_DEVICES = 4096
 
 
 class FullHelpGroup(TyperGroup):
@@ -187,9 +189,9 @@ def read_seeds(text: str) -> list[int]:
         found = [int(name) for name in split_names(text)]
     except ValueError:
         found = []
-    if not found or min(found) < 0:
+    if not found or min(found) < 0 or max(found) > MAX_SEED:
         raise ConfigError(
-            f"--seeds is {text!r}, expected comma-separated whole numbers, e.g. 0,1,2."
+            f"--seeds is {text!r:.80}, expected comma-separated whole numbers from 0 to {MAX_SEED}, e.g. 0,1,2."
         )
     return found
 
@@ -440,9 +442,13 @@ def read_recipe(path: Path) -> Recipe:
     from textmask.methods.registry import load_recipe
 
     try:
-        return load_recipe(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the recipe {path}: {error}.") from error
+    try:
+        return load_recipe(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def require_file(path: Path | None, what: str) -> None:

@@ -30,6 +30,8 @@ from textmask.cli.options import (
 from textmask.cli.study_folds import folds_command
 from textmask.cli.study_grid import ablation_command, labels_command, sensitivity_command
 from textmask.cli.study_robustness import corruption, prompts, text_noise
+from textmask.cli.study_tune import tune_command
+from textmask.config import MAX_SEED
 
 study_app = typer.Typer(
     cls=FullHelpGroup,
@@ -41,6 +43,7 @@ study_app.command("ablation")(ablation_command)
 study_app.command("labels")(labels_command)
 study_app.command("sensitivity")(sensitivity_command)
 study_app.command("folds")(folds_command)
+study_app.command("tune")(tune_command)
 study_app.command()(prompts)
 study_app.command()(text_noise)
 study_app.command()(corruption)
@@ -118,9 +121,11 @@ def ambiguity_command(
     run: RunPath,
     data: DataPath,
     split: Annotated[str, typer.Option(help="Split to draw and measure.")] = "test",
-    pictures: Annotated[int, typer.Option(help="Number of images to draw.")] = 4,
-    count: Annotated[int, typer.Option(help="Number of images to measure.")] = 64,
-    seed: Annotated[int, typer.Option(help="Random seed of image sampling and wording.")] = 0,
+    pictures: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
+    count: Annotated[int, typer.Option(help="Number of images to measure.", min=1)] = 64,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of image sampling and wording.", min=0, max=MAX_SEED)
+    ] = 0,
     out: Annotated[
         Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
     ] = Path("ambiguity.png"),

@@ -24,6 +24,7 @@ from textmask.cli.options import (
     read_data,
     say,
 )
+from textmask.config import MAX_SEED
 from textmask.runs.data_options import DataOptions
 
 
@@ -31,7 +32,9 @@ def folds_command(
     method: MethodName,
     data: DataPath,
     folds: Annotated[int, typer.Option(help="Number of folds, at least 3.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the trainings and of the folds.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the trainings and of the folds.", min=0, max=MAX_SEED)
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Study folder. Reuse it to resume.")] = Path(
         "runs/folds"
     ),

@@ -31,6 +31,7 @@ from textmask.cli.options import (
     say,
     split_names,
 )
+from textmask.config import MAX_SEED
 from textmask.errors import ConfigError, choose
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ Limit = Annotated[
     ),
 ]
 Seed = Annotated[
-    int, typer.Option(help="Random seed of image sampling, perturbation and bootstrap.")
+    int,
+    typer.Option(
+        help="Random seed of image sampling, perturbation and bootstrap.", min=0, max=MAX_SEED
+    ),
 ]
 OutFolder = Annotated[
     Path | None,

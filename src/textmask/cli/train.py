@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textmask.cli.options import (
+    MAX_DEVICES,
     Absent,
     CacheDir,
     Classes,
@@ -156,7 +157,8 @@ def train_command(
     ] = None,
     device: Device = "auto",
     devices: Annotated[
-        int, typer.Option(help="Number of processes; batch sizes stay global.", min=1)
+        int,
+        typer.Option(help="Number of processes; batch sizes stay global.", min=1, max=MAX_DEVICES),
     ] = 1,
     tracker: Annotated[
         list[str] | None,

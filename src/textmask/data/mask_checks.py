@@ -1,15 +1,43 @@
-"""Checks of how much masks cover: nearly everything, or everything but what the others cover."""
+"""Checks of single images and masks: flat or tiny images, masks that cover nearly everything or are inverted."""
 
 from __future__ import annotations
 
 from statistics import median
 
 from textmask.data.check_report import CheckReport, part_of
-from textmask.data.facts import Facts
+from textmask.data.facts import Facts, distinct_images
 
 FULL = 0.95
+SMALL = 8  # pixels; less shows nothing
 # a lesion or an organ rarely fills the edge of its image
 EDGE_FILLED, EDGE_FREE = 0.9, 0.2
+
+
+def check_images(facts: list[Facts], report: CheckReport) -> None:
+    """Warn about images of one flat value, such as all-black ones, and about images of a few pixels."""
+    images = distinct_images([fact for fact in facts if fact.size is not None])
+    flat = [fact for fact in images if fact.thumbnail is not None and fact.thumbnail.std() == 0]
+    if flat:
+        value = int(flat[0].thumbnail.flat[0]) if flat[0].thumbnail is not None else 0
+        shown = "black" if value == 0 else f"one flat value ({value})"
+        report.add(
+            "flat-image",
+            "warning",
+            f"{part_of(len(flat), len(images))} images show nothing, e.g. {flat[0].row.image}, which is all {shown}. "
+            "Look at them: the file may be damaged, or its values may be read wrongly.",
+            [fact.row for fact in flat],
+        )
+
+    tiny = [fact for fact in images if fact.size is not None and min(fact.size) < SMALL]
+    if tiny and tiny[0].size is not None:
+        rows, columns = tiny[0].size
+        report.add(
+            "tiny-image",
+            "warning",
+            f"{part_of(len(tiny), len(images))} images have fewer than {SMALL} rows or columns, e.g. "
+            f"{tiny[0].row.image} ({rows} x {columns}). Remove them, or replace them with the real images.",
+            [fact.row for fact in tiny],
+        )
 
 
 def check_coverage(facts: list[Facts], report: CheckReport) -> None:

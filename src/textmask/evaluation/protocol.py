@@ -23,9 +23,10 @@ HD95 = "pooled directed distances, px; one empty mask counts as the image diagon
 def provenance_lines(summary: EvaluationSummary) -> list[str]:
     """Which weights and data made each row, and which prompts the rows with other prompts were given."""
     protocol = summary.protocol
-    lines = [
-        f"data {protocol.data_hash[:12]} (sha256 of the manifest), content {protocol.content[:12]}"
-    ]
+    data = f"data {protocol.data_hash[:12]} (sha256 of the manifest)"
+    if protocol.content:
+        data += f", content {protocol.content[:12]}"
+    lines = [data]
     for name, row in summary.rows.items():
         if row.sentences == "masks":
             lines.append(f"{name}: masks of the folder {row.run}, sha256 {row.weights_sha256[:12]}")

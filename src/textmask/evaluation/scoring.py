@@ -17,11 +17,12 @@ import numpy as np
 from textmask.data.loaders import Damage, SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.data.mask_scan import row_mask
-from textmask.errors import DataError
+from textmask.errors import BusyError, DataError
 from textmask.evaluation.mask_folders import read_folder
 from textmask.inference.predict_split import predict_split, resize_probability
 from textmask.io.files import file_sha256, write_whole
 from textmask.io.images import resize_mask
+from textmask.io.locks import only_replacer
 from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, EmptyPolicy, Floats, Overlap, counts, overlap
 from textmask.metrics.surface import SurfaceResult, surface_distances
@@ -164,9 +165,10 @@ class Scorer:
         scored = self.score(name, run, self.predict(name, run, sized), sized.prompts)
         if is_bundled(run.path):
             return scored
-        # the folder of a neighbor may be read-only; then it is predicted again next time
-        with contextlib.suppress(OSError, DataError):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        # the folder of a neighbor may be read-only, or another process may write it; then nothing is stored, and the
+        # neighbor is predicted again next time
+        with contextlib.suppress(OSError, DataError, BusyError), only_replacer(path.parent):
+            path.parent.mkdir(exist_ok=True)
             self.store(scored, path)
         return scored
 

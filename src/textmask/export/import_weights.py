@@ -17,7 +17,7 @@ from textmask.errors import CheckpointError, ConfigError
 from textmask.export import unpickle
 from textmask.export.monai import DESCRIPTION
 from textmask.io.archives import check_archive, safe_extract
-from textmask.io.files import read_json, write_json, write_whole
+from textmask.io.files import file_sha256, read_json, write_json, write_whole
 from textmask.methods.registry import build_method, load_recipe
 from textmask.runs.checkpoint import load_weights, text_fingerprint, write_tensors
 from textmask.runs.layout import DATA, RECIPE, RESULT, WEIGHTS
@@ -80,8 +80,10 @@ def import_weights(
         write_whole(out / RECIPE, chosen.to_json().encode())
     if not (out / DATA).exists():
         write_json(out / DATA, description["data"])
-    if description["result"] and not (out / RESULT).exists():
-        write_json(out / RESULT, description["result"])
+    result = read_json(out / RESULT) if (out / RESULT).exists() else description["result"]
+    if result:
+        # the same weights in another file
+        write_json(out / RESULT, {**result, "weights_sha256": file_sha256(out / WEIGHTS)})
     return out / WEIGHTS
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from textmask.errors import CheckpointError, ConfigError, choose
+from textmask.errors import CheckpointError, ConfigError, TextMaskError, choose
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
@@ -137,7 +137,16 @@ def build_method(recipe: Recipe) -> Method:
     spec = get_method(recipe.method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        method = spec.build(recipe)
+        try:
+            method = spec.build(recipe)
+        except (TextMaskError, OSError, ImportError):
+            raise
+        except Exception as error:  # PyTorch refuses sizes in many ways
+            found = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConfigError(
+                f"the network of {recipe.method} cannot be built from these settings: {found}. Compare the widths, "
+                f"heads and sizes you set with those of `textmask methods show {recipe.method}`."
+            ) from error
     if not isinstance(method, Method):
         raise CheckpointError(
             f"method {recipe.method!r} built a {type(method).__name__}, expected a Method."

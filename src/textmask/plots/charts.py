@@ -241,6 +241,37 @@ def scatter_panels_png(
     return _encoded(figure)
 
 
+def tuning_png(
+    panels: Sequence[tuple[str, Sequence[float | int | str], bool]],
+    scores: npt.NDArray[np.float64],
+    ylabel: str,
+) -> bytes:
+    """Draw the score of every trial against each tuned field, panels side by side; the best trial is marked.
+
+    Args:
+        panels: (field, value of each of the N trials, whether the axis is logarithmic).
+        scores: N, higher is better.
+        ylabel: what the scores are.
+
+    Returns:
+        The bytes of a PNG.
+    """
+    figure = Figure(figsize=(max(3.0 * len(panels), 4.0), 3.2), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    every_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    best = int(scores.argmax())
+    for axes, (field, values, is_log) in zip(every_axes, panels, strict=True):
+        axes.plot(values, scores, "o", ms=4, c=_rgb(0), alpha=0.7, mew=0)
+        axes.plot(
+            values[best : best + 1], scores[best : best + 1], "o", ms=8, mfc="none", c=_rgb(1)
+        )
+        if is_log:
+            axes.set_xscale("log")
+        axes.set_xlabel(_escape_math(field), fontsize=8)
+    every_axes[0].set_ylabel(_escape_math(ylabel))
+    return _encoded(figure)
+
+
 def forest_png(
     rows: Sequence[tuple[str, float, float, float, float]], xlabel: str, names: tuple[str, str]
 ) -> bytes:

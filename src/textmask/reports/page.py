@@ -17,7 +17,7 @@ from textmask.evaluation.agreement import agreement_cells
 from textmask.evaluation.protocol import provenance_lines
 from textmask.evaluation.summary import Difference, EvaluationProtocol
 from textmask.evaluation.tables import cell, table_cells
-from textmask.io.files import write_whole
+from textmask.io.files import remove_unfinished, write_whole
 from textmask.plots.overlays import LEGEND
 from textmask.reports.groups import (
     Comparable,
@@ -126,6 +126,7 @@ def write_report(
     if out is None:
         home = found[0].path if len(found) == 1 else found[0].path.resolve().parent
         out = output_folder(home, None) / REPORT
+    remove_unfinished(out.parent)
     write_whole(out, page.encode("utf-8", "replace"))
     return out
 

@@ -14,6 +14,7 @@ from textmask.training.labels import unlabelled_rows
 from textmask.training.splits import TrainSplits
 
 SMALLEST_BATCH = 8
+LARGEST_REPEATED = 32  # rows; a batch up to this size may repeat images of a smaller split
 BATCHES_PER_PASS = 8  # wanted at least, so that an epoch is more than a few steps
 MOST_EPOCHS = 40  # of a stage that is adapted: each epoch writes a checkpoint
 TIMED_STEPS = 5
@@ -87,7 +88,9 @@ def plan_training(
         other = unlabelled_rows(splits.train, stage, rows)
         unlabelled = 0 if other is None else len(other)
 
+        stage, capped = cap_batches(stage, len(usable), unlabelled, processes)
         fitted, adapted = fit_stage(stage, len(usable), unlabelled, processes)
+        adapted = "; ".join(part for part in (capped, adapted) if part)
         stages.append(fitted)
         if fitted.epochs:
             plans.append(
@@ -104,6 +107,27 @@ def plan_training(
                 )
             )
     return recipe.model_copy(update={"stages": tuple(stages)}), plans
+
+
+def cap_batches(
+    stage: Stage, labelled: int, unlabelled: int = 0, processes: int = 1
+) -> tuple[Stage, str]:
+    """Reduce a batch that is larger than the data, because it would only repeat images and fill the memory.
+
+    A batch of up to 32 is kept: published settings repeat a few labelled images within a batch.
+
+    Returns:
+        The stage, and what was reduced and why ("" if nothing was).
+    """
+    update, parts = {}, []
+    for name, rows in (("batch_size", labelled), ("unlabelled_batch_size", unlabelled)):
+        size = getattr(stage, name)
+        most = max(rows, LARGEST_REPEATED)
+        most += -most % processes
+        if rows and size > most:
+            update[name] = most
+            parts.append(f"{name} {size} -> {most}, because there are only {rows} images for it")
+    return stage.model_copy(update=update), ", ".join(parts)
 
 
 def fit_stage(

@@ -74,7 +74,13 @@ def indices_from_list(path: Path, keys: Sequence[str]) -> np.ndarray:
 
     found: dict[str, list[int]] = {}
     lines = 0
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: the list of labelled images cannot be read ({error}). Expected UTF-8 text, one name per line."
+        ) from error
+    for line in text.splitlines():
         if name := line.strip():
             lines += 1
             found[name] = exact.get(name) or stems.get(stem(name), [])

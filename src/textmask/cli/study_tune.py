@@ -1,0 +1,106 @@
+"""The command `textmask study tune`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from textmask.cli.options import (
+    CacheDir,
+    DataPath,
+    Device,
+    Grammar,
+    HoldOut,
+    Laterality,
+    Layout,
+    MethodName,
+    Preset,
+    Settings,
+    SplitColumn,
+    TextColumn,
+    chosen_preset,
+    data_options,
+    read_data,
+    say,
+)
+from textmask.config import MAX_SEED
+from textmask.runs.data_options import DataOptions
+
+
+def tune_command(
+    method: MethodName,
+    data: DataPath,
+    over: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FIELD=VALUES",
+            help="Recipe field and its range or values, e.g. threshold=0.3..0.7; repeatable.",
+        ),
+    ],
+    trials: Annotated[
+        int, typer.Option(help="Number of trials in all; finished ones count.", min=1, max=100_000)
+    ] = 20,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the trainings and of the search.", min=0, max=MAX_SEED)
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="Study folder. Reuse it to resume.")] = Path(
+        "runs/tune"
+    ),
+    preset: Preset = None,
+    settings: Settings = None,
+    layout: Layout = None,
+    text_column: TextColumn = None,
+    split_column: SplitColumn = None,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    grammar: Grammar = None,
+    device: Device = "auto",
+    cache_dir: CacheDir = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Hide the line per trial.")] = False,
+) -> None:
+    """Search recipe fields for the best validation score, with Optuna.
+
+    Rerun the same command to resume. The test split is not read.
+
+    Example: textmask study tune unet data/table.csv --over 'stages.*.optim.lr=1e-4..1e-2'
+    """
+    options = data_options(
+        DataOptions(), layout, text_column, split_column, laterality, hold_out, None, grammar
+    )
+
+    from textmask.methods.registry import preset_recipe
+    from textmask.studies.grid.search_space import Dimension, OptunaSampler, check_space
+
+    # everything typed is checked before the data are read
+    chosen = chosen_preset(preset)
+    space = [Dimension.parse(text) for text in over]
+    check_space(preset_recipe(method, chosen).override(*(settings or ())), space)
+    sampler = OptunaSampler(seed)
+    manifest = read_data(data, options)
+
+    from textmask.studies.grid.runner import StudyOptions
+    from textmask.studies.grid.tune import PLOT, TABLE, tune
+
+    study = StudyOptions(
+        seeds=(seed,),
+        preset=chosen,
+        settings=tuple(settings or ()),
+        cache_dir=cache_dir,
+        device=device,
+        data_options=options,
+        source=data,
+        progress=None if quiet else say,
+    )
+    result = tune(method, manifest, space, out, trials, sampler, study)
+    failed = sum(bool(trial.error) for trial in result.trials)
+    best = result.best
+    say(
+        f"best of {len(result.trials)} trials ({failed} failed): {out / best.folder}, "
+        f"validation score {best.score:.4f}"
+    )
+    words = [word for text in result.best_settings() for word in ("--set", text)]
+    say(f"settings: {shlex.join(words)}")
+    say(f"{out}: {TABLE}, {PLOT}")
