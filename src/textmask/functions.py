@@ -125,6 +125,8 @@ def evaluate_on(
                 changed[name] = Path(value)
             if name == "beside":
                 changed[name] = [Path(path) for path in value]
+            if name == "masks":
+                changed[name] = {key: Path(path) for key, path in value.items()}
             options = replace(options, **changed)
         elif name in DATA_FIELDS:
             data_settings[name] = value

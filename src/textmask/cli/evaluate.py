@@ -54,6 +54,13 @@ def evaluate_command(
             help="Run to compare with; repeatable (default: baselines in the folder of RUN).",
         ),
     ] = None,
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Folder of masks that another tool wrote, one file per image of the split; repeatable.",
+        ),
+    ] = None,
     layout: Layout = None,
     text_column: TextColumn = None,
     split_column: SplitColumn = None,
@@ -85,6 +92,7 @@ def evaluate_command(
     """
     record = find_run(run)
     neighbors = tuple(find_run(path).path for path in beside or ())
+    folders = _mask_folders(masks or [])
     check_zone_map(zones)
     folder = _evaluation_folder(record.path, out, split)
     options = data_options(
@@ -119,6 +127,7 @@ def evaluate_command(
     with progress_bars() as step:
         scoring = EvaluationOptions(
             beside=neighbors,
+            masks=folders,
             out=out,
             surface=surface,
             native=native,
@@ -149,6 +158,23 @@ def evaluate_command(
         say(f"report: {write_report(record.path)}")
     else:
         say(f"{folder}: table.md, per_image.csv, scores.csv, summary.json, cases")
+
+
+def _mask_folders(given: list[str]) -> dict[str, Path]:
+    """Name of a row -> folder of masks, of `--masks`."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, sign, folder = text.partition("=")
+        if not (name and sign and folder):
+            raise ConfigError(
+                f"--masks {text}: expected NAME=FOLDER, for example --masks nnU-Net=predictions."
+            )
+        if name in found:
+            raise ConfigError(
+                f"--masks: two folders have the name {name!r}. Give each one its own."
+            )
+        found[name] = Path(folder)
+    return found
 
 
 def _evaluation_folder(run: Path, out: Path | None, split: str) -> Path:

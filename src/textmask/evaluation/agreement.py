@@ -25,7 +25,7 @@ from textmask.metrics.overlap import Bools, Counts
 from textmask.statement import Statement
 
 if TYPE_CHECKING:
-    from textmask.evaluation.scoring import Scored, Scorer
+    from textmask.evaluation.scoring import Measured, Scorer
 
 SUBSETS: dict[Subset, str] = {
     "all": "all prompts",
@@ -45,7 +45,7 @@ class MeasuredAgreement:
 
 
 def measure_agreement(
-    rows: Sequence[Scored], scorer: Scorer, bootstrap: Bootstrap
+    rows: Sequence[Measured], scorer: Scorer, bootstrap: Bootstrap
 ) -> MeasuredAgreement:
     """Measure how far the masks of every row obey their prompts.
 
@@ -150,7 +150,7 @@ def _f1_cell(score: AspectScore | None) -> str:
     return "says nothing" if score is None else cell(score.f1)
 
 
-def _judged_by(row: Scored, scorer: Scorer) -> tuple[Statement, ...]:
+def _judged_by(row: Measured, scorer: Scorer) -> tuple[Statement, ...]:
     """The prompts that a row's masks should obey, as statements."""
     if row.prompts == scorer.data.prompts or not any(row.prompts):
         return scorer.data.statements

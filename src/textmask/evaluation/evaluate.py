@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest, interval_groups
 from textmask.data.mask_scan import decide_rule
 from textmask.data.shuffled_text import shuffled_prompts
-from textmask.errors import CheckpointError
+from textmask.errors import CheckpointError, ConfigError
 from textmask.evaluation.agreement import MeasuredAgreement, measure_agreement
 from textmask.evaluation.baselines import BASELINES, find_neighbors
 from textmask.evaluation.bootstrap import Bootstrap, corrected
 from textmask.evaluation.files import write_evaluation
 from textmask.evaluation.protocol import labelled_rows, protocol_of, refuse_leaks
-from textmask.evaluation.records import Agreement, StructureRow, Value
+from textmask.evaluation.records import Agreement, StructureRow
 from textmask.evaluation.scores import ImageScores
-from textmask.evaluation.scoring import Scored, Scorer, overlap_of
+from textmask.evaluation.scoring import Measured, Scored, ScoredFolder, Scorer, overlap_of
 from textmask.evaluation.structures import names_structures, structure_scores
 from textmask.evaluation.summary import (
     Difference,
@@ -33,10 +33,10 @@ from textmask.io.staging import staged
 from textmask.methods.registry import get_method
 from textmask.metrics.overlap import EmptyPolicy
 from textmask.progress import Progress
-from textmask.runs.checkpoint import load_run
+from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import EVALUATION, output_folder, run_path
 
-PromptKind = Literal["own", "shuffled", "empty"]
+PromptKind = Literal["own", "shuffled", "empty", "masks"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class EvaluationOptions:
 
     Attributes:
         beside: further run folders to compare with; baselines are also looked for among the run's neighbors.
+        masks: name of a row -> folder of masks that another tool wrote, one per image of the split.
         out: folder to write to (default: `<run>/evaluation/<split>`).
         surface: also compute HD95 and ASSD.
         native: score at each mask's own size instead of the run's; probabilities are resized, never masks.
@@ -58,6 +59,7 @@ class EvaluationOptions:
     """
 
     beside: Sequence[Path] = ()
+    masks: Mapping[str, Path] = field(default_factory=dict)
     out: Path | None = None
     surface: bool = True
     native: bool = False
@@ -74,13 +76,15 @@ class ScoredRows:
     """All rows of an evaluation, the model first.
 
     Attributes:
+        model: the first row.
         rows: the rows.
         kinds: N, the prompts that each row was given.
         missing: name of a row that could not be made -> why.
         same_claim: images whose shuffled prompt names the same zones.
     """
 
-    rows: list[Scored]
+    model: Scored
+    rows: list[Measured]
     kinds: list[PromptKind]
     missing: dict[str, str]
     same_claim: int
@@ -104,7 +108,8 @@ def evaluate(
         The summary that is written to summary.json.
 
     Raises:
-        DataError: rows of the split were trained on, or have no mask.
+        DataError: rows of the split were trained on, or have no mask; or a folder of masks does not fit the split.
+        ConfigError: a folder of masks has the name of another row.
         CheckpointError: not a run folder, weights that are damaged or not finite, or the folder of the evaluation
             cannot be written.
         BusyError: another process writes the same evaluation.
@@ -134,11 +139,19 @@ def _evaluate(
         zones=options.zones,
     )
 
+    _refuse_taken_names(loaded, options)
+
+    # masks of other tools are read before anything is predicted: a folder that does not fit stops at once
+    folders = [scorer.score_folder(name, path) for name, path in options.masks.items()]
+
     # the model itself comes first; every difference is that of the first row
     name = loaded.recipe.method
     probabilities = scorer.predict(name, loaded, scorer.data)
     model = scorer.score(name, loaded, probabilities, scorer.data.prompts)
     found = _with_other_rows(scorer, model, options)
+    for row in folders:
+        found.rows.append(row)
+        found.kinds.append("masks")
 
     summary, scores = _summarised(scorer, found, options)
     # all files appear at once: a table is never next to the summary of another evaluation
@@ -152,11 +165,27 @@ def _evaluate(
     return summary
 
 
+def _refuse_taken_names(run: Run, options: EvaluationOptions) -> None:
+    """Check that no folder of masks has the name of another row.
+
+    Raises:
+        ConfigError: one has.
+    """
+    method = run.recipe.method
+    own = {method, f"{method}, shuffled text", f"{method}, empty text", *BASELINES}
+    own.update(find_neighbors(run, options.beside))
+    for name in options.masks:
+        if name in own:
+            raise ConfigError(
+                f"--masks {name}=...: the table already has a row {name!r}. Give the masks another name."
+            )
+
+
 def _with_other_rows(scorer: Scorer, model: Scored, options: EvaluationOptions) -> ScoredRows:
     """The model, the model with other prompts, and its neighbors, or why a row is missing."""
     run, data = model.run, scorer.data
     shuffled, same_claim = shuffled_prompts(data, options.seed)
-    found = ScoredRows([model], ["own"], {}, same_claim)
+    found = ScoredRows(model, [model], ["own"], {}, same_claim)
 
     prompt_kinds: tuple[tuple[PromptKind, Sequence[str]], ...] = (
         ("shuffled", shuffled),
@@ -189,7 +218,7 @@ def _summarised(
     scorer: Scorer, found: ScoredRows, options: EvaluationOptions
 ) -> tuple[EvaluationSummary, dict[str, ImageScores]]:
     """The summary, and the scores of each row's images."""
-    model = found.rows[0]
+    model = found.model
     policy = model.run.recipe.empty_policy
     groups = interval_groups(scorer.data.rows)
     n = options.n_bootstrap
@@ -230,15 +259,15 @@ def _summarised(
 
 
 def _summary_row(
-    row: Scored, kind: PromptKind, policy: EmptyPolicy, bootstrap: Bootstrap, agreed: Agreement
+    row: Measured, kind: PromptKind, policy: EmptyPolicy, bootstrap: Bootstrap, agreed: Agreement
 ) -> SummaryRow:
-    found, recipe = overlap_of(row, policy), row.run.recipe
+    found = overlap_of(row, policy)
     some = bootstrap.take(found.kept)
 
-    # absent if the evaluation was asked to skip them
-    distances: dict[str, Value] = {}
+    # distances are absent if the evaluation was asked to skip them
+    others = _made_by(row)
     for name, values in row.distances.items():
-        distances[name] = bootstrap.mean(values)
+        others[name] = bootstrap.mean(values)
 
     return SummaryRow(
         dice_per_image=some.mean(found.dice_per_image[found.kept]),
@@ -249,17 +278,28 @@ def _summary_row(
         prediction_empty=found.prediction_empty,
         truth_empty=found.truth_empty,
         n_skipped=found.n_skipped,
-        run=row.run.path.name,
         sentences=kind,
-        weights_sha256=file_sha256(row.run.weights),
-        threshold=recipe.threshold,
-        size=recipe.image_size,
-        seed=recipe.seed,
-        labelled_rows=labelled_rows(row.run.data),
-        sentences_cut=row.run.method.too_long(row.prompts),
         agreement=agreed,
-        **distances,
+        **others,
     )
+
+
+def _made_by(row: Measured) -> dict[str, Any]:
+    """The fields of a summary row that say what made the masks."""
+    if isinstance(row, ScoredFolder):
+        return {"run": row.folder, "weights_sha256": row.sha256}
+    if not isinstance(row, Scored):
+        raise TypeError(f"{row.name}: neither a run nor a folder of masks made this row")
+    recipe = row.run.recipe
+    return {
+        "run": row.run.path.name,
+        "weights_sha256": file_sha256(row.run.weights),
+        "threshold": recipe.threshold,
+        "size": recipe.image_size,
+        "seed": recipe.seed,
+        "labelled_rows": labelled_rows(row.run.data),
+        "sentences_cut": row.run.method.too_long(row.prompts),
+    }
 
 
 def _row_differences(

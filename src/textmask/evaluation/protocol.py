@@ -28,6 +28,8 @@ def provenance_lines(summary: EvaluationSummary) -> list[str]:
         data += f", content {protocol.content[:12]}"
     lines = [data]
     for name, row in summary.rows.items():
+        if row.sentences == "masks":
+            lines.append(f"{name}: masks of the folder {row.run}, sha256 {row.weights_sha256[:12]}")
         if row.sentences != "own":
             continue
         size = " x ".join(map(str, row.size))

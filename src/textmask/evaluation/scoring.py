@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +18,10 @@ from textmask.data.loaders import Damage, SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.data.mask_scan import row_mask
 from textmask.errors import BusyError, DataError
+from textmask.evaluation.mask_folders import read_folder
 from textmask.inference.predict_split import predict_split, resize_probability
 from textmask.io.files import file_sha256, write_whole
+from textmask.io.images import resize_mask
 from textmask.io.locks import only_replacer
 from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, EmptyPolicy, Floats, Overlap, counts, overlap
@@ -30,15 +32,14 @@ from textmask.runs.environment import git_commit
 from textmask.runs.layout import EVALUATION, SCORES, is_bundled
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One row of the table: a run, the N prompts it was given, and what was counted of each image.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One row of the table: N prompts, and what was counted of the mask of each image.
 
     `shown` says in which zones each mask lies, by the zone map of the image's own prompt.
     """
 
     name: str
-    run: Run
     prompts: Sequence[str]
     counts: Counts
     surface: SurfaceResult | None
@@ -54,6 +55,21 @@ class Scored:
             "hd95_max_directed_px": self.surface.hd95_max_directed,
             "assd_px": self.surface.assd,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Measured):
+    """The row of a run; `prompts` are what it was given."""
+
+    run: Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredFolder(Measured):
+    """The row of masks that another tool wrote; the prompts are those of the data."""
+
+    folder: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -105,25 +121,38 @@ class Scorer:
         if not self.native and probabilities.shape == truth.shape:
             masks = probabilities > threshold
             zones = shown(masks, self.data.statements, self.zones)
-            return Scored(name, run, prompts, *self._measure(masks, truth), zones)
-
-        # one image at a time, since each mask may have its own size
-        parts, places = [], []
-        for i, (row, probability) in enumerate(zip(self.data.rows, probabilities, strict=True)):
-            mask = row_mask(self.manifest, row) if self.native else np.asarray(truth[i])
-            found = resize_probability(probability, (mask.shape[0], mask.shape[1])) > threshold
-            parts.append(self._measure(found[None], mask[None]))
-            places.append(shown(found[None], self.data.statements[i : i + 1], self.zones))
-
-        joined = Counts.concatenate(part for part, _ in parts)
-        surfaces = [distances for _, distances in parts if distances is not None]
-        surface = SurfaceResult.concatenate(surfaces) if surfaces else None
-        zones = Shown(
-            np.concatenate([place.zones for place in places]),
-            np.concatenate([place.pieces for place in places]),
-            np.concatenate([place.empty for place in places]),
+            found, surface = self._measure(masks, truth)
+        else:
+            found, surface, zones = self._measure_each(
+                (resize_probability(probability, (mask.shape[0], mask.shape[1])) > threshold, mask)
+                for probability, mask in zip(probabilities, self._truths(), strict=True)
+            )
+        return Scored(
+            name=name, prompts=prompts, counts=found, surface=surface, shown=zones, run=run
         )
-        return Scored(name, run, prompts, joined, surface, zones)
+
+    def score_folder(self, name: str, folder: Path) -> ScoredFolder:
+        """Score the masks that another tool wrote, at their own size or resized as the true masks are.
+
+        Raises:
+            DataError: see `read_folder`.
+        """
+        truth = self.data.masks
+        size = None if self.native else (int(truth.shape[1]), int(truth.shape[2]))
+        made = read_folder(name, folder, self.manifest, self.data.rows, size, self.progress)
+        found, surface, zones = self._measure_each(
+            ((mask if size is None else resize_mask(mask, size)) > 0, true)
+            for mask, true in zip(made.masks, self._truths(), strict=True)
+        )
+        return ScoredFolder(
+            name=name,
+            prompts=self.data.prompts,
+            counts=found,
+            surface=surface,
+            shown=zones,
+            folder=made.folder,
+            sha256=made.sha256,
+        )
 
     def score_neighbor(self, name: str, run: Run) -> Scored:
         """Score another run with the split's own prompts, or read what scoring the same weights gave before."""
@@ -178,7 +207,14 @@ class Scorer:
                 surface = _stored_surface(file) if self.surface else None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return Scored(name, run, self.data.prompts, found, surface, zones)
+        return Scored(
+            name=name,
+            prompts=self.data.prompts,
+            counts=found,
+            surface=surface,
+            shown=zones,
+            run=run,
+        )
 
     def key(self, run: Run) -> str:
         """Everything that a run's scores depend on; uncommitted edits have no name, so they never match."""
@@ -202,6 +238,29 @@ class Scorer:
         distances = surface_distances(prediction, truth) if self.surface else None
         return counts(prediction, truth), distances
 
+    def _truths(self) -> Iterator[np.ndarray]:
+        """The true masks one by one, at the size at which they are scored."""
+        for i, row in enumerate(self.data.rows):
+            yield row_mask(self.manifest, row) if self.native else np.asarray(self.data.masks[i])
+
+    def _measure_each(
+        self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[Counts, SurfaceResult | None, Shown]:
+        """Count (prediction, truth) one by one, since each mask may have its own size."""
+        parts, places = [], []
+        for i, (found, mask) in enumerate(pairs):
+            parts.append(self._measure(found[None], mask[None]))
+            places.append(shown(found[None], self.data.statements[i : i + 1], self.zones))
+
+        surfaces = [distances for _, distances in parts if distances is not None]
+        zones = Shown(
+            np.concatenate([place.zones for place in places]),
+            np.concatenate([place.pieces for place in places]),
+            np.concatenate([place.empty for place in places]),
+        )
+        joined = Counts.concatenate(part for part, _ in parts)
+        return joined, SurfaceResult.concatenate(surfaces) if surfaces else None, zones
+
 
 def _stored_surface(file: Mapping[str, Any]) -> SurfaceResult:
     return SurfaceResult(
@@ -215,7 +274,7 @@ def _stored_surface(file: Mapping[str, Any]) -> SurfaceResult:
     )
 
 
-def overlap_of(row: Scored, policy: EmptyPolicy) -> Overlap:
+def overlap_of(row: Measured, policy: EmptyPolicy) -> Overlap:
     """Overlap of a row.
 
     Raises:

@@ -43,14 +43,16 @@ RobustnessKind = Literal["prompts", "text-noise", "corruption"]
 
 
 class SummaryRow(Figures):
-    """One row of an evaluation: a run, the kind of prompts it was given, and its figures.
+    """One row of an evaluation: a run and the kind of prompts it was given, or masks of another tool; and its figures.
 
     Attributes:
         both_empty, prediction_empty, truth_empty: images with such empty masks.
         n_skipped: images that the empty policy leaves out of per-image figures.
-        run: name of the run folder.
-        sentences: prompts that the model was given.
-        size: of the model's input, rows and columns in pixels.
+        run: name of the run folder, or of the folder of masks.
+        sentences: prompts that the model was given; "masks" if another tool wrote the masks.
+        weights_sha256: of the weights, or of the masks of another tool.
+        threshold, seed: of the run; None for masks of another tool.
+        size: of the model's input, rows and columns in pixels; empty for masks of another tool.
         labelled_rows: labelled training images.
         sentences_cut: prompts longer than the text encoder reads; None in older files.
     """
@@ -60,12 +62,12 @@ class SummaryRow(Figures):
     truth_empty: int = 0
     n_skipped: int = 0
     run: str
-    sentences: Literal["own", "shuffled", "empty"]
+    sentences: Literal["own", "shuffled", "empty", "masks"]
     weights_sha256: str
-    threshold: float
-    size: tuple[int, ...]
-    seed: int
-    labelled_rows: int
+    threshold: Missing[float] = None
+    size: tuple[int, ...] = ()
+    seed: Missing[int] = None
+    labelled_rows: Missing[int] = None
     sentences_cut: Missing[int] = None
     agreement: Missing[Agreement] = None
 
