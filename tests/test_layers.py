@@ -24,8 +24,8 @@ FLOORS = (
     ("reports", "studies", "pacs"),
     ("export", "serve"),
     ("demo",),
-    ("cli",),
     ("functions",),
+    ("cli",),
     ("__init__", "__main__", "method"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

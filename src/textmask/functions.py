@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from textmask.cli.options import read_data
 from textmask.config import Recipe, Stage
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, DataError
@@ -16,6 +15,7 @@ from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.evaluation.summary import EvaluationSummary
 from textmask.methods.registry import load_recipe, preset_recipe
 from textmask.runs.data_options import DataOptions
+from textmask.runs.read_data import read_data
 from textmask.runs.record import read_record
 from textmask.runs.session import fabric_device, find_device
 from textmask.training.loop import TrainOptions, TrainResult, train

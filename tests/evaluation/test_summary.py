@@ -114,3 +114,21 @@ def test_unknown_keys_of_a_file_are_ignored_and_records_cannot_change(tmp_path):
     assert read_summary(path, EvaluationSummary) == read_summary(EVALUATION, EvaluationSummary)
     with pytest.raises(ValueError, match="frozen"):
         Value(estimate=1.0).estimate = 2.0
+
+
+def test_every_summary_is_a_table_for_pandas(monkeypatch):
+    # pandas is optional: what it is given is looked at
+    monkeypatch.setattr("textmask.evaluation.summary.data_frame", list)
+    study = read_summary(STUDY, StudySummary)
+    records = study.to_pandas()
+    assert [record["arm"] for record in records] == [arm.arm for arm in study.arms]
+    assert records[0]["dice_per_image"] == study.arms[0].dice_per_image.estimate
+    assert records[0]["dice_per_image_low"] == study.arms[0].dice_per_image.low
+    assert records[0]["n_seeds"] == len(study.arms[0].seeds)
+
+    evaluation = read_summary(EVALUATION, EvaluationSummary)
+    assert [record["row"] for record in evaluation.to_pandas()] == list(evaluation.rows)
+    robustness = read_summary(ROBUSTNESS, RobustnessSummary)
+    assert [record["kind"] for record in robustness.to_pandas()] == [
+        r.kind for r in robustness.rows
+    ]

@@ -1,9 +1,12 @@
 """Prediction on own pictures: sizes, many sentences, folders, jobs, bad input, odd names."""
 
 import csv
+import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -382,6 +385,49 @@ def test_what_exists_is_skipped_unless_told(half, film, tmp_path):
     assert status(probability=True) == "skipped"
     mask.unlink()
     assert status() == "done"
+
+
+def test_an_image_that_was_replaced_under_its_name_is_predicted_again(half, film, tmp_path):
+    # the old mask would be that of another patient
+    image, out = tmp_path / "scan.png", tmp_path / "out"
+    image.write_bytes(film.read_bytes())
+    jobs = [BatchItem(image, "left lung"), BatchItem(image, "right lung")]
+    assert [r.status for r in predict_folder(half, jobs, out)] == ["done", "done"]
+    first = json.loads((out / f"{jobs[0].stem}.json").read_text())
+    assert first["image_sha256"] == hashlib.sha256(image.read_bytes()).hexdigest()
+
+    cv2.imwrite(str(image), np.full((40, 60), 90, np.uint8))
+    again = predict_folder(half, jobs, out)
+    assert [r.status for r in again] == ["done", "done"]
+    assert "image has changed" in again[0].message
+    mask = cv2.imread(str(out / f"{jobs[0].stem}.mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (40, 60)
+
+    # the same content is not made twice, whatever its date
+    os.utime(image, (1, 1))
+    assert [r.status for r in predict_folder(half, jobs, out)] == ["skipped", "skipped"]
+
+
+def test_the_same_relative_path_in_two_folders_is_two_images(half, film, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    for name, value in (("one", 20), ("two", 200)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "a.png"), np.full((50, 70), value, np.uint8))
+        monkeypatch.chdir(tmp_path / name)
+        (found,) = predict_folder(half, [BatchItem(Path("a.png"), "left lung")], out)
+        assert found.status == "done"
+
+
+def test_a_result_that_does_not_say_its_image_is_skipped_with_a_word(half, film, tmp_path):
+    out, job = tmp_path / "out", BatchItem(film, "left lung")
+    predict_folder(half, [job], out)
+    path = out / f"{job.stem}.json"
+    record = json.loads(path.read_text())
+    del record["image_sha256"]
+    path.write_text(json.dumps(record))
+    (found,) = predict_folder(half, [job], out)
+    assert found.status == "skipped"
+    assert "--overwrite" in found.message
 
 
 def test_another_models_result_is_not_passed_off_as_this_ones(half, film, tmp_path):

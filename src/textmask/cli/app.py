@@ -17,6 +17,7 @@ import typer
 from textmask.cli.cache import cache_app
 from textmask.cli.data import data_app
 from textmask.cli.dicom import dicom_app
+from textmask.cli.ensemble import ensemble_command
 from textmask.cli.evaluate import (
     evaluate_command,
     report_command,
@@ -44,7 +45,7 @@ DESCRIPTION = (
 # the commands in the order of work
 PANELS = {
     "Train and evaluate": (
-        *("demo", "methods", "train", "evaluate", "report", "study"),
+        *("demo", "methods", "train", "ensemble", "evaluate", "report", "study"),
         *("table", "verify-table"),
     ),
     "Predict": ("predict", "calibrate", "serve"),
@@ -79,6 +80,7 @@ app = typer.Typer(
 
 app.command("demo")(demo_command)
 app.command("train")(train_command)
+app.command("ensemble")(ensemble_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
 app.command("table")(table_command)

@@ -26,7 +26,6 @@ from textmask.cli.options import (
     data_options,
     print_table,
     progress_bars,
-    read_data,
     say,
     verify_data,
 )
@@ -89,6 +88,8 @@ def inspect(
         absent=absent,
         grammar=grammar,
     )
+    from textmask.runs.read_data import read_data
+
     manifest = read_data(path, options)
     if verify:
         verify_data(manifest)
@@ -161,6 +162,8 @@ def convert(
         grammar=grammar,
     )
     with progress_bars() as step:
+        from textmask.runs.read_data import read_data
+
         manifest = decide_rule(read_data(path, options), progress=step)
     write_manifest(manifest, out)
     say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
@@ -209,6 +212,8 @@ def describe_command(
         mask_threshold=mask_threshold,
         mask_values=mask_values,
     )
+    from textmask.runs.read_data import read_data
+
     manifest = read_data(path, options)
 
     from textmask.data.describe import describe_masks

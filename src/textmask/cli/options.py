@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -331,43 +330,6 @@ def verify_data(manifest: Manifest, cache_dir: Path | None = None) -> None:
     )
 
 
-def read_data(path: Path, options: DataOptions) -> Manifest:
-    """The manifest of a data set, read with these options."""
-    from dataclasses import replace
-
-    from textmask.data.label_maps import with_mask_options
-    from textmask.data.splits import hold_out, merge_split
-    from textmask.layouts.read import read_layout
-    from textmask.statement import Laterality as Convention
-
-    with warnings.catch_warnings():
-        # the names of the structures become the prompts
-        if options.classes:
-            warnings.filterwarnings("ignore", message=".*rows have no text")
-        manifest = read_layout(
-            path,
-            options.layout,
-            text_column=options.text_column or None,
-            split_column=options.split_column or None,
-            laterality=Convention(options.laterality) if options.laterality else None,
-        )
-    manifest = with_mask_options(
-        manifest,
-        threshold=options.mask_threshold,
-        values=options.mask_values,
-        classes=options.classes,
-        absent=options.absent,
-    )
-    if options.grammar:
-        rows = tuple(replace(row, grammar=options.grammar) for row in manifest.rows)
-        manifest = replace(manifest, rows=rows)
-    if options.merge_valid:
-        manifest = merge_split(manifest)
-    if options.hold_out:
-        manifest = hold_out(manifest, options.hold_out)
-    return manifest
-
-
 def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manifest:
     """The manifest of a data set for a run; says which options come from the run.
 
@@ -375,6 +337,8 @@ def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manife
         DataError: the data cannot be read with these options.
         ConfigError: an option does not fit the data.
     """
+    from textmask.runs.read_data import read_data
+
     kept = option_words(record.options)
     if not kept:
         return read_data(path, options)

@@ -200,7 +200,7 @@ def _show_messages(results: list[BatchResult]) -> None:
         for code in result.warnings:
             words = f" ({', '.join(result.unknown_words)})" if code == "out_of_vocabulary" else ""
             warned.append(f"{result.job.text[:80]!r}: {code}: {CODES[code]}{words}")
-    warned += [r.message for r in results if r.status == "skipped" and r.message]
+    warned += [r.message for r in results if r.status != "failed" and r.message]
     for message in dict.fromkeys(warned):
         complain(f"warning: {message}", "yellow")
 

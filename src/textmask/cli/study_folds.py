@@ -21,7 +21,6 @@ from textmask.cli.options import (
     TextColumn,
     chosen_preset,
     data_options,
-    read_data,
     say,
 )
 from textmask.config import MAX_SEED
@@ -59,6 +58,8 @@ def folds_command(
         DataOptions(), layout, text_column, split_column, laterality, None, None, grammar
     )
     chosen = chosen_preset(preset)
+    from textmask.runs.read_data import read_data
+
     manifest = read_data(data, options)
 
     from textmask.studies.grid.folds import FOLDS, SCORES, run_folds

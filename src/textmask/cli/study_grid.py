@@ -29,7 +29,6 @@ from textmask.cli.options import (
     TextColumn,
     chosen_preset,
     data_options,
-    read_data,
     read_seeds,
     require_file,
     say,
@@ -325,6 +324,8 @@ def _run_plan(plan: StudyPlan, request: StudyRequest) -> None:
     seeds = read_seeds(request.seeds)
     preset = chosen_preset(request.preset)
     require_file(request.labelled_list, "the list of labelled images, one name per line")
+    from textmask.runs.read_data import read_data
+
     manifest = read_data(request.data, request.options)
     manifest.rows_of(request.split)
 

@@ -36,7 +36,6 @@ from textmask.cli.options import (
     complain,
     data_options,
     find_run,
-    read_data,
     read_recipe,
     read_seeds,
     require_file,
@@ -215,6 +214,8 @@ def train_command(
         absent=absent,
         allow_empty_text=allow_empty_text,
     )
+    from textmask.runs.read_data import read_data
+
     manifest = read_data(plan.data, options)
     if verify:
         verify_data(manifest, cache_dir)

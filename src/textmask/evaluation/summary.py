@@ -183,14 +183,21 @@ class EvaluationSummary(Summary):
                 "split": self.protocol.split,
                 "n": self.protocol.n,
             }
-            for field, value in row:
-                if isinstance(value, Value):
-                    record[field] = value.estimate
-                    record[f"{field}_low"], record[f"{field}_high"] = value.low, value.high
-                elif isinstance(value, str | int | float):
-                    record[field] = value
+            record.update(_plain_columns(row))
             records.append(record)
         return data_frame(records)
+
+
+def _plain_columns(row: Record) -> dict[str, Any]:
+    """The plain values of a row, and its intervals as NAME, NAME_low and NAME_high."""
+    columns: dict[str, Any] = {}
+    for field, value in row:
+        if isinstance(value, Value):
+            columns[field] = value.estimate
+            columns[f"{field}_low"], columns[f"{field}_high"] = value.low, value.high
+        elif isinstance(value, str | int | float):
+            columns[field] = value
+    return columns
 
 
 class StudyProtocol(Record):
@@ -233,6 +240,19 @@ class StudySummary(Summary):
     differences: tuple[StudyDifference, ...]
     missing: tuple[str, ...] = ()
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with one row per arm; the number of its seeds is the column n_seeds.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        records = []
+        for arm in self.arms:
+            record = {"split": self.protocol.split, **_plain_columns(arm)}
+            record["n_seeds"] = len(arm.seeds)
+            records.append(record)
+        return data_frame(records)
+
 
 class RobustnessSummary(Summary):
     """What one run does under changed prompts or images; the first row is the unchanged input."""
@@ -244,6 +264,16 @@ class RobustnessSummary(Summary):
     severities: Missing[dict[str, tuple[float, ...]]] = None
     rows: tuple[PerturbationRow, ...]
     verdicts: Missing[PromptVerdicts] = None
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with one row per perturbation, of the kind and severity that its columns name.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return data_frame(
+            [{"split": self.protocol.split, **_plain_columns(row)} for row in self.rows]
+        )
 
 
 AnyResult = EvaluationSummary | StudySummary | RobustnessSummary

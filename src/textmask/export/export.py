@@ -37,7 +37,15 @@ from textmask.io.files import file_sha256, remove_unfinished, what_to_do, write_
 from textmask.io.staging import staged
 from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
-from textmask.runs.layout import CALIBRATION, EXPORT, HUB_CONFIG, HUB_WEIGHTS, RECIPE
+from textmask.runs.layout import (
+    CALIBRATION,
+    EXPORT,
+    HUB_CONFIG,
+    HUB_WEIGHTS,
+    RECIPE,
+    is_ensemble,
+    member_folder,
+)
 from textmask.runs.session import find_device
 
 TARGETS = ("onnx", "monai", "hf")
@@ -119,6 +127,11 @@ def export(
         remove_unfinished(out.parent)
 
     loaded = run if isinstance(run, Run) else load_run(run)
+    if is_ensemble(loaded.path):
+        raise ConfigError(
+            f"{loaded.path} is an ensemble, which cannot be exported. Export one of its members, such as "
+            f"{member_folder(loaded.path, 1)}."
+        )
     bound = BOUNDS[precision] if bound is None else bound
     if target == "hf":
         if precision != "fp32":

@@ -17,8 +17,10 @@ from textmask.inference.predictions import write_predictions
 from textmask.inference.predictor import Opened, Predictor, Segmentation, explanation
 from textmask.inference.results import (
     BatchResult,
+    image_digest,
     is_done,
     is_stale,
+    shows_another_image,
     write_segmentation,
     write_volume,
 )
@@ -70,6 +72,8 @@ def predict_folder(
     progress: Progress | None = None,
 ) -> list[BatchResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each item, and predictions.csv; skip what exists.
+
+    A result is made again if the content of its image has changed: NAME.json stores the sha256 of the image.
 
     An image with several prompts also gets NAME.labels.png and NAME.labels.json, see `LabelMap`.
 
@@ -226,8 +230,15 @@ def _segment_group(
     report: Callable[[int], None],
 ) -> list[BatchResult]:
     """The prompts of one image; `before` items were done before them."""
+    # before the image is read: a file that is replaced meanwhile is then noticed by the next call
+    digest = image_digest(jobs[0])
+    changed = [job for job in jobs if shows_another_image(out, job, digest)]
+
     # results of an earlier call are segmented again if the label map of all prompts is missing
-    waiting = [job for job in jobs if wanted.overwrite or not is_done(out, job, wanted.extra)]
+    waiting = []
+    for job in jobs:
+        if wanted.overwrite or job in changed or not is_done(out, job, wanted.extra):
+            waiting.append(job)
     labels = LabelMap(jobs) if len(jobs) > 1 else None
     if labels is not None and not waiting and labels.exists(out):
         labels = None
@@ -250,7 +261,7 @@ def _segment_group(
                 results.append(BatchResult(job, "skipped"))
                 continue
             if len(images) > 1:
-                found = _segment_volume(predictor, job, images, out, wanted)
+                found = _segment_volume(predictor, job, images, out, wanted, digest)
             else:
                 opened = opened or predictor.open(images[0], job.view)
                 found = opened.segment(
@@ -261,12 +272,14 @@ def _segment_group(
                 if skipped:
                     results.append(BatchResult(job, "skipped"))
                     continue
-                write_segmentation(out, job, found, opened, wanted.extra)
+                facts = {"image_sha256": digest}
+                write_segmentation(out, job, found, opened, wanted.extra, facts)
 
             # files first: an item is done when they exist
+            note = "the image has changed since the last call" if job in changed else ""
             conversion = found.asked.conversion
             results.append(
-                BatchResult(job, "done", "", found.warnings, found.unknown_words, conversion)
+                BatchResult(job, "done", note, found.warnings, found.unknown_words, conversion)
             )
         except TextMaskError as error:
             results.append(BatchResult(job, "failed", str(error)))
@@ -283,7 +296,12 @@ def _segment_group(
 
 
 def _segment_volume(
-    predictor: Predictor, job: BatchItem, images: Sequence[LoadedImage], out: Path, wanted: Wanted
+    predictor: Predictor,
+    job: BatchItem,
+    images: Sequence[LoadedImage],
+    out: Path,
+    wanted: Wanted,
+    digest: str,
 ) -> Segmentation:
     """Segment a volume slice by slice; only its masks and the slice with the largest one are kept in memory."""
     if images[0].format != "nifti":
@@ -308,5 +326,5 @@ def _segment_volume(
     if largest is None:
         raise DataError(f"{job.image.name}: contains no slice.")
 
-    write_volume(out, job, masks, largest[1], largest[0])
+    write_volume(out, job, masks, largest[1], largest[0], {"image_sha256": digest})
     return largest[1]

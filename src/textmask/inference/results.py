@@ -12,7 +12,7 @@ import numpy as np
 from textmask.inference.folder_images import NIFTI
 from textmask.inference.jobs import BatchItem
 from textmask.inference.predictor import Opened, Predictor, Segmentation, explanation
-from textmask.io.files import write_json
+from textmask.io.files import file_sha256, write_json
 from textmask.io.images import write_png
 from textmask.io.nifti import write_nifti_mask
 from textmask.io.spreadsheets import read_json_records
@@ -48,10 +48,40 @@ def is_done(out: Path, job: BatchItem, extra: Sequence[str]) -> bool:
     return all((out / f"{job.stem}{ending}").exists() for ending in endings)
 
 
+def image_digest(job: BatchItem) -> str:
+    """The sha256 of the image file of an item; "" if it cannot be read, which the decoder then explains."""
+    try:
+        return file_sha256(job.image)
+    except OSError:
+        return ""
+
+
+def shows_another_image(out: Path, job: BatchItem, digest: str) -> bool:
+    """Whether a result of this name exists that was made of another image: its mask would be that of another patient.
+
+    Args:
+        out: folder of the results.
+        job: the item.
+        digest: of the image as it is now; "" compares nothing.
+    """
+    record = out / f"{job.stem}.json"
+    if not digest or not record.exists():
+        return False
+    made_of = read_json_records(record)
+    stored = made_of.get("image_sha256") if isinstance(made_of, dict) else None
+    return stored is not None and stored != digest
+
+
 def is_stale(out: Path, job: BatchItem, predictor: Predictor) -> str:
     """A message if the existing result was made by another model, "" if by this one."""
     made_by = read_json_records(out / f"{job.stem}.json")
     if isinstance(made_by, dict) and made_by.get("weights_sha256") == predictor.weights_sha256:
+        # results of earlier versions do not say which image they were made of
+        if "image_sha256" not in made_by:
+            return (
+                f"{out / job.stem}.json does not say which content its image had; if the image may have been "
+                "replaced since, --overwrite makes it again"
+            )
         if made_by.get("tta", "none") == predictor.tta:
             return ""
         return f"{out / job.stem}.json was made with another --tta; --overwrite replaces it"
@@ -109,6 +139,7 @@ def write_volume(
     masks: Mapping[int, np.ndarray],
     largest: Segmentation,
     opened: Opened,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one volume of masks in the geometry of its NIfTI file, and an overlay of the slice with the largest mask.
 
@@ -118,6 +149,7 @@ def write_volume(
         masks: per slice, uint8 H W, in order.
         largest: the segmentation of the slice with the largest mask, which the JSON file describes.
         opened: that slice.
+        facts: entries of the JSON file to add or replace.
 
     Raises:
         DataError: a file cannot be written.
@@ -131,6 +163,7 @@ def write_volume(
     record = result_record(job, largest, opened.predictor)
     record["foreground_px"] = sum(areas)
     record["foreground_px_of_slices"] = areas
+    record.update(facts or {})
     write_json(out / f"{job.stem}.json", record)
 
 

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from textmask.config import Recipe
 from textmask.errors import CheckpointError
-from textmask.io.files import file_sha256, replacing, what_to_do
+from textmask.io.files import file_sha256, read_json, replacing, what_to_do
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, load_recipe
 from textmask.nn.text_cache import TextCache
+from textmask.runs.averaged import AveragedMethod
 from textmask.runs.data_options import DataOptions
-from textmask.runs.layout import weights_file
+from textmask.runs.layout import ENSEMBLE, is_ensemble, member_folder, weights_file
 from textmask.runs.record import RunRecord, read_record, stored_options, stored_source
 from textmask.runs.session import Session, find_device
 
@@ -76,6 +77,11 @@ def load_run(run: Path | str, device: str = "cpu") -> Run:
     find_device(device)
     record = read_record(run)
     recipe = load_recipe(json.dumps(record.recipe))
+    if is_ensemble(record.path):
+        averaged = AveragedMethod(_member_methods(record.path))
+        ensemble = Run(record.path, recipe, averaged.eval(), record.data, record.result)
+        ensemble.session(device)
+        return ensemble
     _check_hash(weights_file(record.path), record)
     tensors, metadata = read_tensors(weights_file(record.path))
 
@@ -87,6 +93,34 @@ def load_run(run: Path | str, device: str = "cpu") -> Run:
     found = Run(record.path, recipe, method, record.data, record.result)
     found.session(device)
     return found
+
+
+def _member_methods(path: Path) -> list[Method]:
+    """The methods of an ensemble.
+
+    Raises:
+        CheckpointError: a member is damaged, or is not the one that the ensemble was made of.
+    """
+    described = read_json(path / ENSEMBLE).get("members")
+    if not isinstance(described, list) or not described:
+        raise CheckpointError(
+            f"{path / ENSEMBLE} lists no members. Make the ensemble again with textmask ensemble."
+        )
+
+    methods = []
+    for number, member in enumerate(described, start=1):
+        folder = member_folder(path, number)
+        if is_ensemble(folder):
+            raise CheckpointError(f"{folder} is an ensemble, expected a run.")
+        run = load_run(folder)
+        expected = member.get("weights_sha256") if isinstance(member, dict) else None
+        if (found := file_sha256(run.weights)) != expected:
+            raise CheckpointError(
+                f"the sha256 of {run.weights} is {found}, expected {expected}. Make the ensemble again with "
+                "textmask ensemble."
+            )
+        methods.append(run.method)
+    return methods
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -181,6 +215,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(
             f"{path} does not exist. Is this a run folder, and has it finished an epoch?"
+        )
+
+    if path.name == ENSEMBLE:
+        raise CheckpointError(
+            f"{path.parent} is an ensemble, which has no weights of its own. Name one of its members, such as "
+            f"{member_folder(path.parent, 1)}."
         )
 
     # a safetensors file is 8 bytes of length and a JSON object; the length may begin like a pickle

@@ -26,6 +26,10 @@ STUDIES = "studies"
 EXPORT_FOLDER = "onnx"
 EXPORT = "export.json"
 
+# several runs in one folder, made by `textmask ensemble`
+ENSEMBLE = "ensemble.json"
+MEMBERS = "members"
+
 # a folder as model hubs hold it, made by `textmask export --target hf`
 HUB_CONFIG = "config.json"
 HUB_WEIGHTS = "model.safetensors"
@@ -52,13 +56,25 @@ def is_run(run: Path) -> bool:
     return (run / RECIPE).is_file() or is_hub_folder(run)
 
 
+def is_ensemble(run: Path) -> bool:
+    """Whether the folder was made by `textmask ensemble`."""
+    return (run / ENSEMBLE).is_file()
+
+
+def member_folder(run: Path, number: int) -> Path:
+    """A member of an ensemble; the first has the number 1."""
+    return run / MEMBERS / str(number)
+
+
 def is_bundled(run: Path) -> bool:
     """Whether this is the bundled model, which is part of the package and never written to."""
     return run.resolve() == DEFAULT_RUN
 
 
 def weights_file(run: Path) -> Path:
-    """The weights of a run."""
+    """The weights of a run; of an ensemble the file with the hashes of its members' weights, which identifies it."""
+    if is_ensemble(run):
+        return run / ENSEMBLE
     return run / (HUB_WEIGHTS if is_hub_folder(run) else WEIGHTS)
 
 
