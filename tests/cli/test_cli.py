@@ -24,7 +24,8 @@ from textmask.errors import ConfigError
 from textmask.methods.registry import get_method
 
 COMMANDS = [
-    ["train"], ["ensemble"], ["evaluate"], ["predict"], ["calibrate"], ["report"], ["table"], ["verify-table"], ["demo"], ["serve"],
+    ["train"], ["ensemble"], ["evaluate"], ["predict"], ["calibrate"], ["report"], ["table"], ["verify-table"],
+    ["demo"], ["serve"],
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"],

@@ -23,7 +23,6 @@ from textmask.cli.options import (
     TextColumn,
     chosen_preset,
     data_options,
-    read_data,
     say,
 )
 from textmask.config import MAX_SEED
@@ -72,6 +71,7 @@ def tune_command(
     )
 
     from textmask.methods.registry import preset_recipe
+    from textmask.runs.read_data import read_data
     from textmask.studies.grid.search_space import Dimension, OptunaSampler, check_space
 
     # everything typed is checked before the data are read
