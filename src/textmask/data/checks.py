@@ -17,7 +17,7 @@ from textmask.data.claim_checks import (
 )
 from textmask.data.facts import Facts, distinct_images, measure, near_identical
 from textmask.data.manifest import Manifest, Row
-from textmask.data.mask_checks import check_coverage, check_images
+from textmask.data.mask_checks import check_coverage, check_images, check_tags
 from textmask.data.mask_scan import decide_rule
 from textmask.data.published import compare_counts
 from textmask.errors import DataError, DataWarning, PromptWarning
@@ -51,6 +51,7 @@ def check(
         _check_masks(facts, report)
         check_images(facts, report)
         check_coverage(facts, report)
+        check_tags(facts, report)
 
         # what prompts claim, against what their masks show
         claims = []

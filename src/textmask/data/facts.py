@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_scan import row_mask
+from textmask.data.mask_sources import is_mask_source
 from textmask.errors import DataError
-from textmask.io.images import Bytes, read_image, stored_size
+from textmask.io.images import Bytes, orientation_tag, read_image, stored_size
 from textmask.progress import Progress, with_progress
 
 THUMBNAIL = 32
@@ -35,6 +36,7 @@ class Facts:
         mask_share: foreground share of the frame, None without a mask.
         left_share: share of the foreground in the left half of the frame, None without foreground.
         edge_share: foreground share of the outermost pixels, None without a mask.
+        tags: orientation tags of the image and of its mask.
         errors: what could not be read.
     """
 
@@ -47,6 +49,7 @@ class Facts:
     mask_share: float | None = None
     left_share: float | None = None
     edge_share: float | None = None
+    tags: tuple[int, int] = (1, 1)
     errors: tuple[str, ...] = ()
 
 
@@ -112,13 +115,18 @@ def _measure_image(manifest: Manifest, row: Row) -> Facts:
     except DataError as error:
         return Facts(row, errors=(str(error),))
     size = (image.shape[0], image.shape[1])
-    return Facts(row, sha256, size, gray=image.ndim == 2, thumbnail=_thumbnail(image))
+    tags = (orientation_tag(path), 1)
+    return Facts(row, sha256, size, gray=image.ndim == 2, thumbnail=_thumbnail(image), tags=tags)
 
 
 def _measure_mask(manifest: Manifest, row: Row, fact: Facts) -> Facts:
     if row.mask is None:
         return fact
     try:
+        if is_mask_source(row.mask):  # drawn from a table, on the upright image
+            fact = replace(fact, tags=(1, 1))
+        else:
+            fact = replace(fact, tags=(fact.tags[0], orientation_tag(manifest.mask_path(row))))
         # sizes do not depend on the rule
         if manifest.mask_rule is None and not row.label:
             return replace(fact, mask_size=stored_size(manifest.mask_path(row)))

@@ -1,4 +1,4 @@
-"""Checks of single images and masks: flat or tiny images, masks that cover nearly everything or are inverted."""
+"""Checks of images and masks: flat or tiny images, masks that cover nearly everything, are inverted or turned."""
 
 from __future__ import annotations
 
@@ -72,6 +72,28 @@ def check_coverage(facts: list[Facts], report: CheckReport) -> None:
             f"{part_of(len(inverted), len(masked))} masks look like the inverse of the others, e.g. "
             f"{inverted[0].row.mask}: foreground along the edge of the image and background inside.",
             [fact.row for fact in inverted],
+        )
+
+
+def check_tags(facts: list[Facts], report: CheckReport) -> None:
+    """Warn about masks that fit their image in size although only one of the two has an orientation tag."""
+    doubtful = [
+        fact
+        for fact in facts
+        if fact.tags[0] != fact.tags[1]
+        and fact.size is not None
+        and fact.size == fact.mask_size
+        # rows and columns that were exchanged show in the size, unless the image is square
+        and (fact.size[0] == fact.size[1] or (fact.tags[0] > 4) == (fact.tags[1] > 4))
+    ]
+    if doubtful:
+        report.add(
+            "orientation-tag",
+            "warning",
+            f"{part_of(len(doubtful), len(facts))} rows have another orientation tag (EXIF) in the image than in the "
+            f"mask, e.g. {doubtful[0].row.image}. Both are turned by their own tag. Look at them: the mask may have "
+            "been drawn before the image was turned.",
+            [fact.row for fact in doubtful],
         )
 
 

@@ -85,6 +85,7 @@ def image_of_pillow(image: Image.Image) -> Bytes:
         DataError: the file behind it is damaged.
     """
     try:
+        _read_without_map(image)
         return _as_uint8(_pillow_pixels(ImageOps.exif_transpose(image)), "the Pillow image")
     except DAMAGED as error:
         raise DataError(f"the Pillow image cannot be decoded ({error}).") from error
@@ -137,6 +138,16 @@ def stored_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
         raise _too_many_pixels(path, str(error)) from error
     except DAMAGED as error:
         raise _unreadable(path, error) from error
+
+
+def orientation_tag(path: str | Path) -> int:
+    """Orientation tag in the header of an image, 1 to 8; 1 if there is none or the file cannot be read."""
+    try:
+        with Image.open(path) as image:
+            tag = image.getexif().get(ORIENTATION_TAG, 1)
+    except (*DAMAGED, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return 1
+    return tag if tag in range(1, 9) else 1
 
 
 def resize_image(image: Bytes, size: tuple[int, int]) -> Bytes:
@@ -309,7 +320,14 @@ def _decode_image(
         raise _unreadable(path, error) from error
 
 
+def _read_without_map(image: Image.Image) -> None:
+    """Keep Pillow from mapping an uncompressed TIFF into memory: it maps one that lies on its side in a wrong shape."""
+    if image.format == "TIFF" and hasattr(image, "filename"):
+        image.filename = ""
+
+
 def _upright(image: Image.Image) -> Image.Image:
+    _read_without_map(image)
     image.load()
     return ImageOps.exif_transpose(image) if image.format in TAGGED else image
 
@@ -337,7 +355,9 @@ def _is_deep_color(image: Image.Image, source: Path | io.BytesIO) -> bool:
 
 def _decode_deep(source: Path | io.BytesIO, path: Path) -> Pixels:
     with Image.open(source) as image:
+        _read_without_map(image)
         image.load()  # refuses truncated data; OpenCV does not
+        # OpenCV turns a TIFF by itself
         tag = image.getexif().get(ORIENTATION_TAG, 1) if image.format in TAGGED else 1
     data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from textmask.data.label_maps import CLASS_NAMES, VALUE_NAMES
 from textmask.data.manifest import COLUMNS, REQUIRED
 from textmask.errors import DataError
 from textmask.io.spreadsheets import Records, column_of, read_csv, read_json_records, read_table
@@ -288,10 +289,24 @@ def prompt_jsons(source: LayoutSource) -> list[str]:
     return [name for name in source.named(".json") if fits(source.content(name))]
 
 
+def tables_of_rows(source: LayoutSource) -> list[str]:
+    """All tables but those that name the values of label maps (--classes), which say nothing of images."""
+
+    def names_values(header: list[str]) -> bool:
+        columns = [name for name in header if name.lower() != "encoding"]
+        return len(columns) == 2 and bool(
+            column_of(columns, VALUE_NAMES) and column_of(columns, CLASS_NAMES)
+        )
+
+    return [name for name in source.names if not names_values(source.header(name))]
+
+
 def mask_folders(source: LayoutSource) -> list[str]:
-    """Folders of masks next to folders of images; empty if there is any table."""
+    """Folders of masks next to folders of images; empty if there is any table of images."""
     # a table always says more than folder names
-    if source.names or not any(named_kind(path) == "image" for path in source.tree.images):
+    if tables_of_rows(source) or not any(
+        named_kind(path) == "image" for path in source.tree.images
+    ):
         return []
     return sorted(
         {posixpath.dirname(path) for path in source.tree.images if named_kind(path) == "mask"}
@@ -299,8 +314,8 @@ def mask_folders(source: LayoutSource) -> list[str]:
 
 
 def mask_pairs(source: LayoutSource) -> dict[str, str]:
-    """Mask -> image of the same folder, by names such as case_mask.png; empty if there is any table."""
-    if source.names:
+    """Mask -> image of the same folder, by names such as case_mask.png; empty if there is any table of images."""
+    if tables_of_rows(source):
         return {}
     stems: dict[tuple[str, str], str] = {}
     for path in source.tree.images:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -179,6 +179,8 @@ def read_medvlsm(source: LayoutSource, options: LayoutOptions) -> Found:
 def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
     """Images and masks with equal names in two folders and no prompts, e.g. BM-Seg.
 
+    An image with several masks (case_mask_1.png, case_mask_2.png) has one row per mask.
+
     Raises:
         ConfigError: a text or split column was given.
     """
@@ -204,10 +206,34 @@ def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
         _warn(f"{source.path}: no folder names a split; every row is 'train'.")
 
     entries = []
-    for (split, _), path in sorted(found.items()):
-        mask = PurePosixPath(path).name
-        entries.append(LayoutEntry(path, path, "", (split or "train",), mask))
+    several = _several_masks(source, found)
+    for key, path in sorted(found.items()):
+        split = (key[0] or "train",)
+        for mask in several.get(key, [PurePosixPath(path).name]):
+            entries.append(LayoutEntry(path, path, "", split, mask))
     return entries, ""
+
+
+def _several_masks(
+    source: LayoutSource, images: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], list[str]]:
+    """Split and name of the images that several masks are named after -> the paths of these masks."""
+    named: dict[tuple[str, str], dict[str, str]] = {}
+    masks = source.tree.of_kind("mask")
+    known = {*images, *(("", name) for _, name in images)}
+    for path in sorted(masks, key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower())):
+        stem = stem_of(path).lower()
+        exact = (split_of(path), stem) in known
+        for name in [stem] if exact else bare_stems(stem):
+            # one mask with two endings is one mask
+            named.setdefault((split_of(path), name), {}).setdefault(stem, path)
+
+    found = {}
+    for split, name in images:
+        own = named.get((split, name)) or named.get(("", name), {})
+        if len(own) > 1:
+            found[split, name] = sorted(own.values())
+    return found
 
 
 def _warn(message: str) -> None:
