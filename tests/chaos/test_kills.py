@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
@@ -15,6 +16,8 @@ from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.io.files import UNFINISHED
 from textmask.methods.registry import preset_recipe
 from textmask.reports.page import write_report
+from textmask.runs.checkpoint import read_tensors
+from textmask.runs.layout import LAST, WEIGHTS
 from textmask.training.loop import train
 
 KILLER = Path(__file__).with_name("killer.py")
@@ -124,3 +127,52 @@ def test_calibrate_leaves_no_limits_or_whole_ones(pristine, data, tmp_path):
     for folder in killed:
         path = folder / "run" / "calibration.json"
         assert not path.exists() or path.read_bytes() == new
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_after_any_kill_with_the_same_numbers(pristine, data, tmp_path):
+    small = ["--preset", "smoke", "--set", "image_size=[32,32]", "--device", "cpu", "--quiet"]
+    arguments = ["train", "unet", data, *small, "--out", "{work}/new"]
+    killed, complete = kills(pristine, tmp_path / "work", *arguments)
+    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]")
+    manifest = read_manifest(data)
+    new = {name: read_tensors(complete / "new" / name)[0] for name in (WEIGHTS, LAST)}
+
+    for folder in killed:
+        run = folder / "new"
+        for name in (WEIGHTS, LAST):  # whole, or not there
+            if (run / name).exists():
+                read_tensors(run / name)
+        train(recipe, manifest, run, resume=True, progress=False)
+        for name, tensors in new.items():
+            found = read_tensors(run / name)[0]
+            assert found.keys() == tensors.keys()
+            different = [key for key in tensors if not torch.equal(found[key], tensors[key])]
+            assert different == [], (folder.name, name)
+        assert leftovers(run) == []
+
+
+def test_predictions_are_whole_after_any_kill_and_the_rest_follows(pristine, data, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for row in read_manifest(data).rows[:3]:
+        shutil.copy(data.parent / row.image, images)
+    words = ["predict", "{work}/run", images, "opacity in the left lung", "--out", "{work}/masks"]
+    killed, complete = kills(pristine, tmp_path / "work", *words, "--device", "cpu")
+    new = content(complete / "masks")
+    for folder in killed:
+        found = content(folder / "masks")
+        assert found.keys() <= new.keys()
+        masks = {name: data for name, data in found.items() if name.endswith(".png")}
+        assert masks == {name: new[name] for name in masks}
+    # the same command again
+    folder = killed[len(killed) // 2]
+    again = [str(word).replace("{work}", str(folder)) for word in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "textmask", *again, "--device", "cpu"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert content(folder / "masks").keys() == new.keys()
+    assert leftovers(folder) == []

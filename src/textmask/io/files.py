@@ -36,7 +36,7 @@ def this_host() -> str:
 
 
 def remove_unfinished(folder: Path) -> list[Path]:
-    """Remove the unfinished files and folders that writers of this machine left when they died.
+    """Remove the unfinished files and folders that writers of this machine left here or one folder below.
 
     What another machine writes is left alone: nobody can see from here whether its writer still runs.
 
@@ -44,7 +44,7 @@ def remove_unfinished(folder: Path) -> list[Path]:
         What was removed.
     """
     removed = []
-    for path in sorted(folder.glob(f".*{UNFINISHED}")):
+    for path in sorted((*folder.glob(f".*{UNFINISHED}"), *folder.glob(f"*/.*{UNFINISHED}"))):
         found = re.fullmatch(rf"\..*\.([^.]+)-(\d+)-[0-9a-f]+{re.escape(UNFINISHED)}", path.name)
         if found is None or found[1] != this_host() or is_running(int(found[2])):
             continue
