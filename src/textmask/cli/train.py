@@ -43,6 +43,13 @@ from textmask.cli.options import (
     say,
     verify_data,
 )
+from textmask.cli.table_options import (
+    ImageColumn,
+    MaskColumn,
+    ResizeMasks,
+    Sheet,
+    with_table_options,
+)
 from textmask.config import frozen
 from textmask.errors import ConfigError, DataError, choose
 
@@ -148,6 +155,10 @@ def train_command(
     mask_values: MaskValues = None,
     classes: Classes = None,
     absent: Absent = None,
+    image_column: ImageColumn = None,
+    mask_column: MaskColumn = None,
+    sheet: Sheet = None,
+    resize_masks: ResizeMasks = None,
     allow_empty_text: Annotated[
         bool | None,
         typer.Option(
@@ -215,6 +226,7 @@ def train_command(
         absent=absent,
         allow_empty_text=allow_empty_text,
     )
+    options = with_table_options(options, image_column, mask_column, sheet, resize_masks)
     manifest = read_data(plan.data, options)
     if verify:
         verify_data(manifest, cache_dir)

@@ -8,8 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from textmask.data.manifest import COLUMNS, REQUIRED
-from textmask.errors import DataError
-from textmask.io.spreadsheets import Records, column_of, read_csv, read_json_records, read_table
+from textmask.errors import ConfigError, DataError
+from textmask.io.spreadsheets import (
+    Records,
+    column_of,
+    read_csv,
+    read_json_records,
+    read_table,
+    sheet_headers,
+)
+from textmask.layouts.choice import TableChoice
 from textmask.layouts.pairing import TABLE_SUFFIXES, Tree, bare_stems, named_kind, stem_of
 
 IMAGE_NAMES = (
@@ -28,6 +36,7 @@ LOOKED_FOR = """looked for
   coco             a JSON object with the lists images, annotations (polygons or run lengths) and categories
   csv              a CSV that names an image column and a mask or split column; a TSV, JSON Lines file, JSON list of
                    objects or .txt with tabs that names an image column and a text, mask or split column
+                   (other names: --image-column, --mask-column, --text-column; another sheet: --sheet)
   lvit             *_text.xlsx (Image, Description) next to {Train,Val,Test}_Folder/{img,labelcol}
   languidemedseg   prompt/{train,test}.csv (Image, Description) next to {Train,Test}/{Images,GTs}
   sgseg            a JSON object train/valid/test of entries with image_path, caption
@@ -46,27 +55,37 @@ class LayoutSource:
         path: the folder or table that the user named.
         tree: the files below the folder.
         names: the tables to consider: the named one, or all below the folder.
+        choice: the sheet and the columns that the user chose.
     """
 
     path: Path
     tree: Tree
     names: tuple[str, ...]
+    choice: TableChoice = field(default_factory=TableChoice)
     _read: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+    _stored: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: Path) -> LayoutSource:
+    def open(cls, path: Path, choice: TableChoice | None = None) -> LayoutSource:
         """Scan a folder, or the folder of a table.
 
         Raises:
             DataError: `path` does not exist, or is a file but not a table.
+            ConfigError: a sheet or column was chosen that no table has.
         """
+        source = cls._scanned(path, choice or TableChoice())
+        source.check_choice()
+        return source
+
+    @classmethod
+    def _scanned(cls, path: Path, choice: TableChoice) -> LayoutSource:
         if path.is_file():
             if path.suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
                 raise DataError(
                     f"{path}: is not a table; name the folder of a data set or its table "
                     f"({', '.join(TABLE_SUFFIXES)}, or .txt with tabs)."
                 )
-            return cls(path, Tree.scan(path.parent), (path.name,))
+            return cls(path, Tree.scan(path.parent), (path.name,), choice)
         if not path.is_dir():
             raise DataError(
                 f"{path}: no such file or folder. Name the folder of a data set or its table."
@@ -74,11 +93,43 @@ class LayoutSource:
         tree = Tree.scan(path)
         texts = [file.name for file in sorted(path.glob("*.[tT][xX][tT]")) if is_text_table(file)]
         tree = replace(tree, tables=tuple(sorted((*tree.tables, *texts))))
-        return cls(path, tree, tree.tables)
+        return cls(path, tree, tree.tables, choice)
+
+    def check_choice(self) -> None:
+        """Check that the chosen sheet and columns exist.
+
+        Raises:
+            ConfigError: there is no workbook, or no table has a chosen column.
+        """
+        if self.choice.sheet and not self.named(".xlsx"):
+            raise ConfigError(
+                f"{self.path}: --sheet {self.choice.sheet!r} applies to Excel workbooks (.xlsx), and there is none."
+            )
+        if not self.choice.columns:
+            return
+        headers = {}
+        for name in self.names:
+            self.header(name)
+            headers[name] = self._stored.get(name, [])
+        for column, usual in self.choice.columns.items():
+            if not any(column in header for header in headers.values()):
+                tables = [
+                    f"{name} has {', '.join(header[:12])}"
+                    for name, header in headers.items()
+                    if header
+                ]
+                raise ConfigError(
+                    f"{self.path}: no table has the column {column!r} (--{usual}-column). "
+                    + ("; ".join(tables[:SHOWN_TABLES]) + "." if tables else "There is no table.")
+                )
 
     def named(self, suffix: str) -> list[str]:
         """Tables of one suffix."""
         return [name for name in self.names if name.lower().endswith(suffix)]
+
+    def top_xlsx(self) -> list[str]:
+        """Workbooks in the folder itself."""
+        return [name for name in self.named(".xlsx") if "/" not in name]
 
     def top_csv(self) -> list[str]:
         """CSVs in the folder itself; CSVs in sub-folders belong to folder layouts."""
@@ -95,9 +146,11 @@ class LayoutSource:
         return found
 
     def table(self, name: str) -> tuple[list[str], Records]:
-        """Header and rows of a CSV or workbook."""
+        """Header and rows of a table; the chosen columns have their usual names."""
         if name not in self._read:
-            self._read[name] = read_table(self.tree.root / name)
+            header, records = read_table(self.tree.root / name, self.choice.sheet)
+            self._stored[name] = header
+            self._read[name] = (self.choice.usual_names(header), records)
         return self._read[name]  # type: ignore[return-value]
 
     def rows(self, name: str) -> tuple[list[str], Records]:
@@ -167,7 +220,10 @@ def _found(source: LayoutSource) -> str:
         flat = not lower.endswith(".json") or _is_flat_list(source.content(name))
         header = source.header(name) if flat else []
         if header:
-            lines.append(f"{name} with the columns {', '.join(header[:12])}{_what_lacks(header)}")
+            sheets = list(sheet_headers(source.tree.root / name)) if lower.endswith(".xlsx") else []
+            sheet = f" (of the sheets {', '.join(sheets)}; --sheet)" if sheets[1:] else ""
+            columns = ", ".join(header[:12])
+            lines.append(f"{name} with the columns {columns}{sheet}{_what_lacks(header)}")
         else:
             lines.append(f"{name}, which is not read as a table")
     if len(source.names) > SHOWN_TABLES:
@@ -181,7 +237,7 @@ def _found(source: LayoutSource) -> str:
 def _what_lacks(header: list[str]) -> str:
     """What a table lacks to be read as `csv`."""
     if column_of(header, IMAGE_NAMES) is None:
-        return f" (nearest layout: csv; rename the column of image files to {IMAGE_NAMES[0]})"
+        return " (nearest layout: csv; name the column of image files with --image-column)"
     if column_of(header, TEXT_NAMES) is None:
         return f" (nearest layout: csv; rename the column of prompts to {TEXT_NAMES[1]}, or add mask or split)"
     return " (nearest layout: csv; add a column mask or split)"
@@ -191,6 +247,8 @@ def native_tables(source: LayoutSource) -> list[str]:
     """Tables in the manifest format; manifest.csv always counts, so that its errors are reported."""
     # a manifest with a misspelled column must not be taken for another layout
     names = source.top_csv()
+    if source.choice.columns:
+        return []  # a manifest has its own names
     if "manifest.csv" in names:
         return ["manifest.csv"]
     fits = [name for name in names if set(REQUIRED) <= set(source.header(name)) <= set(COLUMNS)]
@@ -206,8 +264,13 @@ def plain_tables(source: LayoutSource) -> list[str]:
         more = splits or column_of(header, MASK_NAMES) or column_of(header, SPLIT_NAMES)
         return column_of(header, IMAGE_NAMES) is not None and bool(more)
 
-    # a CSV with prompts alone belongs to a published layout
-    found = [name for name in source.top_csv() if fits(source.header(name))]
+    # a table with prompts alone belongs to a published layout, unless the user names its columns
+    found = []
+    for name in (*source.top_csv(), *source.top_xlsx()):
+        header = source.header(name)
+        texts = column_of(header, IMAGE_NAMES) and column_of(header, TEXT_NAMES)
+        if fits(header) or (texts and _is_own_table(source, name, header)):
+            found.append(name)
     for name in source.top_others():
         header = source.header(name)
         texts = column_of(header, IMAGE_NAMES) and column_of(header, TEXT_NAMES)
@@ -216,12 +279,21 @@ def plain_tables(source: LayoutSource) -> list[str]:
     return found
 
 
+def _is_own_table(source: LayoutSource, name: str, header: list[str]) -> bool:
+    """Whether a CSV with images and prompts alone is somebody's own: no published one has such columns."""
+    if source.choice.columns:
+        return True
+    published = column_of(header, ("text", "description"))
+    return name.lower().endswith(".csv") and published is None
+
+
 def metadata_tables(source: LayoutSource) -> list[str]:
     """metadata.jsonl or metadata.csv of Hugging Face image folders, whose names start from the folder of the table."""
     found = []
     for name in source.names:
         base = posixpath.basename(name).lower()
-        if base in ("metadata.jsonl", "metadata.csv") and "file_name" in source.header(name):
+        named = "image" if source.choice.image_column else "file_name"
+        if base in ("metadata.jsonl", "metadata.csv") and named in source.header(name):
             found.append(name)
     return found
 

@@ -73,7 +73,7 @@ def read_plain(source: LayoutSource, options: LayoutOptions) -> Found:
 
 def _select(source: LayoutSource) -> list[str]:
     """The table to read, or all tables if each is named after a split."""
-    tables = plain_tables(source) or source.top_csv() or source.top_others()
+    tables = plain_tables(source) or source.top_csv() or source.top_xlsx() or source.top_others()
 
     # several tables: one per split, or one with a usual name
     preferred = [table for table in tables if Path(table).stem.lower() in PREFERRED]
@@ -124,7 +124,10 @@ def read_imagefolder(source: LayoutSource, options: LayoutOptions) -> Found:
     entries = []
     for table in metadata_tables(source):
         header, _ = source.table(table)
-        columns = replace(pick_columns(header, options, table), image="file_name")
+        columns = replace(
+            pick_columns(header, options, table),
+            image="image" if source.choice.image_column else "file_name",
+        )
         folder = posixpath.dirname(table)
         split = split_of(table)
         if columns.split is None and not split:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable
 
 from textmask.errors import DataWarning
-from textmask.io.spreadsheets import column_of
+from textmask.io.spreadsheets import column_of, sheet_headers
 from textmask.layouts.detect import IMAGE_NAMES, LayoutSource
 from textmask.layouts.pairing import stem_of
 
@@ -50,6 +50,26 @@ def warn_about_unused_tables(source: LayoutSource, used: Iterable[str], *, promp
             DataWarning,
             stacklevel=4,
         )
+
+
+def warn_about_other_sheets(source: LayoutSource, used: Iterable[str]) -> None:
+    """Warn about sheets of the workbooks that were read that name images too and were not read."""
+    if source.choice.sheet:
+        return
+    places = tuple(used)
+    for name in source.named(".xlsx"):
+        if not any(place.startswith(f"{name} ") for place in places):
+            continue
+        headers = sheet_headers(source.tree.root / name)
+        first, *others = headers
+        unread = [sheet for sheet in others if column_of(headers[sheet], IMAGE_NAMES)]
+        if unread:
+            warnings.warn(
+                f"{source.path}: of {name} only the sheet {first!r} is read; {', '.join(map(repr, unread[:SHOWN]))} "
+                "was seen and not used. Choose a sheet with --sheet, or save each as a CSV named after its split.",
+                DataWarning,
+                stacklevel=4,
+            )
 
 
 def _other_tables(source: LayoutSource) -> list[str]:
