@@ -20,7 +20,13 @@ from textmask.layouts.detect import (
     metadata_tables,
     plain_tables,
 )
-from textmask.layouts.entries import Found, LayoutEntry, LayoutOptions, splits_in_name
+from textmask.layouts.entries import (
+    ANY_SPLIT,
+    Found,
+    LayoutEntry,
+    LayoutOptions,
+    splits_in_name,
+)
 from textmask.layouts.pairing import SUFFIXES, split_of
 
 GROUP_NAMES = (
@@ -60,7 +66,8 @@ def read_plain(source: LayoutSource, options: LayoutOptions) -> Found:
     """Tables with image, mask, text, split and group under their usual names.
 
     With columns split_A, text_A, split_B, ... the default is the first split and the text with the same name. Without a
-    split column the table's name decides (train.csv, test.csv); otherwise every row is train, with a warning.
+    split column the table's name decides (train.csv, test.csv), or else the folders of the images; otherwise every row
+    is train, with a warning.
     """
     entries, chosen = [], ""
     for table in _select(source):
@@ -97,11 +104,15 @@ def _entries(
         if any(cell.lower().endswith(SUFFIXES) for cell in cells):
             columns = replace(columns, mask=label)
     named = named or next(iter(splits_in_name(table)), "")
-    if columns.split is None and not named:
+    # the folders of the images say it if the table does not
+    folders = not named and any(split_of(path) for path in source.tree.images)
+    if columns.split is None and not named and not folders:
         where = source.tree.root / table
         warnings.warn(
             f"{where}: has no split column; every row is 'train'.", DataWarning, stacklevel=4
         )
+
+    unsaid = ANY_SPLIT if folders else (named or "train",)
 
     def entry(number: int, cells: list[str]) -> LayoutEntry:
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
@@ -109,7 +120,7 @@ def _entries(
             where=f"{table} row {number}",
             name=row[columns.image],
             text=_prompt_cell(row, columns.text),
-            splits=(split_name(row[columns.split]) if columns.split else named or "train",),
+            splits=(split_name(row[columns.split]),) if columns.split else unsaid,
             mask=row[columns.mask] if columns.mask else None,
             group=row[columns.group] if columns.group else "",
             laterality=row.get("laterality", ""),

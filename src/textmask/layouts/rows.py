@@ -12,7 +12,7 @@ from textmask.data.manifest_cells import TRUTH
 from textmask.errors import DataError
 from textmask.io.paths import path_problem
 from textmask.layouts.entries import LayoutEntry
-from textmask.layouts.pairing import Kind, Tree
+from textmask.layouts.pairing import Kind, Tree, split_of
 from textmask.statement import Laterality
 
 
@@ -45,8 +45,9 @@ class Pairing:
         exact = posixpath.normpath(name)
         named = kind == "image" or bool(entry.mask)
         inside = kind == "mask" and bool(entry.label) and exact in self.tree.tables
+        split = split_of(exact)
         found = (
-            (exact, splits[0])
+            (exact, split if split in splits else splits[0])
             if inside or (named and exact in self.tree.known)
             else self.tree.find(kind, name, splits)
         )

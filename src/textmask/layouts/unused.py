@@ -45,11 +45,21 @@ def warn_about_unused_tables(source: LayoutSource, used: Iterable[str], *, promp
         more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
         warnings.warn(
             f"{source.path}: {', '.join(unused[:SHOWN])}{more} "
-            f"{'was' if len(unused) == 1 else 'were'} seen and not used. If the prompts are there, save "
-            "the table as CSV with the columns image, mask, text, split, and name that file.",
+            f"{'was' if len(unused) == 1 else 'were'} seen and not used. If the prompts are there, name "
+            f"that file instead of the folder{_advice(unused[0])}.",
             DataWarning,
             stacklevel=4,
         )
+
+
+def _advice(name: str) -> str:
+    """What to change about a table before it can be named."""
+    lower = name.lower()
+    if lower.endswith(UNREADABLE):
+        return ", after saving it as CSV with the columns image, mask, text, split"
+    if lower.endswith((".txt", ".yaml", ".yml")):
+        return ", after saving it as a table (CSV, TSV, JSON Lines) with the columns image, mask, text, split"
+    return " (columns of other names: --image-column, --mask-column, --text-column)"
 
 
 def warn_about_other_sheets(source: LayoutSource, used: Iterable[str]) -> None:
