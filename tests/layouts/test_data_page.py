@@ -75,6 +75,24 @@ def image_folder(root: Path) -> None:
     (root / "train/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
+def npz(root: Path) -> None:
+    pair(root.parent, "made/{}.png", "made/{}m.png", top=2)
+    (root / "train").mkdir()
+    for i in range(3):
+        image, mask = (np.asarray(Image.open(root.parent / f"made/{i}{m}.png")) for m in ("", "m"))
+        np.savez(root / f"train/{i}.npz", imgs=image, gts=mask)
+    (root / "classes.csv").write_text("value,name\n2,polyp\n")
+
+
+def npy(root: Path) -> None:
+    pair(root.parent, "made/imgs/{}.png", "made/gts/{}.png", top=1)
+    for folder in ("imgs", "gts"):
+        (root / folder).mkdir()
+        for i in range(3):
+            image = np.asarray(Image.open(root.parent / f"made/{folder}/{i}.png"))
+            np.save(root / folder / f"{i}.npy", image)
+
+
 def nnunet(root: Path) -> None:
     pair(root, "imagesTr/c{}_0000.png", "labelsTr/c{}.png", top=1)
     (root / "dataset.json").write_text('{"labels": {"background": 0, "polyp": 1}}')
@@ -100,7 +118,7 @@ def label_maps(root: Path) -> None:
 
 
 MADE: list[Callable[[Path], None]] = [
-    two_folders, one_folder, table, workbook, other_sizes, image_folder, nnunet, coco, label_maps,
+    two_folders, one_folder, table, workbook, other_sizes, image_folder, npz, npy, nnunet, coco, label_maps,
 ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from textmask.data.manifest_cells import (
     own_mask_problem,
 )
 from textmask.errors import DataError, DataWarning, choose
+from textmask.io.array_files import holds_both
 from textmask.io.files import write_whole
 from textmask.io.mask_rule import MaskRule
 from textmask.io.paths import Fence, path_problem
@@ -360,7 +361,8 @@ def check_own_masks(rows: Sequence[tuple[int, Row]], problems: Problems) -> None
     """Note every mask that is an image of the data set."""
     images = {row.image.casefold() for _, row in rows}
     for number, row in rows:
-        if row.mask and row.mask.casefold() in images:
+        both = row.mask == row.image and holds_both(row.mask)
+        if row.mask and not both and row.mask.casefold() in images:
             problems.add(number, "mask", own_mask_problem(row.image, row.mask))
 
 

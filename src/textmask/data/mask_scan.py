@@ -19,6 +19,7 @@ from textmask.data.manifest_cells import label_text
 from textmask.data.mask_sizes import fit_nearest, may_be_fitted
 from textmask.data.mask_sources import is_mask_source, source_mask
 from textmask.errors import DataError, DataWarning
+from textmask.io.array_files import holds_both
 from textmask.io.files import write_whole
 from textmask.io.images import Bytes, stored_size
 from textmask.io.mask_rule import MaskRule
@@ -196,7 +197,7 @@ def _copies(
     """Masks with the same bytes as an image."""
     known = {hashes[path]: path for path in images if hashes[path]}
     # two empty slices are equal and mean nothing
-    suspects = [path for path, values in files.items() if values.count > 1]
+    suspects = [p for p, values in files.items() if values.count > 1 and not holds_both(p)]
     return {path: known[hashes[path]] for path in suspects if hashes[path] in known}
 
 

@@ -12,11 +12,6 @@ from textmask.data.manifest import split_name
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.io.spreadsheets import column_of
 from textmask.layouts.detect import (
-    IMAGE_NAMES,
-    MASK_NAMES,
-    SPLIT_NAMES,
-    TEXT_NAMES,
-    LayoutSource,
     caption_jsons,
     prompt_jsons,
     prompt_tables,
@@ -29,6 +24,14 @@ from textmask.layouts.pairing import (
     named_kind,
     split_of,
     stem_of,
+    suffix_of,
+)
+from textmask.layouts.source import (
+    IMAGE_NAMES,
+    MASK_NAMES,
+    SPLIT_NAMES,
+    TEXT_NAMES,
+    LayoutSource,
 )
 
 ANY_SPLIT = ("train", "valid", "test")
@@ -189,7 +192,7 @@ def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
 
     found: dict[tuple[str, str], str] = {}
     images = [path for path in source.tree.images if named_kind(path) == "image"]
-    images.sort(key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower()))
+    images.sort(key=lambda path: SUFFIXES.index(suffix_of(path)))
     for path in images:  # a .tif next to its .png is the same image
         found.setdefault((split_of(path), stem_of(path).lower()), path)
 

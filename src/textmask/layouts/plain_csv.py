@@ -11,15 +11,7 @@ from pathlib import Path
 from textmask.data.manifest import split_name
 from textmask.errors import DataError, DataWarning, choose
 from textmask.io.spreadsheets import column_of
-from textmask.layouts.detect import (
-    IMAGE_NAMES,
-    MASK_NAMES,
-    SPLIT_NAMES,
-    TEXT_NAMES,
-    LayoutSource,
-    metadata_tables,
-    plain_tables,
-)
+from textmask.layouts.detect import metadata_tables, plain_tables
 from textmask.layouts.entries import (
     ANY_SPLIT,
     Found,
@@ -28,6 +20,13 @@ from textmask.layouts.entries import (
     splits_in_name,
 )
 from textmask.layouts.pairing import SUFFIXES, split_of
+from textmask.layouts.source import (
+    IMAGE_NAMES,
+    MASK_NAMES,
+    SPLIT_NAMES,
+    TEXT_NAMES,
+    LayoutSource,
+)
 
 GROUP_NAMES = (
     "group",

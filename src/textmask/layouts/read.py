@@ -10,10 +10,16 @@ from textmask.data.manifest import Manifest, Row, read_manifest, warn_about_text
 from textmask.data.manifest_cells import own_mask_problem
 from textmask.data.published import group_of, identify, known_laterality
 from textmask.errors import ConfigError, DataError, DataWarning, choose
+from textmask.io.array_files import holds_both
 from textmask.io.paths import Fence
 from textmask.layouts.choice import TableChoice
 from textmask.layouts.coco import read_coco
-from textmask.layouts.detect import LAYOUTS, LOOKED_FOR, LayoutSource, detect_in, native_tables
+from textmask.layouts.detect import (
+    LAYOUTS,
+    LOOKED_FOR,
+    detect_in,
+    native_tables,
+)
 from textmask.layouts.entries import (
     LayoutEntry,
     LayoutOptions,
@@ -26,11 +32,12 @@ from textmask.layouts.entries import (
     read_semi_medref,
     read_sgseg,
 )
-from textmask.layouts.name_pairs import read_name_pairs
+from textmask.layouts.name_pairs import read_name_pairs, read_npz
 from textmask.layouts.nnunet import read_nnunet, structures
 from textmask.layouts.pairing import stem_of
 from textmask.layouts.plain_csv import read_imagefolder, read_plain
 from textmask.layouts.rows import Pairing
+from textmask.layouts.source import LayoutSource
 from textmask.layouts.unused import warn_about_other_sheets, warn_about_unused_tables
 from textmask.statement import Laterality
 
@@ -49,6 +56,7 @@ READERS: dict[str, Reader] = {
     "madapter": read_madapter,
     "folders": read_folders,
     "name_pairs": read_name_pairs,
+    "npz": read_npz,
 }
 
 
@@ -150,7 +158,8 @@ def _check_rows(rows: dict[Row, LayoutEntry], pairing: Pairing) -> None:
     images = {row.image for row in rows}
     first: dict[str, tuple[Row, LayoutEntry]] = {}
     for row, entry in rows.items():
-        if row.mask and row.mask in images:
+        both = row.mask == row.image and holds_both(row.mask)
+        if row.mask and not both and row.mask in images:
             pairing.wrong.append(f"{entry.where}: {own_mask_problem(row.image, row.mask)}")
 
         other, its_entry = first.setdefault(row.image, (row, entry))

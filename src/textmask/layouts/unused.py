@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from textmask.errors import DataWarning
 from textmask.io.spreadsheets import column_of, sheet_headers
-from textmask.layouts.detect import IMAGE_NAMES, LayoutSource
 from textmask.layouts.pairing import stem_of
+from textmask.layouts.source import IMAGE_NAMES, LayoutSource
 
 # read by no layout, but people keep prompts in them
 OTHER_TABLES = (
