@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -47,6 +48,24 @@ def table(root: Path) -> None:
     (root / "texts.csv").write_text("image;text;split\n" + lines)
 
 
+def workbook(root: Path) -> None:
+    pair(root, "scans/{}.png", "outlines/{}.png")
+    book = openpyxl.Workbook()
+    book.active.append(("notes",))
+    sheet = book.create_sheet("cases")
+    sheet.append(("scan", "outline", "text", "split"))
+    for i in range(3):
+        sheet.append((f"scans/{i}.png", f"outlines/{i}.png", "a polyp", "train"))
+    book.save(root / "table.xlsx")
+
+
+def other_sizes(root: Path) -> None:
+    two_folders(root)
+    for path in root.glob("train/masks/*.png"):
+        mask = Image.open(path)
+        mask.resize((16, 16), Image.Resampling.NEAREST).save(path)
+
+
 def image_folder(root: Path) -> None:
     pair(root, "train/{}.png", "train/masks/{}.png")
     rows = [
@@ -54,6 +73,24 @@ def image_folder(root: Path) -> None:
         for i in range(3)
     ]
     (root / "train/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def npz(root: Path) -> None:
+    pair(root.parent, "made/{}.png", "made/{}m.png", top=2)
+    (root / "train").mkdir()
+    for i in range(3):
+        image, mask = (np.asarray(Image.open(root.parent / f"made/{i}{m}.png")) for m in ("", "m"))
+        np.savez(root / f"train/{i}.npz", imgs=image, gts=mask)
+    (root / "classes.csv").write_text("value,name\n2,polyp\n")
+
+
+def npy(root: Path) -> None:
+    pair(root.parent, "made/imgs/{}.png", "made/gts/{}.png", top=1)
+    for folder in ("imgs", "gts"):
+        (root / folder).mkdir()
+        for i in range(3):
+            image = np.asarray(Image.open(root.parent / f"made/{folder}/{i}.png"))
+            np.save(root / folder / f"{i}.npy", image)
 
 
 def nnunet(root: Path) -> None:
@@ -81,7 +118,7 @@ def label_maps(root: Path) -> None:
 
 
 MADE: list[Callable[[Path], None]] = [
-    two_folders, one_folder, table, image_folder, nnunet, coco, label_maps,
+    two_folders, one_folder, table, workbook, other_sizes, image_folder, npz, npy, nnunet, coco, label_maps,
 ]  # fmt: skip
 
 

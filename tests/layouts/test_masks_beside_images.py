@@ -107,5 +107,5 @@ def test_nnunet_of_volumes(tmp_path: Path) -> None:
     (tmp_path / "imagesTr").mkdir()
     (tmp_path / "imagesTr/case_0000.nii.gz").write_bytes(b"x")
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "lung": 1}}')
-    with pytest.raises(DataError, match=r"contains volumes \(case_0000.nii.gz\)"):
+    with pytest.raises(DataError, match=r"case_0000.nii.gz: is not NIfTI"):
         read_layout(tmp_path)

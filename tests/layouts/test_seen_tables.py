@@ -60,3 +60,36 @@ def test_a_workbook_keeps_its_masks_and_splits(tmp_path: Path) -> None:
     rows = read_layout(tmp_path).rows
     assert [row.split for row in rows] == ["train", "train", "valid", "test"]
     assert [row.mask for row in rows] == [f"masks/case{3 - i}.png" for i in range(4)]
+
+
+@pytest.mark.filterwarnings("ignore:.*have no prompt")
+@pytest.mark.parametrize("kind", ["xlsx", "csv"])
+def test_a_table_without_splits_is_train(tmp_path: Path, kind: str) -> None:
+    folders(tmp_path)
+    if kind == "csv":
+        (tmp_path / "prompts.csv").write_text("image,text\ncase0.png,a\ncase1.png,b\n")
+    else:
+        book = openpyxl.Workbook()
+        for row in (("Image", "Description"), ("case0.png", "a"), ("case1.png", "b")):
+            book.active.append(row)
+        book.save(tmp_path / "prompts.xlsx")
+    with pytest.warns(DataWarning, match=r"every row is 'train'.*--hold-out"):
+        manifest = read_layout(tmp_path)
+    assert manifest.splits == {"train": 2}
+
+
+@pytest.mark.filterwarnings("ignore:.*have no prompt")
+@pytest.mark.parametrize("text", ["text", "caption"])
+def test_the_folders_of_the_images_are_the_splits_of_such_a_table(
+    tmp_path: Path, text: str
+) -> None:
+    for part in ("Train", "Test"):
+        (tmp_path / part).mkdir()
+        folders(tmp_path / part)
+    for i in (2, 3):
+        for kind in ("images", "masks"):
+            (tmp_path / f"Train/{kind}/case{i}.png").unlink()
+    lines = "".join(f"case{i}.png,prompt {i}\n" for i in (2, 3))
+    (tmp_path / "prompts.csv").write_text(f"image,{text}\nTrain/images/case0.png,a\n{lines}")
+    rows = read_layout(tmp_path).rows
+    assert [row.split for row in rows] == ["train", "test", "test"]

@@ -29,6 +29,13 @@ from textmask.cli.options import (
     say,
     verify_data,
 )
+from textmask.cli.table_options import (
+    ImageColumn,
+    MaskColumn,
+    ResizeMasks,
+    Sheet,
+    with_table_options,
+)
 from textmask.config import MAX_SEED, MAX_SIDE
 from textmask.errors import choose
 
@@ -55,6 +62,10 @@ def inspect(
     mask_values: MaskValues = None,
     classes: Classes = None,
     absent: Absent = None,
+    image_column: ImageColumn = None,
+    mask_column: MaskColumn = None,
+    sheet: Sheet = None,
+    resize_masks: ResizeMasks = None,
     pixels: Annotated[bool, typer.Option(help="Open the images and masks too.")] = True,
     verify: Verify = False,
     strict: Annotated[
@@ -88,12 +99,13 @@ def inspect(
         absent=absent,
         grammar=grammar,
     )
+    options = with_table_options(options, image_column, mask_column, sheet, resize_masks)
     from textmask.runs.read_data import read_data
 
     manifest = read_data(path, options)
     if verify:
         verify_data(manifest)
-    found = options.layout if options.layout != "auto" else detect(path)
+    found = options.layout if options.layout != "auto" else detect(path, options.choice)
     say(f"{manifest.name or path}: layout {found}, {len(manifest)} rows")
 
     # rows per split, next to the published counts if the data set is known
@@ -138,6 +150,10 @@ def convert(
     mask_values: MaskValues = None,
     classes: Classes = None,
     absent: Absent = None,
+    image_column: ImageColumn = None,
+    mask_column: MaskColumn = None,
+    sheet: Sheet = None,
+    resize_masks: ResizeMasks = None,
 ) -> None:
     """Write the manifest of a data set.
 
@@ -161,6 +177,7 @@ def convert(
         absent=absent,
         grammar=grammar,
     )
+    options = with_table_options(options, image_column, mask_column, sheet, resize_masks)
     with progress_bars() as step:
         from textmask.runs.read_data import read_data
 
@@ -171,6 +188,8 @@ def convert(
         say(
             f"The table does not hold the threshold: give --mask-threshold {options.mask_threshold:g} with it too."
         )
+    if options.resize_masks:
+        say("The masks stay as they are: give --resize-masks nearest with the table too.")
 
 
 @data_app.command("describe")

@@ -35,6 +35,13 @@ from textmask.cli.options import (
     say,
     verify_data,
 )
+from textmask.cli.table_options import (
+    ImageColumn,
+    MaskColumn,
+    ResizeMasks,
+    Sheet,
+    with_table_options,
+)
 from textmask.config import MAX_SEED
 from textmask.errors import ConfigError
 
@@ -72,6 +79,10 @@ def evaluate_command(
     mask_values: MaskValues = None,
     classes: Classes = None,
     absent: Absent = None,
+    image_column: ImageColumn = None,
+    mask_column: MaskColumn = None,
+    sheet: Sheet = None,
+    resize_masks: ResizeMasks = None,
     surface: Annotated[bool, typer.Option(help="Compute HD95 and ASSD too.")] = True,
     native: Annotated[
         bool, typer.Option("--native", help="Score at the size of each mask file.")
@@ -109,6 +120,7 @@ def evaluate_command(
         classes=classes,
         absent=absent,
     )
+    options = with_table_options(options, image_column, mask_column, sheet, resize_masks)
     manifest = read_run_data(record, data, options)
     if verify:
         verify_data(manifest, cache_dir)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -285,34 +284,6 @@ def data_options(
     return replace(remembered, **changes)
 
 
-def option_words(options: DataOptions) -> str:
-    """The options that differ from the defaults, as they are typed."""
-    words: list[str] = []
-    if options.layout != "auto":
-        words += ["--layout", options.layout]
-    if options.text_column:
-        words += ["--text-column", options.text_column]
-    if options.split_column:
-        words += ["--split-column", options.split_column]
-    if options.laterality:
-        words += ["--laterality", options.laterality]
-    if options.hold_out:
-        words += ["--hold-out", f"{options.hold_out:g}"]
-    if options.merge_valid:
-        words.append("--merge-valid")
-    if options.grammar:
-        words += ["--grammar", options.grammar]
-    if options.mask_threshold is not None:
-        words += ["--mask-threshold", f"{options.mask_threshold:g}"]
-    if options.mask_values:
-        words += ["--mask-values", options.mask_values]
-    if options.classes:
-        words += ["--classes", options.classes]
-    if options.absent:
-        words.append("--absent")
-    return shlex.join(words)
-
-
 def verify_data(manifest: Manifest, cache_dir: Path | None = None) -> None:
     """Read every file of a data set again, and say which changed without a new size or time."""
     from textmask.data.content import verify_contents
@@ -339,7 +310,7 @@ def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manife
     """
     from textmask.runs.read_data import read_data
 
-    kept = option_words(record.options)
+    kept = record.options.words()
     if not kept:
         return read_data(path, options)
 

@@ -42,6 +42,13 @@ from textmask.cli.options import (
     say,
     verify_data,
 )
+from textmask.cli.table_options import (
+    ImageColumn,
+    MaskColumn,
+    ResizeMasks,
+    Sheet,
+    with_table_options,
+)
 from textmask.config import frozen
 from textmask.errors import ConfigError, DataError, choose
 
@@ -147,6 +154,10 @@ def train_command(
     mask_values: MaskValues = None,
     classes: Classes = None,
     absent: Absent = None,
+    image_column: ImageColumn = None,
+    mask_column: MaskColumn = None,
+    sheet: Sheet = None,
+    resize_masks: ResizeMasks = None,
     allow_empty_text: Annotated[
         bool | None,
         typer.Option(
@@ -214,6 +225,7 @@ def train_command(
         absent=absent,
         allow_empty_text=allow_empty_text,
     )
+    options = with_table_options(options, image_column, mask_column, sheet, resize_masks)
     from textmask.runs.read_data import read_data
 
     manifest = read_data(plan.data, options)

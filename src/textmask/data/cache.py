@@ -26,6 +26,7 @@ from textmask.data.cache_folder import (
 from textmask.data.content import content_hash, file_hashes
 from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_scan import decide_rule, refuse_same_pixels, row_mask
+from textmask.data.mask_sizes import may_be_fitted
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import write_json
 from textmask.io.images import Bytes, read_image, resize_image, resize_mask
@@ -136,7 +137,8 @@ def open_split(
     paths = {path for row in rows for path in (row.image, row.mask) if path}
     hashes = file_hashes(manifest, paths, cache_dir, progress)
     files = [(row.image, row.mask, row.label) for row in rows]
-    identity = json.dumps([FORMAT, files, hashes, repr(manifest.mask_rule), list(image_size)])
+    read = repr(manifest.mask_rule) + (" nearest" if manifest.resize_masks else "")
+    identity = json.dumps([FORMAT, files, hashes, read, list(image_size)])
     stem = cache_folder(cache_dir) / hashlib.sha256(identity.encode()).hexdigest()[:24]
     opened = _open_maps(stem, len(rows), image_size)
     if opened is None:
@@ -271,7 +273,12 @@ def _mask_of(manifest: Manifest, row: Row, image: Bytes) -> Bytes:
     if tuple(mask.shape) != tuple(image.shape[:2]):
         raise DataError(
             f"{row.image} has {image.shape[0]} x {image.shape[1]} pixels, its mask {row.mask} has "
-            f"{mask.shape[0]} x {mask.shape[1]}. They must have the same size: remove the row, or resize one of them."
+            f"{mask.shape[0]} x {mask.shape[1]}. They must have the same size: remove the row, or resize one of them"
+            + (
+                "; --resize-masks nearest does it for a pixel or a common factor."
+                if may_be_fitted((mask.shape[0], mask.shape[1]), (image.shape[0], image.shape[1]))
+                else "."
+            )
         )
     refuse_same_pixels(row, image, mask)
     return mask

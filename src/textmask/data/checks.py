@@ -19,6 +19,7 @@ from textmask.data.facts import Facts, distinct_images, measure, near_identical
 from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_checks import check_coverage, check_images, check_tags
 from textmask.data.mask_scan import decide_rule
+from textmask.data.mask_sizes import may_be_fitted
 from textmask.data.published import compare_counts
 from textmask.errors import DataError, DataWarning, PromptWarning
 from textmask.progress import Progress
@@ -46,7 +47,7 @@ def check(
     if pixels:
         manifest = _check_values(manifest, report, progress)
         facts = measure(manifest, progress)
-        _check_files(facts, report)
+        _check_files(facts, report, fitted=manifest.resize_masks)
         _check_copies(facts, report)
         _check_masks(facts, report)
         check_images(facts, report)
@@ -184,7 +185,7 @@ def _check_prompts(manifest: Manifest, report: CheckReport) -> dict[str, Stateme
     return statements
 
 
-def _check_files(facts: list[Facts], report: CheckReport) -> None:
+def _check_files(facts: list[Facts], report: CheckReport, *, fitted: bool) -> None:
     if broken := [fact for fact in facts if fact.errors]:
         report.add(
             "unreadable",
@@ -197,13 +198,27 @@ def _check_files(facts: list[Facts], report: CheckReport) -> None:
     unequal = [
         fact for fact in facts if fact.size and fact.mask_size and fact.size != fact.mask_size
     ]
+    known = [
+        (fact, may_be_fitted(fact.mask_size or (0, 0), fact.size or (0, 0))) for fact in unequal
+    ]
+    close = [fact for fact, may in known if may]
+    if fitted and close:
+        report.add(
+            "resized-mask",
+            "note",
+            f"{part_of(len(close), len(facts))} masks are resized to their image (nearest), e.g. {close[0].row.mask}: "
+            f"image {close[0].size}, mask {close[0].mask_size} (rows, columns).",
+            [fact.row for fact in close],
+        )
+        unequal = [fact for fact, may in known if not may]
     if unequal:
         first = unequal[0]
+        hint = " --resize-masks nearest fits those that differ by a pixel or a common factor."
         report.add(
             "size-mismatch",
             "error",
             f"{part_of(len(unequal), len(facts))} masks have another size than their image, e.g. {first.row.image}: "
-            f"image {first.size}, mask {first.mask_size} (rows, columns).",
+            f"image {first.size}, mask {first.mask_size} (rows, columns).{hint if close and not fitted else ''}",
             [fact.row for fact in unequal],
         )
 

@@ -96,9 +96,8 @@ def content_hash(manifest: Manifest, rows: Iterable[Row], hashes: Mapping[str, s
         )
         for row in rows
     ]
-    return hashlib.sha256(
-        "\n".join([repr(manifest.mask_rule), *sorted(lines)]).encode()
-    ).hexdigest()
+    read = repr(manifest.mask_rule) + (" nearest" if manifest.resize_masks else "")
+    return hashlib.sha256("\n".join([read, *sorted(lines)]).encode()).hexdigest()
 
 
 def verify_contents(

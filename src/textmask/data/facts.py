@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textmask.data.manifest import Manifest, Row
-from textmask.data.mask_scan import row_mask
+from textmask.data.mask_scan import stored_mask
 from textmask.data.mask_sources import is_mask_source
 from textmask.errors import DataError
 from textmask.io.images import Bytes, orientation_tag, read_image, stored_size
@@ -130,7 +130,7 @@ def _measure_mask(manifest: Manifest, row: Row, fact: Facts) -> Facts:
         # sizes do not depend on the rule
         if manifest.mask_rule is None and not row.label:
             return replace(fact, mask_size=stored_size(manifest.mask_path(row)))
-        mask = row_mask(manifest, row)
+        mask = stored_mask(manifest, row)
     except DataError as error:
         return replace(fact, errors=(*fact.errors, str(error)))
 

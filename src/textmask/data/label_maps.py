@@ -9,7 +9,7 @@ from pathlib import Path
 
 from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_scan import MaskScan, scan_masks
-from textmask.errors import ConfigError, DataError, DataWarning
+from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.io.mask_rule import MaskRule
 from textmask.io.spreadsheets import column_of, read_table
 from textmask.progress import Progress
@@ -137,6 +137,7 @@ def with_mask_options(
     values: str | None = None,
     classes: str | None = None,
     absent: bool = False,
+    resize: str | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -148,6 +149,7 @@ def with_mask_options(
         values: the values that are foreground, separated by commas.
         classes: file with the names of the values, as it is or in the folder of the data.
         absent: see `with_classes`.
+        resize: "nearest" fits masks that differ from their image by a pixel or a common factor.
         cache_dir: see `with_classes`.
         progress: see `with_classes`.
 
@@ -159,6 +161,9 @@ def with_mask_options(
     names = [name for name, value in given.items() if value not in (None, "")]
     if len(names) > 1:
         raise ConfigError(f"{' and '.join(names)} exclude each other; give one of them.")
+    if resize:
+        choose("way to resize masks", resize, ["nearest"])
+        manifest = replace(manifest, resize_masks=True)
     if absent and not classes:
         raise ConfigError("--absent needs --classes, the names of the values of the label maps.")
     if threshold is not None:

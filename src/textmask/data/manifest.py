@@ -26,8 +26,10 @@ from textmask.data.manifest_cells import (
     label_text,
     labelled_cell,
     laterality_cell,
+    own_mask_problem,
 )
 from textmask.errors import DataError, DataWarning, choose
+from textmask.io.array_files import holds_both
 from textmask.io.files import write_whole
 from textmask.io.mask_rule import MaskRule
 from textmask.io.paths import Fence, path_problem
@@ -85,6 +87,7 @@ class Manifest:
         rows: unique by image, mask, label and prompt.
         name: of the data set, for messages and tables.
         mask_rule: which values of a binary mask are foreground; None finds out from the values of all masks.
+        resize_masks: fit masks that differ from their image by a pixel or a common factor; else they are errors.
         classes: names of the values of label maps, if they are known.
     """
 
@@ -93,6 +96,7 @@ class Manifest:
     name: str = ""
     mask_rule: MaskRule | None = None
     classes: Mapping[int, str] | None = None
+    resize_masks: bool = False
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -357,14 +361,9 @@ def check_own_masks(rows: Sequence[tuple[int, Row]], problems: Problems) -> None
     """Note every mask that is an image of the data set."""
     images = {row.image.casefold() for _, row in rows}
     for number, row in rows:
-        if row.mask and row.mask.casefold() in images:
-            problems.add(number, "mask", own_mask_problem(row))
-
-
-def own_mask_problem(row: Row) -> str:
-    """What to say of a row whose mask is an image of the data set."""
-    whose = "its own image" if row.mask == row.image else "an image of the data set"
-    return f"the mask of {row.image!r} is {row.mask!r}, {whose}; name the file of the mask, or leave the cell empty"
+        both = row.mask == row.image and holds_both(row.mask)
+        if row.mask and not both and row.mask.casefold() in images:
+            problems.add(number, "mask", own_mask_problem(row.image, row.mask))
 
 
 def _identity(row: Row) -> tuple[str, str | None, tuple[int, ...], str]:

@@ -78,3 +78,9 @@ def label_cell(number: int, text: str, mask: str | None, problems: Problems) -> 
         problems.add(number, "label", problem)
         return ()
     return parse_label(text)
+
+
+def own_mask_problem(image: str, mask: str) -> str:
+    """What to say of a row whose mask is an image of the data set."""
+    whose = "its own image" if mask == image else "an image of the data set"
+    return f"the mask of {image!r} is {mask!r}, {whose}; name the file of the mask, or leave the cell empty"

@@ -16,10 +16,12 @@ from textmask.data.cache_folder import cache_folder
 from textmask.data.content import file_hashes
 from textmask.data.manifest import SHOWN, Manifest, Row
 from textmask.data.manifest_cells import label_text
+from textmask.data.mask_sizes import fit_nearest, may_be_fitted
 from textmask.data.mask_sources import is_mask_source, source_mask
 from textmask.errors import DataError, DataWarning
+from textmask.io.array_files import holds_both
 from textmask.io.files import write_whole
-from textmask.io.images import Bytes
+from textmask.io.images import Bytes, stored_size
 from textmask.io.mask_rule import MaskRule
 from textmask.io.masks import (
     WAYS,
@@ -130,6 +132,24 @@ def with_rule(manifest: Manifest, rule: MaskRule | None) -> Manifest:
 
 
 def row_mask(manifest: Manifest, row: Row) -> Bytes:
+    """The mask of a row, 0 and 1: at its own size, or fitted to its image if the data set says so and the sizes allow.
+
+    Args:
+        manifest: the data set, with its rule (`decide_rule`).
+        row: a row with a mask.
+
+    Raises:
+        DataError: as `stored_mask`.
+    """
+    mask = stored_mask(manifest, row)
+    if manifest.resize_masks:
+        size = stored_size(manifest.image_path(row))
+        if size != mask.shape and may_be_fitted((mask.shape[0], mask.shape[1]), size):
+            return fit_nearest(mask, size)
+    return mask
+
+
+def stored_mask(manifest: Manifest, row: Row) -> Bytes:
     """The mask of a row at its own size, 0 and 1.
 
     Args:
@@ -177,7 +197,7 @@ def _copies(
     """Masks with the same bytes as an image."""
     known = {hashes[path]: path for path in images if hashes[path]}
     # two empty slices are equal and mean nothing
-    suspects = [path for path, values in files.items() if values.count > 1]
+    suspects = [p for p, values in files.items() if values.count > 1 and not holds_both(p)]
     return {path: known[hashes[path]] for path in suspects if hashes[path] in known}
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from textmask.errors import DataError, DataWarning
 from textmask.io.images import read_mask_pixels
 from textmask.io.spreadsheets import column_of, read_table
-from textmask.layouts.detect import IMAGE_NAMES, MASK_NAMES
 from textmask.layouts.pairing import named_kind
+from textmask.layouts.source import IMAGE_NAMES, MASK_NAMES
 
 NIFTI = (".nii", ".nii.gz")
 PLAIN_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".gif")

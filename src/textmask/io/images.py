@@ -19,10 +19,10 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from textmask.errors import DataError
+from textmask.io.array_files import array_image, array_mask, array_size, is_array_file
 from textmask.io.files import write_whole
-from textmask.io.intensity import stretch, value_range
+from textmask.io.intensity import MAX_PIXELS, stretch, value_range
 
-MAX_PIXELS = 100_000_000
 # formats with an orientation tag that Pillow does not apply by itself, as it does for TIFF
 TAGGED = ("JPEG", "MPO", "PNG", "WEBP")
 ORIENTATION_TAG = 274
@@ -50,11 +50,15 @@ def read_image(path: str | Path) -> Bytes:
 
     Deeper pixels (16 or 32 bits, float) are stretched by their own range: the 0.1th percentile becomes 0 and the
     99.9th 255 (or the lowest and the highest value, if these two are equal). Transparency is dropped, palette colors
-    are looked up, and the orientation tag of a photograph is applied.
+    are looked up, and the orientation tag of a photograph is applied. An .npz or .npy is an array, and a NIfTI file has
+    one slice.
 
     Raises:
         DataError: the file is missing, empty, truncated, not an image, a stack of pages, or has more than 100 Mpx.
+        ConfigError: the file is NIfTI and nibabel is not installed.
     """
+    if is_array_file(path):
+        return _as_uint8(array_image(Path(path)), str(path))
     return _as_uint8(_decode_image(Path(path), Path(path)), str(path))
 
 
@@ -111,6 +115,8 @@ def read_mask_pixels(path: str | Path) -> Pixels:
     Raises:
         DataError: as `read_image`.
     """
+    if is_array_file(path):
+        return array_mask(Path(path))
     return _decode_image(Path(path), Path(path), _mask_pixels)
 
 
@@ -127,6 +133,8 @@ def stored_size(path: str | Path, data: bytes | None = None) -> tuple[int, int]:
     path = Path(path)
     if data is None:
         _check_file(path)
+        if is_array_file(path):
+            return array_size(path)
     try:
         with Image.open(path if data is None else io.BytesIO(data)) as image:
             # as upright as `read_image` returns it; a tag behind the pixels of a PNG would need them decoded

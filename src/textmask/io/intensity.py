@@ -19,6 +19,7 @@ SHORT = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int16))
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[Any]
+MAX_PIXELS = 100_000_000  # of an image or slice
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from textmask.io.files import (
     read_file,
     write_whole,
 )
-from textmask.io.images import MAX_PIXELS
-from textmask.io.intensity import Bytes, Pixels, stretch, value_range
+from textmask.io.intensity import MAX_PIXELS, Bytes, Pixels, stretch, value_range
 from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation, orientation_of_cosines
 
@@ -128,6 +127,44 @@ def read_nifti(
         pixels = stretch(np.take(voxels, i, axis).T, low, high, inverted)
         images.append(LoadedImage(pixels, "nifti", orientation, spacing, path, i, geometry))
     return images
+
+
+def is_one_slice(path: Path) -> bool:
+    """Whether a file has one slice, read from its header.
+
+    Raises:
+        DataError: the file is not NIfTI, or its header is damaged.
+        ConfigError: nibabel is not installed.
+    """
+    with path.open("rb") as file:
+        head = first_bytes(file.read(1 << 16), HEADER_BYTES)
+    mark = _magic(head)
+    if mark is None:
+        raise DataError(f"{path}: is not NIfTI, or its first bytes are damaged.")
+    shape = tuple(int(n) for n in _header(head, path.name, mark).get_data_shape())
+    return sum(size > 1 for size in shape) <= 2
+
+
+def slice_values(path: Path) -> Pixels:
+    """The stored values H W of a file with one slice, such as a label map, laid out as the image of `read_nifti`.
+
+    Raises:
+        DataError: as `read_nifti`, or the file has several slices.
+        ConfigError: nibabel is not installed.
+    """
+    header, voxels = _parse_nifti(read_file(path), path.name)
+    shape = (*voxels.shape, 1, 1)[:3]
+    axis = _slice_axis(shape, np.asarray(header.get_best_affine(), np.float64))
+    if shape[axis] != 1:
+        raise DataError(
+            f"{path}: is a volume of {shape[axis]} slices (shape {shape}), expected one slice. Save each slice of the "
+            "image and of its mask as a file of its own."
+        )
+    slope, offset = header.get_slope_inter()
+    values = np.take(voxels.reshape(shape, order="F"), 0, axis).T
+    if slope is not None and (slope, offset or 0) != (1, 0):
+        values = values * np.float32(slope) + np.float32(offset or 0)
+    return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("=")))
 
 
 def write_nifti_mask(

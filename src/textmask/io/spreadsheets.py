@@ -7,10 +7,12 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from textmask.errors import DataError
+from textmask.errors import DataError, choose
 
 # a spreadsheet program runs a cell that starts like this as a formula; tables that we write prefix it with '
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -58,15 +60,53 @@ def _unescaped(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
-def read_xlsx(path: Path) -> tuple[list[str], Records]:
-    """Read the first sheet of a workbook without running formulas.
+def read_xlsx(path: Path, sheet: str | None = None) -> tuple[list[str], Records]:
+    """Read a sheet of a workbook without running formulas.
+
+    Args:
+        path: the file.
+        sheet: name of the sheet; None takes the first.
 
     Returns:
         As `read_csv`.
 
     Raises:
         DataError: the file is not a workbook, or it unpacks to more than 200 MB (a zip bomb).
+        ConfigError: there is no such sheet; the message lists the existing ones.
     """
+    records = []
+    with _workbook(path) as book:
+        names = [found.title for found in book.worksheets]
+        if sheet is not None:
+            choose(f"sheet of {path.name}", sheet, names)
+        for cells in book[sheet or names[0]].iter_rows(values_only=True):
+            records.append(["" if cell is None else str(cell) for cell in cells])
+
+    if not records or not any(records[0]):
+        others = f" Other sheets: {', '.join(names)}; choose one with --sheet." if names[1:] else ""
+        raise DataError(
+            f"{path}: the sheet {sheet or names[0]!r} is empty; expected a header row.{others}"
+        )
+    return _split_header(records)
+
+
+def sheet_headers(path: Path) -> dict[str, list[str]]:
+    """The first row of each sheet of a workbook, by the name of the sheet.
+
+    Raises:
+        DataError: as `read_xlsx`.
+    """
+    found = {}
+    with _workbook(path) as book:
+        for sheet in book.worksheets:
+            cells = next(sheet.iter_rows(max_row=1, values_only=True), ())
+            found[sheet.title] = ["" if cell is None else str(cell).strip() for cell in cells]
+    return found
+
+
+@contextmanager
+def _workbook(path: Path) -> Iterator[Any]:
+    """An open workbook, closed at the end: read-only workbooks keep the file open."""
     import openpyxl  # most tables are CSV files
     from openpyxl.utils.exceptions import InvalidFileException
 
@@ -83,17 +123,12 @@ def read_xlsx(path: Path) -> tuple[list[str], Records]:
             f"{path}: cannot be read as an Excel workbook ({error}); save it as CSV UTF-8."
         ) from error
 
-    # read-only workbooks keep the file open
-    records = []
     try:
-        for cells in book.worksheets[0].iter_rows(values_only=True):
-            records.append(["" if cell is None else str(cell) for cell in cells])
+        if not book.worksheets:
+            raise DataError(f"{path}: has no sheet with cells; expected a header row.")
+        yield book
     finally:
         book.close()
-
-    if not records or not any(records[0]):
-        raise DataError(f"{path}: the first sheet is empty; expected a header row.")
-    return _split_header(records)
 
 
 def read_objects(path: Path) -> tuple[list[str], Records]:
@@ -153,19 +188,24 @@ def _json_cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def read_table(path: Path) -> tuple[list[str], Records]:
+def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Records]:
     """Read a table: CSV (separated by commas, semicolons or tabs), workbook, JSON Lines or JSON list of objects.
 
     Short rows are padded with empty cells.
+
+    Args:
+        path: the file.
+        sheet: of a workbook; None takes the first.
 
     Returns:
         As `read_csv`.
 
     Raises:
         DataError: as `read_csv` and `read_xlsx`.
+        ConfigError: as `read_xlsx`.
     """
     if path.suffix.lower() == ".xlsx":
-        header, records = read_xlsx(path)
+        header, records = read_xlsx(path, sheet)
     elif path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
         header, records = read_objects(path)
     elif path.suffix.lower() in (".tsv", ".tab"):

@@ -6,9 +6,10 @@ import posixpath
 import warnings
 
 from textmask.errors import DataError, DataWarning
-from textmask.layouts.detect import LayoutSource, coco_jsons
+from textmask.layouts.detect import coco_jsons
 from textmask.layouts.entries import Found, LayoutEntry, LayoutOptions, first_of, splits_in_name
 from textmask.layouts.pairing import split_of
+from textmask.layouts.source import LayoutSource
 
 
 def read_coco(source: LayoutSource, options: LayoutOptions) -> Found:

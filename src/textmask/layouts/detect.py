@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from textmask.data.label_maps import CLASS_NAMES, VALUE_NAMES
 from textmask.data.manifest import COLUMNS, REQUIRED
 from textmask.errors import DataError
-from textmask.io.spreadsheets import Records, column_of, read_csv, read_json_records, read_table
-from textmask.layouts.pairing import TABLE_SUFFIXES, Tree, bare_stems, named_kind, stem_of
+from textmask.io.array_files import has_mask_array
+from textmask.io.spreadsheets import (
+    column_of,
+    read_csv,
+    sheet_headers,
+)
+from textmask.layouts.pairing import bare_stems, named_kind, stem_of
+from textmask.layouts.source import (
+    IMAGE_NAMES,
+    MASK_NAMES,
+    SHOWN_TABLES,
+    SPLIT_NAMES,
+    TEXT_NAMES,
+    LayoutSource,
+    is_flat_list,
+)
 
-IMAGE_NAMES = (
-    "image", "img_name", "image_path", "image_name", "img", "filename", "file", "file_name", "image_file", "img_path",
-)  # fmt: skip
-MASK_NAMES = ("mask", "mask_name", "mask_path", "mask_file_name", "mask_file")
-TEXT_NAMES = ("description", "text", "caption", "prompt", "sentence", "report")
-SPLIT_NAMES = ("split", "subset")
-SHOWN_TABLES = 5
 PROMPT_FOLDERS = ("prompt", "prompts")
 
 LOOKED_FOR = """looked for
@@ -29,6 +33,7 @@ LOOKED_FOR = """looked for
   coco             a JSON object with the lists images, annotations (polygons or run lengths) and categories
   csv              a CSV that names an image column and a mask or split column; a TSV, JSON Lines file, JSON list of
                    objects or .txt with tabs that names an image column and a text, mask or split column
+                   (other names: --image-column, --mask-column, --text-column; another sheet: --sheet)
   lvit             *_text.xlsx (Image, Description) next to {Train,Val,Test}_Folder/{img,labelcol}
   languidemedseg   prompt/{train,test}.csv (Image, Description) next to {Train,Test}/{Images,GTs}
   sgseg            a JSON object train/valid/test of entries with image_path, caption
@@ -36,108 +41,8 @@ LOOKED_FOR = """looked for
   semi_medref_csv  {Train,Val,Test}_text*.csv (Image, text)
   madapter         *_{train,test}.csv (Image, Description)
   folders          no table: {images,img,...} next to {masks,labelcol,lesion mask,...}, also below Train/ and Test/
-  name_pairs       no table: case.png and case_mask.png (or _seg, _gt, mask_case.png) in one folder"""
-
-
-@dataclass(frozen=True)
-class LayoutSource:
-    """One data set on disk, scanned once, each table read once.
-
-    Attributes:
-        path: the folder or table that the user named.
-        tree: the files below the folder.
-        names: the tables to consider: the named one, or all below the folder.
-    """
-
-    path: Path
-    tree: Tree
-    names: tuple[str, ...]
-    _read: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
-
-    @classmethod
-    def open(cls, path: Path) -> LayoutSource:
-        """Scan a folder, or the folder of a table.
-
-        Raises:
-            DataError: `path` does not exist, or is a file but not a table.
-        """
-        if path.is_file():
-            if path.suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
-                raise DataError(
-                    f"{path}: is not a table; name the folder of a data set or its table "
-                    f"({', '.join(TABLE_SUFFIXES)}, or .txt with tabs)."
-                )
-            return cls(path, Tree.scan(path.parent), (path.name,))
-        if not path.is_dir():
-            raise DataError(
-                f"{path}: no such file or folder. Name the folder of a data set or its table."
-            )
-        tree = Tree.scan(path)
-        texts = [file.name for file in sorted(path.glob("*.[tT][xX][tT]")) if is_text_table(file)]
-        tree = replace(tree, tables=tuple(sorted((*tree.tables, *texts))))
-        return cls(path, tree, tree.tables)
-
-    def named(self, suffix: str) -> list[str]:
-        """Tables of one suffix."""
-        return [name for name in self.names if name.lower().endswith(suffix)]
-
-    def top_csv(self) -> list[str]:
-        """CSVs in the folder itself; CSVs in sub-folders belong to folder layouts."""
-        return [name for name in self.named(".csv") if "/" not in name]
-
-    def top_others(self) -> list[str]:
-        """Tables in the folder itself that are neither CSV files nor workbooks."""
-        found = []
-        for name in self.names:
-            lower = name.lower()
-            flat = not lower.endswith(".json") or _is_flat_list(self.content(name))
-            if "/" not in name and flat and not lower.endswith((".csv", ".xlsx")):
-                found.append(name)
-        return found
-
-    def table(self, name: str) -> tuple[list[str], Records]:
-        """Header and rows of a CSV or workbook."""
-        if name not in self._read:
-            self._read[name] = read_table(self.tree.root / name)
-        return self._read[name]  # type: ignore[return-value]
-
-    def rows(self, name: str) -> tuple[list[str], Records]:
-        """Like `table`, and check that no row is longer than the header.
-
-        Raises:
-            DataError: a row is longer, e.g. because of an unquoted comma in a prompt, which shifts all later cells.
-        """
-        header, records = self.table(name)
-        for number, cells in records:
-            if len(cells) > len(header):
-                got = f"{len(cells)} cells, the header has {len(header)}"
-                raise DataError(f"{name} row {number}: {got}; quote texts that contain commas.")
-        return header, records
-
-    def json(self, name: str) -> object:
-        """Content of a JSON file."""
-        key = f"{name} as JSON"
-        if key not in self._read:
-            self._read[key] = read_json_records(self.tree.root / name)
-        return self._read[key]
-
-    def header(self, name: str) -> list[str]:
-        """Column names; empty for a table that cannot be read, unless the user named it."""
-        try:
-            return self.table(name)[0]
-        except DataError:
-            if self.path.is_file():
-                raise
-            return []
-
-    def content(self, name: str) -> object:
-        """Content of a JSON file; None if it cannot be read, unless the user named it."""
-        try:
-            return self.json(name)
-        except DataError:
-            if self.path.is_file():
-                raise
-            return None
+  name_pairs       no table: case.png and case_mask.png (or _seg, _gt, mask_case.png) in one folder
+  npz              no table: .npz files with an image (imgs) and its mask (gts)"""
 
 
 def detect_in(source: LayoutSource) -> str:
@@ -165,10 +70,13 @@ def _found(source: LayoutSource) -> str:
     lines = []
     for name in source.names[:SHOWN_TABLES]:
         lower = name.lower()
-        flat = not lower.endswith(".json") or _is_flat_list(source.content(name))
+        flat = not lower.endswith(".json") or is_flat_list(source.content(name))
         header = source.header(name) if flat else []
         if header:
-            lines.append(f"{name} with the columns {', '.join(header[:12])}{_what_lacks(header)}")
+            sheets = list(sheet_headers(source.tree.root / name)) if lower.endswith(".xlsx") else []
+            sheet = f" (of the sheets {', '.join(sheets)}; --sheet)" if sheets[1:] else ""
+            columns = ", ".join(header[:12])
+            lines.append(f"{name} with the columns {columns}{sheet}{_what_lacks(header)}")
         else:
             lines.append(f"{name}, which is not read as a table")
     if len(source.names) > SHOWN_TABLES:
@@ -182,7 +90,7 @@ def _found(source: LayoutSource) -> str:
 def _what_lacks(header: list[str]) -> str:
     """What a table lacks to be read as `csv`."""
     if column_of(header, IMAGE_NAMES) is None:
-        return f" (nearest layout: csv; rename the column of image files to {IMAGE_NAMES[0]})"
+        return " (nearest layout: csv; name the column of image files with --image-column)"
     if column_of(header, TEXT_NAMES) is None:
         return f" (nearest layout: csv; rename the column of prompts to {TEXT_NAMES[1]}, or add mask or split)"
     return " (nearest layout: csv; add a column mask or split)"
@@ -192,6 +100,8 @@ def native_tables(source: LayoutSource) -> list[str]:
     """Tables in the manifest format; manifest.csv always counts, so that its errors are reported."""
     # a manifest with a misspelled column must not be taken for another layout
     names = source.top_csv()
+    if source.choice.columns:
+        return []  # a manifest has its own names
     if "manifest.csv" in names:
         return ["manifest.csv"]
     fits = [name for name in names if set(REQUIRED) <= set(source.header(name)) <= set(COLUMNS)]
@@ -207,8 +117,13 @@ def plain_tables(source: LayoutSource) -> list[str]:
         more = splits or column_of(header, MASK_NAMES) or column_of(header, SPLIT_NAMES)
         return column_of(header, IMAGE_NAMES) is not None and bool(more)
 
-    # a CSV with prompts alone belongs to a published layout
-    found = [name for name in source.top_csv() if fits(source.header(name))]
+    # a table with prompts alone belongs to a published layout, unless the user names its columns
+    found = []
+    for name in (*source.top_csv(), *source.top_xlsx()):
+        header = source.header(name)
+        texts = column_of(header, IMAGE_NAMES) and column_of(header, TEXT_NAMES)
+        if fits(header) or (texts and _is_own_table(source, name, header)):
+            found.append(name)
     for name in source.top_others():
         header = source.header(name)
         texts = column_of(header, IMAGE_NAMES) and column_of(header, TEXT_NAMES)
@@ -217,34 +132,23 @@ def plain_tables(source: LayoutSource) -> list[str]:
     return found
 
 
+def _is_own_table(source: LayoutSource, name: str, header: list[str]) -> bool:
+    """Whether a CSV with images and prompts alone is somebody's own: no published one has such columns."""
+    if source.choice.columns:
+        return True
+    published = column_of(header, ("text", "description"))
+    return name.lower().endswith(".csv") and published is None
+
+
 def metadata_tables(source: LayoutSource) -> list[str]:
     """metadata.jsonl or metadata.csv of Hugging Face image folders, whose names start from the folder of the table."""
     found = []
     for name in source.names:
         base = posixpath.basename(name).lower()
-        if base in ("metadata.jsonl", "metadata.csv") and "file_name" in source.header(name):
+        named = "image" if source.choice.image_column else "file_name"
+        if base in ("metadata.jsonl", "metadata.csv") and named in source.header(name):
             found.append(name)
     return found
-
-
-def is_text_table(path: Path) -> bool:
-    """Whether a .txt file begins with a header that names an image column, and not with prose."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            head = file.readline(10_000)
-    except (OSError, UnicodeDecodeError):
-        return False
-    for mark in "\t;,":
-        cells = [cell.strip() for cell in head.split(mark)]
-        if len(cells) > 1 and column_of(cells, IMAGE_NAMES):
-            return True
-    return False
-
-
-def _is_flat_list(content: object) -> bool:
-    """Whether JSON is a list of objects of strings and numbers, which is a table."""
-    first = content[0] if isinstance(content, list) and content else None
-    return isinstance(first, dict) and not any(isinstance(v, dict) for v in first.values())
 
 
 def text_tables(
@@ -289,24 +193,9 @@ def prompt_jsons(source: LayoutSource) -> list[str]:
     return [name for name in source.named(".json") if fits(source.content(name))]
 
 
-def tables_of_rows(source: LayoutSource) -> list[str]:
-    """All tables but those that name the values of label maps (--classes), which say nothing of images."""
-
-    def names_values(header: list[str]) -> bool:
-        columns = [name for name in header if name.lower() != "encoding"]
-        return len(columns) == 2 and bool(
-            column_of(columns, VALUE_NAMES) and column_of(columns, CLASS_NAMES)
-        )
-
-    return [name for name in source.names if not names_values(source.header(name))]
-
-
 def mask_folders(source: LayoutSource) -> list[str]:
-    """Folders of masks next to folders of images; empty if there is any table of images."""
-    # a table always says more than folder names
-    if tables_of_rows(source) or not any(
-        named_kind(path) == "image" for path in source.tree.images
-    ):
+    """Folders of masks next to folders of images; empty if there is any table."""
+    if source.has_tables() or not any(named_kind(path) == "image" for path in source.tree.images):
         return []
     return sorted(
         {posixpath.dirname(path) for path in source.tree.images if named_kind(path) == "mask"}
@@ -314,8 +203,8 @@ def mask_folders(source: LayoutSource) -> list[str]:
 
 
 def mask_pairs(source: LayoutSource) -> dict[str, str]:
-    """Mask -> image of the same folder, by names such as case_mask.png; empty if there is any table of images."""
-    if tables_of_rows(source):
+    """Mask -> image of the same folder, by names such as case_mask.png; empty if there is any table."""
+    if source.has_tables():
         return {}
     stems: dict[tuple[str, str], str] = {}
     for path in source.tree.images:
@@ -328,6 +217,14 @@ def mask_pairs(source: LayoutSource) -> dict[str, str]:
                 found[path] = stems[folder, bare]
                 break
     return found
+
+
+def npz_files(source: LayoutSource) -> list[str]:
+    """Files that hold an image and its mask; empty if there is any table."""
+    if source.has_tables():
+        return []
+    names = [name for name in source.tree.images if name.lower().endswith(".npz")]
+    return [name for name in names if has_mask_array(source.tree.root / name)]
 
 
 def nnunet_json(source: LayoutSource) -> list[str]:
@@ -371,5 +268,6 @@ TESTS: dict[str, Callable[[LayoutSource], Collection[str]]] = {
     "madapter": lambda source: text_tables(source, texts=("description",)),
     "folders": mask_folders,
     "name_pairs": mask_pairs,
+    "npz": npz_files,
 }
 LAYOUTS = tuple(TESTS)

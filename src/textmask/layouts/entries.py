@@ -12,11 +12,6 @@ from textmask.data.manifest import split_name
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.io.spreadsheets import column_of
 from textmask.layouts.detect import (
-    IMAGE_NAMES,
-    MASK_NAMES,
-    SPLIT_NAMES,
-    TEXT_NAMES,
-    LayoutSource,
     caption_jsons,
     prompt_jsons,
     prompt_tables,
@@ -29,7 +24,17 @@ from textmask.layouts.pairing import (
     named_kind,
     split_of,
     stem_of,
+    suffix_of,
 )
+from textmask.layouts.source import (
+    IMAGE_NAMES,
+    MASK_NAMES,
+    SPLIT_NAMES,
+    TEXT_NAMES,
+    LayoutSource,
+)
+
+ANY_SPLIT = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
 
     found: dict[tuple[str, str], str] = {}
     images = [path for path in source.tree.images if named_kind(path) == "image"]
-    images.sort(key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower()))
+    images.sort(key=lambda path: SUFFIXES.index(suffix_of(path)))
     for path in images:  # a .tif next to its .png is the same image
         found.setdefault((split_of(path), stem_of(path).lower()), path)
 
@@ -252,6 +257,12 @@ def table_entries(
         image = header.index(column_of(header, IMAGE_NAMES) or header[0])
         text = header.index(_text_column(header, options.text_column, table))
         splits = table_splits(table)
+        folders = any(split_of(path) for path in source.tree.images)
+        if split is None and splits == ANY_SPLIT and not folders:
+            _warn(
+                f"{source.tree.root / table}: neither a column, its name nor a folder names a split; every row is "
+                "'train'. Add a column split, or hold some rows out with --hold-out 0.1."
+            )
 
         # rows without an image are empty rows of a workbook
         for number, cells in records:
@@ -280,13 +291,13 @@ def _split_column(header: list[str], options: LayoutOptions, table: str) -> str 
 
 
 def table_splits(table: str) -> tuple[str, ...]:
-    """Splits in a table's name ("Train_Val_text.xlsx": two), or in its folder, or else the name itself as a split."""
+    """Splits in a table's name ("Train_Val_text.xlsx": two), or in its folder, or else all: the images decide."""
     if named := splits_in_name(table):
         return named
     for part in reversed(PurePosixPath(table).parts[:-1]):
         if split := folder_split(part):
             return (split,)
-    return (re.sub(r"[^A-Za-z0-9_.-]+", "-", PurePosixPath(table).stem).strip("-._") or "test",)
+    return ANY_SPLIT
 
 
 def splits_in_name(table: str) -> tuple[str, ...]:

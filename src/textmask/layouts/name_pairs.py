@@ -1,13 +1,15 @@
-"""Masks that lie beside their images under another name: case_mask.png, mask_case.png, case_mask_1.png."""
+"""Masks in the file of their image (.npz), or beside it under another name: case_mask.png, mask_case.png."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 from textmask.errors import DataWarning
-from textmask.layouts.detect import LayoutSource, mask_pairs
+from textmask.layouts.detect import mask_pairs, npz_files
 from textmask.layouts.entries import Found, LayoutEntry, LayoutOptions
 from textmask.layouts.pairing import split_of
+from textmask.layouts.source import LayoutSource
 
 
 def read_name_pairs(source: LayoutSource, options: LayoutOptions) -> Found:
@@ -19,6 +21,7 @@ def read_name_pairs(source: LayoutSource, options: LayoutOptions) -> Found:
     options.refuse_split("the split is the name of the folder")
     options.refuse_text("it has no prompts")
     pairs = mask_pairs(source)
+    _no_split_named(source, set(pairs.values()))
 
     # images without a mask are unlabelled, not forgotten
     entries = []
@@ -29,10 +32,26 @@ def read_name_pairs(source: LayoutSource, options: LayoutOptions) -> Found:
         if image not in used and image not in pairs:
             entries.append(LayoutEntry(image, image, "", (split_of(image) or "train",), ""))
 
-    if not any(split_of(image) for image in used):
+    return entries, ""
+
+
+def read_npz(source: LayoutSource, options: LayoutOptions) -> Found:
+    """One row per .npz with an image and its mask (MedSAM, BiomedParse: imgs and gts).
+
+    Raises:
+        ConfigError: a text or split column was given.
+    """
+    options.refuse_split("the split is the name of the folder")
+    options.refuse_text("it has no prompts; --classes names the values of the masks")
+    found = npz_files(source)
+    _no_split_named(source, found)
+    return [LayoutEntry(path, path, "", (split_of(path) or "train",), path) for path in found], ""
+
+
+def _no_split_named(source: LayoutSource, images: Iterable[str]) -> None:
+    if not any(split_of(image) for image in images):
         warnings.warn(
             f"{source.path}: no folder names a split; every row is 'train'.",
             DataWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    return entries, ""

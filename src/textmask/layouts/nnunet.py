@@ -1,4 +1,4 @@
-"""nnU-Net raw data sets of two-dimensional images: dataset.json, imagesTr, labelsTr, imagesTs, labelsTs."""
+"""nnU-Net raw data sets of single slices (PNG, TIFF, NIfTI): dataset.json, imagesTr, labelsTr, imagesTs, labelsTs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from pathlib import Path
 from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_scan import scan_masks
 from textmask.errors import DataError, DataWarning
-from textmask.layouts.detect import LayoutSource, nnunet_json
+from textmask.io.nifti import is_one_slice
+from textmask.layouts.detect import nnunet_json
 from textmask.layouts.entries import Found, LayoutEntry, LayoutOptions
+from textmask.layouts.pairing import stem_of
+from textmask.layouts.source import LayoutSource
 
 CHANNEL = re.compile(r"_(\d{4})$")
 PARTS = {"imagesTr": ("train", "labelsTr"), "imagesTs": ("test", "labelsTs")}
@@ -35,7 +38,7 @@ def read_nnunet(source: LayoutSource, options: LayoutOptions) -> Found:
     images: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for path in source.tree.images:
         folder, name = posixpath.split(posixpath.relpath(path, base or "."))
-        stem = posixpath.splitext(name)[0]
+        stem = stem_of(name)
         if folder in PARTS:
             channel = CHANNEL.search(stem)
             key = (folder, stem[: channel.start()] if channel else stem)
@@ -147,7 +150,11 @@ def _named_structures(content: object, table: str) -> tuple[dict[str, tuple[int,
 def _refuse_volumes(source: LayoutSource, base: str) -> None:
     folder = source.tree.root / base / "imagesTr"
     files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    volumes = [name for name in files if name.endswith((".nii.gz", ".nii", ".nrrd", ".mha"))]
+    volumes = [name for name in files if name.endswith((".nrrd", ".mha"))]
+    for name in files:
+        if name.endswith((".nii.gz", ".nii")) and not is_one_slice(folder / name):
+            volumes.append(name)
+            break
     if volumes:
         raise DataError(
             f"{Path(source.path)}: imagesTr contains volumes ({volumes[0]}); training reads two-dimensional images. "

@@ -15,7 +15,21 @@ from textmask.data.manifest import SPLIT_ALIASES
 Kind = Literal["image", "mask"]
 
 # if two files have the same name, the earlier suffix is taken
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".webp", ".jp2", ".gif")
+SUFFIXES = (
+    ".png",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".jp2",
+    ".gif",
+    ".npz",
+    ".npy",
+    ".nii.gz",
+    ".nii",
+)
 IMAGE_FOLDERS = {"img", "imgs", "image", "images", "frames", "original", "imagestr", "imagests"}
 MASK_FOLDERS = {
     "labelcol", "gts", "gt", "ground-truths", "ground truth", "ground_truth", "ground-truth",
@@ -42,8 +56,13 @@ def folder_split(name: str) -> str | None:
 def stem_of(name: str) -> str:
     """File name without folders and without an image suffix; other dots belong to the name."""
     base = PurePosixPath(name.strip().replace("\\", "/")).name
-    stem, suffix = os.path.splitext(base)
-    return stem if suffix.lower() in SUFFIXES else base
+    return base[: -len(suffix)] if (suffix := suffix_of(base)) in SUFFIXES else base
+
+
+def suffix_of(path: str) -> str:
+    """Suffix of a file in lower case; that of NIfTI may have two parts (.nii.gz)."""
+    lower = path.lower()
+    return ".nii.gz" if lower.endswith(".nii.gz") else os.path.splitext(lower)[1]
 
 
 def bare_stems(stem: str) -> list[str]:
@@ -71,7 +90,7 @@ class Tree:
             names[:] = entered if prefix.count("/") < MAX_DEPTH else []
             # images and tables of this folder
             for name in files:
-                suffix = os.path.splitext(name)[1].lower()
+                suffix = suffix_of(name)
                 if name.startswith((".", "~$")):  # ~$ is the lock file of an open workbook
                     continue
                 if suffix in SUFFIXES:
@@ -151,11 +170,10 @@ def _best(paths: list[str], name: str) -> str:
     bare = stem_of(name).removeprefix("mask_")
 
     def distance(path: str) -> tuple[bool, bool, int, str]:
-        suffix = os.path.splitext(path)[1].lower()
         return (
             PurePosixPath(path).name != base,
             stem_of(path).removeprefix("mask_") != bare,
-            SUFFIXES.index(suffix),
+            SUFFIXES.index(suffix_of(path)),
             path,
         )
 

@@ -11,17 +11,22 @@ from pathlib import Path
 from textmask.data.manifest import split_name
 from textmask.errors import DataError, DataWarning, choose
 from textmask.io.spreadsheets import column_of
-from textmask.layouts.detect import (
+from textmask.layouts.detect import metadata_tables, plain_tables
+from textmask.layouts.entries import (
+    ANY_SPLIT,
+    Found,
+    LayoutEntry,
+    LayoutOptions,
+    splits_in_name,
+)
+from textmask.layouts.pairing import SUFFIXES, split_of
+from textmask.layouts.source import (
     IMAGE_NAMES,
     MASK_NAMES,
     SPLIT_NAMES,
     TEXT_NAMES,
     LayoutSource,
-    metadata_tables,
-    plain_tables,
 )
-from textmask.layouts.entries import Found, LayoutEntry, LayoutOptions, splits_in_name
-from textmask.layouts.pairing import SUFFIXES, split_of
 
 GROUP_NAMES = (
     "group",
@@ -60,7 +65,8 @@ def read_plain(source: LayoutSource, options: LayoutOptions) -> Found:
     """Tables with image, mask, text, split and group under their usual names.
 
     With columns split_A, text_A, split_B, ... the default is the first split and the text with the same name. Without a
-    split column the table's name decides (train.csv, test.csv); otherwise every row is train, with a warning.
+    split column the table's name decides (train.csv, test.csv), or else the folders of the images; otherwise every row
+    is train, with a warning.
     """
     entries, chosen = [], ""
     for table in _select(source):
@@ -73,7 +79,7 @@ def read_plain(source: LayoutSource, options: LayoutOptions) -> Found:
 
 def _select(source: LayoutSource) -> list[str]:
     """The table to read, or all tables if each is named after a split."""
-    tables = plain_tables(source) or source.top_csv() or source.top_others()
+    tables = plain_tables(source) or source.top_csv() or source.top_xlsx() or source.top_others()
 
     # several tables: one per split, or one with a usual name
     preferred = [table for table in tables if Path(table).stem.lower() in PREFERRED]
@@ -97,11 +103,15 @@ def _entries(
         if any(cell.lower().endswith(SUFFIXES) for cell in cells):
             columns = replace(columns, mask=label)
     named = named or next(iter(splits_in_name(table)), "")
-    if columns.split is None and not named:
+    # the folders of the images say it if the table does not
+    folders = not named and any(split_of(path) for path in source.tree.images)
+    if columns.split is None and not named and not folders:
         where = source.tree.root / table
         warnings.warn(
             f"{where}: has no split column; every row is 'train'.", DataWarning, stacklevel=4
         )
+
+    unsaid = ANY_SPLIT if folders else (named or "train",)
 
     def entry(number: int, cells: list[str]) -> LayoutEntry:
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
@@ -109,7 +119,7 @@ def _entries(
             where=f"{table} row {number}",
             name=row[columns.image],
             text=_prompt_cell(row, columns.text),
-            splits=(split_name(row[columns.split]) if columns.split else named or "train",),
+            splits=(split_name(row[columns.split]),) if columns.split else unsaid,
             mask=row[columns.mask] if columns.mask else None,
             group=row[columns.group] if columns.group else "",
             laterality=row.get("laterality", ""),
@@ -124,7 +134,10 @@ def read_imagefolder(source: LayoutSource, options: LayoutOptions) -> Found:
     entries = []
     for table in metadata_tables(source):
         header, _ = source.table(table)
-        columns = replace(pick_columns(header, options, table), image="file_name")
+        columns = replace(
+            pick_columns(header, options, table),
+            image="image" if source.choice.image_column else "file_name",
+        )
         folder = posixpath.dirname(table)
         split = split_of(table)
         if columns.split is None and not split:

@@ -6,12 +6,20 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from textmask.data.manifest import Manifest, Row, own_mask_problem, read_manifest, warn_about_texts
+from textmask.data.manifest import Manifest, Row, read_manifest, warn_about_texts
+from textmask.data.manifest_cells import own_mask_problem
 from textmask.data.published import group_of, identify, known_laterality
 from textmask.errors import ConfigError, DataError, DataWarning, choose
+from textmask.io.array_files import holds_both
 from textmask.io.paths import Fence
+from textmask.layouts.choice import TableChoice
 from textmask.layouts.coco import read_coco
-from textmask.layouts.detect import LAYOUTS, LOOKED_FOR, LayoutSource, detect_in, native_tables
+from textmask.layouts.detect import (
+    LAYOUTS,
+    LOOKED_FOR,
+    detect_in,
+    native_tables,
+)
 from textmask.layouts.entries import (
     LayoutEntry,
     LayoutOptions,
@@ -24,12 +32,13 @@ from textmask.layouts.entries import (
     read_semi_medref,
     read_sgseg,
 )
-from textmask.layouts.name_pairs import read_name_pairs
+from textmask.layouts.name_pairs import read_name_pairs, read_npz
 from textmask.layouts.nnunet import read_nnunet, structures
 from textmask.layouts.pairing import stem_of
 from textmask.layouts.plain_csv import read_imagefolder, read_plain
 from textmask.layouts.rows import Pairing
-from textmask.layouts.unused import warn_about_unused_tables
+from textmask.layouts.source import LayoutSource
+from textmask.layouts.unused import warn_about_other_sheets, warn_about_unused_tables
 from textmask.statement import Laterality
 
 __all__ = ["LAYOUTS", "detect", "read_layout"]
@@ -47,16 +56,17 @@ READERS: dict[str, Reader] = {
     "madapter": read_madapter,
     "folders": read_folders,
     "name_pairs": read_name_pairs,
+    "npz": read_npz,
 }
 
 
-def detect(path: str | Path) -> str:
-    """Name of the layout at `path`, one of `LAYOUTS`.
+def detect(path: str | Path, choice: TableChoice | None = None) -> str:
+    """Name of the layout at `path`, one of `LAYOUTS`, if its tables are read with a choice of sheet and columns.
 
     Raises:
         DataError: no layout fits; the message lists what was looked for.
     """
-    return detect_in(LayoutSource.open(Path(path)))
+    return detect_in(LayoutSource.open(Path(path), choice))
 
 
 def read_layout(
@@ -66,6 +76,7 @@ def read_layout(
     text_column: str | None = None,
     split_column: str | None = None,
     laterality: Laterality | None = None,
+    choice: TableChoice | None = None,
 ) -> Manifest:
     """Read a data set from its folder or its table.
 
@@ -76,19 +87,22 @@ def read_layout(
         split_column: split column to use if a table has several.
         laterality: laterality convention of the prompts; None means that of the table, or of a published data set if
             it was measured.
+        choice: sheet of workbooks, and the columns of image and mask files, if they are not the usual ones.
 
     Raises:
         DataError: no layout fits, or tables name files that do not exist (the first ten are listed).
         ConfigError: the layout or a column is unknown.
     """
-    source = LayoutSource.open(Path(path))
+    source = LayoutSource.open(Path(path), choice)
     if layout == "auto":
         layout = detect_in(source)
     choose("layout", layout, LAYOUTS)
     # a manifest has no other columns to choose
     if layout == "manifest":
-        if text_column is not None or split_column is not None:
-            raise ConfigError(f"{path}: text_column and split_column do not apply to a manifest.")
+        if text_column is not None or split_column is not None or source.choice.columns:
+            raise ConfigError(
+                f"{path}: text_column, split_column, image_column and mask_column do not apply to a manifest."
+            )
         tables = native_tables(source) or source.top_csv() or ["manifest.csv"]
         manifest = read_manifest(source.tree.root / tables[0])
         used = set(tables[:1])
@@ -102,6 +116,7 @@ def read_layout(
             manifest = structures(source, manifest)
     prompts = any(row.text for row in manifest.rows)
     warn_about_unused_tables(source, used, prompts=prompts)
+    warn_about_other_sheets(source, used)
 
     # the caller knows better than the table
     if laterality is not None:
@@ -143,8 +158,9 @@ def _check_rows(rows: dict[Row, LayoutEntry], pairing: Pairing) -> None:
     images = {row.image for row in rows}
     first: dict[str, tuple[Row, LayoutEntry]] = {}
     for row, entry in rows.items():
-        if row.mask in images:
-            pairing.wrong.append(f"{entry.where}: {own_mask_problem(row)}")
+        both = row.mask == row.image and holds_both(row.mask)
+        if row.mask and not both and row.mask in images:
+            pairing.wrong.append(f"{entry.where}: {own_mask_problem(row.image, row.mask)}")
 
         other, its_entry = first.setdefault(row.image, (row, entry))
         if other.split != row.split:

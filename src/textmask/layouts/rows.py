@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from textmask.data.manifest import SHOWN, SPLIT, Row, text_problem
 from textmask.data.manifest_cells import TRUTH
 from textmask.errors import DataError
+from textmask.io.array_files import has_mask_array, holds_both
 from textmask.io.paths import path_problem
 from textmask.layouts.entries import LayoutEntry
-from textmask.layouts.pairing import Kind, Tree
+from textmask.layouts.pairing import Kind, Tree, split_of
 from textmask.statement import Laterality
 
 
@@ -45,8 +46,9 @@ class Pairing:
         exact = posixpath.normpath(name)
         named = kind == "image" or bool(entry.mask)
         inside = kind == "mask" and bool(entry.label) and exact in self.tree.tables
+        split = split_of(exact)
         found = (
-            (exact, splits[0])
+            (exact, split if split in splits else splits[0])
             if inside or (named and exact in self.tree.known)
             else self.tree.find(kind, name, splits)
         )
@@ -60,6 +62,9 @@ class Pairing:
 
         # without any folder of masks the data set has none
         mask: tuple[str, str] | None = None
+        own = image is not None and entry.mask is None and holds_both(image[0])
+        if own and image is not None and has_mask_array(self.tree.root / image[0]):
+            entry = replace(entry, mask=image[0])
         wants_mask = entry.mask != "" and not (entry.mask is None and not self.tree.folders("mask"))
         if wants_mask and image is not None:
             mask = self.find("mask", entry.mask or entry.name, entry, (image[1],))

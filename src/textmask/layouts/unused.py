@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Iterable
 
 from textmask.errors import DataWarning
-from textmask.io.spreadsheets import column_of
-from textmask.layouts.detect import IMAGE_NAMES, LayoutSource
+from textmask.io.spreadsheets import column_of, sheet_headers
 from textmask.layouts.pairing import stem_of
+from textmask.layouts.source import IMAGE_NAMES, LayoutSource
 
 # read by no layout, but people keep prompts in them
 OTHER_TABLES = (
@@ -45,11 +45,41 @@ def warn_about_unused_tables(source: LayoutSource, used: Iterable[str], *, promp
         more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
         warnings.warn(
             f"{source.path}: {', '.join(unused[:SHOWN])}{more} "
-            f"{'was' if len(unused) == 1 else 'were'} seen and not used. If the prompts are there, save "
-            "the table as CSV with the columns image, mask, text, split, and name that file.",
+            f"{'was' if len(unused) == 1 else 'were'} seen and not used. If the prompts are there, name "
+            f"that file instead of the folder{_advice(unused[0])}.",
             DataWarning,
             stacklevel=4,
         )
+
+
+def _advice(name: str) -> str:
+    """What to change about a table before it can be named."""
+    lower = name.lower()
+    if lower.endswith(UNREADABLE):
+        return ", after saving it as CSV with the columns image, mask, text, split"
+    if lower.endswith((".txt", ".yaml", ".yml")):
+        return ", after saving it as a table (CSV, TSV, JSON Lines) with the columns image, mask, text, split"
+    return " (columns of other names: --image-column, --mask-column, --text-column)"
+
+
+def warn_about_other_sheets(source: LayoutSource, used: Iterable[str]) -> None:
+    """Warn about sheets of the workbooks that were read that name images too and were not read."""
+    if source.choice.sheet:
+        return
+    places = tuple(used)
+    for name in source.named(".xlsx"):
+        if not any(place.startswith(f"{name} ") for place in places):
+            continue
+        headers = sheet_headers(source.tree.root / name)
+        first, *others = headers
+        unread = [sheet for sheet in others if column_of(headers[sheet], IMAGE_NAMES)]
+        if unread:
+            warnings.warn(
+                f"{source.path}: of {name} only the sheet {first!r} is read; {', '.join(map(repr, unread[:SHOWN]))} "
+                "was seen and not used. Choose a sheet with --sheet, or save each as a CSV named after its split.",
+                DataWarning,
+                stacklevel=4,
+            )
 
 
 def _other_tables(source: LayoutSource) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from textmask.errors import DataError
+from textmask.layouts.choice import TableChoice
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class DataOptions:
         mask_values: the values that are foreground, separated by commas; None as above.
         classes: file with the names of the values of label maps, in the folder of the data or elsewhere.
         absent: with `classes`, keep structures that an image does not show, as rows with an empty mask.
+        image_column, mask_column: columns of image and mask files, if they are not the usual ones.
+        sheet: of workbooks; None takes the first.
+        resize_masks: "nearest" fits masks whose size differs from their image; None refuses them.
         allow_empty_text: train a method that reads prompts although most rows have none.
     """
 
@@ -39,7 +44,48 @@ class DataOptions:
     mask_values: str | None = None
     classes: str | None = None
     absent: bool = False
+    image_column: str | None = None
+    mask_column: str | None = None
+    sheet: str | None = None
+    resize_masks: str | None = None
     allow_empty_text: bool = False
+
+    def words(self) -> str:
+        """The options that differ from the defaults, as they are typed on the command line."""
+        words: list[str] = []
+        if self.layout != "auto":
+            words += ["--layout", self.layout]
+        texts = (
+            "text_column",
+            "split_column",
+            "image_column",
+            "mask_column",
+            "sheet",
+            "resize_masks",
+        )
+        for name in (*texts, "laterality"):
+            if getattr(self, name):
+                words += [f"--{name.replace('_', '-')}", getattr(self, name)]
+        if self.hold_out:
+            words += ["--hold-out", f"{self.hold_out:g}"]
+        if self.merge_valid:
+            words.append("--merge-valid")
+        if self.grammar:
+            words += ["--grammar", self.grammar]
+        if self.mask_threshold is not None:
+            words += ["--mask-threshold", f"{self.mask_threshold:g}"]
+        if self.mask_values:
+            words += ["--mask-values", self.mask_values]
+        if self.classes:
+            words += ["--classes", self.classes]
+        if self.absent:
+            words.append("--absent")
+        return shlex.join(words)
+
+    @property
+    def choice(self) -> TableChoice:
+        """What of this concerns the tables."""
+        return TableChoice(self.sheet or None, self.image_column or None, self.mask_column or None)
 
     def as_json(self) -> dict[str, Any]:
         """The options as they are stored in data.json."""

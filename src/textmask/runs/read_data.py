@@ -26,6 +26,7 @@ def read_data(path: Path, options: DataOptions) -> Manifest:
             text_column=options.text_column or None,
             split_column=options.split_column or None,
             laterality=Laterality(options.laterality) if options.laterality else None,
+            choice=options.choice,
         )
     manifest = with_mask_options(
         manifest,
@@ -33,6 +34,7 @@ def read_data(path: Path, options: DataOptions) -> Manifest:
         values=options.mask_values,
         classes=options.classes,
         absent=options.absent,
+        resize=options.resize_masks,
     )
     if options.grammar:
         rows = tuple(replace(row, grammar=options.grammar) for row in manifest.rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 from textmask.errors import DataError
 from textmask.io.dicom import values
-from textmask.io.images import MAX_PIXELS
+from textmask.io.intensity import MAX_PIXELS
 
 MAX_FRAMES = 4096
 MAX_PIXEL_BYTES = 1 << 30  # of all frames, decoded

@@ -1,0 +1,157 @@
+"""Data sets of arrays: .npz with imgs and gts, .npy, NIfTI files of one slice."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from textmask.cli.app import app
+from textmask.data.cache import open_split
+from textmask.data.checks import check
+from textmask.data.manifest import read_manifest
+from textmask.errors import DataError, DataWarning
+from textmask.io.images import read_image, stored_size
+from textmask.io.nifti import read_nifti
+from textmask.layouts.read import detect, read_layout
+
+
+def arrays(seed: int, top: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    image = np.random.default_rng(seed).integers(0, 255, (20, 14, 3)).astype(np.uint8)
+    mask = np.zeros((20, 14), np.uint8)
+    mask[4 : 9 + seed, 3:8] = top
+    return image, mask
+
+
+def write(root: Path, keys: tuple[str, str] = ("imgs", "gts"), top: int = 1) -> None:
+    (root / "train").mkdir(parents=True)
+    for i in range(3):
+        np.savez_compressed(root / f"train/{i}.npz", **dict(zip(keys, arrays(i, top), strict=True)))
+
+
+@pytest.mark.parametrize("keys", [("imgs", "gts"), ("image", "label")])
+def test_image_and_mask_in_one_file(tmp_path: Path, keys: tuple[str, str]) -> None:
+    write(tmp_path / "d", keys)
+    assert detect(tmp_path / "d") == "npz"
+    with pytest.warns(DataWarning, match="have no text"):
+        manifest = read_layout(tmp_path / "d")
+    assert [(row.image, row.mask) for row in manifest.rows] == [
+        (f"train/{i}.npz", f"train/{i}.npz") for i in range(3)
+    ]
+    data = open_split(manifest, "train", (20, 14), tmp_path / "cache")
+    for i in range(3):
+        image, mask = arrays(i)
+        assert np.array_equal(data.images[i], image.transpose(2, 0, 1))
+        assert np.array_equal(data.masks[i], mask)
+    assert not [finding for finding in check(manifest).findings if finding.severity == "error"]
+
+
+@pytest.mark.filterwarnings("ignore::textmask.errors.DataWarning")
+def test_label_maps_in_npz_become_a_manifest(tmp_path: Path) -> None:
+    write(tmp_path, top=2)
+    (tmp_path / "classes.csv").write_text("value,name\n1,liver\n2,spleen\n")
+    out = tmp_path / "table.csv"
+    words = ["data", "convert", str(tmp_path), "--out", str(out)]
+    # without the names the values are not guessed
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code != 0
+    assert "--classes" in str(result.exception)
+    assert not out.exists()
+
+    result = CliRunner().invoke(app, [*words, "--classes", "classes.csv"])
+    assert result.exit_code == 0, result.output
+    rows = read_manifest(out).rows
+    assert [(row.text, row.label, row.mask) for row in rows] == [
+        ("spleen", (2,), f"train/{i}.npz") for i in range(3)
+    ]
+
+
+def test_a_table_of_npz_files(tmp_path: Path) -> None:
+    write(tmp_path)
+    lines = "".join(f"train/{i}.npz,prompt {i},train\n" for i in range(3))
+    (tmp_path / "cases.csv").write_text("file_name,text,split\n" + lines)
+    rows = read_layout(tmp_path).rows
+    assert [(row.mask, row.text) for row in rows] == [
+        (f"train/{i}.npz", f"prompt {i}") for i in range(3)
+    ]
+
+
+def test_the_mask_of_another_npz_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "manifest.csv").write_text(
+        "image,mask,text,split\ntrain/0.npz,train/1.npz,a,train\ntrain/1.npz,train/1.npz,a,train\n"
+    )
+    with pytest.raises(DataError, match="an image of the data set"):
+        read_layout(tmp_path)
+
+
+def test_folders_of_npy(tmp_path: Path) -> None:
+    for i in range(3):
+        for folder, array in zip(("imgs", "gts"), arrays(i), strict=True):
+            (tmp_path / "train" / folder).mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / "train" / folder / f"{i}.npy", array)
+    with pytest.warns(DataWarning, match="have no text"):
+        manifest = read_layout(tmp_path)
+    data = open_split(manifest, "train", (20, 14), tmp_path / "cache")
+    assert np.array_equal(data.masks[2], arrays(2)[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"imgs": np.zeros((5, 20, 14), np.uint8)}, "the shape .5, 20, 14.*slice"),
+        ({"imgs": np.array([{"a": 1}], dtype=object)}, "object"),
+        ({"features": np.zeros((4, 4))}, "no array imgs.* has features"),
+        ({"imgs": np.full((4, 4), np.nan)}, "NaN"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, content: dict, message: str) -> None:
+    np.savez(tmp_path / "a.npz", **content)
+    with pytest.raises(DataError, match=message):
+        read_image(tmp_path / "a.npz")
+
+
+def test_a_truncated_npz_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", imgs=np.zeros((40, 40), np.uint8))
+    whole = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a\.npz: cannot be read"):
+        read_image(tmp_path / "a.npz")
+
+
+def nnunet(root: Path, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for folder, name in (("imagesTr", "c{}_0000.nii.gz"), ("labelsTr", "c{}.nii.gz")):
+        (root / folder).mkdir(parents=True)
+        for i in range(2):
+            values = rng.integers(0, 1000, shape).astype(np.int16)
+            if folder == "labelsTr":
+                values = np.zeros(shape, np.uint8)
+                values[4:9, 2 : 5 + i] = 1
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), root / folder / name.format(i))
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
+
+
+@pytest.mark.parametrize("shape", [(20, 14, 1), (20, 14)])
+def test_nnunet_slices_in_nifti(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    nnunet(tmp_path, shape)
+    manifest = read_layout(tmp_path)
+    assert [(row.image, row.text, row.label) for row in manifest.rows] == [
+        (f"imagesTr/c{i}_0000.nii.gz", "liver", (1,)) for i in range(2)
+    ]
+    data = open_split(manifest, "train", (14, 20), tmp_path / "cache")
+    # the first axis of a volume runs along the columns of the image
+    expected = np.zeros((14, 20), np.uint8)
+    expected[2:6, 4:9] = 1
+    assert np.array_equal(data.masks[1], expected)
+    path = tmp_path / "imagesTr/c1_0000.nii.gz"
+    assert np.array_equal(data.images[1][0], read_nifti(path)[0].pixels)
+    assert stored_size(path) == (14, 20)
+
+
+def test_nnunet_volumes_are_refused(tmp_path: Path) -> None:
+    nnunet(tmp_path, (20, 14, 3))
+    with pytest.raises(DataError, match=r"imagesTr contains volumes \(c0_0000.nii.gz\)"):
+        read_layout(tmp_path)
