@@ -19,6 +19,8 @@ def ensemble_command(
     """Make one run of several: it predicts their mean probability.
 
     The folder holds copies of the runs. It works with predict, evaluate, calibrate and serve, and cannot be exported.
+
+    Example: textmask ensemble runs/seed0 runs/seed1 --out runs/both
     """
     for run in runs:
         find_run(run)

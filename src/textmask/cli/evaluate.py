@@ -65,7 +65,7 @@ def evaluate_command(
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER",
-            help="Folder of masks that another tool wrote, one file per image of the split; repeatable.",
+            help="Folder of masks of another tool, one file per image of the split; repeatable (default: none).",
         ),
     ] = None,
     layout: Layout = None,

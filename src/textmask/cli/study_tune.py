@@ -64,7 +64,7 @@ def tune_command(
 
     Rerun the same command to resume. The test split is not read.
 
-    Example: textmask study tune unet data/table.csv --over 'stages.*.optim.lr=1e-4..1e-2'
+    Example: textmask study tune unet table.csv --over threshold=0.3..0.7
     """
     options = data_options(
         DataOptions(), layout, text_column, split_column, laterality, hold_out, None, grammar
