@@ -161,7 +161,7 @@ def stored_mask(manifest: Manifest, row: Row) -> Bytes:
     """
     path = manifest.mask_path(row)
     if is_mask_source(row.mask):
-        return source_mask(path, row.label, row.image)
+        return source_mask(path, row.label, row.image, manifest.image_path(row))
     return read_mask(path, manifest.mask_rule, row.label)
 
 

@@ -1,6 +1,6 @@
-"""Masks that are not image files: annotations of a COCO file, named by a row's mask (the file) and its label.
+"""Masks that are not image files: annotations of a COCO file, and polygons of a YOLO file.
 
-A label is the number of an annotation in the list of the file, from 1; several are joined.
+A row's mask is the file. Its label has the numbers of annotations in the list of the file, or of lines, from 1.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from textmask.errors import DataError
-from textmask.io.images import Bytes
+from textmask.io.images import Bytes, stored_size
 from textmask.io.spreadsheets import read_json_records
 
-SOURCE_SUFFIXES = (".json",)
+SOURCE_SUFFIXES = (".json", ".txt")
 
 
 def is_mask_source(mask: str | None) -> bool:
@@ -25,22 +25,25 @@ def is_mask_source(mask: str | None) -> bool:
     return mask is not None and mask.lower().endswith(SOURCE_SUFFIXES)
 
 
-def source_mask(path: Path, label: Sequence[int], where: str) -> Bytes:
-    """The union of some annotations of a COCO file, as uint8 H W of 0 and 1, at the size that the file states.
+def source_mask(path: Path, label: Sequence[int], where: str, image: Path) -> Bytes:
+    """The union of some annotations of a file, as uint8 H W of 0 and 1.
 
     Args:
-        path: the file.
-        label: numbers of annotations, from 1.
+        path: a COCO file, which states the size of its images, or a YOLO file.
+        label: numbers of annotations or lines, from 1.
         where: what error messages call the row.
+        image: the image, whose size is that of the mask if the file does not state it.
 
     Raises:
-        DataError: the file is not a COCO file, or an annotation does not exist or cannot be drawn.
+        DataError: the file is not such a file, or an annotation does not exist or cannot be drawn.
     """
     if not label:
         raise DataError(
             f"{where}: its mask {path} holds many annotations and the row names none; "
             "write their numbers (from 1, joined with +) into the column label."
         )
+    if path.suffix.lower() == ".txt":
+        return _yolo_mask(path, label, where, stored_size(image))
     try:
         stat = path.stat()
     except OSError as error:
@@ -65,6 +68,50 @@ def source_mask(path: Path, label: Sequence[int], where: str) -> Bytes:
     for number in label:
         name = f"{path} annotation {number}"
         mask |= annotation_mask(annotations[number - 1].get("segmentation"), sizes[image_id], name)
+    return mask
+
+
+def yolo_polygons(path: Path) -> dict[int, tuple[int, np.ndarray]]:
+    """Number of each line, from 1 -> its class and the points N 2 of its polygon, as x, y in shares of the image.
+
+    A box (four numbers) has no points.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not a class and points between 0 and 1.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error}).") from error
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        cells = line.split()
+        if not cells:
+            continue
+        try:
+            value, numbers = int(cells[0]), np.array(cells[1:], np.float64)
+        except ValueError:
+            value, numbers = -1, np.empty(0)
+        box = len(numbers) == 4
+        inside = len(numbers) > 0 and numbers.min() >= -0.01 and numbers.max() <= 1.01
+        if value < 0 or not inside or not (box or (len(numbers) >= 6 and len(numbers) % 2 == 0)):
+            raise DataError(
+                f"{path} line {number}: {line[:60]!r} is not a YOLO polygon; expected a class and at least three "
+                "points x y, all between 0 and 1."
+            )
+        found[number] = (value, np.empty((0, 2)) if box else numbers.reshape(-1, 2))
+    return found
+
+
+def _yolo_mask(path: Path, label: Sequence[int], where: str, size: tuple[int, int]) -> Bytes:
+    polygons = yolo_polygons(path)
+    mask = np.zeros(size, np.uint8)
+    for number in label:
+        if number not in polygons or len(polygons[number][1]) < 3:
+            raise DataError(
+                f"{where}: label {number} is not a line of {path} with a polygon; it has {len(polygons)} lines."
+            )
+        _fill_polygon(mask, polygons[number][1] * (size[1], size[0]))
     return mask
 
 

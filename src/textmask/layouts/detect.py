@@ -23,6 +23,7 @@ from textmask.layouts.source import (
     LayoutSource,
     is_flat_list,
 )
+from textmask.layouts.yolo_files import yolo_labels
 
 PROMPT_FOLDERS = ("prompt", "prompts")
 
@@ -30,6 +31,7 @@ LOOKED_FOR = """looked for
   manifest         a CSV with the columns image, text, split (and mask, group, laterality, labelled)
   imagefolder      metadata.jsonl or metadata.csv with file_name and text, in the folder of the images
   nnunet           dataset.json with labels, next to imagesTr and labelsTr (PNG, TIFF, ...)
+  refcoco          a JSON list of references (ann_id, split, sentences) next to a COCO file with the annotations
   coco             a JSON object with the lists images, annotations (polygons or run lengths) and categories
   csv              a CSV that names an image column and a mask or split column; a TSV, JSON Lines file, JSON list of
                    objects or .txt with tabs that names an image column and a text, mask or split column
@@ -42,7 +44,8 @@ LOOKED_FOR = """looked for
   madapter         *_{train,test}.csv (Image, Description)
   folders          no table: {images,img,...} next to {masks,labelcol,lesion mask,...}, also below Train/ and Test/
   name_pairs       no table: case.png and case_mask.png (or _seg, _gt, mask_case.png) in one folder
-  npz              no table: .npz files with an image (imgs) and its mask (gts)"""
+  npz              no table: .npz files with an image (imgs) and its mask (gts)
+  yolo             images/ next to labels/ with a .txt of polygons per image, and data.yaml with names, or classes.txt"""
 
 
 def detect_in(source: LayoutSource) -> str:
@@ -239,6 +242,17 @@ def nnunet_json(source: LayoutSource) -> list[str]:
     return found
 
 
+def reference_jsons(source: LayoutSource) -> list[str]:
+    """Lists of references: objects with sentences and the annotation (ann_id) that they mean."""
+
+    def fits(content: object) -> bool:
+        refs = content.get("refs") if isinstance(content, dict) else content
+        first = refs[0] if isinstance(refs, list) and refs else None
+        return isinstance(first, dict) and {"sentences", "ann_id"} <= set(first)
+
+    return [name for name in source.named(".json") if fits(source.content(name))]
+
+
 def coco_jsons(source: LayoutSource) -> list[str]:
     """COCO files: objects with the lists images and annotations, of which one has a segmentation."""
 
@@ -258,6 +272,7 @@ TESTS: dict[str, Callable[[LayoutSource], Collection[str]]] = {
     "manifest": native_tables,
     "imagefolder": metadata_tables,
     "nnunet": nnunet_json,
+    "refcoco": reference_jsons,
     "coco": coco_jsons,
     "csv": plain_tables,
     "lvit": lambda source: text_tables(source, ".xlsx"),
@@ -269,5 +284,6 @@ TESTS: dict[str, Callable[[LayoutSource], Collection[str]]] = {
     "folders": mask_folders,
     "name_pairs": mask_pairs,
     "npz": npz_files,
+    "yolo": yolo_labels,
 }
 LAYOUTS = tuple(TESTS)

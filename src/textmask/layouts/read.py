@@ -36,9 +36,11 @@ from textmask.layouts.name_pairs import read_name_pairs, read_npz
 from textmask.layouts.nnunet import read_nnunet, structures
 from textmask.layouts.pairing import stem_of
 from textmask.layouts.plain_csv import read_imagefolder, read_plain
+from textmask.layouts.refcoco import read_refcoco
 from textmask.layouts.rows import Pairing
 from textmask.layouts.source import LayoutSource
 from textmask.layouts.unused import warn_about_other_sheets, warn_about_unused_tables
+from textmask.layouts.yolo import read_yolo
 from textmask.statement import Laterality
 
 __all__ = ["LAYOUTS", "detect", "read_layout"]
@@ -46,6 +48,7 @@ __all__ = ["LAYOUTS", "detect", "read_layout"]
 READERS: dict[str, Reader] = {
     "imagefolder": read_imagefolder,
     "nnunet": read_nnunet,
+    "refcoco": read_refcoco,
     "coco": read_coco,
     "csv": read_plain,
     "lvit": read_lvit,
@@ -57,6 +60,7 @@ READERS: dict[str, Reader] = {
     "folders": read_folders,
     "name_pairs": read_name_pairs,
     "npz": read_npz,
+    "yolo": read_yolo,
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from textmask.data.manifest import SHOWN, SPLIT, Row, text_problem
 from textmask.data.manifest_cells import TRUTH
+from textmask.data.mask_sources import is_mask_source
 from textmask.errors import DataError
 from textmask.io.array_files import has_mask_array, holds_both
 from textmask.io.paths import path_problem
@@ -45,7 +46,8 @@ class Pairing:
         # a path from the folder of the data set needs no search; without a mask column it is the path of the image
         exact = posixpath.normpath(name)
         named = kind == "image" or bool(entry.mask)
-        inside = kind == "mask" and bool(entry.label) and exact in self.tree.tables
+        many = kind == "mask" and bool(entry.label) and is_mask_source(exact)
+        inside = many and (self.tree.root / exact).is_file()
         split = split_of(exact)
         found = (
             (exact, split if split in splits else splits[0])
