@@ -111,6 +111,25 @@ def coco(root: Path) -> None:
     (root / "instances_train.json").write_text(json.dumps(content))
 
 
+def yolo(root: Path) -> None:
+    (root / "labels").mkdir()
+    for i in range(3):
+        save(root / f"images/{i}.png", i)
+        (root / f"labels/{i}.txt").write_text("0 0.25 0.25 0.75 0.25 0.75 0.5 0.25 0.5\n")
+    (root / "classes.txt").write_text("polyp\n")
+
+
+def refcoco(root: Path) -> None:
+    coco(root)
+    path = root / "instances_train.json"
+    content = json.loads(path.read_text())
+    for i, annotation in enumerate(content["annotations"]):
+        annotation["id"] = 70 + i
+    path.write_text(json.dumps(content))
+    refs = [{"ann_id": 70 + i, "split": "train", "sentences": ["a polyp"]} for i in range(3)]
+    (root / "refs.json").write_text(json.dumps(refs))
+
+
 def label_maps(root: Path) -> None:
     pair(root, "train/images/{}.png", "train/masks/{}.png", top=2)
     (root / "classes.csv").write_text("value,name\n2,polyp\n")
@@ -118,7 +137,8 @@ def label_maps(root: Path) -> None:
 
 
 MADE: list[Callable[[Path], None]] = [
-    two_folders, one_folder, table, workbook, other_sizes, image_folder, npz, npy, nnunet, coco, label_maps,
+    two_folders, one_folder, table, workbook, other_sizes, image_folder, npz, npy, nnunet, coco, yolo, refcoco,
+    label_maps,
 ]  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def test_each_sentence_is_a_row(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"ann_id": 99}, "ann_id 99 is not in instances.json"),
-        ({"image_id": 1}, "image_id is 1, but the annotation 71 is of the image 0"),
+        ({"image_id": 1}, "image_id is 1, but annotation 71 is of image 0"),
         ({"ann_id": [70, 72]}, "not of one image"),
         ({"sentences": []}, "has no sentence"),
     ],

@@ -45,7 +45,7 @@ LOOKED_FOR = """looked for
   folders          no table: {images,img,...} next to {masks,labelcol,lesion mask,...}, also below Train/ and Test/
   name_pairs       no table: case.png and case_mask.png (or _seg, _gt, mask_case.png) in one folder
   npz              no table: .npz files with an image (imgs) and its mask (gts)
-  yolo             images/ next to labels/ with a .txt of polygons per image, and data.yaml with names, or classes.txt"""
+  yolo             images/ next to labels/ with a .txt of polygons per image, and data.yaml or classes.txt"""
 
 
 def detect_in(source: LayoutSource) -> str:

@@ -47,7 +47,7 @@ def read_refcoco(source: LayoutSource, options: LayoutOptions) -> Found:
             places = [where_of.get(one) for one in meant]
             if None in places or len({place[0] for place in places if place}) != 1:
                 raise DataError(
-                    f"{where}: ann_id {ref['ann_id']!r} is not in {', '.join(tables)}. Use the file of annotations that "
+                    f"{where}: ann_id {ref['ann_id']!r} is not in {', '.join(tables)}. Use the annotations that "
                     "the references were made for."
                 )
             found = [place for place in places if place]
@@ -56,11 +56,11 @@ def read_refcoco(source: LayoutSource, options: LayoutOptions) -> Found:
                 raise DataError(f"{where}: its annotations are not of one image in {found[0][0]}.")
             if ref.get("image_id", found[0][2]) != found[0][2]:
                 raise DataError(
-                    f"{where}: image_id is {ref['image_id']!r}, but the annotation {meant[0]} is of the image {found[0][2]!r}."
+                    f"{where}: image_id is {ref['image_id']!r}, but annotation {meant[0]} is of image {found[0][2]!r}."
                 )
             splits = (split_name(str(ref["split"])),) if ref.get("split") else table_splits(table)
             label = tuple(sorted({place[1] for place in found}))
-            for text in _sentences(ref, where):
+            for text in _sentences_of(ref, where):
                 entries.append(LayoutEntry(where, image, text, splits, found[0][0], label=label))
     if without:
         warnings.warn(
@@ -89,7 +89,7 @@ def _annotations(
     return where_of, images
 
 
-def _sentences(ref: dict[str, Any], where: str) -> list[str]:
+def _sentences_of(ref: dict[str, Any], where: str) -> list[str]:
     texts = []
     for item in ref["sentences"] if isinstance(ref.get("sentences"), list) else []:
         if isinstance(item, dict):

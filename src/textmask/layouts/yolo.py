@@ -24,7 +24,8 @@ def read_yolo(source: LayoutSource, options: LayoutOptions) -> Found:
     file = names_file(source)
     if file is None:
         raise DataError(
-            f"{source.path}: has no names of classes; expected {' or '.join(NAME_FILES[::2])} with `names`, or classes.txt."
+            f"{source.path}: has no names of classes; expected {' or '.join(NAME_FILES[::2])} with `names`, "
+            "or classes.txt."
         )
     names = class_names(source.tree.root / file)
 

@@ -37,6 +37,7 @@ def _label_of(image: str) -> str:
 
 
 def names_file(source: LayoutSource) -> str | None:
+    """The file that names the classes, relative to the root; None without one."""
     for name in NAME_FILES:
         path = source.tree.root / name
         if path.is_file() and (path.suffix == ".txt" or NAMES.search(_text_of(path))):
