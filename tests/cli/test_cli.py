@@ -745,6 +745,17 @@ def test_help_is_short_lines_that_give_the_defaults(path, command):
             assert says or parameter.default is not None, parameter.name
 
 
+def test_one_command_starts_a_training_and_resumes_it(call, table, tmp_path):
+    """As a job script does, also after a kill that left a folder without a run."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "splits").mkdir()
+    command = ["train", "text_prior", table, "--resume", "--out", tmp_path / "run"]
+    for said in ("preset: lite", "resuming"):
+        code, out, err = call(*command)
+        assert code == 0, err
+        assert said in out + err
+
+
 def test_the_panels_name_every_command():
     output = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
     assert max(map(len, output.splitlines())) <= 80

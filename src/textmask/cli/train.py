@@ -196,8 +196,8 @@ def train_command(
         raise ConfigError(
             "--resume continues a run with its own weights and settings. Leave out --init, --freeze and --seeds."
         )
-    # a job script starts and resumes a training with one command
-    started = not resume or method is None or data is None or (out or DEFAULT_OUT).exists()
+    # a job script starts and resumes a training with one command; a kill may have left a folder without a run
+    started = method is None or data is None or ((out or DEFAULT_OUT) / "recipe.json").exists()
     if resume and started and not (recipe or preset or changes):
         plan = _resumed(method, data, out, labelled_list)
     else:
