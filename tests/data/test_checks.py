@@ -389,3 +389,20 @@ def test_black_and_tiny_images_are_named(tmp_path):
     found = {finding.code: finding for finding in check(manifest).findings}
     assert f"{first.image}, which is all black" in found["flat-image"].message
     assert f"{second.image} (1 x 1)" in found["tiny-image"].message
+
+
+def test_a_mask_that_several_images_name_is_found(tmp_path):
+    """A table whose mask cell was filled downwards."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 8:20] = 255
+    for name in ("m.png", "own.png"):
+        cv2.imwrite(str(tmp_path / name), mask)
+    rows = []
+    for i, name in enumerate(("m.png", "m.png", "own.png")):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), rng.integers(0, 255, (32, 32), dtype=np.uint8))
+        rows.append(Row(f"{i}.png", name, "opacity", "train"))
+    found = [f for f in check(Manifest(tmp_path, tuple(rows))).findings if f.code == "shared-mask"]
+    assert [f.severity for f in found] == ["warning"]
+    assert "m.png for 2 images" in found[0].message
+    assert len(found[0].keys) == 2

@@ -17,7 +17,12 @@ from textmask.data.claim_checks import (
 )
 from textmask.data.facts import Facts, distinct_images, measure, near_identical
 from textmask.data.manifest import Manifest, Row
-from textmask.data.mask_checks import check_coverage, check_images, check_tags
+from textmask.data.mask_checks import (
+    check_coverage,
+    check_images,
+    check_shared_masks,
+    check_tags,
+)
 from textmask.data.mask_scan import decide_rule
 from textmask.data.mask_sizes import may_be_fitted
 from textmask.data.published import compare_counts
@@ -51,6 +56,7 @@ def check(
         _check_copies(facts, report)
         _check_masks(facts, report)
         check_images(facts, report)
+        check_shared_masks(facts, report)
         check_coverage(facts, report)
         check_tags(facts, report)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from statistics import median
 
 from textmask.data.check_report import CheckReport, part_of
 from textmask.data.facts import Facts, distinct_images
+from textmask.data.mask_sources import is_mask_source
 
 FULL = 0.95
 SMALL = 8  # pixels; less shows nothing
@@ -37,6 +39,26 @@ def check_images(facts: list[Facts], report: CheckReport) -> None:
             f"{part_of(len(tiny), len(images))} images have fewer than {SMALL} rows or columns, e.g. "
             f"{tiny[0].row.image} ({rows} x {columns}). Remove them, or replace them with the real images.",
             [fact.row for fact in tiny],
+        )
+
+
+def check_shared_masks(facts: list[Facts], report: CheckReport) -> None:
+    """Warn about mask files that several images name: a table that was filled downwards gives one mask to all."""
+    images: dict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        # one empty mask for all images without a finding is fine
+        if fact.row.mask and fact.mask_share != 0 and not is_mask_source(fact.row.mask):
+            images[fact.row.mask].add(fact.row.image)
+    shared = {mask for mask, users in images.items() if len(users) > 1}
+    if shared:
+        rows = [fact.row for fact in facts if fact.row.mask in shared]
+        mask = rows[0].mask or ""
+        report.add(
+            "shared-mask",
+            "warning",
+            f"{part_of(len(rows), len(facts))} rows have a mask that other images have too, e.g. {mask} for "
+            f"{len(images[mask])} images. Look at the mask column: each image needs a mask of its own.",
+            rows,
         )
 
 

@@ -68,6 +68,17 @@ def detect_in(source: LayoutSource) -> str:
     raise DataError(f"{source.path}: no layout recognized.{_found(source)} {LOOKED_FOR}{hint}")
 
 
+def _why_not(source: LayoutSource, name: str) -> str:
+    """What is wrong with a CSV that cannot be read, in parentheses; "" if it is something else."""
+    if not name.lower().endswith(".csv"):
+        return ""
+    try:
+        read_csv(source.tree.root / name)
+    except DataError as error:
+        return f" ({str(error).partition(': ')[2].rstrip('.')})"
+    return ""
+
+
 def _found(source: LayoutSource) -> str:
     """What a data set contains, when no layout fits: its tables with their columns, and how many images."""
     lines = []
@@ -81,7 +92,7 @@ def _found(source: LayoutSource) -> str:
             columns = ", ".join(header[:12])
             lines.append(f"{name} with the columns {columns}{sheet}{_what_lacks(header)}")
         else:
-            lines.append(f"{name}, which is not read as a table")
+            lines.append(f"{name}, which is not read as a table{_why_not(source, name)}")
     if len(source.names) > SHOWN_TABLES:
         lines.append(f"... and {len(source.names) - SHOWN_TABLES} more tables")
     folders = sorted({posixpath.dirname(path) or "." for path in source.tree.images})
