@@ -17,6 +17,7 @@ from textmask.io.files import UNFINISHED
 from textmask.methods.registry import preset_recipe
 from textmask.reports.page import write_report
 from textmask.runs.checkpoint import read_tensors
+from textmask.runs.environment import limited_threads
 from textmask.runs.layout import LAST, WEIGHTS
 from textmask.training.loop import train
 
@@ -142,7 +143,8 @@ def test_a_training_goes_on_after_any_kill_with_the_same_numbers(pristine, data,
         for name in (WEIGHTS, LAST):  # whole, or not there
             if (run / name).exists():
                 read_tensors(run / name)
-        train(recipe, manifest, run, resume=True, progress=False)
+        with limited_threads(1):  # as the killed command had
+            train(recipe, manifest, run, resume=True, progress=False)
         for name, tensors in new.items():
             found = read_tensors(run / name)[0]
             assert found.keys() == tensors.keys()

@@ -245,5 +245,5 @@ def test_kill_9_loses_no_finished_trial_and_the_rest_goes_on_to_the_same_figures
     kept = (out / TRIALS[0] / "weights.safetensors").stat().st_mtime_ns
     with np.load(out / TRIALS[0] / "study-test.npz") as file:
         assert len(file["intersection"]) == 8
-    assert figures(go(out)) == figures(local[1])
+    assert figures(go(out, launcher=Launcher(threads=1))) == figures(local[1])
     assert (out / TRIALS[0] / "weights.safetensors").stat().st_mtime_ns == kept
