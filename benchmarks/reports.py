@@ -26,7 +26,7 @@ from timing import Goals
 
 from textmask.inference.screening import Calibration, screen
 from textmask.runs.layout import DEFAULT_RUN
-from textmask.statement import Level
+from textmask.statement import LUNG_ZONES, Level
 from textmask.text.findings import read_findings
 from textmask.text.grammar import parse
 
@@ -84,11 +84,20 @@ def read_tags(mesh: str) -> Tags:
 
 
 def read_zones(text: str) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
-    """(side, level) of all present findings of lung and pleura without lung volumes; and of those that name a level."""
+    """(side, level) of all present findings of lung and pleura; and of those that name a level.
+
+    Volumes and emphysema of both whole lungs are left out: their tags name no side.
+    """
     found: set[tuple[str, str]] = set()
     exact: set[tuple[str, str]] = set()
     for item in read_findings(text).items:
-        if item.present and item.organ in ("lung", "pleura") and item.group != "volume":
+        diffuse = item.group == "emphysema" and item.zones == frozenset(LUNG_ZONES)
+        if (
+            item.present
+            and item.organ in ("lung", "pleura")
+            and item.group != "volume"
+            and not diffuse
+        ):
             zones = {(str(side), str(level)) for side, level in item.zones if str(side) != "center"}
             found |= zones
             levels = {level for _, level in zones}

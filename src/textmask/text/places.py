@@ -15,6 +15,7 @@ from textmask.text.tokens import Token
 
 ALL = frozenset(Level)
 _PLACE_ROLES = frozenset({"side", "level", "lung", "place", "segment", "finding", "anatomy"})
+_OVER = frozenset({"over", "overlying", "between"})
 # organs whose words do not take a side away from the lungs
 LUNG_ORGANS = frozenset({"lung", "pleura", "image", "mediastinum"})
 
@@ -32,6 +33,7 @@ class Group:
         foreign: it is about another organ, whose side is not a place.
         of: the group before it is a part of this one ("the apex of the left lung").
         segment: its level is that of a segment, which counts only where no lobe is named.
+        over: it is what the words before it overlie; `over_rib`: a rib.
     """
 
     sides: frozenset[Side] = frozenset()
@@ -46,6 +48,8 @@ class Group:
     of: bool = False
     segment: bool = False
     adjunct: bool = False
+    over: bool = False
+    over_rib: bool = False
 
     @property
     def named(self) -> bool:
@@ -101,6 +105,9 @@ def place_of(tokens: Sequence[Token]) -> Place:
     if groups and groups[0].foreign and not groups[0].finding and not place.finding:
         return place  # "nipple shadow overlying the left base"
     named = _most_specific([group for group in groups if group.named])
+    if not named and place.finding:
+        # a rib behind a nodule tells its side, and no level: ribs slope
+        place.sides = frozenset(side for group in groups if group.over_rib for side in group.sides)
     place.noun = any(group.noun for group in named)
     place.lung = any(group.lung for group in named)
     place.plural = any(group.plural for group in named)
@@ -139,8 +146,9 @@ def _groups(tokens: Sequence[Token]) -> list[Group]:
         if term is None or term.role == "idiom":
             continue
         if term.role == "prep" or term.role in ("join", "follow"):
-            following = Group(of=token.word == "of")
-            groups.append(following)
+            groups.append(
+                Group(of=token.word == "of", over=not _OVER.isdisjoint(token.word.split()))
+            )
         elif term.role == "side":
             follows = tokens[i + 1].role if i + 1 < len(tokens) else ""
             if token.word != "either" or follows in ("lung", "level", "segment"):
@@ -170,6 +178,7 @@ def _groups(tokens: Sequence[Token]) -> list[Group]:
             group.finding |= not foreign
         elif term.role == "anatomy":
             group.foreign |= term.organ not in LUNG_ORGANS
+            group.over_rib |= group.over and token.word.startswith("rib")
     if segment_levels and not any(group.levels for group in groups):
         holder = next(group for group in groups if group.segment)
         holder.levels, holder.noun = segment_levels, True

@@ -209,14 +209,17 @@ def _zones_of_findings(pieces: Sequence[Piece], i: int) -> frozenset[Zone]:
         zones |= before.place.zones
         if before.findings and (zones or before.joiner not in LISTS):
             break
-    following = pieces[i + 1] if i + 1 < len(pieces) else None
-    if (
-        not zones
-        and following is not None
-        and following.polarity == piece.polarity
-        and not following.findings
-    ):
-        zones |= following.place.zones
+    if zones:
+        return frozenset(zones)
+
+    # "a nodule, seen on one view only, projects over the right midlung"
+    for following in pieces[i + 1 :]:
+        if following.polarity != piece.polarity or following.findings:
+            break
+        if following.place.zones:
+            return frozenset(following.place.zones)
+        if following.joiner != ",":
+            break
     return frozenset(zones)
 
 
