@@ -11,6 +11,7 @@ from torch import Tensor
 
 from textmask.errors import DataError, choose
 from textmask.losses.transport_loops import RIDGE, differentiate, scale
+from textmask.processes import counted_mean
 from textmask.types import TextTokens, TokenMask
 
 DIRECTIONS = ("image_to_text", "text_to_image")
@@ -131,8 +132,7 @@ def transport_loss(
             each = torch.linalg.vecdot(plan.flatten(1), flipped.flatten(1))
 
         counted = (~real.empty).float()
-        loss: Tensor = (each * counted).sum() / counted.sum().clamp(min=1)
-        return loss
+        return counted_mean((each * counted).sum(), counted.sum())
 
 
 class _ImplicitTransport(torch.autograd.Function):

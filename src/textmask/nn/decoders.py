@@ -94,8 +94,8 @@ class SubPixelHead(nn.Module):
 
     The input enters as one gray channel per three `image_channels`. With stride 1 it is the plain 1x1 head.
 
-    The bias of the last layer starts at `PRIOR_LOGIT`, so that lesions are what its ReLU units must be active for. From a
-    bias of 0 the many background pixels come first: the units learn to be active there and fall silent inside lesions,
+    The bias of the last layer starts at `PRIOR_LOGIT`, so that its ReLU units must be active for lesions. From a bias
+    of 0 the many background pixels come first: the units learn to be active there and fall silent inside lesions,
     whose probability is then that of the bias, which moves by one learning rate per step.
     """
 

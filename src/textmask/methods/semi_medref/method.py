@@ -24,6 +24,7 @@ from textmask.nn.backbones import build_backbone
 from textmask.nn.pretrained_text import build_text_encoder
 from textmask.nn.referring import Referred
 from textmask.nn.teacher import Teacher
+from textmask.processes import gathered
 from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
@@ -152,8 +153,11 @@ class SemiMedRef(Method):
         return self.image_head(found.maps[0].mean(dim=(2, 3))), self.text_head(sentence)
 
     def _contrast(self, image: Embedding, sentence: Embedding, text: Text) -> Tensor:
-        """ITCL (Eq. 9): both directions, halved; or the paper's baseline, CLIP's one-to-one targets."""
-        similarity = cosine_similarity_matrix(image, sentence)
+        """ITCL (Eq. 9) over the pairs of all processes: both directions, halved.
+
+        The paper's baseline has CLIP's one-to-one targets.
+        """
+        similarity = cosine_similarity_matrix(gathered(image), gathered(sentence))
         itcl = self.recipe.contrast == "itcl"
-        target = jaccard_target(text.zones) if itcl else hard_target(similarity)
+        target = jaccard_target(gathered(text.zones)) if itcl else hard_target(similarity)
         return soft_contrastive(similarity, target, self.recipe.contrast_tau) / 2
