@@ -14,6 +14,7 @@ from textmask.data.loaders import build_text
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method, get_method, list_methods
 from textmask.nn.batch_norm import BatchNorm2d
+from textmask.nn.decoders import SubPixelHead
 from textmask.processes import counted_mean, gathered
 from textmask.text.grammar import parse
 from textmask.types import Batch
@@ -61,6 +62,8 @@ def built(recipe: Recipe) -> Method:
     for layer in method.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
+        if isinstance(layer, SubPixelHead) and layer.stride > 1:  # pseudo-masks that are not empty
+            layer.out.bias.data.fill_(0.5)
     # gates that start at zero would hide what is behind them
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
