@@ -36,8 +36,6 @@ class Teacher(nn.Module):
                 module.register_buffer(name, parameter.detach())
 
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        # the same number on the host, so that a step need not wait for the device; None: to be read
-        self._host_steps: int | None = None
         # whether the teacher predicts rather than the student
         self.register_buffer("answers", torch.zeros((), dtype=torch.bool))
         self.train(False)
@@ -52,9 +50,15 @@ class Teacher(nn.Module):
         return self.net(*inputs)
 
     @torch.no_grad()
-    def follow(self, student: nn.Module) -> None:
-        """Move one step towards the student."""
-        decay = self.ema.at(self._next_step())
+    def follow(self, student: nn.Module, decay: float | None = None) -> None:
+        """Move one step towards the student.
+
+        Args:
+            student: the network.
+            decay: share of the old weights that is kept; None is that of the step, 0 copies the student.
+        """
+        decay = self.ema.at(int(self.steps)) if decay is None else decay
+        self.steps += 1
 
         # weights always, running statistics only if the recipe says so
         weights = {name for name, _ in student.named_parameters()}
@@ -68,23 +72,3 @@ class Teacher(nn.Module):
         # the rest is copied: counters, and statistics that are not averaged
         for name in mine.keys() - set(averaged):
             mine[name].copy_(theirs[name])
-
-    @torch.no_grad()
-    def copy(self, student: nn.Module) -> None:
-        """Become the student: its weights and statistics. Counts as a step."""
-        self._next_step()
-        theirs = student.state_dict()
-        for name, tensor in self.net.state_dict().items():
-            tensor.copy_(theirs[name])
-
-    def _next_step(self) -> int:
-        """Number of this step, from 0."""
-        step = int(self.steps) if self._host_steps is None else self._host_steps
-        self._host_steps = step + 1
-        self.steps += 1
-        return step
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Load as torch does; the number of steps may be another one now."""
-        super()._load_from_state_dict(*args, **kwargs)
-        self._host_steps = None

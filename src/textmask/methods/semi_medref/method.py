@@ -60,10 +60,7 @@ class SemiMedRef(Method):
 
     def after_step(self, stage: str, step: int) -> None:
         """Update the teacher: after the burn-in, which ends with a copy of the student."""
-        if stage == "burn_in":
-            self.teacher.copy(self.net)
-        else:
-            self.teacher.follow(self.net)
+        self.teacher.follow(self.net, decay=0.0 if stage == "burn_in" else None)
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W, of the student or of the teacher, as chosen."""
