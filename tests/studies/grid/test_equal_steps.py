@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from textmask.methods.registry import get_method
-from textmask.studies.grid.design import plan_labels
+from textmask.studies.grid.design import plan_ablation, plan_labels
 from textmask.studies.grid.equal_steps import equal_steps
 from textmask.studies.grid.runner import StudyOptions, plan_trials, run_study
 from textmask.training.budget import fit_stage
@@ -39,6 +39,20 @@ def test_one_percent_of_the_labels_trains_as_long_as_all_of_them(name, preset, t
     assert all(a >= b for a, b in zip(found[0], longest, strict=True))
     # epochs, and with them schedules and growing weights, are those of the recipe
     assert [s.epochs for s in equal[0].recipe.stages] == [s.epochs for s in trials[0].recipe.stages]
+
+
+@pytest.mark.parametrize(("name", "table"), [("ssa", "table3"), ("semi_medref", "table1")])
+def test_a_table_of_the_paper_over_labels_has_equal_steps_too(name, table, tmp_path):
+    arms = plan_ablation(name, table).arms
+    trials = plan_trials(name, arms, tmp_path, StudyOptions(preset="paper"))
+    equal = [t.recipe for t in equal_steps(trials, QATA) if t.recipe.method == name]
+    assert len({tuple(steps(recipe, QATA)) for recipe in equal}) == 1
+
+
+def test_other_tables_are_left_as_they_are(tmp_path):
+    arms = plan_ablation("c2seg", "table4-batch").arms
+    trials = plan_trials("c2seg", arms, tmp_path, StudyOptions(preset="paper"))
+    assert equal_steps(trials, QATA) == trials
 
 
 @pytest.mark.parametrize("name", ["semi_medref", "mean_teacher"])

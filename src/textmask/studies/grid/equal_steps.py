@@ -14,12 +14,17 @@ from textmask.studies.grid.trials import Trial
 def equal_steps(trials: Sequence[Trial], rows: int) -> tuple[Trial, ...]:
     """The trials, each stage with the steps of the longest trial of the same method.
 
-    Epochs stay as they are; with few labels an epoch is several passes over them. The batch is not reduced.
+    Only methods that are trained with several label fractions are changed. Epochs stay as they are; with few labels an
+    epoch is several passes over them. The batch is not reduced.
 
     Args:
-        trials: of a study of labels.
+        trials: of a study.
         rows: of the train split.
     """
+    fractions: dict[str, set[float]] = {}
+    for trial in trials:
+        fractions.setdefault(trial.recipe.method, set()).add(trial.fraction)
+
     longest: dict[tuple[str, str], int] = {}
     for trial in trials:
         for stage in _trained(trial.recipe):
@@ -29,7 +34,8 @@ def equal_steps(trials: Sequence[Trial], rows: int) -> tuple[Trial, ...]:
     found = []
     for trial in trials:
         settings = []
-        for stage in _trained(trial.recipe):
+        varied = len(fractions[trial.recipe.method]) > 1
+        for stage in _trained(trial.recipe) if varied else ():
             steps = longest[trial.recipe.method, stage.name]
             if stage.steps_per_epoch != steps:
                 settings.append(f"stages.{stage.name}.steps_per_epoch={steps}")

@@ -148,8 +148,7 @@ def run_study(
 
     base = preset_recipe(plan.method, options.preset).override(*options.settings)
     trials = plan_trials(plan.method, plan.arms, out, options)
-    if plan.kind == "labels":
-        trials = equal_steps(trials, manifest.splits.get("train", 0))
+    trials = equal_steps(trials, manifest.splits.get("train", 0))
     study = TrialSet(
         trials,
         manifest,
