@@ -334,6 +334,28 @@ def test_every_value_of_every_field_trains_and_predicts(recipe):
             torch.testing.assert_close(same, logits, atol=tolerance, rtol=tolerance)
 
 
+def test_twenty_steps_with_other_random_numbers_each_train_in_the_precision_of_every_preset(name):
+    """Each step draws its own views, words and mixes: what one draw does not do, another one does."""
+    spec = get_method(name).recipe()
+    for precision in {spec.precision, spec.lite().precision, spec.smoke().precision}:
+        recipe = spec.smoke().override(f"precision={precision}")
+        method = prepared(recipe)
+        for stage_name in gradient_stages(recipe):
+            stage = recipe.stage(stage_name)
+            optimizer = build_optimizer(stage.optim, parameter_groups(method, stage))
+            batch = make_batch(recipe, stage_name).to("cpu", torch.channels_last)
+            for step in range(20):
+                torch.manual_seed(step)
+                with autocast(recipe):
+                    losses = method.losses(stage_name, replace(batch, views={}))
+                loss = weighted_sum(losses, stage.weights, 0.0)
+                assert torch.isfinite(loss)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                method.after_step(stage_name, step)
+
+
 def test_training_again_from_the_same_seed_gives_the_same_losses(name):
     recipe = get_method(name).recipe().smoke()
     once, again = (train_a_little(recipe, prepared(recipe), 2) for _ in range(2))

@@ -12,7 +12,17 @@ ROOT = Path(__file__).parents[1] / "src" / "textmask"
 # from the ground up: a module imports from floors below its own, and from its own folder. On the ground anything goes
 # as long as it makes no circle.
 FLOORS = (
-    ("statement", "errors", "types", "config", "weights", "compiled", "progress", "cluster"),
+    (
+        "statement",
+        "errors",
+        "types",
+        "config",
+        "weights",
+        "compiled",
+        "progress",
+        "cluster",
+        "processes",
+    ),
     ("text", "plots"),
     ("io", "nn", "losses", "metrics"),
     ("data",),

@@ -203,3 +203,22 @@ def test_blur_keeps_a_flat_image_and_noise_has_its_deviation():
         flat, Photometric(noise_sigma=0.05, noise_p=1.0), torch.Generator().manual_seed(0)
     )
     assert float((noisy - flat).std()) == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["strong", "strong_blur"])
+def test_a_view_that_is_made_inside_a_loss_is_that_of_the_loader(name):
+    """Losses run under autocast, which turns convolutions into bf16."""
+    x = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    for seed in range(6):
+        plain = photometric(x, PHOTOMETRIC[name], torch.Generator().manual_seed(seed))
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = photometric(x, PHOTOMETRIC[name], torch.Generator().manual_seed(seed))
+        assert torch.equal(plain, inside)
+
+
+def test_a_warp_inside_a_loss_has_full_precision():
+    x = torch.rand(3, 4, *SIZE, generator=torch.Generator().manual_seed(0))
+    matrices = sample_affine(3, Augment(), SIZE, np.random.default_rng(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = warp(x, matrices)
+    assert torch.equal(warp(x, matrices), inside)

@@ -300,9 +300,12 @@ def test_the_consistency_is_dice_and_bce_with_the_hard_pseudo_mask(backbone):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     b = batch()
-    losses = method.losses("semi", b)
     features = method.text_encoder
     weak = method.teacher(b.unlabelled.image, features(b.unlabelled.text)).logits
+    with torch.no_grad():  # about half of the pixels reach tau
+        method.teacher.net.head.out.bias += math.log(0.55 / 0.45) - weak.median()
+    weak = method.teacher(b.unlabelled.image, features(b.unlabelled.text)).logits
+    losses = method.losses("semi", b)
     pseudo = (torch.sigmoid(weak.float()) >= 0.55).float()
     image = torch.cat([b.image, b.unlabelled.views["strong_blur"]])
     joined = build_text(b.text.prompts * 2, b.text.statements * 2)
@@ -311,6 +314,57 @@ def test_the_consistency_is_dice_and_bce_with_the_hard_pseudo_mask(backbone):
     torch.testing.assert_close(losses["cons"], expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(losses["dice"], soft_dice(strong[:3], b.mask), atol=1e-4, rtol=1e-4)
     assert set(losses) == {"dice", "bce", "cons", "itcl_l", "itcl_u"}
+
+
+def test_an_empty_pseudo_mask_teaches_nothing_while_its_prompt_names_a_place():
+    """Only a pseudo-mask that is empty because the prompt names no place may teach "nothing there"."""
+    method = smoke("semi_medref", *PLAIN)
+    with torch.no_grad():  # a teacher that marks nothing
+        method.teacher.net.head.out.weight.zero_()
+        method.teacher.net.head.out.bias.fill_(-3.0)
+    b = batch()
+    losses = method.losses("semi", b)
+    assert losses["cons"] == 0
+    losses["cons"].backward(retain_graph=True)
+    assert not any(p.grad is not None and p.grad.any() for p in method.net.parameters())
+    assert method.monitors()["taught"] == 0
+
+    # the second image shows nothing and says so
+    normal = text(LEFT, "no pulmonary infection, zero infected areas.", BOTH)
+    b = replace(b, unlabelled=replace(b.unlabelled, text=normal))
+    losses = method.losses("semi", b)
+    assert losses["cons"] > 0
+    assert method.monitors()["taught"] == pytest.approx(1 / 3)
+
+
+def test_a_skipped_image_counts_as_0_in_the_mean_over_the_unlabelled_images():
+    logits = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    mask = (logits > 0.3).float().flip(0)
+    counted = torch.tensor([True, False, True])
+    for loss in (soft_dice, bce):
+        each = [loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)]
+        torch.testing.assert_close(loss(logits, mask, counted), (each[0] + each[2]) / 3)
+        torch.testing.assert_close(loss(logits, mask), sum(each) / 3)
+
+
+def test_the_second_stage_starts_with_a_teacher_that_is_the_student():
+    """Unbiased Teacher, to which the paper refers for its burn-in: the student is copied when it ends."""
+    method = smoke("semi_medref", "ema.start=0.99", "ema.end=0.99")
+    for step in range(3):
+        with torch.no_grad():
+            for p in method.net.parameters():
+                p.add_(0.1)
+        method.after_step("burn_in", step)
+    student = method.net.state_dict()
+    assert all(torch.equal(v, student[k]) for k, v in method.teacher.net.state_dict().items())
+
+    # then it is an average
+    with torch.no_grad():
+        for p in method.net.parameters():
+            p.add_(0.1)
+    method.after_step("semi", 0)
+    kept = method.teacher.net.state_dict()["head.out.bias"]
+    assert kept < method.net.state_dict()["head.out.bias"]
 
 
 def test_the_burn_in_never_looks_at_the_unlabelled_stream():

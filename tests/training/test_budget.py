@@ -217,3 +217,17 @@ def test_a_batch_larger_than_the_data_is_capped_with_a_word():
 def test_a_small_batch_may_repeat_the_images_of_a_smaller_split():
     stage = Stage(name="a", batch_size=32)
     assert cap_batches(stage, labelled=5) == (stage, "")
+
+
+@pytest.mark.parametrize("name", ["dusss", "semi_medref", "mean_teacher"])
+def test_a_semi_supervised_method_without_unlabelled_images_says_what_to_set(
+    name, phantom_manifest, tmp_path
+):
+    recipe = get_method(name).recipe().smoke().override("stages.*.steps_per_epoch=1")
+    result = train(recipe, phantom_manifest, tmp_path / "all", cache_dir=tmp_path, progress=False)
+    said = [warning for warning in result.warnings if "unlabelled" in warning]
+    assert said
+    assert "labelled_fraction=0.05" in said[0]
+    some = recipe.override("stages.*.labelled_fraction=0.5")
+    result = train(some, phantom_manifest, tmp_path / "some", cache_dir=tmp_path, progress=False)
+    assert not [warning for warning in result.warnings if "unlabelled" in warning]

@@ -183,7 +183,8 @@ def warp(
 ) -> Float[Tensor, "b c h w"]:
     """The same warp in differentiable form, for use inside a model; zero outside the image.
 
-    `matrices` map output pixels to input pixels, as `sample_affine` makes them.
+    `matrices` map output pixels to input pixels, as `sample_affine` makes them. An autocast around the call has no
+    effect on it: coordinates in bf16 would move pixels.
     """
     rows, columns = x.shape[-2:]
     scale = np.array([(columns - 1) / 2, (rows - 1) / 2])
@@ -194,10 +195,10 @@ def warp(
     theta = torch.from_numpy(np.concatenate([linear, offset[:, :, None]], 2)).to(
         x.device, torch.float32
     )
-    grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=True)
-    return torch.nn.functional.grid_sample(x.float(), grid, mode=mode, align_corners=True).to(
-        x.dtype
-    )
+    with torch.autocast(x.device.type, enabled=False):
+        grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=True)
+        warped = torch.nn.functional.grid_sample(x.float(), grid, mode=mode, align_corners=True)
+    return warped.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,10 @@ PHOTOMETRIC: dict[str, Photometric] = {
 
 
 def photometric(image: Image, preset: Photometric, generator: torch.Generator) -> Image:
-    """Apply a view's appearance changes to B C H W in [0, 1]; the geometry stays the same."""
+    """Apply a view's appearance changes to B C H W in [0, 1]; the geometry stays the same.
+
+    Losses may call this under autocast, which has no effect on it: the result has the dtype of the image.
+    """
     if preset == Photometric():
         return image
     n = image.shape[0]
@@ -263,18 +267,19 @@ def photometric(image: Image, preset: Photometric, generator: torch.Generator) -
         sigma = drawn(preset.noise_sigma, preset.noise_sigma, preset.noise_p, 0.0)
         x = x + sigma * torch.randn(image.shape, generator=generator).to(image)
 
-    x = _motion(x, preset, generator)
-    return _blur(x, preset, generator).clamp(0, 1)
+    with torch.autocast(image.device.type, enabled=False):  # the filters are convolutions
+        x = _motion(x, preset, generator)
+        return _blur(x, preset, generator).clamp(0, 1)
 
 
 def _motion(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
     chosen = torch.rand(len(x), generator=generator) < preset.motion_p
     angles = (torch.rand(len(x), generator=generator) * 2 - 1) * preset.motion_angle_deg
-    if not bool(chosen.any()):
+    if not any(chosen.tolist()):
         return x
     # one kernel per chosen sample
     kernels = torch.stack(
-        [line_kernel(preset.motion_kernel, float(angle)) for angle in angles[chosen]]
+        [line_kernel(preset.motion_kernel, angle) for angle in angles[chosen].tolist()]
     )
     return _filtered(x, chosen, kernels)
 
@@ -283,7 +288,7 @@ def _blur(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
     chosen = torch.rand(len(x), generator=generator) < preset.blur_p
     low, high = preset.blur_sigma
     sigmas = torch.rand(len(x), generator=generator) * (high - low) + low
-    if not bool(chosen.any()):
+    if not any(chosen.tolist()):
         return x
     t = torch.arange(preset.blur_kernel) - preset.blur_kernel // 2
     # the Gaussian is separable: the kernel is an outer product

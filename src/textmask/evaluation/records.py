@@ -117,7 +117,10 @@ class SeedFigures(Record):
 
 
 class ArmResult(Figures):
-    """One arm of a study: mean over seeds, interval over images; `method` is None if it is that of the study."""
+    """One arm of a study: mean over seeds, interval over images; `method` is None if it is that of the study.
+
+    `steps` and `seconds` are those of the training of each seed.
+    """
 
     arm: str
     title: str
@@ -126,6 +129,7 @@ class ArmResult(Figures):
     fraction: Missing[float] = None
     seeds: tuple[int, ...]
     n: int
+    steps: Missing[tuple[int | None, ...]] = None
     seconds: tuple[float | None, ...]
     by_seed: SeedFigures
 

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from textmask.types import Logits, Mask
 
+Counted = Bool[Tensor, " b"]
 
-def soft_dice(logits: Logits, mask: Mask, eps: float = 1e-5) -> Float[Tensor, ""]:
+
+def soft_dice(
+    logits: Logits, mask: Mask, counted: Counted | None = None, eps: float = 1e-5
+) -> Float[Tensor, ""]:
     """1 - (2 sum p y + eps) / (sum p + sum y + eps), per image, then the mean (C2Seg Eq. 12, BiCLIP Eq. 8).
 
-    `eps` in numerator and denominator gives an empty prediction of an empty mask a loss of 0 instead of NaN.
+    Args:
+        logits: B 1 H W.
+        mask: B 1 H W, may be soft.
+        counted: False for images whose loss is 0; the mean is over all images.
+        eps: in numerator and denominator gives an empty prediction of an empty mask a loss of 0 instead of NaN.
     """
     p = rearrange(torch.sigmoid(logits.float()), "b 1 h w -> b (h w)")
     y = rearrange(mask.float(), "b 1 h w -> b (h w)")
     overlap = (p * y).sum(1)
-    return (1 - (2 * overlap + eps) / (p.sum(1) + y.sum(1) + eps)).mean()
+    each = 1 - (2 * overlap + eps) / (p.sum(1) + y.sum(1) + eps)
+    return each.mean() if counted is None else (each * counted).mean()
 
 
-def bce(logits: Logits, mask: Mask) -> Float[Tensor, ""]:
-    """Binary cross-entropy, mean over pixels (C2Seg Eq. 11); `mask` may be soft."""
-    return torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), mask.float())
+def bce(logits: Logits, mask: Mask, counted: Counted | None = None) -> Float[Tensor, ""]:
+    """Binary cross-entropy, mean over pixels (C2Seg Eq. 11); `mask` may be soft, `counted` is that of `soft_dice`."""
+    if counted is None:
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), mask.float())
+    each = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), mask.float(), reduction="none"
+    )
+    return (each.flatten(1).mean(dim=1) * counted).mean()
 
 
 def focal(logits: Logits, mask: Mask, gamma: float = 2.0) -> Float[Tensor, ""]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from textmask.errors import DataError, choose
 from textmask.losses.transport_loops import RIDGE, differentiate, scale
+from textmask.processes import counted_mean
 from textmask.types import TextTokens, TokenMask
 
 DIRECTIONS = ("image_to_text", "text_to_image")
@@ -131,8 +132,7 @@ def transport_loss(
             each = torch.linalg.vecdot(plan.flatten(1), flipped.flatten(1))
 
         counted = (~real.empty).float()
-        loss: Tensor = (each * counted).sum() / counted.sum().clamp(min=1)
-        return loss
+        return counted_mean((each * counted).sum(), counted.sum())
 
 
 class _ImplicitTransport(torch.autograd.Function):
@@ -198,9 +198,12 @@ class _Real(NamedTuple):
 
 
 def _real(cost: Flipped, token_mask: TokenMask | None) -> _Real:
-    """The real tokens, with the uniform marginal 1 / number of real tokens, 0 on padding."""
+    """The real tokens, with the uniform marginal 1 / number of real tokens, 0 on padding.
+
+    A mask without padding needs no masking, but only a CPU is asked about it: a GPU would have to finish first.
+    """
     b, length = cost.shape[:2]
-    if token_mask is None or bool(token_mask.all()):
+    if token_mask is None or (_is_on_cpu(cost) and bool(token_mask.all())):
         mask = torch.ones((b, length), dtype=torch.bool, device=cost.device)
         return _Real(mask, True, mask.new_zeros(b), cost.new_full((b, length), 1 / length))
     empty = ~token_mask.any(dim=1)
@@ -230,16 +233,15 @@ def _iterate(
         low = cost.masked_fill(~mask[..., None], torch.inf).amin(dim=1)
         high = cost.masked_fill(~mask[..., None], -torch.inf).amax(dim=(1, 2))
     spread = high - low.amin(dim=1)
+    safe = spread < SAFE_EXPONENT * eps
+    settings = (eps, max_iterations, tolerance, shares)
+    if bool(safe.all()):  # NaN and inf are not
+        return _scalings(cost, low, real, *settings)
     if not bool(torch.isfinite(spread).all()):
         raise DataError(
             "A transport cost is not finite (NaN or inf). Costs are 1 - cosine of token features: look for features "
             "that overflow, lower the learning rate or set precision=fp32."
         )
-
-    safe = spread < SAFE_EXPONENT * eps
-    settings = (eps, max_iterations, tolerance, shares)
-    if bool(safe.all()):
-        return _scalings(cost, low, real, *settings)
 
     # elements with large costs are solved with logarithms
     plan = torch.empty_like(cost)

@@ -24,6 +24,9 @@ BACKBONE_STAGE = Stage(
     weights={"dice": 0.5, "bce": 0.5},
     patience=20,
 )
+# of an epoch of the burn-in, whatever the number of labels: the released code of Semi-MedRef repeats the labelled
+# images until all of QaTa's train split has been drawn, 179 batches of 32
+BURN_IN_STEPS = 179
 # for the CPU presets on EfficientNet-Lite0: its two finest scales are frozen, which saves a quarter of a step, and the
 # other scales learn more slowly than the layers after them
 LITE0_LR = {

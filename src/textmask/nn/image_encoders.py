@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from textmask.errors import ConfigError
+from textmask.nn.batch_norm import BatchNorm2d
 from textmask.nn.fields import NormName
 from textmask.types import Image
 
@@ -24,9 +25,9 @@ class EncoderInfo:
 
 
 def norm_layer(name: NormName, channels: int) -> nn.Module:
-    """Batch norm, or group norm for batches that are small or split over processes (batch statistics then differ)."""
+    """Batch norm, or group norm for small batches."""
     if name == "batch":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm2d(channels)
     return nn.GroupNorm(max(g for g in (1, 2, 4, 8) if channels % g == 0), channels)
 
 

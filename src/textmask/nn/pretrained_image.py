@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from textmask.errors import ConfigError, WeightsError, choose
+from textmask.nn.batch_norm import BatchNorm2d
 from textmask.nn.fields import LITE_WIDTHS
 from textmask.nn.image_encoders import (
     EncoderInfo,
@@ -74,12 +75,12 @@ class SameConv2d(nn.Conv2d):
         return y[..., 1 : sizes[0] + 1, 1 : sizes[1] + 1]
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
+def _norm(channels: int) -> BatchNorm2d:
     """Batch norm with EfficientNet's eps; its running mean forgets ten times faster than in pretraining (0.99).
 
     With few labelled images there are few steps, in which slow statistics would remain those of photographs.
     """
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
+    return BatchNorm2d(channels, eps=1e-3, momentum=0.1)
 
 
 class MBConv(nn.Module):

@@ -50,9 +50,14 @@ class Teacher(nn.Module):
         return self.net(*inputs)
 
     @torch.no_grad()
-    def follow(self, student: nn.Module) -> None:
-        """Move one step towards the student."""
-        decay = self.ema.at(int(self.steps))
+    def follow(self, student: nn.Module, decay: float | None = None) -> None:
+        """Move one step towards the student.
+
+        Args:
+            student: the network.
+            decay: share of the old weights that is kept; None is that of the step, 0 copies the student.
+        """
+        decay = self.ema.at(int(self.steps)) if decay is None else decay
         self.steps += 1
 
         # weights always, running statistics only if the recipe says so

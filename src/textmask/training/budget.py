@@ -34,6 +34,7 @@ class StagePlan:
         steps_per_epoch: optimizer steps; repeated passes over the images if the images are few.
         trains: False for a stage without gradient.
         adapted: what differs from the recipe, and why; "" if nothing does.
+        unlabelled_batch_size: of the unlabelled stream, which is left out if `unlabelled` is 0; 0 without one.
         not_flipped: labelled images whose prompt cannot be mirrored, so that they are never flipped; 0 without flips.
     """
 
@@ -45,6 +46,7 @@ class StagePlan:
     steps_per_epoch: int
     trains: bool
     adapted: str = ""
+    unlabelled_batch_size: int = 0
     not_flipped: int = 0
 
     @property
@@ -103,6 +105,7 @@ def plan_training(
                     steps_per_epoch=one_pass(fitted, len(usable), unlabelled),
                     trains=stage.optim is not None,
                     adapted=adapted,
+                    unlabelled_batch_size=fitted.unlabelled_batch_size,
                     not_flipped=_not_flipped(fitted, [splits.train.prompts[i] for i in usable]),
                 )
             )
@@ -203,9 +206,15 @@ def _stretched(weight: float | Ramp, longer: float) -> float | Ramp:
 
 
 def few_steps(plans: Sequence[StagePlan]) -> list[str]:
-    """A warning for each trained stage with hardly any steps."""
+    """A warning for each trained stage with hardly any steps, or with an unlabelled stream that has no images."""
     found = []
     for plan in plans:
+        if plan.trains and plan.unlabelled_batch_size and not plan.unlabelled:
+            found.append(
+                f"stage {plan.stage!r} learns from unlabelled images too, but all {plan.images} train images are "
+                "labelled: what it is made for is switched off. Set --set 'stages.*.labelled_fraction=0.05', give "
+                "--labelled-list FILE, or leave the masks of some train rows out"
+            )
         if plan.trains and plan.steps < FEW_STEPS:
             found.append(
                 f"stage {plan.stage!r} has only {plan.steps} steps, which is rarely enough for a useful model. Set "

@@ -110,20 +110,18 @@ class BiCLIP(Method):
         strong = batch.views.get("strong")
         generator = torch.Generator(device="cpu").manual_seed(int(torch.randint(2**31, ())))
 
-        # autocast would round the coordinates of the warp and the filtered images to bf16
-        with torch.autocast(image.device.type, enabled=False):
-            if recipe.warp == "joint":
-                seed = int(torch.randint(2**31, (), generator=generator))
-                size = (image.shape[-2], image.shape[-1])
-                rng = np.random.default_rng(seed)
-                matrices = sample_affine(len(batch), recipe.spatial, size, rng)
-                joint = warp(torch.cat([image, pseudo.to(image.dtype)], 1), matrices)
-                image, pseudo = joint[:, :3], joint[:, 3:]
-                mask, strong = warp(mask, matrices, mode="nearest"), None
+        if recipe.warp == "joint":
+            seed = int(torch.randint(2**31, (), generator=generator))
+            size = (image.shape[-2], image.shape[-1])
+            rng = np.random.default_rng(seed)
+            matrices = sample_affine(len(batch), recipe.spatial, size, rng)
+            joint = warp(torch.cat([image, pseudo.to(image.dtype)], 1), matrices)
+            image, pseudo = joint[:, :3], joint[:, 3:]
+            mask, strong = warp(mask, matrices, mode="nearest"), None
 
-            if strong is None:
-                strong = photometric(image, PHOTOMETRIC[recipe.strong], generator)
-            weak = photometric(image, PHOTOMETRIC[recipe.weak], generator)
+        if strong is None:
+            strong = photometric(image, PHOTOMETRIC[recipe.strong], generator)
+        weak = photometric(image, PHOTOMETRIC[recipe.weak], generator)
         return weak, pseudo, mask, strong
 
     @staticmethod

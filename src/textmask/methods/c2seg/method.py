@@ -25,6 +25,7 @@ from textmask.nn.image_encoders import standardise
 from textmask.nn.kan import KANLinear
 from textmask.nn.pretrained_text import build_text_encoder
 from textmask.nn.ukan import Map, UKANDecoder, UKANEncoder, build_head
+from textmask.processes import gathered
 from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
@@ -125,10 +126,10 @@ class C2Seg(Method):
         return self._monitors
 
     def _contrast(self, batch: Batch) -> Tensor:
-        """CaCL, or its hard-label baseline, over the prompts of the batch."""
+        """CaCL, or its hard-label baseline, over the prompts of the batch in all processes."""
         recipe = self.recipe
-        sentence = self.text_encoder(batch.text).text_embedding
-        v = in_chunks(self.embed_image, self.encoder, batch.image, recipe.chunk)
+        sentence = gathered(self.text_encoder(batch.text).text_embedding)
+        v = gathered(in_chunks(self.embed_image, self.encoder, batch.image, recipe.chunk))
 
         # the target depends on frozen embeddings only
         with torch.no_grad():

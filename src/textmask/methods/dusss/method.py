@@ -32,6 +32,7 @@ from textmask.nn.image_encoders import standardise
 from textmask.nn.pretrained_image import build_image_encoder
 from textmask.nn.pretrained_text import build_text_encoder
 from textmask.nn.teacher import Teacher
+from textmask.processes import gathered
 from textmask.text.edit import meaning_kept
 from textmask.types import Batch, Embedding, Image, Logits, Mask, Output, Text, TextFeatures
 
@@ -183,21 +184,23 @@ class DuSSS(Method):
         i1, patches = self.vlm.image(image)
         i2, _ = self.vlm.image(strong)
         t1, t2 = self.vlm.text(features), self.vlm.text(self.text_encoder(second))
+        pixels, logits = self.vlm.grounding(patches, t1.embedding)
+        region = gathered(pooled_region(pixels, logits))
 
+        # every image is compared with the prompts of all processes
+        i1, i2, t1, t2 = (Gaussian(*map(gathered, found)) for found in (i1, i2, t1, t2))
         tau = self.vlm.tau
-        target = self._target(features.text_embedding)
+        target = self._target(gathered(features.text_embedding))
 
         # across modalities, and the regions that the text grounds
         cross, d_sss = self._similarity(i1, t1)
-        pixels, logits = self.vlm.grounding(patches, t1.embedding)
-        region = pooled_region(pixels, logits)
         self._monitors = {"tau": tau.detach()}
         if d_sss is not None:
             for q in (25, 50, 75):
                 self._monitors[f"d_sss_{q}"] = torch.quantile(d_sss.detach(), q / 100)
 
         # within each modality: two views of an image, two wordings of a prompt
-        identity = torch.eye(len(image), device=image.device)
+        identity = torch.eye(len(target), device=image.device)
         within = info_nce(self._similarity(i1, i2)[0], identity, tau)
         within = within + info_nce(self._similarity(t1, t2)[0], target, tau)
         return {

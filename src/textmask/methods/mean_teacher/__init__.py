@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
-from textmask.methods.presets import LITE0_LR
+from textmask.methods.presets import BURN_IN_STEPS, LITE0_LR
 from textmask.methods.registry import Card, MethodSpec
 from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
@@ -36,6 +36,7 @@ class MeanTeacherRecipe(Recipe):
         Stage(
             name="burn_in",
             epochs=5,
+            steps_per_epoch=BURN_IN_STEPS,
             batch_size=32,
             optim=Optim(lr=3e-4),
             schedule=Schedule(name="constant"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
-from textmask.methods.presets import LITE0_LR
+from textmask.methods.presets import BURN_IN_STEPS, LITE0_LR
 from textmask.methods.registry import Arm, Card, MethodSpec
 from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
@@ -72,6 +72,7 @@ class SemiMedRefRecipe(Recipe):
         Stage(
             name="burn_in",
             epochs=5,
+            steps_per_epoch=BURN_IN_STEPS,
             batch_size=32,
             optim=Optim(lr=3e-4),
             schedule=Schedule(name="constant"),

@@ -24,6 +24,7 @@ from textmask.nn.backbones import build_backbone
 from textmask.nn.pretrained_text import build_text_encoder
 from textmask.nn.referring import Referred
 from textmask.nn.teacher import Teacher
+from textmask.processes import gathered
 from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class SemiMedRef(Method):
         self._monitors: dict[str, Tensor] = {}
 
     def after_step(self, stage: str, step: int) -> None:
-        """Update the teacher, from the first step of the burn-in."""
-        self.teacher.follow(self.net)
+        """Update the teacher: after the burn-in, which ends with a copy of the student."""
+        self.teacher.follow(self.net, decay=0.0 if stage == "burn_in" else None)
 
     def forward(self, image: Image, text: Text) -> Output:
         """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W, of the student or of the teacher, as chosen."""
@@ -102,17 +103,22 @@ class SemiMedRef(Method):
             "bce": bce(found.logits[:n], batch.mask),
             "itcl_l": self._contrast(v[:n], t[:n], batch.text),
         }
-        if mixed is None:  # every image is labelled
+        if mixed is None or batch.unlabelled is None:  # every image is labelled
             losses["cons"], losses["itcl_u"] = losses["bce"] * 0, losses["itcl_l"] * 0
             return losses
 
+        # an empty pseudo-mask of a prompt that names a place is not confident yet: it would teach "nothing there"
+        names_place = batch.unlabelled.text.zones.bool().any(dim=1)
+        taught = mixed.target.flatten(1).any(dim=1) | ~names_place
+        self._monitors["taught"] = taught.float().mean()
         target = mixed.target.float()
-        losses["cons"] = soft_dice(found.logits[n:], target) + bce(found.logits[n:], target)
+        student = found.logits[n:]
+        losses["cons"] = soft_dice(student, target, taught) + bce(student, target, taught)
         losses["itcl_u"] = self._contrast(v[n:], t[n:], mixed.text)
         return losses
 
     def monitors(self) -> dict[str, Tensor]:
-        """Of the last step: share of pseudo-mask pixels, of mixed samples, of rewritten prompts."""
+        """Of the last step: shares of pseudo-mask pixels, mixed samples, rewritten prompts and images in `cons`."""
         return self._monitors
 
     @torch.no_grad()
@@ -152,8 +158,11 @@ class SemiMedRef(Method):
         return self.image_head(found.maps[0].mean(dim=(2, 3))), self.text_head(sentence)
 
     def _contrast(self, image: Embedding, sentence: Embedding, text: Text) -> Tensor:
-        """ITCL (Eq. 9): both directions, halved; or the paper's baseline, CLIP's one-to-one targets."""
-        similarity = cosine_similarity_matrix(image, sentence)
+        """ITCL (Eq. 9) over the pairs of all processes: both directions, halved.
+
+        The paper's baseline has CLIP's one-to-one targets.
+        """
+        similarity = cosine_similarity_matrix(gathered(image), gathered(sentence))
         itcl = self.recipe.contrast == "itcl"
-        target = jaccard_target(text.zones) if itcl else hard_target(similarity)
+        target = jaccard_target(gathered(text.zones)) if itcl else hard_target(similarity)
         return soft_contrastive(similarity, target, self.recipe.contrast_tau) / 2

@@ -13,6 +13,7 @@ from textmask.losses.contrastive import cosine_similarity_matrix, hard_target, s
 from textmask.losses.transport import cosine_cost, transport_loss
 from textmask.nn.attention import Interactor, stretched
 from textmask.nn.referring import Feature, Referred
+from textmask.processes import gathered
 from textmask.types import Embedding, TextTokens, TokenMask
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def mean_token(tokens: TextTokens, token_mask: TokenMask) -> Embedding:
 def global_loss(
     aligned: Aligned, sentence: Embedding, tau: float, merge_equal: bool
 ) -> Float[Tensor, ""]:
-    """L_global: symmetric InfoNCE, mean of both directions, of mean image tokens with mean text tokens.
+    """L_global: symmetric InfoNCE, mean of both directions, of mean image and mean text tokens of all processes.
 
     Args:
         aligned: tokens of the batch.
@@ -78,8 +79,9 @@ def global_loss(
         tau: temperature.
         merge_equal: see `hard_target`.
     """
-    words = mean_token(aligned.text_tokens, aligned.token_mask)
-    similarity = cosine_similarity_matrix(aligned.image_tokens.mean(dim=1), words)
+    words = gathered(mean_token(aligned.text_tokens, aligned.token_mask))
+    similarity = cosine_similarity_matrix(gathered(aligned.image_tokens.mean(dim=1)), words)
+    sentence = gathered(sentence)
     with torch.no_grad():
         target = hard_target(cosine_similarity_matrix(sentence, sentence), merge_equal)
     return soft_contrastive(similarity, target, tau) / 2

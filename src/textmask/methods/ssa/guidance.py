@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from textmask.processes import counted_mean
 from textmask.statement import Level, Side, Statement, Zone
 from textmask.text.zones import ZONE_MAPS, Band, image_zones, zone_map
 from textmask.types import Logits, Mask
@@ -150,4 +151,4 @@ def guide_loss(
     x = logits.float()
     each = nn.functional.softplus(x) - target * x  # BCE of a logit
     total: Tensor = torch.linalg.vecdot(each.flatten(), counted.flatten())
-    return total / counted.sum().clamp(min=1)
+    return counted_mean(total, counted.sum())

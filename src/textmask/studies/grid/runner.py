@@ -20,6 +20,7 @@ from textmask.methods.registry import Arm, preset_recipe
 from textmask.runs.data_options import DataOptions
 from textmask.runs.session import find_device
 from textmask.studies.grid.design import StudyPlan
+from textmask.studies.grid.equal_steps import equal_steps
 from textmask.studies.grid.launch import TrialOutcome, run_trials
 from textmask.studies.grid.summary import FinishedTrial, summarise, write_study
 from textmask.studies.grid.trials import LabelledList, Trial, TrialSet
@@ -147,6 +148,7 @@ def run_study(
 
     base = preset_recipe(plan.method, options.preset).override(*options.settings)
     trials = plan_trials(plan.method, plan.arms, out, options)
+    trials = equal_steps(trials, manifest.splits.get("train", 0))
     study = TrialSet(
         trials,
         manifest,

@@ -53,7 +53,7 @@ class TrialRow(Record):
 
     Attributes:
         fraction: share of train with masks, 0 to 1.
-        epoch, seconds: chosen epoch and duration of the training.
+        epoch, steps, seconds: chosen epoch; optimizer steps and duration of the training.
         commit: code version of the training.
         settings: all overrides of the preset, separated by spaces.
         labelled_list, labelled_list_sha256: "" without a list.
@@ -73,6 +73,7 @@ class TrialRow(Record):
     hd95_pooled_px: float
     assd_px: float
     epoch: int | None = None
+    steps: int | None = None
     seconds: float | None = None
     commit: str = ""
     method: str
@@ -162,6 +163,7 @@ class _Table:
             fraction=rows[0].fraction,
             seeds=tuple(row.seed for row in rows),
             n=int(kept.sum()),
+            steps=tuple(row.steps for row in rows),
             seconds=tuple(row.seconds for row in rows),
             dice_per_image=some.mean(dice),
             dice_pooled=self.bootstrap.pooled(counts, "dice"),
@@ -222,7 +224,7 @@ def study_table(summary: StudySummary) -> str:
     head = ["arm", "what", *METRICS, *DISTANCES.values(), "seeds", "images"]
     parts = [f"# {protocol.title}", markdown(head, [_arm_cells(arm) for arm in summary.arms])]
 
-    head = ["arm", "dice_per_image by seed", "dice_pooled by seed", "minutes by seed"]
+    head = ["arm", "dice_per_image by seed", "dice_pooled by seed", "steps", "minutes by seed"]
     parts.append(markdown(head, [_seed_cells(arm) for arm in summary.arms]))
 
     if summary.differences:
@@ -324,7 +326,8 @@ def _seed_cells(arm: ArmResult) -> list[str]:
         spread = f" (sd {np.std(values, ddof=1) * 100:.2f})" if len(values) > 1 else ""
         figures.append(", ".join(f"{x * 100:.2f}" for x in values) + spread)
     minutes = ["unknown" if s is None else f"{s / 60:.1f}" for s in arm.seconds]
-    return [arm.arm, *figures, ", ".join(minutes)]
+    steps = ["unknown" if n is None else str(n) for n in dict.fromkeys(arm.steps or ())]
+    return [arm.arm, *figures, ", ".join(steps), ", ".join(minutes)]
 
 
 def _difference_cells(found: StudyDifference) -> list[str]:

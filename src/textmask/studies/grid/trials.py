@@ -26,7 +26,7 @@ from textmask.methods.registry import Arm, build_method, load_recipe
 from textmask.metrics.overlap import Counts
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.data_options import DataOptions
-from textmask.runs.layout import RECIPE, RESULT, WEIGHTS
+from textmask.runs.layout import LOG, RECIPE, RESULT, WEIGHTS
 from textmask.runs.record import read_record
 from textmask.runs.session import fabric_device
 from textmask.studies.grid.summary import FinishedTrial, TrialRow
@@ -260,6 +260,7 @@ class TrialSet:
             hd95_pooled_px=float(scored.distances["hd95_pooled_px"].mean()),
             assd_px=float(scored.distances["assd_px"].mean()),
             epoch=run.result.get("epoch"),
+            steps=_steps_of(trial.path),
             seconds=run.result.get("seconds"),
             commit=read_record(trial.path).environment.get("git_commit", ""),
             method=trial.recipe.method,
@@ -281,6 +282,15 @@ class TrialSet:
 
     def _paths(self, trial: Trial) -> tuple[Path, Path]:
         return trial.path / f"study-{self.split}.json", trial.path / f"study-{self.split}.npz"
+
+
+def _steps_of(path: Path) -> int | None:
+    """Optimizer steps of a finished training; None if its log is gone."""
+    try:
+        *_, last = (path / LOG).read_text(encoding="utf-8").splitlines()
+        return int(json.loads(last)["step"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _refuse_other_run(trial: Trial, manifest: Manifest, listed: LabelledList | None) -> None:
