@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from textmask.errors import warn_prompt
 from textmask.nn.attention import Attention, position_codes
-from textmask.nn.decoders import SubPixelHead, UpBlock
+from textmask.nn.decoders import UpBlock
 from textmask.nn.fields import GuideDecoderFields
-from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
-from textmask.nn.referring import Feature, Referred, fused_scales
+from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise, zscored
+from textmask.nn.referring import Feature, Referred, backbone_head, fused_scales
 from textmask.types import Image, TextFeatures, TextTokens, TokenMask
 
 
@@ -120,6 +120,7 @@ class GuideDecoder(nn.Module):
     def __init__(self, encoder: ImageEncoder, text_width: int, fields: GuideDecoderFields) -> None:
         super().__init__()
         self.encoder = encoder
+        encoder.scaled_outside = fields.intensity == "released"
         channels, stride, self.first = fused_scales(encoder.info, len(fields.token_counts) + 1)
 
         # the finest scale is a plain skip without a guide block
@@ -128,8 +129,11 @@ class GuideDecoder(nn.Module):
             GuideBlock(c, text_width, n, fields)
             for c, n in zip(coarse_to_fine, fields.token_counts, strict=False)
         )
-        self.ups = nn.ModuleList(UpBlock(a, b, convolutions=2) for a, b in pairwise(coarse_to_fine))
-        self.head = SubPixelHead(channels[0], stride, channels=fields.head_channels)
+        leaky = fields.blocks == "released"
+        self.ups = nn.ModuleList(
+            UpBlock(a, b, convolutions=2, leaky=leaky) for a, b in pairwise(coarse_to_fine)
+        )
+        self.head = backbone_head(fields.head, channels[0], stride, fields.head_channels)
         self.widths = tuple((c, c) for c in coarse_to_fine[: len(self.guides)])
 
     def forward(self, image: Image, text: TextFeatures) -> Referred:
@@ -143,7 +147,8 @@ class GuideDecoder(nn.Module):
         them, and the image as the head reads it.
         """
         whole = padded_to(image, self.encoder.info.strides[-1])
-        features = self.encoder(whole)[self.first :]
+        scaled = zscored(image) if self.encoder.scaled_outside else image
+        features = self.encoder(padded_to(scaled, self.encoder.info.strides[-1]))[self.first :]
         # a convolution of a concatenation is a sum of two: the skip's part needs no text
         guides, ups = self._levels
         parts = map(UpBlock.skip_part, ups, features[-2::-1])

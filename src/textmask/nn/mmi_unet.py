@@ -8,10 +8,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from textmask.nn.attention import Interactor
-from textmask.nn.decoders import SubPixelHead, UpBlock
+from textmask.nn.decoders import UpBlock
 from textmask.nn.fields import MMIUNetFields
-from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
-from textmask.nn.referring import Feature, Referred, fused_scales
+from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise, zscored
+from textmask.nn.referring import Feature, Referred, backbone_head, fused_scales
 from textmask.types import Image, TextFeatures, TextTokens, TokenMask
 
 
@@ -43,6 +43,12 @@ class Bridger(nn.Module):
         self.image_asks = Interactor(*settings)
         self.text_asks = Interactor(*settings) if answers else None
         self.text_out = nn.Linear(channels, text_width) if answers else None
+
+        # the interactors keep the first weights of their own layers
+        if fields.blocks == "released":
+            for layer in (self.down, self.up, self.text_in, self.text_out):
+                if layer is not None:
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(
         self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
@@ -87,6 +93,7 @@ class MMIUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        encoder.scaled_outside = fields.intensity == "released"
         channels, stride, self.first = fused_scales(encoder.info, fields.scales)
 
         # the first scale with a bridger
@@ -99,7 +106,7 @@ class MMIUNet(nn.Module):
 
         coarse_to_fine = channels[::-1]
         self.ups = nn.ModuleList(UpBlock(a, b, convolutions=1) for a, b in pairwise(coarse_to_fine))
-        self.head = SubPixelHead(channels[0], stride, channels=fields.head_channels)
+        self.head = backbone_head(fields.head, channels[0], stride, fields.head_channels)
         self.widths = tuple((c, text_width) for c in fused[::-1])
 
     def forward(self, image: Image, text: TextFeatures) -> Referred:
@@ -109,7 +116,8 @@ class MMIUNet(nn.Module):
     def encode(self, image: Image) -> tuple[Tensor, ...]:
         """Everything that needs no text: image B 3 H W in [0, 1] -> plain skips and the map of the first bridger."""
         # the image is padded to whole strides; `decode` cuts the logits back
-        x = self.encoder.begin(padded_to(image, self.encoder.info.strides[-1]))
+        scaled = zscored(image) if self.encoder.scaled_outside else image
+        x = self.encoder.begin(padded_to(scaled, self.encoder.info.strides[-1]))
         maps: list[Tensor] = []
         for i in range(self.plain + 1):
             x = self.encoder.scale(i, x)

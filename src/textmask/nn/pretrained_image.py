@@ -145,9 +145,8 @@ class EfficientNetLite0(ImageEncoder):
 
     def begin(self, image: Image) -> Tensor:
         """TensorFlow's normalization of [0, 1] and the strided stem."""
-        return nn.functional.relu6(
-            self.bn0(self.conv_stem((image * 255 - 127) / 128)), inplace=True
-        )
+        x = image if self.scaled_outside else (image * 255 - 127) / 128
+        return nn.functional.relu6(self.bn0(self.conv_stem(x)), inplace=True)
 
     def scale(self, i: int, x: Tensor) -> Tensor:
         """The blocks of one size."""
@@ -222,8 +221,9 @@ class ConvNextTiny(ImageEncoder):
 
     def begin(self, image: Image) -> Tensor:
         """ImageNet's normalization and the patch embedding; sizes that do not fill whole patches are padded."""
+        whole = padded_to(image, self.info.strides[-1])
         x: Tensor = self.embeddings(
-            (padded_to(image, self.info.strides[-1]) - self.mean) / self.std
+            whole if self.scaled_outside else (whole - self.mean) / self.std
         )
         return x
 
@@ -273,7 +273,7 @@ class PlainUNetEncoder(UNetEncoder):
 
     def begin(self, image: Image) -> Tensor:
         """Fixed normalization and the stem."""
-        return super().begin(standardise(image))
+        return super().begin(image if self.scaled_outside else standardise(image))
 
 
 ENCODERS = ("convnext_tiny", "efficientnet_lite0", "unet", "tiny")

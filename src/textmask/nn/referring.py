@@ -9,7 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from textmask.errors import ConfigError
+from textmask.nn.decoders import SubPixelHead
+from textmask.nn.fields import HeadName
 from textmask.nn.image_encoders import EncoderInfo
+from textmask.nn.shuffle_head import ShuffleHead
 from textmask.types import Logits, TextTokens, TokenMask
 
 Feature = Float[Tensor, "b c h w"]
@@ -50,3 +53,12 @@ def fused_scales(info: EncoderInfo, count: int) -> tuple[tuple[int, ...], int, i
             f"The strides of {info.name} are {strides}; expected each to be twice the one before."
         )
     return info.channels[first:], strides[0], first
+
+
+def backbone_head(
+    name: HeadName, in_channels: int, stride: int, channels: int
+) -> SubPixelHead | ShuffleHead:
+    """The head of a text-guided backbone, with `channels` channels at full size; see `ReleasedFields.head`."""
+    if name == "released":
+        return ShuffleHead(in_channels, stride, channels)
+    return SubPixelHead(in_channels, stride, channels=channels)

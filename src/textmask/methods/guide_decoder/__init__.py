@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
-from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR, LITE0_STEPS
+from textmask.methods.presets import LITE0_LR, LITE0_STEPS, RELEASED_STAGE
 from textmask.methods.registry import Card, MethodSpec
-from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, GuideDecoderFields
+from textmask.nn.fields import (
+    LITE_BACKBONE,
+    RELEASED_GUIDE_DECODER,
+    SMOKE_BACKBONE,
+    GuideDecoderFields,
+)
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -41,8 +46,8 @@ class GuideDecoderRecipe(Recipe):
     method: str = "guide_decoder"
     image_encoder: str = "convnext_tiny"
     text_encoder: str = "cxr_bert"
-    net: GuideDecoderFields = GuideDecoderFields()
-    stages: tuple[Stage, ...] = (BACKBONE_STAGE,)
+    net: GuideDecoderFields = RELEASED_GUIDE_DECODER
+    stages: tuple[Stage, ...] = (RELEASED_STAGE,)
 
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM; QaTa within 40 minutes on two cores."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
-from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR, LITE0_STEPS
+from textmask.methods.presets import LITE0_LR, LITE0_STEPS, RELEASED_STAGE
 from textmask.methods.registry import Card, MethodSpec
-from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, MMIUNetFields
+from textmask.nn.fields import LITE_BACKBONE, RELEASED_MMI_UNET, SMOKE_BACKBONE, MMIUNetFields
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -41,8 +41,8 @@ class MMIUNetRecipe(Recipe):
     method: str = "mmi_unet"
     image_encoder: str = "convnext_tiny"
     text_encoder: str = "cxr_bert"
-    net: MMIUNetFields = MMIUNetFields()
-    stages: tuple[Stage, ...] = (BACKBONE_STAGE,)
+    net: MMIUNetFields = RELEASED_MMI_UNET
+    stages: tuple[Stage, ...] = (RELEASED_STAGE,)
 
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM, bridgers at three scales; QaTa within 40 minutes on two cores."""

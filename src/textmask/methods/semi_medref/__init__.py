@@ -9,7 +9,7 @@ from pydantic import Field
 from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
 from textmask.methods.presets import LITE0_LR
 from textmask.methods.registry import Arm, Card, MethodSpec
-from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+from textmask.nn.fields import LITE_BACKBONE, PAPER_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -53,7 +53,7 @@ class SemiMedRefRecipe(Recipe):
     """
 
     method: str = "semi_medref"
-    backbone: BackboneFields = BackboneFields()
+    backbone: BackboneFields = PAPER_BACKBONE
     text_encoder: str = "cxr_bert"
     standardise_text: bool = False
     ema: EMA = EMA(start=0.99, end=0.999, ramp_steps=3580)

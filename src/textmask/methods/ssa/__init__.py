@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from textmask.config import Ramp, Recipe, Stage
 from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR, LITE0_STEPS
 from textmask.methods.registry import Arm, Card, MethodSpec
-from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+from textmask.nn.fields import LITE_BACKBONE, PAPER_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -51,7 +51,7 @@ class SSARecipe(Recipe):
     """
 
     method: str = "ssa"
-    backbone: BackboneFields = BackboneFields()
+    backbone: BackboneFields = PAPER_BACKBONE
     text_encoder: str = "cxr_bert"
     align_scale: int = Field(0, ge=0)
     align_width: int = Field(256, ge=1)
