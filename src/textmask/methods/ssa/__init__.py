@@ -46,7 +46,10 @@ class SSARecipe(Recipe):
         tau: temperature of L_global; with `merge_equal_text` equal prompts are not negatives of each other.
         eps, max_iterations, tolerance, plan_gradient: settings of the transport, see `textmask.losses.transport`.
         frame: frame of the Gaussians of M_pri, the image or the box of the attention.
-        beta: share of M_guide in P_refined.
+        box: edge of the box of the attention, see `textmask.methods.ssa.guidance.guidance`.
+        guide_gradient: whether L_guide also trains the attention ("dynamic, end-to-end") or the prediction alone.
+        refine: how P_pred and M_guide are fused, see `textmask.methods.ssa.guidance.refined`.
+        beta: share of the fusion in P_refined.
         dead_zone: range of ambiguous M_guide values that are not trained on; null uses every pixel.
     """
 
@@ -63,6 +66,9 @@ class SSARecipe(Recipe):
     tolerance: float = Field(1e-2, gt=0)
     plan_gradient: Literal["detached", "implicit"] = "detached"
     frame: Literal["image", "box"] = "image"
+    box: Literal["tight", "soft"] = "tight"
+    guide_gradient: Literal["none", "attention"] = "none"
+    refine: Literal["mix", "product", "renormalised"] = "mix"
     beta: float = Field(0.3, ge=0, le=1)
     dead_zone: tuple[float, float] | None = (0.3, 0.7)
     stages: tuple[Stage, ...] = (
@@ -113,6 +119,22 @@ class SSARecipe(Recipe):
 
 NO_DSOT = ("stages.segment.weights.global=0.0", "stages.segment.weights.local=0.0")
 NO_CDG = ("stages.segment.weights.guide=0.0",)
+# readings of CDG to choose between, on a tenth of the labels
+TENTH = "stages.segment.labelled_fraction=0.1"
+END_TO_END = ("guide_gradient=attention", "box=soft")
+GUIDANCE = {
+    "none": ("no guidance", NO_CDG),
+    "mix": ("mix, dead zone, no gradient: the default", ()),
+    "no-dead-zone": ("mix, every pixel", ("dead_zone=null",)),
+    "gradient": ("mix, attention with gradient", ("guide_gradient=attention",)),
+    "soft-box": ("mix, attention with gradient, soft box", END_TO_END),
+    "product": ("product, every pixel", ("refine=product", "dead_zone=null")),
+    "renormalised": ("renormalised product", ("refine=renormalised", "dead_zone=null")),
+    "end-to-end": (
+        "renormalised product, attention with gradient, soft box",
+        ("refine=renormalised", "dead_zone=null", *END_TO_END),
+    ),
+}
 ABLATION_TABLES = {
     "table2": (
         Arm("1", "backbone", (*NO_DSOT, *NO_CDG)),
@@ -135,6 +157,9 @@ ABLATION_TABLES = {
             )
             for percent in (15, 25, 50, 100)
         ),
+    ),
+    "guidance": tuple(
+        Arm(name, title, (TENTH, *settings)) for name, (title, settings) in GUIDANCE.items()
     ),
 }
 
