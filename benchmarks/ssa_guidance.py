@@ -1,8 +1,8 @@
 """Where SSA's guidance pushes true lesions: QaTa-COV19, 300 train images, no training.
 
 The true mask, at the 7 x 7 places of the aligned scale, stands for the attention; the prediction is undecided (0.5
-everywhere). Then each reading of P_refined is asked what it tells the pixels of the lesions: lower, left out (dead zone)
-or higher. Needs TEXTMASK_DATA.
+everywhere). Then each reading of P_refined tells each pixel of the lesions one of three things: lower, left out (dead
+zone) or higher. Needs TEXTMASK_DATA.
 """
 
 import os
@@ -17,7 +17,7 @@ from timing import Goals
 from textmask.io.masks import read_mask
 from textmask.layouts.read import read_layout
 from textmask.methods.registry import get_method
-from textmask.methods.ssa.guidance import guide_monitors, guidance, refined
+from textmask.methods.ssa.guidance import guidance, guide_monitors, refined
 from textmask.nn.attention import stretched
 from textmask.text.grammar import parse
 

@@ -313,7 +313,7 @@ def pushed(refine, dead_zone, frame="image"):
 
 
 def test_a_mix_lowers_much_of_a_lesion_that_the_attention_fits_and_a_renormalised_product_does_not():
-    """The finding about the printed reading (28 % of QaTa's lesion pixels: benchmarks/ssa_guidance.py), and the arm that mends it."""
+    """28 % of QaTa's lesion pixels at 7 x 7 places: benchmarks/ssa_guidance.py."""
     lower, higher = pushed("mix", (0.3, 0.7))
     assert lower > 0.01
     assert higher < 0.6
