@@ -32,6 +32,7 @@ from textmask.cli.serve import serve
 from textmask.cli.signals import INTERRUPTED, handle_signals
 from textmask.cli.study import study_app
 from textmask.cli.train import demo_command, train_command
+from textmask.cli.weights import weights_app
 from textmask.errors import TextMaskError, TextMaskWarning
 from textmask.io.files import what_to_do
 
@@ -49,7 +50,7 @@ PANELS = {
         *("table", "verify-table"),
     ),
     "Predict": ("predict", "calibrate", "serve"),
-    "Data": ("data", "cache"),
+    "Data": ("data", "cache", "weights"),
     "Clinical": ("dicom",),
     "Export": ("export", "import-weights"),
 }
@@ -92,6 +93,7 @@ app.command("calibrate")(calibrate_command)
 app.command("serve")(serve)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.add_typer(weights_app, name="weights")
 app.add_typer(dicom_app, name="dicom")
 app.command("export")(export_command)
 app.command("import-weights")(import_command)

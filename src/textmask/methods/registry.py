@@ -155,8 +155,11 @@ def build_method(recipe: Recipe) -> Method:
 
 
 def count_parameters(recipe: Recipe) -> int:
-    """Number of parameters that the recipe's method trains; a frozen text encoder does not count, installed or not."""
-    from textmask.nn.pretrained_text import stand_in_towers
+    """Number of parameters that the recipe's method trains; a frozen text encoder does not count.
+
+    Published weights need not be on this machine.
+    """
+    from textmask.weights import stand_in_towers
 
     with stand_in_towers():
         return sum(parameter.numel() for parameter in build_method(recipe).parameters())
