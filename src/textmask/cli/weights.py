@@ -42,7 +42,7 @@ def list_command() -> None:
 @weights_app.command("get")
 def get_command(
     name: Annotated[
-        str, typer.Argument(help="cxr_bert, convnext_tiny, biobert, pubmedbert or clip.")
+        str, typer.Argument(help="Encoder: cxr_bert, convnext_tiny, biobert, pubmedbert or clip.")
     ],
     revision: Annotated[
         str | None,

@@ -32,6 +32,31 @@ CARD = Card(
         "lambda_global, lambda_local": ("weights global, local of the stage", "scalars"),
     },
     limits="Alignment and guidance act in training only. Places that the grammar does not find give no guidance.",
+    sources={
+        "image_size": "paper: 224",
+        "backbone.name": "paper: a U-Net-based baseline, MMI-UNet or GuideDecoder",
+        "backbone.image_encoder": "code of the baselines: ConvNeXt-Tiny",
+        "backbone.*": "code of the baselines, see their cards",
+        "text_encoder": "code of the baselines: CXR-BERT, frozen",
+        "eps": "paper: 3e-2",
+        "max_iterations": "paper: 100",
+        "tolerance": "paper: 1e-2",
+        "guide_gradient": "paper: dynamic, end-to-end (an arm here)",
+        "stages.segment.optim.name": "paper: AdamW",
+        "stages.segment.optim.lr": "code of MMI-UNet: 3e-4",
+        "stages.segment.batch_size": "code of MMI-UNet: 32",
+        "stages.segment.epochs": "code of MMI-UNet: at most 100",
+        "stages.segment.patience": "code of MMI-UNet: 20",
+        "stages.segment.augment.rotate_deg": "paper: random affine; the range is chosen by us",
+        "stages.segment.augment.translate": "paper: random affine; the range is chosen by us",
+        "stages.segment.augment.scale": "paper: random affine; the range is chosen by us",
+        "stages.segment.weights.global": "paper: lambda_global, no value; 0.1 is chosen by us",
+        "stages.segment.weights.local": "paper: lambda_local, no value; 0.1 is chosen by us",
+    },
+    deviations=(
+        "A_norm is a cosine map, because a softmax over words is not a map of places",
+        "P_refined carries no gradient through the prediction; prompts without a place are not guided",
+    ),
 )
 
 
