@@ -32,6 +32,7 @@ COMMANDS = [
     ["study", "labels"], ["study", "sensitivity"], ["study", "folds"], ["study", "tune"], ["dicom", "segment"],
     ["dicom", "watch"], ["export"], ["import-weights"], ["cache", "ls"], ["cache", "clear"],
     ["weights", "list"], ["weights", "get"], ["weights", "convert"],
+    ["figure", "grid"],
 ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from textmask.cli.evaluate import (
     verify_table_command,
 )
 from textmask.cli.export import export_command, import_command
+from textmask.cli.figure import figure_app
 from textmask.cli.methods import methods_app
 from textmask.cli.options import FullHelpGroup, complain, out_console
 from textmask.cli.predict import calibrate_command, predict_command
@@ -47,7 +48,7 @@ DESCRIPTION = (
 PANELS = {
     "Train and evaluate": (
         *("demo", "methods", "train", "ensemble", "evaluate", "report", "study"),
-        *("table", "verify-table"),
+        *("figure", "table", "verify-table"),
     ),
     "Predict": ("predict", "calibrate", "serve"),
     "Data": ("data", "cache", "weights"),
@@ -87,6 +88,7 @@ app.command("report")(report_command)
 app.command("table")(table_command)
 app.command("verify-table")(verify_table_command)
 app.add_typer(study_app, name="study")
+app.add_typer(figure_app, name="figure")
 app.add_typer(methods_app, name="methods")
 app.command("predict")(predict_command)
 app.command("calibrate")(calibrate_command)

@@ -18,7 +18,7 @@ weights_app = typer.Typer(
 
 
 @weights_app.command("list")
-def list_command() -> None:
+def list_weights_command() -> None:
     """List the published weights, what is pinned, and what is stored here.
 
     Example: textmask weights list

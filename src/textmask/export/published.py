@@ -57,7 +57,7 @@ def get_weights(name: str, revision: str | None = None) -> Path:
 
     listing = _listing(name, published, revision or published.revision or "main")
     commit = str(listing.sha)
-    file = next((f for f in (SAFE, PICKLED) if f in _names(listing)), None)
+    file = next((f for f in (SAFE, PICKLED) if f in _hub_names(listing)), None)
     if file is None:
         raise WeightsError(f"{published.source}@{commit} holds neither {SAFE} nor {PICKLED}.")
     pinned = published.sha256 if commit == published.revision else None
@@ -191,12 +191,12 @@ def _unreachable(what: str, published: Published, error: Exception) -> TextMaskE
     )
 
 
-def _names(listing: Any) -> list[str]:
+def _hub_names(listing: Any) -> list[str]:
     return [str(file.rfilename) for file in listing.siblings or ()]
 
 
 def _small_files(listing: Any) -> list[str]:
-    names = set(_names(listing))
+    names = set(_hub_names(listing))
     return [name for name in SMALL_FILES if name in names]
 
 

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from textmask.errors import warn_prompt
@@ -14,7 +15,13 @@ from textmask.nn.attention import Attention, position_codes
 from textmask.nn.decoders import UpBlock
 from textmask.nn.fields import GuideDecoderFields
 from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise, zscored
-from textmask.nn.referring import Feature, Referred, backbone_head, fused_scales
+from textmask.nn.referring import (
+    Feature,
+    Referred,
+    attention_at,
+    backbone_head,
+    fused_scales,
+)
 from textmask.types import Image, TextFeatures, TextTokens, TokenMask
 
 
@@ -102,6 +109,17 @@ class GuideBlock(nn.Module):
         x = x + self.gate * found * token_mask.any(dim=1)[:, None, None]
         return rearrange(x, "b (h w) c -> b c h w", h=rows), text
 
+    def mean_score(
+        self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
+    ) -> Float[Tensor, "b n"]:
+        """The score of each place for the mixed tokens, as `ask` sees them; see `Attention.mean_score`."""
+        rows, columns = feature.shape[2:]
+        x = rearrange(feature, "b c h w -> b (h w) c")
+        text = self.mixer(text_tokens, token_mask)
+        places = position_codes(x.shape[2], rows, columns, x.device).to(x.dtype)
+        words = position_codes(x.shape[2], 1, text.shape[1], x.device).to(text.dtype)
+        return self.cross_attention.mean_score(self.norms[2](x) + places, text + words)
+
 
 class GuideDecoder(nn.Module):
     """Image encoder, one guide block and one up-sampling block per scale, sub-pixel head.
@@ -161,6 +179,13 @@ class GuideDecoder(nn.Module):
     def decode(self, features: tuple[Tensor, ...], image: Image, text: TextFeatures) -> Referred:
         """The maps of `encode`, the image and the text -> as `forward`."""
         x, fused, texts = features[0], [], []
+        attention = None
+        if not self.training:
+            guide = self._levels[0][0]
+            scores = guide.mean_score(x, text.text_tokens, text.token_mask)
+            stride = self.encoder.info.strides[-1]
+            padded = (x.shape[2] * stride, x.shape[3] * stride)
+            attention = attention_at(scores, x.shape[2], padded, (image.shape[2], image.shape[3]))
         for i, (guide, up, part) in enumerate(zip(*self._levels, features[1:-1], strict=True)):
             x, words = guide.ask(guide.look(x) if i else x, text.text_tokens, text.token_mask)
             fused.append(x)
@@ -171,4 +196,4 @@ class GuideDecoder(nn.Module):
         logits = self.head.join(x, features[-1])[..., : image.shape[2], : image.shape[3]]
         anything = text.token_mask.any(dim=1)[:, None].expand(-1, max(t.shape[1] for t in texts))
         masks = tuple(anything[:, : t.shape[1]] for t in texts)
-        return Referred(logits, x, tuple(fused), tuple(texts), masks)
+        return Referred(logits, x, tuple(fused), tuple(texts), masks, attention)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from textmask.nn.attention import Interactor
 from textmask.nn.decoders import UpBlock
 from textmask.nn.fields import MMIUNetFields
 from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise, zscored
-from textmask.nn.referring import Feature, Referred, backbone_head, fused_scales
+from textmask.nn.referring import (
+    Feature,
+    Referred,
+    attention_at,
+    backbone_head,
+    fused_scales,
+)
 from textmask.types import Image, TextFeatures, TextTokens, TokenMask
 
 
@@ -67,6 +75,15 @@ class Bridger(nn.Module):
 
         update = self.text_out(self.text_asks(words, image_tokens, token_mask, None))
         return fused, text_tokens + update * token_mask[..., None]
+
+    def mean_score(
+        self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
+    ) -> tuple[Float[Tensor, "b n"], int]:
+        """The score of each place of the halved map for the words, and the rows of that map."""
+        small = self.down(padded_to(feature, 2))
+        image_tokens = self.norm_image(rearrange(small, "b c h w -> b (h w) c"))
+        words = self.norm_text(self.text_in(text_tokens))
+        return self.image_asks.mean_score(image_tokens, words, token_mask), small.shape[2]
 
 
 class MMIUNet(nn.Module):
@@ -132,11 +149,22 @@ class MMIUNet(nn.Module):
         texts: list[Tensor] = []
         for i, bridger in enumerate(self.bridgers, start=self.plain):
             x = x if i == self.plain else self.encoder.scale(i, x)
+            asked, before = x, words
             fused, updated = bridger(x, words, text.token_mask)
             texts.append(updated)
             words = text.text_tokens + updated
             skips.append(fused)
             x = x + fused
+
+        # only to be looked at: where the coarsest bridger finds the words
+        attention = None
+        if not self.training:
+            last = cast(Bridger, self.bridgers[-1])
+            scores, rows = last.mean_score(asked, before, text.token_mask)
+            # the halved map covers two strides each way, also of an odd map
+            stride = 2 * self.encoder.info.strides[-1]
+            padded = (rows * stride, scores.shape[1] // rows * stride)
+            attention = attention_at(scores, rows, padded, (image.shape[2], image.shape[3]))
 
         # U-shaped decoder over all scales, plain skips included
         x = skips[-1]
@@ -144,4 +172,6 @@ class MMIUNet(nn.Module):
             x = up(x, skip)
         logits = self.head(x, standardise(whole))[..., : image.shape[2], : image.shape[3]]
         maps = tuple(skips[::-1][: len(texts)])
-        return Referred(logits, x, maps, tuple(texts[::-1]), (text.token_mask,) * len(texts))
+        return Referred(
+            logits, x, maps, tuple(texts[::-1]), (text.token_mask,) * len(texts), attention
+        )
