@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from textmask import weights
 from textmask.cli.app import app
 from textmask.errors import CheckpointError, ConfigError, WeightsError
-from textmask.export.published import convert_weights, get_weights
-from textmask.methods.registry import count_parameters, preset_recipe
+from textmask.export.published import _finish, convert_weights, get_weights
+from textmask.methods.registry import build_method, count_parameters, preset_recipe
 from textmask.nn.pretrained_image import build_image_encoder
 from textmask.nn.pretrained_text import build_text_encoder
 from textmask.weights import LOCK, PUBLISHED, Published, read_lock, stored_weights
@@ -270,3 +270,39 @@ def test_convnext_is_read_from_the_store(hub, monkeypatch, tmp_path):
     hub.repositories[PUBLISHED["convnext_tiny"].source, COMMIT] = folder
     get_weights("convnext_tiny")
     assert build_image_encoder("convnext_tiny").info.channels == (8, 12, 16, 20)
+
+
+PAPER_PRESETS = (
+    *("ssa", "mmi_unet", "guide_decoder", "biclip", "dusss", "semi_medref", "mean_teacher"),
+)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """CXR-BERT and ConvNeXt-Tiny in small, as `weights get` leaves them."""
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    root = tmp_path_factory.mktemp("stored")
+    bert = bert_files(root / "cxr_bert" / PUBLISHED["cxr_bert"].revision, pickled=False)
+    convnext = root / "convnext_tiny" / COMMIT
+    sizes = {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1]}
+    ConvNextForImageClassification(ConvNextConfig(**sizes)).save_pretrained(convnext)
+    _finish(bert, "model.safetensors", PUBLISHED["cxr_bert"], bert.name, None)
+    _finish(convnext, "model.safetensors", PUBLISHED["convnext_tiny"], COMMIT, None)
+    return root
+
+
+@pytest.mark.parametrize("name", PAPER_PRESETS)
+def test_every_paper_preset_starts_once_its_weights_are_stored(name, stored, monkeypatch):
+    monkeypatch.setenv("TEXTMASK_WEIGHTS", str(stored))
+    recipe = preset_recipe(name, "paper")
+    method = build_method(recipe)
+    method.prepare(("lower left",))
+    assert method.text_encoder.width == 16
+
+
+@pytest.mark.parametrize("name", PAPER_PRESETS)
+def test_without_them_it_says_which_command_to_run(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("TEXTMASK_WEIGHTS", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"Run `textmask weights get (cxr_bert|convnext_tiny)`"):
+        build_method(preset_recipe(name, "paper"))

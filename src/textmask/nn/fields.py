@@ -80,7 +80,7 @@ class BackboneFields(Config):
 
     Attributes:
         name: of the backbone.
-        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
+        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs `weights get`.
     """
 
     name: Literal["mmi_unet", "guide_decoder"] = "mmi_unet"

@@ -66,7 +66,7 @@ class MMIUNetRecipe(Recipe):
     """Fields of `mmi_unet`.
 
     Attributes:
-        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
+        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs `weights get`.
         text_encoder: frozen.
         net: fields of the network.
     """

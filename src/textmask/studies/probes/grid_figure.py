@@ -88,6 +88,11 @@ def draw_grid(
     for name, severity in options.corruptions:
         damages.append((f"{name} {severity:g}", damage_by(name, severity, options.seed)))
 
+    # folders of equal names are told apart by the folders that they are in
+    names = [path.resolve().name for path in runs]
+    if len(set(names)) < len(names):
+        names = [f"{path.resolve().parent.name}/{path.resolve().name}" for path in runs]
+
     # run by run, so that one network is in memory at a time
     panels: dict[tuple[int, int], list[tuple[Bytes, str]]] = {}
     headings: dict[int, str] = {}
@@ -115,7 +120,7 @@ def draw_grid(
                     ]
                 hard = probabilities[i] > run.recipe.threshold
                 score = dice_per_image(counts(hard[None], data.masks[i : i + 1] > 0))[0]
-                title = f"{path.resolve().name} {100 * score:.1f}"
+                title = f"{names[done]} {100 * score:.1f}"
                 if maps is not None:
                     drawn = heat(shown, _map_at(maps[i], shown))
                 else:
