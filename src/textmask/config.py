@@ -65,6 +65,9 @@ class Augment(Config):
     A horizontal flip mirrors the prompt too. An image whose prompt cannot be mirrored is not flipped.
     """
 
+    p: float = Field(
+        1.0, ge=0, le=1, description="probability that an image is rotated, moved and scaled"
+    )
     rotate_deg: float = Field(10.0, ge=0, le=180)
     translate: float = Field(0.05, ge=0, lt=1, description="of the image size")
     scale: tuple[Positive, Positive] = (0.9, 1.1)

@@ -31,6 +31,8 @@ COMMANDS = [
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"],
     ["study", "labels"], ["study", "sensitivity"], ["study", "folds"], ["study", "tune"], ["dicom", "segment"],
     ["dicom", "watch"], ["export"], ["import-weights"], ["cache", "ls"], ["cache", "clear"],
+    ["weights", "list"], ["weights", "get"], ["weights", "convert"],
+    ["figure", "grid"],
 ]  # fmt: skip
 
 

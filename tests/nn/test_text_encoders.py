@@ -13,10 +13,12 @@ from textmask import weights as sources
 from textmask.errors import ConfigError, PromptWarning, WeightsError
 from textmask.nn import pretrained_text as pretrained
 from textmask.nn import text_cache
+from textmask.nn.pretrained_image import build_image_encoder
 from textmask.nn.pretrained_text import TEXT_ENCODERS, build_text_encoder, minilm_folder
 from textmask.nn.text_cache import TextCache
 from textmask.nn.text_encoders import TextEncoder, TinyTextEncoder
 from textmask.types import Text
+from textmask.weights import PUBLISHED
 
 PROMPTS = ("lower left lung", "bilateral pulmonary infection, upper right lung.", "clear")
 WORDS = [
@@ -585,7 +587,10 @@ def test_the_table_of_names_is_complete(name):
     assert info.note
     assert info.width % 4 == 0
     assert bool(info.source) == (name != "tiny")
-    assert info.revision is None or len(info.revision) == 40
+    assert name in ("tiny", "minilm") or (info.source, info.licence) == (
+        PUBLISHED[name].source,
+        PUBLISHED[name].licence,
+    )
 
 
 @pytest.mark.parametrize(
@@ -606,47 +611,17 @@ def test_wrong_settings_are_refused(name, settings, message):
         build_text_encoder(name, **settings)
 
 
-@pytest.mark.parametrize("name", ["cxr_bert", "biobert", "pubmedbert"])
-def test_without_a_known_revision_the_user_is_asked(name):
-    with pytest.raises(WeightsError, match=f"{name}@COMMIT.*{name}:FOLDER"):
-        build_text_encoder(name)
-
-
-def test_without_network_it_says_what_to_do(monkeypatch):
-    import huggingface_hub
-
-    calls = []
-
-    def unreachable(source, **kwargs):
-        calls.append((source, kwargs["revision"], kwargs["local_files_only"]))
-        raise ConnectionError("Name or service not known")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(WeightsError, match=r"Name or service not known.*clip:FOLDER"):
-        build_text_encoder("clip")
-    revision = TEXT_ENCODERS["clip"].revision
-    assert calls == [
-        ("openai/clip-vit-base-patch32", revision, offline) for offline in (True, False)
-    ]
-
-
-def test_a_pinned_revision_is_fetched_without_pickles(monkeypatch, bert_folder):
-    import huggingface_hub
-
-    asked = {}
-
-    def download(source, **kwargs):
-        asked.update(kwargs, source=source)
-        return str(bert_folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    commit = "0123456789abcdef" * 2 + "01234567"
-    cache = build_text_encoder(f"pubmedbert@{commit}")
-    assert cache.width == 16
-    assert (asked["source"], asked["revision"]) == (TEXT_ENCODERS["pubmedbert"].source, commit)
-    assert not [
-        pattern for pattern in asked["allow_patterns"] if "bin" in pattern or pattern == "*"
-    ]
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_weights_that_are_not_here_are_one_line_and_no_request(name, monkeypatch, tmp_path):
+    """A training never goes online: the error names the command that does."""
+    monkeypatch.setenv("TEXTMASK_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: pytest.fail("a request was made"))
+    build = build_image_encoder if name == "convnext_tiny" else build_text_encoder
+    with pytest.raises(WeightsError) as caught:
+        build(name)
+    assert f"textmask weights get {name}" in str(caught.value)
+    assert f"{name}:FOLDER" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_pickled_weights_are_refused_and_not_opened(tmp_path):

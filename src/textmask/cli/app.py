@@ -25,6 +25,7 @@ from textmask.cli.evaluate import (
     verify_table_command,
 )
 from textmask.cli.export import export_command, import_command
+from textmask.cli.figure import figure_app
 from textmask.cli.methods import methods_app
 from textmask.cli.options import FullHelpGroup, complain, out_console
 from textmask.cli.predict import calibrate_command, predict_command
@@ -32,6 +33,7 @@ from textmask.cli.serve import serve
 from textmask.cli.signals import INTERRUPTED, handle_signals
 from textmask.cli.study import study_app
 from textmask.cli.train import demo_command, train_command
+from textmask.cli.weights import weights_app
 from textmask.errors import TextMaskError, TextMaskWarning
 from textmask.io.files import what_to_do
 
@@ -46,10 +48,10 @@ DESCRIPTION = (
 PANELS = {
     "Train and evaluate": (
         *("demo", "methods", "train", "ensemble", "evaluate", "report", "study"),
-        *("table", "verify-table"),
+        *("figure", "table", "verify-table"),
     ),
     "Predict": ("predict", "calibrate", "serve"),
-    "Data": ("data", "cache"),
+    "Data": ("data", "cache", "weights"),
     "Clinical": ("dicom",),
     "Export": ("export", "import-weights"),
 }
@@ -86,12 +88,14 @@ app.command("report")(report_command)
 app.command("table")(table_command)
 app.command("verify-table")(verify_table_command)
 app.add_typer(study_app, name="study")
+app.add_typer(figure_app, name="figure")
 app.add_typer(methods_app, name="methods")
 app.command("predict")(predict_command)
 app.command("calibrate")(calibrate_command)
 app.command("serve")(serve)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.add_typer(weights_app, name="weights")
 app.add_typer(dicom_app, name="dicom")
 app.command("export")(export_command)
 app.command("import-weights")(import_command)

@@ -38,11 +38,11 @@ def show_command(
     name: MethodName,
     preset: Annotated[str, typer.Option(help="Recipe preset: paper, lite or smoke.")] = "paper",
 ) -> None:
-    """Show a method's card, symbols, ablation tables, parameters and recipe.
+    """Show a method's card, symbols, ablation tables, parameters, recipe and the source of each setting.
 
     Example: textmask methods show biclip --preset lite
     """
-    from textmask.methods.registry import count_parameters, get_method, preset_recipe
+    from textmask.methods.registry import count_parameters, get_method, origins, preset_recipe
 
     spec, recipe = get_method(name), preset_recipe(name, preset)
     card = spec.card
@@ -60,4 +60,8 @@ def show_command(
     except TextMaskError as error:
         count = f"not counted: {error}"
     say(f"trained parameters ({preset}): {count}\nlimits: {card.limits}")
+    for deviation in card.deviations:
+        say(f"differs: {deviation}")
+    say("source of each setting: the paper, the released code (code), or chosen by us")
+    print_table(["setting", "value", "source"], [list(row) for row in origins(spec, recipe)])
     say(recipe.to_json())

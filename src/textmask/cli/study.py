@@ -61,6 +61,9 @@ def features_command(
         str | None,
         typer.Option(help="Stage whose weights are used, e.g. pretrain (default: the last)."),
     ] = None,
+    tsne: Annotated[
+        bool, typer.Option("--tsne", help="Draw t-SNE next to the principal components too.")
+    ] = False,
     out: Annotated[
         Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
     ] = Path("features.png"),
@@ -106,6 +109,7 @@ def features_command(
         split=split,
         top=top,
         stage=stage,
+        tsne=tsne,
         cache_dir=cache_dir,
         device=device,
     ):

@@ -57,6 +57,9 @@ def sample_affine(
     angle = np.deg2rad(rng.uniform(-augment.rotate_deg, augment.rotate_deg, n))
     scale = rng.uniform(*augment.scale, n)
     shift = rng.uniform(-augment.translate, augment.translate, (n, 2)) * np.array([columns, rows])
+    if augment.p < 1:
+        kept = rng.random(n) >= augment.p
+        angle[kept], scale[kept], shift[kept] = 0, 1, 0
     center = np.array([(columns - 1) / 2, (rows - 1) / 2])
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     # the inverse transform: where each output pixel comes from

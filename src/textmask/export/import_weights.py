@@ -51,7 +51,7 @@ def import_weights(
         pickle, described = _opened(source, Path(scratch))
         description = _description_of(described, out, recipe, laterality)
         converted = Path(scratch) / "converted.safetensors"
-        _convert(pickle, converted, source)
+        unpickled(pickle, converted, source)
         try:
             tensors = load_file(converted)
         except (SafetensorError, OSError) as error:
@@ -136,8 +136,20 @@ def _description_of(
     return found
 
 
-def _convert(pickle: Path, out: Path, source: Path) -> None:
-    """Unpickle in a child process without our environment, which uses only the restricted reader of torch."""
+def unpickled(pickle: Path, out: Path, source: Path) -> None:
+    """Convert a pickled state dict to safetensors.
+
+    A child process without our environment does it, with the restricted reader of torch only.
+
+    Args:
+        pickle: file to read.
+        out: file to write.
+        source: what the user named, for the error messages.
+
+    Raises:
+        CheckpointError: the file is not a plain state dict.
+        DataError: its archive is dangerous or damaged.
+    """
     if zipfile.is_zipfile(pickle):
         check_archive(pickle)
     command = [sys.executable, "-I", str(Path(unpickle.__file__)), str(pickle), str(out)]

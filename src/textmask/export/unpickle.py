@@ -36,7 +36,7 @@ def convert_pickle(source: str, out: str) -> int:
     tensors = {}
     for key, value in found.items():
         tensors[key.removeprefix("module.")] = value.clone().contiguous()
-    save_file(tensors, out)
+    save_file(tensors, out, {"format": "pt"})
     return 0
 
 

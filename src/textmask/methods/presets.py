@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textmask.config import Optim, Schedule, Stage
+from textmask.config import Augment, Optim, Schedule, Stage
 
 # baselines of every result table, for a GPU
 BASELINE_STAGE = Stage(
@@ -27,6 +27,13 @@ BACKBONE_STAGE = Stage(
 # of an epoch of the burn-in, whatever the number of labels: the released code of Semi-MedRef repeats the labelled
 # images until all of QaTa's train split has been drawn, 179 batches of 32
 BURN_IN_STEPS = 179
+# those two themselves: zoom of every tenth image, and a cosine over 200 epochs of which at most 100 are run
+RELEASED_STAGE = BACKBONE_STAGE.model_copy(
+    update={
+        "schedule": Schedule(name="warm_restarts", period_epochs=200),
+        "augment": Augment(p=0.1, rotate_deg=0.0, translate=0.0, scale=(0.95, 1.2)),
+    }
+)
 # for the CPU presets on EfficientNet-Lite0: its two finest scales are frozen, which saves a quarter of a step, and the
 # other scales learn more slowly than the layers after them
 LITE0_LR = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ class Card:
         published: dataset -> metric -> value as printed in the paper; metric names include the protocol.
         symbols: paper symbol -> (our name, shape).
         limits: known limitations.
+        sources: path of a recipe field, as `Recipe.override` takes it, with * for any part -> what a source states,
+            such as "paper: 224" or "code: 3e-4" (released code). What no path matches is chosen by us; see `origins`.
+        deviations: in what else this implementation differs from the paper or the released code.
     """
 
     title: str
@@ -39,6 +43,8 @@ class Card:
     published: dict[str, dict[str, float]] = field(default_factory=dict)
     symbols: dict[str, tuple[str, str]] = field(default_factory=dict)
     limits: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    deviations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,33 @@ def preset_recipe(name: str, preset: str) -> Recipe:
     return base if preset == "paper" else getattr(base, preset)()
 
 
+def origins(spec: MethodSpec, recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Every setting of a recipe with its source: (path, value as JSON, what paper or code states, or "chosen by us").
+
+    The list is made from the recipe, so that no addition can be left out of it.
+    """
+    import json
+
+    rows: list[tuple[str, str, str]] = []
+    for path, value in _leaves(recipe.model_dump(mode="json")):
+        if path == "method":
+            continue
+        source = next((s for p, s in spec.card.sources.items() if fnmatchcase(path, p)), None)
+        rows.append((path, json.dumps(value), source or "chosen by us"))
+    return rows
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values below nested settings, stages by their names."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {stage["name"]: {k: v for k, v in stage.items() if k != "name"} for stage in value}
+    if not isinstance(value, dict) or not value:
+        yield path, value
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{path}.{key}" if path else key)
+
+
 def build_method(recipe: Recipe) -> Method:
     """Build the method of a recipe, with weights initialized from `recipe.seed`.
 
@@ -155,8 +188,11 @@ def build_method(recipe: Recipe) -> Method:
 
 
 def count_parameters(recipe: Recipe) -> int:
-    """Number of parameters that the recipe's method trains; a frozen text encoder does not count, installed or not."""
-    from textmask.nn.pretrained_text import stand_in_towers
+    """Number of parameters that the recipe's method trains; a frozen text encoder does not count.
+
+    Published weights need not be on this machine.
+    """
+    from textmask.weights import stand_in_towers
 
     with stand_in_towers():
         return sum(parameter.numel() for parameter in build_method(recipe).parameters())

@@ -81,6 +81,20 @@ class Attention(nn.Module):
         out: Tensor = self.out(rearrange(found, "b k n d -> b n (k d)"))
         return out if mask is None else out * mask.any(dim=1)[:, None, None]
 
+    def mean_score(
+        self, query: Tokens, key: Float[Tensor, "b m c"], mask: TokenMask | None = None
+    ) -> Float[Tensor, "b n"]:
+        """How much each query agrees with the real keys: scaled products before the softmax, mean over heads and keys.
+
+        After the softmax the weights of a place add up to 1 over the words, so that they are not a map of places.
+        """
+        keys = self.key(key)
+        real = keys.new_ones(keys.shape[:2]) if mask is None else mask.to(keys.dtype)
+        mean = (keys * real[..., None]).sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
+        width = keys.shape[2] // self.heads
+        out: Tensor = (self.query(query) @ mean[..., None])[..., 0] / (self.heads * width**0.5)
+        return out
+
 
 class Interactor(nn.Module):
     """Tokens attend to each other, then to the other modality, then pass an MLP; each with residual and layer norm.
@@ -113,6 +127,16 @@ class Interactor(nn.Module):
         x = self.norms[1](x + self.dropout(self.cross_attention(x, others, others, others_mask)))
         out: Tensor = self.norms[2](x + self.dropout(self.mlp(x)))
         return out
+
+    def mean_score(
+        self,
+        tokens: Tokens,
+        others: Float[Tensor, "b m c"],
+        others_mask: TokenMask | None = None,
+    ) -> Float[Tensor, "b n"]:
+        """The score of each token for the others, as the cross-attention sees them; see `Attention.mean_score`."""
+        x = self.norms[0](tokens + self.self_attention(tokens, tokens, tokens, None))
+        return self.cross_attention.mean_score(x, others, others_mask)
 
 
 def _attend(q: Heads, k: Heads, v: Heads, seen: Tensor | None) -> Heads:

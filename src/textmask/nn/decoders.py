@@ -40,19 +40,27 @@ class UNetDecoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Transposed convolution to twice the size, concatenation of the skip, then 3x3 convolutions with norm and ReLU."""
+    """Transposed convolution to twice the size, concatenation of the skip, then 3x3 convolutions with norm and ReLU.
+
+    With `leaky`, as in GuideDecoder's released code, LeakyReLU(0.01) and no bias in the transposed convolution.
+    """
 
     def __init__(
-        self, in_channels: int, channels: int, convolutions: int = 2, norm: NormName = "batch"
+        self,
+        in_channels: int,
+        channels: int,
+        convolutions: int = 2,
+        norm: NormName = "batch",
+        leaky: bool = False,
     ) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, channels, 2, stride=2)
+        self.up = nn.ConvTranspose2d(in_channels, channels, 2, stride=2, bias=not leaky)
         layers: list[nn.Module] = []
         for width in (2 * channels, channels)[:convolutions]:
             layers += [
                 nn.Conv2d(width, channels, 3, padding=1, bias=False),
                 norm_layer(norm, channels),
-                nn.ReLU(),
+                nn.LeakyReLU(0.01) if leaky else nn.ReLU(),
             ]
         self.mix = nn.Sequential(*layers)
 

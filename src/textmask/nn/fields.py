@@ -9,14 +9,37 @@ from pydantic import Field
 from textmask.config import Config
 
 NormName = Literal["batch", "group"]
+# `released`: as in the published code of GuideDecoder and MMI-UNet; otherwise what the CPU presets were trained with
+HeadName = Literal["released", "image"]
+BlocksName = Literal["released", "plain"]
+IntensityName = Literal["released", "encoder"]
 # for the CPU presets: 2 M parameters with a stem at stride 4
 LITE_WIDTHS = (32, 80, 144, 208)
 UKAN_WIDTHS = (16, 32, 128, 160, 256)
 UKAN_LITE_WIDTHS = (32, 64, 128, 160, 208)  # for the CPU presets, with a stem at stride 4
 
 
-class MMIUNetFields(Config):
-    """Fields of MMI-UNet; the defaults are those of the released code.
+class ReleasedFields(Config):
+    """What GuideDecoder and MMI-UNet share. The paper presets set all three to `released`; see `RELEASED`.
+
+    Attributes:
+        head: `released` is `ShuffleHead` (332k parameters, does not see the image again); `image` is `SubPixelHead`.
+        blocks: `released`: in GuideDecoder's up-sampling blocks LeakyReLU(0.01) and no bias, in MMI-UNet's bridgers
+            first weights by kaiming fan-out; `plain`: ReLU, and torch's first weights.
+        intensity: `released` gives each channel of each image zero mean and unit variance; `encoder` uses the fixed
+            constants of the image encoder's pretraining.
+    """
+
+    head: HeadName = "image"
+    blocks: BlocksName = "plain"
+    intensity: IntensityName = "encoder"
+
+
+RELEASED = ReleasedFields(head="released", blocks="released", intensity="released")
+
+
+class MMIUNetFields(ReleasedFields):
+    """Fields of MMI-UNet; the sizes are those of the released code.
 
     Attributes:
         scales: how many of the encoder's coarsest scales the decoder uses.
@@ -33,8 +56,8 @@ class MMIUNetFields(Config):
     head_channels: int = Field(24, ge=1)
 
 
-class GuideDecoderFields(Config):
-    """Fields of GuideDecoder; the defaults are those of the released code.
+class GuideDecoderFields(ReleasedFields):
+    """Fields of GuideDecoder; the sizes are those of the released code.
 
     Attributes:
         token_counts: number of tokens that the text is mixed to at each guided scale, coarse to fine.
@@ -57,7 +80,7 @@ class BackboneFields(Config):
 
     Attributes:
         name: of the backbone.
-        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
+        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs `weights get`.
     """
 
     name: Literal["mmi_unet", "guide_decoder"] = "mmi_unet"
@@ -73,6 +96,10 @@ class BackboneFields(Config):
         )
 
 
+# for the paper presets
+RELEASED_MMI_UNET = MMIUNetFields(**RELEASED.model_dump())
+RELEASED_GUIDE_DECODER = GuideDecoderFields(**RELEASED.model_dump())
+PAPER_BACKBONE = BackboneFields(mmi_unet=RELEASED_MMI_UNET, guide_decoder=RELEASED_GUIDE_DECODER)
 # for the CPU presets
 LITE_BACKBONE = BackboneFields(
     image_encoder="efficientnet_lite0",

@@ -7,14 +7,21 @@ from typing import cast
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from textmask.errors import warn_prompt
 from textmask.nn.attention import Attention, position_codes
-from textmask.nn.decoders import SubPixelHead, UpBlock
+from textmask.nn.decoders import UpBlock
 from textmask.nn.fields import GuideDecoderFields
-from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
-from textmask.nn.referring import Feature, Referred, fused_scales
+from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise, zscored
+from textmask.nn.referring import (
+    Feature,
+    Referred,
+    attention_at,
+    backbone_head,
+    fused_scales,
+)
 from textmask.types import Image, TextFeatures, TextTokens, TokenMask
 
 
@@ -102,6 +109,17 @@ class GuideBlock(nn.Module):
         x = x + self.gate * found * token_mask.any(dim=1)[:, None, None]
         return rearrange(x, "b (h w) c -> b c h w", h=rows), text
 
+    def mean_score(
+        self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
+    ) -> Float[Tensor, "b n"]:
+        """The score of each place for the mixed tokens, as `ask` sees them; see `Attention.mean_score`."""
+        rows, columns = feature.shape[2:]
+        x = rearrange(feature, "b c h w -> b (h w) c")
+        text = self.mixer(text_tokens, token_mask)
+        places = position_codes(x.shape[2], rows, columns, x.device).to(x.dtype)
+        words = position_codes(x.shape[2], 1, text.shape[1], x.device).to(text.dtype)
+        return self.cross_attention.mean_score(self.norms[2](x) + places, text + words)
+
 
 class GuideDecoder(nn.Module):
     """Image encoder, one guide block and one up-sampling block per scale, sub-pixel head.
@@ -120,6 +138,7 @@ class GuideDecoder(nn.Module):
     def __init__(self, encoder: ImageEncoder, text_width: int, fields: GuideDecoderFields) -> None:
         super().__init__()
         self.encoder = encoder
+        encoder.scaled_outside = fields.intensity == "released"
         channels, stride, self.first = fused_scales(encoder.info, len(fields.token_counts) + 1)
 
         # the finest scale is a plain skip without a guide block
@@ -128,8 +147,11 @@ class GuideDecoder(nn.Module):
             GuideBlock(c, text_width, n, fields)
             for c, n in zip(coarse_to_fine, fields.token_counts, strict=False)
         )
-        self.ups = nn.ModuleList(UpBlock(a, b, convolutions=2) for a, b in pairwise(coarse_to_fine))
-        self.head = SubPixelHead(channels[0], stride, channels=fields.head_channels)
+        leaky = fields.blocks == "released"
+        self.ups = nn.ModuleList(
+            UpBlock(a, b, convolutions=2, leaky=leaky) for a, b in pairwise(coarse_to_fine)
+        )
+        self.head = backbone_head(fields.head, channels[0], stride, fields.head_channels)
         self.widths = tuple((c, c) for c in coarse_to_fine[: len(self.guides)])
 
     def forward(self, image: Image, text: TextFeatures) -> Referred:
@@ -143,7 +165,8 @@ class GuideDecoder(nn.Module):
         them, and the image as the head reads it.
         """
         whole = padded_to(image, self.encoder.info.strides[-1])
-        features = self.encoder(whole)[self.first :]
+        scaled = zscored(image) if self.encoder.scaled_outside else image
+        features = self.encoder(padded_to(scaled, self.encoder.info.strides[-1]))[self.first :]
         # a convolution of a concatenation is a sum of two: the skip's part needs no text
         guides, ups = self._levels
         parts = map(UpBlock.skip_part, ups, features[-2::-1])
@@ -156,6 +179,13 @@ class GuideDecoder(nn.Module):
     def decode(self, features: tuple[Tensor, ...], image: Image, text: TextFeatures) -> Referred:
         """The maps of `encode`, the image and the text -> as `forward`."""
         x, fused, texts = features[0], [], []
+        attention = None
+        if not self.training:
+            guide = self._levels[0][0]
+            scores = guide.mean_score(x, text.text_tokens, text.token_mask)
+            stride = self.encoder.info.strides[-1]
+            padded = (x.shape[2] * stride, x.shape[3] * stride)
+            attention = attention_at(scores, x.shape[2], padded, (image.shape[2], image.shape[3]))
         for i, (guide, up, part) in enumerate(zip(*self._levels, features[1:-1], strict=True)):
             x, words = guide.ask(guide.look(x) if i else x, text.text_tokens, text.token_mask)
             fused.append(x)
@@ -166,4 +196,4 @@ class GuideDecoder(nn.Module):
         logits = self.head.join(x, features[-1])[..., : image.shape[2], : image.shape[3]]
         anything = text.token_mask.any(dim=1)[:, None].expand(-1, max(t.shape[1] for t in texts))
         masks = tuple(anything[:, : t.shape[1]] for t in texts)
-        return Referred(logits, x, tuple(fused), tuple(texts), masks)
+        return Referred(logits, x, tuple(fused), tuple(texts), masks, attention)

@@ -36,6 +36,16 @@ def standardise(image: Image) -> Image:
     return (image - 0.5) / 0.25
 
 
+def zscored(image: Image) -> Image:
+    """Each channel of each image to zero mean and unit variance; a constant channel becomes 0.
+
+    Source: released code of GuideDecoder and MMI-UNet (intensity normalization of each image on its own).
+    """
+    mean = image.mean(dim=(2, 3), keepdim=True)
+    std = image.std(dim=(2, 3), keepdim=True, correction=0)
+    return (image - mean) / torch.where(std > 0, std, 1.0)
+
+
 def padded_to(image: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column until both sizes are multiples, so that every stage halves evenly."""
     rows, columns = image.shape[-2:]
@@ -44,9 +54,15 @@ def padded_to(image: Tensor, multiple: int) -> Tensor:
 
 
 class ImageEncoder(nn.Module):
-    """An image encoder that can be run scale by scale, so that a method can insert its own block between two scales."""
+    """An image encoder that can be run scale by scale, so that a method can insert its own block between two scales.
+
+    Attributes:
+        info: channels and strides.
+        scaled_outside: whether the network normalizes images itself, so that `begin` must not do it again.
+    """
 
     info: EncoderInfo
+    scaled_outside = False
 
     def begin(self, image: Image) -> Tensor:
         """Normalization and stem: image B 3 H W in the encoder's own range -> what the first scale reads."""

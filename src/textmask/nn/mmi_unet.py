@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from textmask.nn.attention import Interactor
-from textmask.nn.decoders import SubPixelHead, UpBlock
+from textmask.nn.decoders import UpBlock
 from textmask.nn.fields import MMIUNetFields
-from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise
-from textmask.nn.referring import Feature, Referred, fused_scales
+from textmask.nn.image_encoders import ImageEncoder, padded_to, standardise, zscored
+from textmask.nn.referring import (
+    Feature,
+    Referred,
+    attention_at,
+    backbone_head,
+    fused_scales,
+)
 from textmask.types import Image, TextFeatures, TextTokens, TokenMask
 
 
@@ -44,6 +52,12 @@ class Bridger(nn.Module):
         self.text_asks = Interactor(*settings) if answers else None
         self.text_out = nn.Linear(channels, text_width) if answers else None
 
+        # the interactors keep the first weights of their own layers
+        if fields.blocks == "released":
+            for layer in (self.down, self.up, self.text_in, self.text_out):
+                if layer is not None:
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
     def forward(
         self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
     ) -> tuple[Feature, TextTokens]:
@@ -61,6 +75,15 @@ class Bridger(nn.Module):
 
         update = self.text_out(self.text_asks(words, image_tokens, token_mask, None))
         return fused, text_tokens + update * token_mask[..., None]
+
+    def mean_score(
+        self, feature: Feature, text_tokens: TextTokens, token_mask: TokenMask
+    ) -> tuple[Float[Tensor, "b n"], int]:
+        """The score of each place of the halved map for the words, and the rows of that map."""
+        small = self.down(padded_to(feature, 2))
+        image_tokens = self.norm_image(rearrange(small, "b c h w -> b (h w) c"))
+        words = self.norm_text(self.text_in(text_tokens))
+        return self.image_asks.mean_score(image_tokens, words, token_mask), small.shape[2]
 
 
 class MMIUNet(nn.Module):
@@ -87,6 +110,7 @@ class MMIUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        encoder.scaled_outside = fields.intensity == "released"
         channels, stride, self.first = fused_scales(encoder.info, fields.scales)
 
         # the first scale with a bridger
@@ -99,7 +123,7 @@ class MMIUNet(nn.Module):
 
         coarse_to_fine = channels[::-1]
         self.ups = nn.ModuleList(UpBlock(a, b, convolutions=1) for a, b in pairwise(coarse_to_fine))
-        self.head = SubPixelHead(channels[0], stride, channels=fields.head_channels)
+        self.head = backbone_head(fields.head, channels[0], stride, fields.head_channels)
         self.widths = tuple((c, text_width) for c in fused[::-1])
 
     def forward(self, image: Image, text: TextFeatures) -> Referred:
@@ -109,7 +133,8 @@ class MMIUNet(nn.Module):
     def encode(self, image: Image) -> tuple[Tensor, ...]:
         """Everything that needs no text: image B 3 H W in [0, 1] -> plain skips and the map of the first bridger."""
         # the image is padded to whole strides; `decode` cuts the logits back
-        x = self.encoder.begin(padded_to(image, self.encoder.info.strides[-1]))
+        scaled = zscored(image) if self.encoder.scaled_outside else image
+        x = self.encoder.begin(padded_to(scaled, self.encoder.info.strides[-1]))
         maps: list[Tensor] = []
         for i in range(self.plain + 1):
             x = self.encoder.scale(i, x)
@@ -124,11 +149,22 @@ class MMIUNet(nn.Module):
         texts: list[Tensor] = []
         for i, bridger in enumerate(self.bridgers, start=self.plain):
             x = x if i == self.plain else self.encoder.scale(i, x)
+            asked, before = x, words
             fused, updated = bridger(x, words, text.token_mask)
             texts.append(updated)
             words = text.text_tokens + updated
             skips.append(fused)
             x = x + fused
+
+        # only to be looked at: where the coarsest bridger finds the words
+        attention = None
+        if not self.training:
+            last = cast(Bridger, self.bridgers[-1])
+            scores, rows = last.mean_score(asked, before, text.token_mask)
+            # the halved map covers two strides each way, also of an odd map
+            stride = 2 * self.encoder.info.strides[-1]
+            padded = (rows * stride, scores.shape[1] // rows * stride)
+            attention = attention_at(scores, rows, padded, (image.shape[2], image.shape[3]))
 
         # U-shaped decoder over all scales, plain skips included
         x = skips[-1]
@@ -136,4 +172,6 @@ class MMIUNet(nn.Module):
             x = up(x, skip)
         logits = self.head(x, standardise(whole))[..., : image.shape[2], : image.shape[3]]
         maps = tuple(skips[::-1][: len(texts)])
-        return Referred(logits, x, maps, tuple(texts[::-1]), (text.token_mask,) * len(texts))
+        return Referred(
+            logits, x, maps, tuple(texts[::-1]), (text.token_mask,) * len(texts), attention
+        )

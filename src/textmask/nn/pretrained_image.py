@@ -19,10 +19,9 @@ from textmask.nn.image_encoders import (
     standardise,
 )
 from textmask.types import Image
-from textmask.weights import hub_folder, packaged_file, quiet_transformers
+from textmask.weights import packaged_file, quiet_transformers, stored_weights, structure_only
 
 SHA256_LITE0 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-CONVNEXT_SOURCE = "facebook/convnext-tiny-224"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # one row per stage: blocks, channels, stride, kernel, expansion
 LITE0_STAGES = (
@@ -146,9 +145,8 @@ class EfficientNetLite0(ImageEncoder):
 
     def begin(self, image: Image) -> Tensor:
         """TensorFlow's normalization of [0, 1] and the strided stem."""
-        return nn.functional.relu6(
-            self.bn0(self.conv_stem((image * 255 - 127) / 128)), inplace=True
-        )
+        x = image if self.scaled_outside else (image * 255 - 127) / 128
+        return nn.functional.relu6(self.bn0(self.conv_stem(x)), inplace=True)
 
     def scale(self, i: int, x: Tensor) -> Tensor:
         """The blocks of one size."""
@@ -184,12 +182,10 @@ class ConvNextTiny(ImageEncoder):
     """ConvNeXt-Tiny of `transformers`, hidden states 1 to 4, as GuideDecoder and MMI-UNet use it (28 M parameters).
 
     Args:
-        weights: a folder written by `save_pretrained`, or a full commit (40 hex digits) of
-            `facebook/convnext-tiny-224` that holds model.safetensors; None starts from random weights.
+        weights: a folder with config.json and model.safetensors; None starts from random weights.
 
     Raises:
-        ConfigError: `weights` is neither a folder nor a full commit.
-        WeightsError: weights cannot be fetched or read.
+        WeightsError: weights cannot be read.
     """
 
     mean: Tensor
@@ -202,15 +198,7 @@ class ConvNextTiny(ImageEncoder):
         if weights is None:
             model: Any = transformers.ConvNextModel(transformers.ConvNextConfig())
         else:
-            by_hand = (
-                f"Or save {CONVNEXT_SOURCE} once with transformers' `save_pretrained(folder)` "
-                "and give that folder."
-            )
-            files = ["config.json", "model.safetensors"]
-            folder = Path(weights)
-            if not folder.is_dir():
-                folder = hub_folder(CONVNEXT_SOURCE, str(weights), files, by_hand)
-            model = _load_convnext(folder)
+            model = _load_convnext(Path(weights))
 
         # not the whole model: the norm after its pooling would get no gradient
         self.embeddings, self.stages = model.embeddings, model.encoder.stages
@@ -223,8 +211,9 @@ class ConvNextTiny(ImageEncoder):
 
     def begin(self, image: Image) -> Tensor:
         """ImageNet's normalization and the patch embedding; sizes that do not fill whole patches are padded."""
+        whole = padded_to(image, self.info.strides[-1])
         x: Tensor = self.embeddings(
-            (padded_to(image, self.info.strides[-1]) - self.mean) / self.std
+            whole if self.scaled_outside else (whole - self.mean) / self.std
         )
         return x
 
@@ -274,7 +263,7 @@ class PlainUNetEncoder(UNetEncoder):
 
     def begin(self, image: Image) -> Tensor:
         """Fixed normalization and the stem."""
-        return super().begin(standardise(image))
+        return super().begin(image if self.scaled_outside else standardise(image))
 
 
 ENCODERS = ("convnext_tiny", "efficientnet_lite0", "unet", "tiny")
@@ -284,9 +273,10 @@ def build_image_encoder(name: str) -> ImageEncoder:
     """An image encoder by name, for images in [0, 1].
 
     Args:
-        name: `efficientnet_lite0` (weights from a package), `convnext_tiny@COMMIT` or `convnext_tiny:FOLDER` (weights
-            from the model hub or `save_pretrained`); `NAME:random` starts either from random weights. `unet` is a plain
-            stride-4 encoder of 2 M parameters and `tiny` one for tests, both without pretraining.
+        name: `efficientnet_lite0` (weights from a package), `convnext_tiny` or `convnext_tiny@COMMIT` (stored by
+            `textmask weights get convnext_tiny`), `convnext_tiny:FOLDER` (written by `save_pretrained`); `NAME:random`
+            starts either from random weights. `unet` is a plain stride-4 encoder of 2 M parameters and `tiny` one for
+            tests, both without pretraining.
 
     Raises:
         ConfigError: unknown name.
@@ -302,14 +292,10 @@ def build_image_encoder(name: str) -> ImageEncoder:
         return PlainUNetEncoder(
             LITE_WIDTHS if key == "unet" else (8, 12, 16, 16), stem_stride=4 if key == "unet" else 2
         )
-    if key == "convnext_tiny" and (at or colon):
-        return ConvNextTiny(None if folder == "random" else commit or folder)
     if key == "convnext_tiny":
-        raise WeightsError(
-            f"image encoder {name!r}: no revision of {CONVNEXT_SOURCE} is pinned here. Name a commit that has "
-            f"model.safetensors with {key}@COMMIT, a folder written by `save_pretrained` with {key}:FOLDER, or "
-            f"{key}:random."
-        )
+        if structure_only() or folder == "random":
+            return ConvNextTiny()
+        return ConvNextTiny(folder if colon else stored_weights(key, commit or None))
     raise ConfigError(
         f"image encoder {name!r}: {key} does not take a {'commit' if at else 'folder'}. Use {key!r}."
     )

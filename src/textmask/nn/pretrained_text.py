@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +15,13 @@ from textmask.nn.text_encoders import (
     TextEncoder,
     TinyTextEncoder,
 )
-from textmask.weights import hub_folder, packaged_file, quiet_transformers
+from textmask.weights import (
+    PUBLISHED,
+    packaged_file,
+    quiet_transformers,
+    stored_weights,
+    structure_only,
+)
 
 Family = Literal["bert", "clip", "tiny"]
 SHA256_MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -34,7 +37,6 @@ class TextEncoderInfo:
         pool: how the text embedding is computed. `mean` over real tokens; `cls`, the first token; `legacy_padding`,
             mean over real and padding tokens, as in the papers' released code; `eos`, CLIP's projected last token.
         pool_layers: hidden states that are averaged before pooling; -1 is the last, 1 the first layer.
-        revision: commit that is known to have safetensors; None means that the user must name one.
         lower_case: None means the tokenizer's own setting.
     """
 
@@ -46,7 +48,6 @@ class TextEncoderInfo:
     note: str
     pool: Pool = "mean"
     pool_layers: tuple[int, ...] = (-1,)
-    revision: str | None = None
     lower_case: bool | None = None
 
 
@@ -56,7 +57,11 @@ def _bert(
     return TextEncoderInfo("bert", width, window, licence, source, note, **more)
 
 
-_BIOMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
+def _hub(name: str, note: str, **more: Any) -> TextEncoderInfo:
+    published = PUBLISHED[name]
+    return _bert(published.source, published.licence, note, **more)
+
+
 TEXT_ENCODERS: dict[str, TextEncoderInfo] = {
     "tiny": TextEncoderInfo(
         "tiny",
@@ -73,33 +78,19 @@ TEXT_ENCODERS: dict[str, TextEncoderInfo] = {
         384,
         256,
     ),
-    "clip": TextEncoderInfo(
-        *(
-            "clip",
-            512,
-            77,
-            "MIT",
-            "openai/clip-vit-base-patch32",
-            "text tower of CLIP ViT-B/32; general English",
-        ),
+    "clip": replace(
+        _hub("clip", "text tower of CLIP ViT-B/32; general English", width=512, window=77),
+        family="clip",
         pool="eos",
-        revision="c237dc49a33fc61debc9276459120b7eac67e7ef",
     ),
-    "cxr_bert": _bert(
-        *(
-            "microsoft/BiomedVLP-CXR-BERT-specialized",
-            "MIT",
-            "chest radiograph reports; its remote code is never run",
-        ),
+    "cxr_bert": _hub(
+        "cxr_bert",
+        "chest radiograph reports; its remote code is never run",
         pool_layers=(1, 2, -1),
         lower_case=True,
     ),
-    "biobert": _bert(
-        "dmis-lab/biobert-v1.1", "Apache-2.0", "biomedical abstracts, cased", lower_case=False
-    ),
-    "pubmedbert": _bert(
-        _BIOMED_BERT, "MIT", "biomedical abstracts and full texts", lower_case=True
-    ),
+    "biobert": _hub("biobert", "biomedical abstracts, cased", lower_case=False),
+    "pubmedbert": _hub("pubmedbert", "biomedical abstracts and full texts", lower_case=True),
 }
 
 
@@ -117,11 +108,12 @@ def build_text_encoder(
 
     Args:
         name: a key of `TEXT_ENCODERS`; `path:FOLDER` for any BERT or CLIP saved with `save_pretrained`;
-            `NAME:FOLDER` for a local copy of a named one; `NAME@COMMIT` for another revision.
+            `NAME:FOLDER` for a local copy of a named one; `NAME@COMMIT` for another stored revision. Nothing is
+            downloaded here: `textmask weights get NAME` does that.
         trainable: return the encoder itself; its weights are then part of the method.
         max_length: tokens per prompt, 24 or 32 in the papers; None means all that the model can read.
         standardise: see `TextCache`.
-        revision: full commit on the model hub; branch names and tags can move and are refused.
+        revision: full commit that must be stored; branch names and tags can move and are refused.
         pool: replaces the encoder's own, see `TextEncoderInfo`.
         pool_layers: likewise.
 
@@ -133,23 +125,10 @@ def build_text_encoder(
         raise ConfigError(
             "standardise needs a frozen text encoder. Set trainable=False or standardise=False."
         )
-    if _STAND_IN.get() and not trainable and name in TEXT_ENCODERS:
+    if structure_only() and not trainable and name in TEXT_ENCODERS:
         return TextCache(TinyTextEncoder(TEXT_ENCODERS[name].width), standardise=standardise)
     encoder = _build(name, max_length, revision, pool, pool_layers)
     return encoder if trainable else TextCache(encoder, standardise=standardise)
-
-
-_STAND_IN: ContextVar[bool] = ContextVar("stand_in", default=False)
-
-
-@contextmanager
-def stand_in_towers() -> Iterator[None]:
-    """Build named frozen encoders without their weights but with the right width: to count parameters, not to run."""
-    token = _STAND_IN.set(True)
-    try:
-        yield
-    finally:
-        _STAND_IN.reset(token)
 
 
 def _build(
@@ -179,9 +158,9 @@ def _build(
     if info.family == "tiny":
         return TinyTextEncoder(info.width, _window(key, info.window, max_length), info.pool)
 
-    # MiniLM comes as a package, the others from the model hub
+    # MiniLM comes as a package, the others were stored by `textmask weights get`
     if local is None:
-        local = minilm_folder() if key == "minilm" else _from_hub(key, info, revision)
+        local = minilm_folder() if key == "minilm" else stored_weights(key, revision)
     return _load(name, local, info, max_length)
 
 
@@ -241,35 +220,6 @@ def minilm_folder() -> Path:
     return packaged_file(
         TEXT_ENCODERS["minilm"].source, "model/model.safetensors", SHA256_MINILM
     ).parent
-
-
-def _from_hub(key: str, info: TextEncoderInfo, revision: str | None) -> Path:
-    """Local folder of a named encoder's pinned revision.
-
-    Raises:
-        WeightsError: no known revision, or neither cached nor reachable.
-    """
-    by_hand = (
-        f"Or, on a machine that has {info.source}, save it once with transformers "
-        f"(`model.save_pretrained(folder); tokenizer.save_pretrained(folder)`) and use {key}:FOLDER."
-    )
-    revision = revision or info.revision
-
-    # only repositories with safetensors can be loaded
-    if revision is None:
-        raise WeightsError(
-            f"text encoder {key!r}: no revision of {info.source} is known to have safetensors, and pickled weights are "
-            f"never read. Name a commit that has model.safetensors with {key}@COMMIT. {by_hand}"
-        )
-    files = [
-        "config.json",
-        "model.safetensors",
-        "vocab.*",
-        "merges.txt",
-        "tokenizer*.json",
-        "special_tokens_map.json",
-    ]
-    return hub_folder(info.source, revision, files, by_hand)
 
 
 def _load(name: str, folder: Path, info: TextEncoderInfo, max_length: int | None) -> TextEncoder:

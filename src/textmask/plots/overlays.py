@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import cv2
@@ -32,6 +33,7 @@ LEGEND: dict[str, Color] = {
 }
 CAPTION_HEIGHT_PX = 18
 GAP_PX = 4
+LETTER_PX = 8  # about the mean width of a letter in a caption
 
 
 def overlay(image: Bytes, mask: npt.ArrayLike, color: Color = GREEN, alpha: float = 0.4) -> Bytes:
@@ -162,6 +164,37 @@ def side_by_side(panels: Sequence[Bytes], captions: Sequence[str] = ()) -> Bytes
             _write_caption(column, captions[i], gap + 2)
         columns.append(column)
     return np.hstack(columns)
+
+
+def stacked(rows: Sequence[Bytes], headings: Sequence[str]) -> Bytes:
+    """Put images below each other, left-aligned, each below its heading.
+
+    Args:
+        rows: uint8 H W 3, of any sizes.
+        headings: one per row, wrapped to the width of the widest row; letters outside ASCII appear as "?".
+
+    Returns:
+        uint8 H W 3.
+
+    Raises:
+        DataError: there are no rows, or the number of headings differs.
+    """
+    if not rows or len(rows) != len(headings):
+        raise DataError(f"stacked: got {len(rows)} rows and {len(headings)} headings.")
+
+    width = max(row.shape[1] for row in rows)
+    letters = max((width - 4) // LETTER_PX, 8)
+    parts = []
+    for row, heading in zip(rows, headings, strict=True):
+        lines = textwrap.wrap(heading, letters) or [""]
+        for line in lines:
+            strip = np.full((CAPTION_HEIGHT_PX, width, 3), 255, np.uint8)
+            _write_caption(strip, line, 2)
+            parts.append(strip)
+        whole = np.full((row.shape[0] + GAP_PX, width, 3), 255, np.uint8)
+        whole[: row.shape[0], : row.shape[1]] = _rgb_copy(row)
+        parts.append(whole)
+    return np.vstack(parts)
 
 
 def _rgb_copy(image: Bytes) -> Bytes:

@@ -32,6 +32,19 @@ CARD = Card(
         "sigma(y_t + y_text) (Eq. 15)": ("merged_label", "B 1 H W"),
     },
     limits="The prompt guides training only; the trained network reads only the image.",
+    sources={
+        "widths": "code: a U-Net of 14.75 M parameters, as the paper prints",
+        "sss": "paper: Eq. 5",
+        "tau": "paper: learned",
+        "ema.*": "paper: a moving average; its decay is not stated",
+        "stages.segment.optim.lr": "paper: 3e-4 (QaTa-COV19, BM-Seg), 1e-3 (MoNuSeg)",
+        "stages.segment.batch_size": "paper: 32 (QaTa-COV19), 16 (BM-Seg), 4 (MoNuSeg)",
+        "stages.segment.patience": "paper: 20",
+        "stages.segment.weights.sup": "paper: 1",
+        "stages.segment.weights.merged.to": "paper: half of L_semi",
+        "stages.segment.weights.text.to": "paper: half of L_semi",
+        "dice_weight": "paper: cross-entropy alone",
+    },
 )
 
 

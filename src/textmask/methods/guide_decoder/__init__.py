@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
-from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR, LITE0_STEPS
+from textmask.methods.presets import LITE0_LR, LITE0_STEPS, RELEASED_STAGE
 from textmask.methods.registry import Card, MethodSpec
-from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, GuideDecoderFields
+from textmask.nn.fields import (
+    LITE_BACKBONE,
+    RELEASED_GUIDE_DECODER,
+    SMOKE_BACKBONE,
+    GuideDecoderFields,
+)
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -26,6 +31,36 @@ CARD = Card(
         "alpha": ("GuideBlock.gate", "scalar, learned"),
     },
     limits="Reads max_tokens tokens of a prompt; the text tokens never attend to the image.",
+    sources={
+        "image_size": "code: 224",
+        "image_encoder": "paper: ConvNeXt-Tiny",
+        "text_encoder": "paper: CXR-BERT, frozen",
+        "net.head": "code: 332 185 parameters, does not see the image",
+        "net.blocks": "code: LeakyReLU(0.01), no bias",
+        "net.intensity": "code: each channel of each image",
+        "net.token_counts": "code: 24, 12, 9",
+        "net.max_tokens": "code: 24",
+        "net.gate": "code: 1.421; 0.01 in the copies in MMI-UNet, SGSeg and Semi-MedRef",
+        "net.heads": "code: 4",
+        "net.head_channels": "code: 24",
+        "stages.segment.epochs": "code: at most 100",
+        "stages.segment.batch_size": "code: 32",
+        "stages.segment.optim.name": "code: AdamW",
+        "stages.segment.optim.lr": "code: 3e-4, whatever the configuration says",
+        "stages.segment.schedule.*": "code: cosine, T_max 200, to 1e-6",
+        "stages.segment.augment.p": "code: 0.1",
+        "stages.segment.augment.scale": "code: zoom 0.95 to 1.2, bicubic (here bilinear)",
+        "stages.segment.weights.dice": "code: Dice and cross-entropy; with the pinned MONAI the latter is 0",
+        "stages.segment.weights.bce": "code: Dice and cross-entropy; with the pinned MONAI the latter is 0",
+        "stages.segment.patience": "code: 20, on the validation loss (here on select_on)",
+    },
+    deviations=(
+        "padding is masked; in the released code it enters the map over token positions",
+        "position codes are two-dimensional and relative to the size of the map; there one-dimensional",
+        "the loss is taken from logits, with an epsilon of its own, whatever the version of another library",
+        "validation is the valid split; there the last fifth of the training table in file order",
+        "masks are read by one rule per data set; there only pixels of exactly 255 count",
+    ),
 )
 
 
@@ -33,7 +68,7 @@ class GuideDecoderRecipe(Recipe):
     """Fields of `guide_decoder`.
 
     Attributes:
-        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs a commit or a folder.
+        image_encoder: see `textmask.nn.pretrained_image.build_image_encoder`; ConvNeXt-Tiny needs `weights get`.
         text_encoder: frozen.
         net: fields of the network.
     """
@@ -41,8 +76,8 @@ class GuideDecoderRecipe(Recipe):
     method: str = "guide_decoder"
     image_encoder: str = "convnext_tiny"
     text_encoder: str = "cxr_bert"
-    net: GuideDecoderFields = GuideDecoderFields()
-    stages: tuple[Stage, ...] = (BACKBONE_STAGE,)
+    net: GuideDecoderFields = RELEASED_GUIDE_DECODER
+    stages: tuple[Stage, ...] = (RELEASED_STAGE,)
 
     def lite(self) -> Self:
         """CPU preset: EfficientNet-Lite0, MiniLM; QaTa within 40 minutes on two cores."""

@@ -32,7 +32,7 @@ class GuideDecoderMethod(Method):
         self.net = GuideDecoder(encoder, self.text_encoder.width, recipe.net)
 
     def forward(self, image: Image, text: Text) -> Output:
-        """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W."""
+        """Image B 3 H W in [0, 1] and its prompts -> logits B 1 H W; `aux["attention"]`, B 1 H W, when not training."""
         return self.decode(self.image_features(image), image, text)
 
     def image_features(self, image: Image) -> tuple[Tensor, ...]:
@@ -43,7 +43,10 @@ class GuideDecoderMethod(Method):
         """The maps of `image_features` and the text -> logits; None computes the maps."""
         maps = self.image_features(image) if features is None else features
         found = self.net.decode(maps, image, self.text_encoder(text))
-        return Output(found.logits, {"feature": found.feature})
+        aux = {"feature": found.feature}
+        if found.attention is not None:
+            aux["attention"] = found.attention
+        return Output(found.logits, aux)
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """`dice` and `bce` on the labelled batch."""

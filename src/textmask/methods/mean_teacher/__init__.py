@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
 from textmask.methods.presets import BURN_IN_STEPS, LITE0_LR
 from textmask.methods.registry import Card, MethodSpec
-from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+from textmask.nn.fields import LITE_BACKBONE, PAPER_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -29,7 +29,7 @@ class MeanTeacherRecipe(Recipe):
     """
 
     method: str = "mean_teacher"
-    backbone: BackboneFields = BackboneFields()
+    backbone: BackboneFields = PAPER_BACKBONE
     text_encoder: str = "cxr_bert"
     ema: EMA = EMA(start=0.99, end=0.99)
     stages: tuple[Stage, ...] = (

@@ -9,7 +9,7 @@ from pydantic import Field
 from textmask.config import EMA, Augment, Optim, Ramp, Recipe, Schedule, Stage
 from textmask.methods.presets import BURN_IN_STEPS, LITE0_LR
 from textmask.methods.registry import Arm, Card, MethodSpec
-from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+from textmask.nn.fields import LITE_BACKBONE, PAPER_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -30,6 +30,28 @@ CARD = Card(
         "lambda_u, w_s, w_u": ("weights cons, itcl_l, itcl_u of stage semi", "scalars"),
     },
     limits="Unlabelled images need their prompt. The student also learns the teacher's errors.",
+    sources={
+        "backbone.name": "paper: MMI-UNet",
+        "backbone.image_encoder": "paper: ConvNeXt",
+        "text_encoder": "paper: CXR-BERT",
+        "image_size": "paper: resized (the size was lost in our copy); code: 224",
+        "ema.*": "paper: a moving average; code: the decay",
+        "tau": "code: 0.55",
+        "text_view": "paper: PosAug",
+        "posaug_p": "paper: 0.5",
+        "mix": "paper: T-PatchMix",
+        "block_px": "code: 16",
+        "contrast": "paper: ITCL",
+        "contrast_tau": "paper: 0.07",
+        "stages.*.batch_size": "paper: 32",
+        "stages.*.optim.name": "paper: AdamW",
+        "stages.*.optim.lr": "code: 3e-4",
+        "stages.semi.schedule.*": "paper: cosine",
+        "stages.*.augment.scale": "paper: RandomZoom; code: 0.95 to 1.2",
+        "stages.semi.views": "paper: ColorJitter and GaussianBlur",
+        "stages.semi.weights.itcl_l": "paper: 0.02",
+        "stages.semi.weights.itcl_u": "paper: 0.1",
+    },
 )
 # only a zoom, as in the released code; flips would make the prompt false
 ZOOM = Augment(rotate_deg=0.0, translate=0.0, scale=(0.95, 1.2))
@@ -53,7 +75,7 @@ class SemiMedRefRecipe(Recipe):
     """
 
     method: str = "semi_medref"
-    backbone: BackboneFields = BackboneFields()
+    backbone: BackboneFields = PAPER_BACKBONE
     text_encoder: str = "cxr_bert"
     standardise_text: bool = False
     ema: EMA = EMA(start=0.99, end=0.999, ramp_steps=3580)

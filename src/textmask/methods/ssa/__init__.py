@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from textmask.config import Ramp, Recipe, Stage
 from textmask.methods.presets import BACKBONE_STAGE, LITE0_LR, LITE0_STEPS
 from textmask.methods.registry import Arm, Card, MethodSpec
-from textmask.nn.fields import LITE_BACKBONE, SMOKE_BACKBONE, BackboneFields
+from textmask.nn.fields import LITE_BACKBONE, PAPER_BACKBONE, SMOKE_BACKBONE, BackboneFields
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -32,6 +32,31 @@ CARD = Card(
         "lambda_global, lambda_local": ("weights global, local of the stage", "scalars"),
     },
     limits="Alignment and guidance act in training only. Places that the grammar does not find give no guidance.",
+    sources={
+        "image_size": "paper: 224",
+        "backbone.name": "paper: a U-Net-based baseline, MMI-UNet or GuideDecoder",
+        "backbone.image_encoder": "code of the baselines: ConvNeXt-Tiny",
+        "backbone.*": "code of the baselines, see their cards",
+        "text_encoder": "code of the baselines: CXR-BERT, frozen",
+        "eps": "paper: 3e-2",
+        "max_iterations": "paper: 100",
+        "tolerance": "paper: 1e-2",
+        "guide_gradient": "paper: dynamic, end-to-end (an arm here)",
+        "stages.segment.optim.name": "paper: AdamW",
+        "stages.segment.optim.lr": "code of MMI-UNet: 3e-4",
+        "stages.segment.batch_size": "code of MMI-UNet: 32",
+        "stages.segment.epochs": "code of MMI-UNet: at most 100",
+        "stages.segment.patience": "code of MMI-UNet: 20",
+        "stages.segment.augment.rotate_deg": "paper: random affine; the range is chosen by us",
+        "stages.segment.augment.translate": "paper: random affine; the range is chosen by us",
+        "stages.segment.augment.scale": "paper: random affine; the range is chosen by us",
+        "stages.segment.weights.global": "paper: lambda_global, no value; 0.1 is chosen by us",
+        "stages.segment.weights.local": "paper: lambda_local, no value; 0.1 is chosen by us",
+    },
+    deviations=(
+        "A_norm is a cosine map, because a softmax over words is not a map of places",
+        "P_refined carries no gradient through the prediction; prompts without a place are not guided",
+    ),
 )
 
 
@@ -46,12 +71,15 @@ class SSARecipe(Recipe):
         tau: temperature of L_global; with `merge_equal_text` equal prompts are not negatives of each other.
         eps, max_iterations, tolerance, plan_gradient: settings of the transport, see `textmask.losses.transport`.
         frame: frame of the Gaussians of M_pri, the image or the box of the attention.
-        beta: share of M_guide in P_refined.
+        box: edge of the box of the attention, see `textmask.methods.ssa.guidance.guidance`.
+        guide_gradient: whether L_guide also trains the attention ("dynamic, end-to-end") or the prediction alone.
+        refine: how P_pred and M_guide are fused, see `textmask.methods.ssa.guidance.refined`.
+        beta: share of the fusion in P_refined.
         dead_zone: range of ambiguous M_guide values that are not trained on; null uses every pixel.
     """
 
     method: str = "ssa"
-    backbone: BackboneFields = BackboneFields()
+    backbone: BackboneFields = PAPER_BACKBONE
     text_encoder: str = "cxr_bert"
     align_scale: int = Field(0, ge=0)
     align_width: int = Field(256, ge=1)
@@ -63,6 +91,9 @@ class SSARecipe(Recipe):
     tolerance: float = Field(1e-2, gt=0)
     plan_gradient: Literal["detached", "implicit"] = "detached"
     frame: Literal["image", "box"] = "image"
+    box: Literal["tight", "soft"] = "tight"
+    guide_gradient: Literal["none", "attention"] = "none"
+    refine: Literal["mix", "product", "renormalised"] = "mix"
     beta: float = Field(0.3, ge=0, le=1)
     dead_zone: tuple[float, float] | None = (0.3, 0.7)
     stages: tuple[Stage, ...] = (
@@ -113,6 +144,22 @@ class SSARecipe(Recipe):
 
 NO_DSOT = ("stages.segment.weights.global=0.0", "stages.segment.weights.local=0.0")
 NO_CDG = ("stages.segment.weights.guide=0.0",)
+# readings of CDG to choose between, on a tenth of the labels
+TENTH = "stages.segment.labelled_fraction=0.1"
+END_TO_END = ("guide_gradient=attention", "box=soft")
+GUIDANCE = {
+    "none": ("no guidance", NO_CDG),
+    "mix": ("mix, dead zone, no gradient: the default", ()),
+    "no-dead-zone": ("mix, every pixel", ("dead_zone=null",)),
+    "gradient": ("mix, attention with gradient", ("guide_gradient=attention",)),
+    "soft-box": ("mix, attention with gradient, soft box", END_TO_END),
+    "product": ("product, every pixel", ("refine=product", "dead_zone=null")),
+    "renormalised": ("renormalised product", ("refine=renormalised", "dead_zone=null")),
+    "end-to-end": (
+        "renormalised product, attention with gradient, soft box",
+        ("refine=renormalised", "dead_zone=null", *END_TO_END),
+    ),
+}
 ABLATION_TABLES = {
     "table2": (
         Arm("1", "backbone", (*NO_DSOT, *NO_CDG)),
@@ -135,6 +182,9 @@ ABLATION_TABLES = {
             )
             for percent in (15, 25, 50, 100)
         ),
+    ),
+    "guidance": tuple(
+        Arm(name, title, (TENTH, *settings)) for name, (title, settings) in GUIDANCE.items()
     ),
 }
 

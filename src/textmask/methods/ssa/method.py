@@ -17,7 +17,13 @@ from textmask.methods.ssa.alignment import (
     global_loss,
     local_loss,
 )
-from textmask.methods.ssa.guidance import Guidance, guidance, guide_loss, refined
+from textmask.methods.ssa.guidance import (
+    Guidance,
+    guidance,
+    guide_loss,
+    guide_monitors,
+    refined,
+)
 from textmask.nn.backbones import build_backbone
 from textmask.nn.pretrained_text import build_text_encoder
 from textmask.text.grammar import parse
@@ -78,9 +84,8 @@ class SSA(Method):
 
         # the guide pulls the prediction towards the named places
         found = self._guidance(aligned, batch.image, batch.text)
-        target = refined(logits, found.guide, recipe.beta)
-        with torch.no_grad():
-            self._monitors = {"guide_shift": (target - torch.sigmoid(logits.float())).mean()}
+        target = refined(logits, found.guide, recipe.beta, recipe.refine)
+        self._monitors = guide_monitors(logits, target, batch.mask, found, recipe.dead_zone)
 
         return {
             "dice": soft_dice(logits, batch.mask),
@@ -93,7 +98,7 @@ class SSA(Method):
         }
 
     def monitors(self) -> dict[str, Tensor]:
-        """Mean of P_refined - P_pred at the last step: the size and direction of the guide's effect."""
+        """The guide's effect at the last step, see `guide_monitors`."""
         return self._monitors
 
     def _run(
@@ -106,10 +111,8 @@ class SSA(Method):
     def _guidance(self, aligned: Aligned, image: Image, text: Text) -> Guidance:
         """The guide in the frame of the input image, after any augmentation."""
         statements = text.statements or tuple(map(parse, text.prompts))
-        with torch.no_grad():
-            return guidance(
-                attention_map(aligned),
-                statements,
-                (image.shape[2], image.shape[3]),
-                self.recipe.frame,
-            )
+        size = (image.shape[2], image.shape[3])
+        learns = torch.is_grad_enabled() and self.recipe.guide_gradient == "attention"
+        with torch.set_grad_enabled(learns):
+            attention = attention_map(aligned)
+            return guidance(attention, statements, size, self.recipe.frame, self.recipe.box)

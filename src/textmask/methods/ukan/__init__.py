@@ -18,6 +18,9 @@ CARD = Card(
     uses_text=False,
     published={"qata-cov19": {"dice_per_image": 79.30, "iou_per_image": 69.85}},  # C2Seg, Table 1
     limits="Ignores the prompt: segments every lesion that it finds.",
+    sources={
+        "widths": "code: 16, 32, 128, 160, 256",
+    },
 )
 
 

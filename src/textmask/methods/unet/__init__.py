@@ -17,6 +17,9 @@ CARD = Card(
     paper="Ronneberger et al., U-Net, MICCAI 2015 (baseline)",
     uses_text=False,
     limits="Ignores the prompt: segments every lesion that it finds.",
+    sources={
+        "widths": "paper: 64 to 1024",
+    },
 )
 
 

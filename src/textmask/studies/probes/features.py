@@ -18,9 +18,11 @@ from textmask.plots.charts import scatter_panels_png
 from textmask.plots.overlays import PALETTE
 from textmask.runs.checkpoint import Run, load_run, load_weights, read_tensors
 from textmask.runs.layout import stage_weights
+from textmask.studies.probes.tsne import tsne_plane
 
 LETTERS = 90  # of a prompt in the legend
 SHUFFLES = 20  # the floor is the mean of so many relabellings
+TSNE_IMAGES = 1000  # its time grows with the square
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,15 @@ def draw_features(
     split: str = "test",
     top: int = 5,
     stage: str | None = None,
+    tsne: bool = False,
     cache_dir: Path | None = None,
     device: str = "auto",
 ) -> list[Separation]:
     """Draw the images of the most frequent prompts by their vectors, one panel per run, and write the figures.
 
-    The plane is that of the two largest principal components of a run's unit vectors (the paper draws t-SNE, whose
-    distances mean less); the separation is computed on the whole vectors. Source: C2Seg, Fig. 6.
+    The plane is that of the two largest principal components of a run's unit vectors. The paper draws t-SNE, whose
+    distances mean less: `tsne` adds it as a second panel. The separation is computed on the whole vectors. Source:
+    C2Seg, Fig. 6.
 
     Args:
         runs: run folders of methods that implement `Method.embed_image`.
@@ -65,6 +69,7 @@ def draw_features(
         split: its name.
         top: number of its most frequent prompts, at least 2.
         stage: use the weights chosen in this earlier stage, e.g. "pretrain"; None is the finished run.
+        tsne: draw each run by t-SNE too, of at most `TSNE_IMAGES` images.
         cache_dir: folder of the decoded images.
         device: auto, cpu, cuda, cuda:N or mps.
 
@@ -99,11 +104,16 @@ def draw_features(
         )
         found.append(Separation(name, len(rows), score, floor, explained))
         panels.append((_panel_title(found[-1]), places, labels))
+        if tsne:
+            kept = np.random.default_rng(0).permutation(len(vectors))[:TSNE_IMAGES]
+            title = f"{name}\nt-SNE, n = {len(kept)}"
+            panels.append((title, tsne_plane(vectors[kept]), labels[kept]))
 
     of_stage = f", weights of stage {stage}" if stage else ""
+    kind = "first two principal components" + (", and t-SNE" if tsne else "")
     caption = (
-        f"{manifest.name}, split {split}, images of the {len(prompts)} most frequent prompts{of_stage}; first two "
-        "principal components.\nSilhouette: cosine, on the whole vectors; shuffled: prompts among images, mean of "
+        f"{manifest.name}, split {split}, images of the {len(prompts)} most frequent prompts{of_stage}; {kind}.\n"
+        "Silhouette: cosine, on the whole vectors; shuffled: prompts among images, mean of "
         f"{SHUFFLES} times."
     )
     write_whole(

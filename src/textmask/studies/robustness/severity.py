@@ -132,7 +132,7 @@ def study_corruption(
     seed = options.seed
 
     def perturbation(name: str, severity: float) -> Perturbation:
-        return Perturbation(name, severity, image=_damage(name, severity, seed))
+        return Perturbation(name, severity, image=damage_by(name, severity, seed))
 
     notes = [f"{name}: {CORRUPTIONS[name].meaning}" for name in chosen]
     if "low_dose" in chosen:
@@ -147,8 +147,11 @@ def _read_the_same(row: PerturbationRow) -> int | None:
     return row.read_the_same
 
 
-def _damage(name: str, severity: float, seed: int) -> Damage:
-    """Each image has a random generator of its own, so that batch and limit do not change what happens to it."""
+def damage_by(name: str, severity: float, seed: int) -> Damage:
+    """The damage that a corruption of this severity does to images.
+
+    Each image has a random generator of its own, so that batch and limit do not change what happens to it.
+    """
     value: Any = int(severity) if float(severity).is_integer() else severity
 
     def apply(image: torch.Tensor, keys: Sequence[str]) -> torch.Tensor:
@@ -220,5 +223,5 @@ def _distinct(name: str, values: Sequence[float]) -> Sequence[float]:
             f"severities of {name!r}: got {list(values)}, expected distinct values other than 0."
         )
     for value in values:
-        _damage(name, value, 0)(torch.full((1, 1, 512, 512), 0.5), [""])
+        damage_by(name, value, 0)(torch.full((1, 1, 512, 512), 0.5), [""])
     return values
