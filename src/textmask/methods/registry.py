@@ -28,6 +28,7 @@ class Card:
         paper: citation, or "" for a baseline.
         uses_image, uses_text: what the prediction depends on.
         published: dataset -> metric -> value as printed in the paper; metric names include the protocol.
+        printed_for: data set -> settings that the paper prints for it and that differ from the preset `paper`.
         symbols: paper symbol -> (our name, shape).
         limits: known limitations.
     """
@@ -37,6 +38,7 @@ class Card:
     uses_image: bool = True
     uses_text: bool = True
     published: dict[str, dict[str, float]] = field(default_factory=dict)
+    printed_for: dict[str, tuple[str, ...]] = field(default_factory=dict)
     symbols: dict[str, tuple[str, str]] = field(default_factory=dict)
     limits: str = ""
 
@@ -99,18 +101,22 @@ def get_method(name: str) -> MethodSpec:
 def load_recipe(text: str) -> Recipe:
     """The recipe in a JSON text, as an instance of its method's recipe class.
 
+    A field that is not in the text has the value of `Recipe.before`, so that older runs keep their network.
+
     Raises:
         ConfigError: the text is not JSON, names no known method, or has a wrong field.
     """
     import json
 
     try:
-        name = json.loads(text)["method"]
+        tree = json.loads(text)
+        name = tree["method"]
     except (ValueError, KeyError, TypeError):
         raise ConfigError(
             "The recipe is not a JSON object with a field 'method'. Use a recipe.json written by textmask."
         ) from None
-    recipe: Recipe = get_method(name).recipe.from_json(text)
+    kind = get_method(name).recipe
+    recipe: Recipe = kind.from_json(json.dumps({**kind.before, **tree}))
     return recipe
 
 

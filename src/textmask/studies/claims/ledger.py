@@ -113,10 +113,18 @@ class ClaimSize(Config):
 
 
 class Paper(Config):
-    """A paper, and what its own rows measure."""
+    """A paper, and what its own rows measure.
+
+    Attributes:
+        title: short name and title.
+        metric: of the paper's own rows.
+        notes: what a reader must know of all claims of the paper: where the method here is not the printed one, and
+            which results were made before a change of it.
+    """
 
     title: str
     metric: Literal["dice_per_image", "dice_pooled"]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
