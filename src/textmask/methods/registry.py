@@ -160,9 +160,17 @@ def build_method(recipe: Recipe) -> Method:
     return method
 
 
-def count_parameters(recipe: Recipe) -> int:
-    """Number of parameters that the recipe's method trains; a frozen text encoder does not count, installed or not."""
+def count_parameters(recipe: Recipe, part: str = "") -> int:
+    """Number of parameters that the recipe's method trains; a frozen text encoder does not count, installed or not.
+
+    Args:
+        recipe: of the method.
+        part: how the names of the parameters begin that are counted, for example `net.`; "" is all.
+    """
     from textmask.nn.pretrained_text import stand_in_towers
 
     with stand_in_towers():
-        return sum(parameter.numel() for parameter in build_method(recipe).parameters())
+        total = 0
+        for name, parameter in build_method(recipe).named_parameters():
+            total += parameter.numel() if name.startswith(part) else 0
+    return total

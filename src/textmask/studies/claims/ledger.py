@@ -101,7 +101,11 @@ class ClaimGroup(Config):
 
 
 class ClaimSize(Config):
-    """A number of parameters that a paper prints; a frozen text encoder is not counted."""
+    """A number of parameters that a paper prints; a frozen text encoder is not counted.
+
+    Attributes:
+        part: how the names of the parameters begin that are counted; "" is all.
+    """
 
     paper: str
     table: str
@@ -109,6 +113,7 @@ class ClaimSize(Config):
     millions: float = Field(gt=0)
     method: str
     settings: tuple[str, ...] = ()
+    part: str = ""
     caveat: str = ""
 
 
