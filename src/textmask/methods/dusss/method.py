@@ -150,7 +150,7 @@ def merged_label(teacher: Logits, text: Logits, merge: str) -> Mask:
     return torch.sigmoid(a + b) if merge == "probability" else (a + b) / 2
 
 
-def build_unet(recipe: DuSSSRecipe) -> UNet | CompactUNet:
+def segmentation_net(recipe: DuSSSRecipe) -> UNet | CompactUNet:
     """The U-Net of teacher and student."""
     if recipe.unet == "compact":
         return CompactUNet(recipe.widths, recipe.norm)
@@ -190,7 +190,7 @@ class DuSSS(Method):
             recipe.text_encoder, standardise=recipe.standardise_text
         )
         self.vlm = VisionLanguage(recipe, self.text_encoder.width)
-        self.net = build_unet(recipe)
+        self.net = segmentation_net(recipe)
         self.teacher = Teacher(self.net, recipe.ema)
         self._monitors: dict[str, Tensor] = {}
 
