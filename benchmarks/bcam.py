@@ -50,7 +50,7 @@ def main() -> int:
     torch.manual_seed(0)
     goals, modules, inputs = Goals(), [], []
     for channels, places in zip(UKAN_WIDTHS, PLACES, strict=True):
-        modules.append(BCAM(channels, KANLinear))
+        modules.append(BCAM(channels, KANLinear, "none"))
         vision = torch.randn(BATCH, places, channels, requires_grad=True)
         inputs.append((vision, torch.randn(BATCH, TOKENS, channels, requires_grad=True)))
     mask = torch.ones(BATCH, TOKENS, dtype=torch.bool)

@@ -14,9 +14,9 @@ import torch
 from timing import Goals, interleave
 
 from textmask.data.loaders import build_text
+from textmask.data.patch_mix import PatchMix, patch_mix
 from textmask.losses.segmentation import bce, soft_dice
 from textmask.methods.registry import build_method, get_method
-from textmask.methods.semi_medref.patch_mix import PatchMix, patch_mix
 from textmask.methods.semi_medref.text_views import text_view
 from textmask.runs.environment import prepare_cpu
 from textmask.statement import Laterality
@@ -87,7 +87,7 @@ def mixing() -> float:
     batch, rng = make_batch(32, 2), np.random.default_rng(0)
     probability = torch.rand(32, 1, 224, 224, generator=torch.Generator().manual_seed(3)) * 0.2
     probability[::3] += 0.6
-    settings = PatchMix("position", 16, 0.08, 0.55, "sample")
+    settings = PatchMix("position", 16, 0.5, 0.55, "block")
     shares = []
 
     def run() -> None:

@@ -242,9 +242,11 @@ class Recipe(Config):
         threshold: probability in (0, 1) above which a pixel belongs to the mask.
         empty_policy: per-image score if both masks are empty.
         deterministic: train with one thread and deterministic kernels, so that the numbers do not depend on threads.
+        before: what a field stood for before it existed, for recipes of earlier versions that do not have it.
     """
 
     needs_text: ClassVar[bool] = True
+    before: ClassVar[dict[str, Any]] = {}
 
     method: str
     stages: tuple[Stage, ...]

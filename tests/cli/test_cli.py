@@ -28,7 +28,7 @@ COMMANDS = [
     ["demo"], ["serve"],
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
-    ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"],
+    ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"], ["study", "mix"],
     ["study", "labels"], ["study", "sensitivity"], ["study", "folds"], ["study", "tune"], ["dicom", "segment"],
     ["dicom", "watch"], ["export"], ["import-weights"], ["cache", "ls"], ["cache", "clear"],
     ["weights", "list"], ["weights", "get"], ["weights", "convert"],

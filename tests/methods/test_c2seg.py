@@ -1,5 +1,6 @@
 """C2Seg: every equation against a literal transcription, and what the paper leaves to trip over."""
 
+import json
 import math
 
 import pytest
@@ -8,8 +9,8 @@ from torch import nn
 
 from textmask.errors import ConfigError
 from textmask.methods.c2seg import C2SegRecipe
-from textmask.methods.c2seg.model import BCAM, Fusion, KGate
-from textmask.methods.registry import build_method, get_method
+from textmask.methods.c2seg.model import BCAM, MLP, DualA, Fusion, KGate, Normed
+from textmask.methods.registry import build_method, get_method, load_recipe
 from textmask.nn.kan import KANLinear
 from textmask.text.grammar import parse
 from textmask.types import Batch, Text
@@ -97,14 +98,132 @@ def test_uniform_attention_times_p_returns_the_visual_value():
     assert torch.allclose(as_printed * 6, module.vision_value(v), atol=1e-5)
 
 
-def test_dual_path_reads_token_summaries_back():
+def test_dual_a_updates_the_text_tokens_and_places_read_them_back():
+    """Its language path "updates only the text tokens"; the KANs belong to BCAM."""
     torch.manual_seed(0)
-    module = BCAM(8, KANLinear, "dual")
+    module = DualA(8)
+    weight = {name: value.detach() for name, value in module.named_parameters()}
     v, l = torch.randn(1, 6, 8), torch.randn(1, 4, 8)  # noqa: E741
+
+    def linear(name, x):
+        return x @ weight[f"{name}.weight"].T + weight[f"{name}.bias"]
+
     streams = module(v, l, torch.ones(1, 4, dtype=torch.bool))
-    a = module.vision_key(v[0]) @ module.language_key(l[0]).T / math.sqrt(8)
-    tokens = a.T.softmax(1) @ module.vision_value(v[0])
+    a = linear("vision_key", v[0]) @ linear("language_key", l[0]).T / math.sqrt(8)
+    assert torch.allclose(
+        streams.vision[0], a.softmax(1) @ linear("language_value", l[0]), atol=1e-5
+    )
+    tokens = a.T.softmax(1) @ linear("vision_value", v[0])
     assert torch.allclose(streams.language[0], a.softmax(1) @ tokens, atol=1e-5)
+    assert not any(isinstance(part, KANLinear) for part in module.modules())
+
+
+# --- the maps of BCAM and K-Gate, written out from the paper alone
+
+
+def edge_sums(parameters, prefix, x):
+    """KAN(x), ... I -> ... O: a sum over edges of silu and cubic B-splines on five intervals of [-1, 1]."""
+    base, spline, scale = (
+        parameters[f"{prefix}.{name}"] for name in ("base_weight", "spline_weight", "spline_scale")
+    )
+    knots = [-1 + 0.4 * i for i in range(-3, 9)]
+    level = [((x >= a) & (x < a + 0.4)).float() for a in knots[:-1]]
+    for p in range(1, 4):
+        level = [
+            (x - knots[i]) / (0.4 * p) * level[i]
+            + (knots[i] + 0.4 * (p + 1) - x) / (0.4 * p) * level[i + 1]
+            for i in range(len(level) - 1)
+        ]
+    curves = torch.einsum("...ik,oki,oi->...o", torch.stack(level, -1), spline, scale)
+    return curves + (x * torch.sigmoid(x)) @ base.T
+
+
+def test_eq_7_is_two_kans_and_nothing_else():
+    """g = tanh(KAN2(ReLU(KAN1(F)))): no norm is printed, so a gate sees how strong its stream is."""
+    method = smoke(kan_norm=False)
+    gate = method.fusion["1"].vision_gate
+    parameters = {name: value.detach() for name, value in gate.named_parameters()}
+    f = torch.rand(1, 5, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    for strength in (1.0, 10.0):
+        hidden = torch.relu(edge_sums(parameters, "map1", strength * f))
+        expected = strength * f * torch.tanh(edge_sums(parameters, "map2", hidden))
+        torch.testing.assert_close(gate(strength * f), expected, atol=1e-5, rtol=1e-4)
+    assert C2SegRecipe().kan_norm is False
+    assert C2SegRecipe().lite().kan_norm is False
+
+
+def test_a_norm_in_front_blinds_the_gate_to_the_strength_of_its_stream():
+    f = torch.rand(1, 5, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    difference = {}
+    for norm in (False, True):
+        gate = smoke(kan_norm=norm).fusion["1"].vision_gate
+        difference[norm] = (gate(10 * f) / 10 - gate(f)).abs().max().item()
+    assert difference[True] < 1e-4 < 1e-2 < difference[False]
+
+
+@pytest.mark.parametrize("value", ["bcam_map=linear", "gate=mlp", "bcam_map=kan"])
+def test_the_norm_is_in_front_of_all_kinds_of_maps_or_of_none(value):
+    for norm in (False, True):
+        recipe = C2SegRecipe().smoke().override(value, f"kan_norm={norm}".lower())
+        norms = [m for m in build_method(recipe).fusion.modules() if isinstance(m, nn.LayerNorm)]
+        assert len(norms) == (8 * 2 if norm else 0)  # four maps and two gates of two, two levels
+
+
+def test_the_mlp_of_table_4_is_not_a_linear_map():
+    """The KAN layers of K-Gate are replaced by "standard MLPs": each has a hidden layer."""
+    torch.manual_seed(0)
+    for module in (MLP(6, 4), Normed(MLP, 6, 4)):
+        x, y = torch.randn(2, 6), torch.randn(2, 6)
+        assert module(x).shape == (2, 4)
+        curved = module(x + y) - module(x) - module(y) + module(torch.zeros(2, 6))
+        assert curved.abs().max() > 1e-3
+    mlp = MLP(6, 4)
+    first, last = mlp[0], mlp[-1]
+    hidden = torch.relu(x @ first.weight.T + first.bias)
+    torch.testing.assert_close(mlp(x), hidden @ last.weight.T + last.bias)
+
+
+def test_the_language_stream_is_not_lost_beside_the_visual_one():
+    """Eq. 6 as printed is about V_value / P: at the finest scale of the paper, 112 x 112, its share is nothing."""
+    v = torch.randn(1, 112 * 112, 16, generator=torch.Generator().manual_seed(0))
+    l = torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(1))  # noqa: E741
+    token_mask = torch.ones(1, 6, dtype=torch.bool)
+    ratio = {}
+    for scale in ("none", "P"):
+        torch.manual_seed(0)
+        streams = BCAM(16, nn.Linear, scale)(v, l, token_mask)
+        ratio[scale] = (streams.language.std() / streams.vision.std()).item()
+    assert ratio["none"] < 1e-3
+    assert 0.2 < ratio["P"] < 20
+    assert C2SegRecipe().language_path_scale == "P"
+    assert C2SegRecipe().lite().language_path_scale == "P"
+    printed = next(
+        arm for arm in get_method("c2seg").ablation_tables["table3"] if arm.name == "printed"
+    )
+    assert C2SegRecipe().override(*printed.settings).language_path_scale == "none"
+
+
+def test_a_recipe_of_an_earlier_version_keeps_its_norm_and_its_scale():
+    tree = json.loads(C2SegRecipe().to_json())
+    del tree["kan_norm"]
+    tree["language_path_scale"] = "none"
+    old = load_recipe(json.dumps(tree))
+    assert old.kan_norm is True
+    assert old.language_path_scale == "none"
+    assert load_recipe(C2SegRecipe().to_json()) == C2SegRecipe()
+
+
+@pytest.mark.parametrize(
+    ("data_set", "lr"),
+    [("qata-cov19", 1e-3), ("cvc-clinicdb", 1e-3), ("mosmeddata+", 3e-4), ("kvasir", 3e-4)],
+)
+def test_the_initial_learning_rate_is_the_printed_one(data_set, lr):
+    """Printed: 1e-3 for QaTa-COV19 and CVC-ClinicDB, 3e-4 for MosMedData+ and Kvasir, Adam, cosine."""
+    settings = get_method("c2seg").card.printed_for.get(data_set, ())
+    for stage in C2SegRecipe().override(*settings).stages:
+        assert stage.optim.lr == pytest.approx(lr)
+        assert stage.optim.name == "adam"
+        assert stage.schedule.name == "cosine"
 
 
 def test_a_sentence_without_tokens_gives_zero_and_no_nan():
@@ -141,9 +260,8 @@ def test_fusion_mixes_both_gated_streams():
     both = torch.cat([fusion.vision_gate(f_v), fusion.language_gate(f_l)], 2)
     expected = both @ fusion.mix.weight.T + fusion.mix.bias
     assert torch.allclose(out, expected.transpose(1, 2).reshape(2, 8, 3, 4), atol=1e-6)
-    assert torch.allclose(
-        weight.sum(dim=(1, 2, 3)), torch.ones(2), atol=1e-5
-    )  # Eq. 6: softmax over places
+    # Eq. 6: a softmax over the 12 places, times their number
+    assert torch.allclose(weight.sum(dim=(1, 2, 3)), torch.full((2,), 12.0), atol=1e-4)
 
 
 def test_segment_loss_is_half_bce_half_dice():
@@ -226,6 +344,9 @@ def test_extreme_logits_and_autocast_give_finite_losses():
         {"encoder": "conv"},
         {"encoder": "kan"},
         {"residual": True},
+        {"kan_norm": True},
+        {"kan_norm": True, "gate": "mlp", "bcam_map": "linear"},
+        {"language_path_scale": "none"},
     ],
 )
 def test_every_ablation_is_a_field_and_trains(changes):
@@ -244,7 +365,7 @@ def test_image_only_does_not_read_the_sentence():
 
 def test_the_named_studies_are_valid_recipes():
     studies = get_method("c2seg").ablation_tables
-    assert [arm.name for arm in studies["table3"]] == list("abcdefgh")
+    assert [arm.name for arm in studies["table3"]] == [*"abcdefgh", "printed"]
     for arms in studies.values():
         for arm in arms:
             recipe = C2SegRecipe().lite().override(*arm.settings)

@@ -1,5 +1,6 @@
 """DuSSS: Eq. 1-17 against slow transcriptions, monotony of the similarity, what the merged label can say."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -8,11 +9,11 @@ import pytest
 import torch
 
 from textmask.data.loaders import build_text
-from textmask.errors import PromptWarning
+from textmask.errors import ConfigError, PromptWarning
 from textmask.losses.contrastive import info_nce
 from textmask.losses.segmentation import bce
 from textmask.methods.dusss import DuSSSRecipe
-from textmask.methods.dusss.method import merged_label
+from textmask.methods.dusss.method import hard_dice, merged_label, segmentation_net
 from textmask.methods.dusss.similarity import (
     Gaussian,
     GaussianHead,
@@ -21,6 +22,7 @@ from textmask.methods.dusss.similarity import (
     uncertain_similarity,
     wasserstein2,
 )
+from textmask.methods.dusss.unet import CompactUNet
 from textmask.methods.registry import build_method, get_method, preset_recipe
 from textmask.metrics.overlap import counts, iou_per_image
 from textmask.statement import Laterality
@@ -182,8 +184,8 @@ def test_one_direction_of_the_contrast():
 
 def test_eq_10_and_the_region_of_eq_11():
     torch.manual_seed(0)
-    decoder = GroundingDecoder(5, 6)
-    patches, sentence = torch.randn(2, 5, 3, 4), torch.randn(2, 6)
+    decoder = GroundingDecoder(6)
+    patches, sentence = torch.randn(2, 6, 3, 4), torch.randn(2, 6)
     pixels, logits = decoder(patches, sentence)
     assert pixels.shape == (2, 6, 12, 16)
     assert logits.shape == (2, 1, 12, 16)
@@ -241,15 +243,15 @@ def test_the_loss_of_eq_14_to_16_pixel_by_pixel_and_the_weights_of_eq_17():
     method = smoke().eval()
     b = batch()
     losses = method.losses("segment", b)
-    merged, y_text = method._pseudo_labels(b.unlabelled)
+    labels = method._pseudo_labels(b.unlabelled)
     student = (
         torch.sigmoid(method.net((b.unlabelled.views["strong"] - 0.5) / 0.25)[0]).detach().double()
     )
     own = torch.sigmoid(method.net((b.image - 0.5) / 0.25)[0]).detach().double()
     for name, p, y in (
         ("sup", own, b.mask),
-        ("merged", student, merged),
-        ("text", student, y_text),
+        ("merged", student, labels.merged),
+        ("text", student, labels.text),
     ):
         total = 0.0
         for i in range(3):
@@ -273,17 +275,170 @@ def test_the_merged_label_can_be_background_unless_it_is_taken_as_printed():
     )
 
 
+@pytest.mark.parametrize("p", [0.8, 0.9])
+@pytest.mark.parametrize("level", [-2.5, 0.0, 3.0])
+def test_a_map_that_says_nothing_leaves_the_teachers_decisions_alone(p, level):
+    """Pseudo-labels are to be enhanced: a teacher that is right everywhere must stay right beside an empty map."""
+    truth = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.7).float()
+    teacher = torch.where(truth > 0, math.log(p / (1 - p)), math.log((1 - p) / p))
+    merged = merged_label(teacher, torch.full_like(teacher, level), DuSSSRecipe().merge)
+    torch.testing.assert_close(merged, torch.sigmoid(teacher), atol=1e-5, rtol=1e-4)
+    both = ((merged > 0.5) * truth).sum()
+    assert 2 * both / ((merged > 0.5).sum() + truth.sum()) == 1
+    assert hard_dice(merged, truth) == 1
+
+
+def test_a_map_that_is_right_corrects_a_teacher_that_is_not_sure():
+    truth = torch.zeros(1, 1, 8, 8)
+    truth[..., :4, :2] = 1
+    teacher = torch.full((1, 1, 8, 8), -0.4)
+    text = torch.where(truth > 0, 1.0, -4.0)
+    assert hard_dice(torch.sigmoid(teacher), truth) == 0
+    assert hard_dice(merged_label(teacher, text, "odds"), truth) == 1
+
+
+def test_the_dice_of_every_label_with_the_truth_is_logged():
+    method = smoke()
+    b = batch()
+    method.losses("segment", b)
+    found = method.monitors()
+    assert {"teacher_dice", "text_dice", "merged_dice"} <= set(found)
+    labels = method.eval()._pseudo_labels(Batch(b.image, b.text))
+    for name, label in labels._asdict().items():
+        total = 0.0
+        for i in range(3):
+            inside, truth = label[i] > 0.5, b.mask[i] > 0.5
+            size = int(inside.sum() + truth.sum())
+            total += 2 * int((inside & truth).sum()) / size if size else 1.0
+        assert found[f"{name}_dice"].item() == pytest.approx(total / 3, abs=0.02), name
+    empty = torch.zeros(2, 1, 4, 4)
+    assert hard_dice(empty, empty) == 1
+
+
+# --- what the maps are made from
+
+
+def test_the_grounding_decoder_reads_the_patch_tokens_that_the_contrast_trains():
+    """The paper decodes "patch-level image features from the pre-trained VLM"."""
+    for sss in ("true", "false"):
+        method = smoke(f"sss={sss}")
+        vlm, seen = method.vlm, []
+        vlm.grounding.register_forward_hook(lambda _, inputs, __, seen=seen: seen.append(inputs[0]))
+        b = batch()
+        tokens = vlm.image(b.image)[1]
+        vlm.mask_logits(b.image, method.text_encoder(b.text))
+        torch.testing.assert_close(seen[0], tokens)
+        for name in ("cmc", "imc"):
+            assert gradient(method, method.losses("pretrain", b)[name], vlm.patch) > 0
+
+
+def test_an_arm_whose_maps_are_not_trained_does_not_merge_them():
+    with pytest.raises(ConfigError, match="Set merge=teacher"):
+        DuSSSRecipe().override("stages.pretrain.weights.tg=0.0")
+    for arm in get_method("dusss").ablation_tables["table2"]:
+        recipe = DuSSSRecipe().lite().override(*arm.settings)
+        trained = recipe.stage("pretrain").epochs and recipe.stage("pretrain").weights["tg"]
+        assert (recipe.merge == "teacher") is not bool(trained)
+
+
+def test_image_and_patches_know_where_something_is():
+    """The paper's ViT has position codes; the sentences of QaTa are about places."""
+    method = smoke().eval()
+    vlm = method.vlm
+    generator = torch.Generator().manual_seed(0)
+    channels = vlm.encoder.info.channels
+    patches = torch.randn(1, channels[-2], 4, 4, generator=generator)
+    vlm.encoder = Maps(patches, torch.randn(1, channels[-1], 2, 2, generator=generator))
+    apart, tokens = vlm.image(torch.zeros(1, 3, 32, 32))
+    vlm.encoder.patches = patches.flip(3)
+    moved, mirrored = vlm.image(torch.zeros(1, 3, 32, 32))
+    # the same features at other places: a mean over places would not change, nor a token that moves along
+    assert (apart.embedding - moved.embedding).abs().max() > 1e-3
+    assert (tokens.flip(3) - mirrored).abs().max() > 0.1
+
+
+class Maps(torch.nn.Module):
+    """An encoder whose two coarsest maps are given."""
+
+    def __init__(self, patches, coarsest):
+        super().__init__()
+        self.patches, self.coarsest = patches, coarsest
+
+    def forward(self, image):
+        return [self.patches, self.coarsest]
+
+
+def test_reworded_prompts_are_not_farther_away_than_prompts_of_another_place():
+    """Standardised by the prompts alone, a direction in which only wordings differ is stretched without bound."""
+    prompts = [
+        f"{lateral} pulmonary infection, {count} infected areas, {place}."
+        for lateral, place in (
+            ("unilateral", "lower left lung"),
+            ("unilateral", "upper right lung"),
+            ("bilateral", "lower left lung and lower right lung"),
+        )
+        for count in ("one", "two", "three")
+    ]
+    method = build_method(DuSSSRecipe().smoke().override("standardise_text=true"))
+    method.prepare(prompts)
+
+    def embedded(texts):
+        return method.text_encoder(build_text(texts, [parse(t) for t in texts])).text_embedding
+
+    rng = np.random.default_rng(1)
+    views = [meaning_kept(prompt, rng) for prompt in prompts for _ in range(4)]
+    spread = embedded(views).std(dim=0)
+    assert spread.max() < 3
+    own = embedded([prompt for prompt in prompts for _ in range(4)])
+    reworded = (embedded(views) - own).norm(dim=1).mean()
+    other = (embedded(prompts)[:3].mean(0) - embedded(prompts)[3:6].mean(0)).norm()
+    assert reworded < 2 * other
+
+
+# --- the U-Net of Table 1
+
+
+def test_the_unet_has_the_printed_number_of_parameters():
+    """14.75 M: one convolution as stem, 64-128-256-512-512, transposed convolutions, and nothing else."""
+
+    def convolution(i, o):  # 3x3 with bias, and batch norm
+        return 9 * i * o + o + 2 * o
+
+    widths = (64, 128, 256, 512, 512)
+    total = convolution(3, 64)
+    for a, b in itertools.pairwise(widths):
+        total += convolution(a, b) + convolution(b, b)
+    for a, skip, out in ((512, 512, 256), (256, 256, 128), (128, 128, 64), (64, 64, 64)):
+        total += 4 * a * a + a + convolution(a + skip, out) + convolution(out, out)
+    total += 64 + 1
+    assert round(total / 1e6, 2) == 14.75
+
+    net = segmentation_net(DuSSSRecipe())
+    assert sum(p.numel() for p in net.parameters()) == total
+    assert len([m for m in net.modules() if isinstance(m, torch.nn.ConvTranspose2d)]) == 4
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 45), (7, 70)])
+def test_the_compact_unet_takes_any_size(size):
+    net = CompactUNet((4, 6, 8, 8)).eval()
+    logits, feature = net(torch.rand(2, 3, *size))
+    assert logits.shape == (2, 1, *size)
+    assert feature.shape == (2, 4, *size)
+
+
 def test_a_merge_by_the_teacher_alone_is_a_mean_teacher_that_never_asks_the_sentence(monkeypatch):
     method = smoke("merge=teacher").eval()
     monkeypatch.setattr(method.vlm, "mask_logits", None)
     b = batch()
     taught = torch.sigmoid(method.teacher((b.unlabelled.image - 0.5) / 0.25)[0])
-    merged, y_text = method._pseudo_labels(b.unlabelled)
-    assert y_text is None
-    torch.testing.assert_close(merged, taught)
+    labels = method._pseudo_labels(b.unlabelled)
+    assert labels.text is None
+    torch.testing.assert_close(labels.merged, taught)
     losses = method.losses("segment", b)
-    assert losses["text"].item() == 0
     assert losses["merged"].item() > 0
+    # the unlabelled images weigh as much as with a map, or the baseline would learn less from them than DuSSS
+    assert torch.equal(losses["text"], losses["merged"])
+    assert set(method.monitors()) == {"merged_share", "teacher_dice", "merged_dice"}
 
 
 def test_eq_14_to_16_with_each_images_own_prompt():
@@ -296,8 +451,11 @@ def test_eq_14_to_16_with_each_images_own_prompt():
     teacher = method.teacher((b.unlabelled.image - 0.5) / 0.25)[0]
     own = method.net((b.image - 0.5) / 0.25)[0]
     torch.testing.assert_close(losses["sup"], bce(own, b.mask), atol=1e-5, rtol=1e-4)
+    # odds of the teacher, times odds of the text over those of its mean
+    level = torch.sigmoid(text).mean(dim=(2, 3), keepdim=True)
+    odds = teacher.exp() * text.exp() / (level / (1 - level))
     torch.testing.assert_close(
-        losses["merged"], bce(student, torch.sigmoid(teacher + text)), atol=1e-4, rtol=1e-3
+        losses["merged"], bce(student, odds / (1 + odds)), atol=1e-4, rtol=1e-3
     )
     torch.testing.assert_close(
         losses["text"], bce(student, torch.sigmoid(text)), atol=1e-4, rtol=1e-3
@@ -372,9 +530,8 @@ def test_a_pseudo_label_does_not_depend_on_the_sentences_of_its_neighbours():
         unlabelled,
         text=build_text(prompts, [parse(p, laterality=Laterality.IMAGE) for p in prompts]),
     )
-    for one, two in zip(
-        method._pseudo_labels(unlabelled), method._pseudo_labels(others), strict=True
-    ):
+    found, changed = method._pseudo_labels(unlabelled), method._pseudo_labels(others)
+    for one, two in ((found.text, changed.text), (found.merged, changed.merged)):
         torch.testing.assert_close(one[0], two[0])
         assert not torch.allclose(one[1], two[1], atol=1e-6)
 

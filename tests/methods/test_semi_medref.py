@@ -8,11 +8,7 @@ import pytest
 import torch
 
 from textmask.data.loaders import build_text
-from textmask.losses.contrastive import jaccard_target, soft_contrastive
-from textmask.losses.segmentation import bce, soft_dice
-from textmask.methods.registry import build_method, get_method, preset_recipe
-from textmask.methods.semi_medref import SemiMedRefRecipe
-from textmask.methods.semi_medref.patch_mix import (
+from textmask.data.patch_mix import (
     PatchMix,
     conflict,
     gated,
@@ -20,6 +16,10 @@ from textmask.methods.semi_medref.patch_mix import (
     region,
     union,
 )
+from textmask.losses.contrastive import jaccard_target, soft_contrastive
+from textmask.losses.segmentation import bce, soft_dice
+from textmask.methods.registry import build_method, get_method, preset_recipe
+from textmask.methods.semi_medref import SemiMedRefRecipe
 from textmask.methods.semi_medref.text_views import position_augmented, text_view
 from textmask.statement import Laterality, Level, Side
 from textmask.text.grammar import parse
@@ -114,14 +114,14 @@ def test_mixing_is_off_for_opposite_sides_and_on_for_shared_ones():
 
 
 def test_eq_6_to_8_written_out():
-    """Two samples, all blocks of the partner's region, gate passed: image, target and text by loops."""
+    """Two samples, all blocks of a sample's own region, gate passed: image, target and text by loops."""
     generator = torch.Generator().manual_seed(1)
     probability = torch.rand(2, 1, 32, 32, generator=generator) * 0.2 + 0.6
     image = torch.rand(2, 3, 32, 32, generator=generator)
     t = text(LEFT, UPPER_LEFT)
     found = mix(t, probability, settings(tau=0.7, scope="block", block=8), image)
     for i, j in ((0, 1), (1, 0)):
-        top, bottom, left, right = region(t.statements[j])
+        top, bottom, left, right = region(t.statements[i])
         for by in range(4):
             for bx in range(4):
                 inside = round(top * 4) <= by < round(bottom * 4) and round(left * 4) <= bx < round(
@@ -137,6 +137,64 @@ def test_eq_6_to_8_written_out():
                 )  # Eq. 6
                 expected = probability[source, 0][block] >= 0.7  # Eq. 8
                 assert torch.equal(found.target[i, 0][block], expected)
+
+
+def test_the_region_is_named_by_the_students_own_prompt():
+    """Section 2.3: the phrase of "the student text" names the region, and M is sampled "only within this region"."""
+    certain = torch.ones(2, 1, 200, 200)
+    found = mix(text(UPPER_LEFT, BOTH), certain, settings(block=10)).mix_mask[:, 0]
+    # upper left: image columns 0 to 100, and rows of the upper band, 0 to 45 %; lower, both sides: 42 to 80 %
+    expected = torch.zeros(2, 200, 200, dtype=torch.bool)
+    expected[0, :90, :100] = True
+    expected[1, 80:160, :] = True
+    assert torch.equal(found, expected)
+
+
+def test_a_perfect_teacher_mixes_the_lesion_of_the_partner_where_the_own_prompt_looks():
+    """Eq. 7 keeps "background or non-lesion patches" out: every lesion block of the region passes, and no other."""
+    truth = torch.zeros(2, 1, 200, 200)
+    truth[0, :, 90:150, 20:80] = 1
+    truth[1, :, 100:180, 40:60] = 1
+    recipe = SemiMedRefRecipe()
+    how = PatchMix(recipe.mix, 10, 1.0, recipe.tau, recipe.gate, recipe.mix_p)
+    found = mix(text(LEFT, LEFT), truth, how).mix_mask
+    inside = torch.zeros(200, 200, dtype=torch.bool)
+    inside[80:160, :100] = True  # lower left: rows 42 to 80 % by blocks of ten
+    assert torch.equal(found[0, 0], (truth[1, 0] > 0) & inside)
+    assert torch.equal(found[1, 0], (truth[0, 0] > 0) & inside)
+
+    half = PatchMix(recipe.mix, 10, recipe.mix_share, recipe.tau, recipe.gate, recipe.mix_p)
+    shares = [
+        mix(text(LEFT, LEFT), truth, half, seed=seed).mix_mask[1].sum() / 3600 for seed in range(20)
+    ]
+    assert 0.4 < sum(shares) / 20 < 0.6
+
+
+def test_the_released_rule_mixes_one_block_into_eight_percent_of_the_samples():
+    n = 250
+    certain = torch.ones(n, 1, 200, 200)
+    how = PatchMix("released", 10, 1.0, 0.55, "sample", 0.08)
+    image = torch.zeros(n, 3, 200, 200)
+    found = mix(text(*[UPPER_LEFT] * n), certain, how, image)
+    per_sample = found.blocks.flatten(1).sum(1)
+    assert set(per_sample.tolist()) == {0, 1}
+    assert 8 <= int(per_sample.sum()) <= 34  # 20 expected, three deviations
+    assert not found.mix_mask[:, :, 90:].any()
+    assert not found.mix_mask[..., 100:].any()
+    apart = text(*[LEFT, RIGHT] * 2)
+    shift_by_one = mix(apart, certain[:4], PatchMix("released", 10, 1.0, 0.55, "sample", 1.0))
+    for i, j in enumerate(shift_by_one.partner.tolist()):
+        assert bool(shift_by_one.blocks[i].any()) is ((i - j) % 2 == 0)  # off for other sides
+
+
+def test_mixed_samples_and_pixels_are_logged():
+    method = smoke()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        method.losses("semi", batch())
+    found = method.monitors()
+    assert {"mixed_samples", "mixed_pixels", "pseudo_share"} <= set(found)
+    assert 0 <= found["mixed_pixels"] <= found["mixed_samples"] <= 1
 
 
 def test_a_sample_whose_gate_fails_is_unchanged_in_image_target_and_text():

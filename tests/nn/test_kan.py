@@ -224,6 +224,24 @@ def test_recomputation_copies_and_repeats():
     assert torch.equal(other(x), layer(x))
 
 
+def test_the_first_curves_are_as_small_as_those_of_the_published_layers():
+    """Noise of +-0.05 / G at the G + 1 knots, turned into coefficients by least squares of least norm."""
+    generator = torch.Generator().manual_seed(0)
+    noise = (torch.rand(6, 4096, generator=generator, dtype=torch.float64) - 0.5) * 0.1 / 5
+    knots = torch.linspace(-1, 1, 6, dtype=torch.float64) - 1e-9  # half-open intervals
+    basis = cox_de_boor(knots, 5, 3, (-1.0, 1.0))
+    released = torch.linalg.lstsq(basis, noise, driver="gelsd").solution
+    assert released.std() == pytest.approx(0.0088, abs=2e-4)
+
+    torch.manual_seed(0)
+    found = KANLinear(64, 64, norm=False).spline_weight.detach()
+    assert found.std() == pytest.approx(released.std().item(), rel=0.03)
+    each = found.double().std(dim=(0, 2))
+    torch.testing.assert_close(each, released.std(dim=1), rtol=0.06, atol=0)
+    at_knots = torch.einsum("pk,oki->poi", basis.float(), found).abs().max()
+    assert at_knots <= 0.0101
+
+
 def test_the_seed_of_torch_decides_the_weights():
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)

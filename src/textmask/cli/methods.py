@@ -49,6 +49,8 @@ def show_command(
     say(f"{name}: {card.title}\npaper: {card.paper or 'none, a baseline'}")
     for data_set, figures in card.published.items():
         say(f"published on {data_set}: {figures}")
+    for data_set, settings in card.printed_for.items():
+        say(f"printed for {data_set}: --set {' --set '.join(settings)}")
     if card.symbols:
         print_table(["paper", "here", "shape"], [[s, *pair] for s, pair in card.symbols.items()])
     for table, arms in spec.ablation_tables.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -32,6 +32,7 @@ from textmask.cli.study_grid import ablation_command, labels_command, sensitivit
 from textmask.cli.study_robustness import corruption, prompts, text_noise
 from textmask.cli.study_tune import tune_command
 from textmask.config import MAX_SEED
+from textmask.errors import choose
 
 study_app = typer.Typer(
     cls=FullHelpGroup,
@@ -184,6 +185,98 @@ def ambiguity_command(
     say(
         f"{out}: n = {summary.n} of {summary.usable} usable images, split {split}, seed {seed}; "
         f"the masks cover {summary.mask_share * 100:.1f} % of the image, which a flat map would have inside the mask"
+    )
+
+
+@study_app.command("mix")
+def mix_command(
+    data: DataPath,
+    split: Annotated[str, typer.Option(help="Split to mix.")] = "train",
+    mode: Annotated[
+        str,
+        typer.Option(help="Rule of T-PatchMix: position, probability, released or naive (CutMix)."),
+    ] = "position",
+    block: Annotated[int, typer.Option(help="Side of a block in pixels.", min=1)] = 16,
+    share: Annotated[
+        float, typer.Option(help="Share of the allowed blocks that are taken.", min=0, max=1)
+    ] = 0.5,
+    gate: Annotated[str, typer.Option(help="Scope of the lesion gate: block or sample.")] = "block",
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run whose probabilities are the teacher's (default: the true masks are)."
+        ),
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
+    count: Annotated[int, typer.Option(help="Number of images to measure.", min=2)] = 256,
+    size: Annotated[
+        int, typer.Option(help="Rows and columns of the images, without --run.", min=8, max=4096)
+    ] = 224,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of image sampling and mixing.", min=0, max=MAX_SEED)
+    ] = 0,
+    out: Annotated[
+        Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
+    ] = Path("mix.png"),
+    layout: Layout = None,
+    text_column: TextColumn = None,
+    split_column: SplitColumn = None,
+    laterality: Laterality = None,
+    hold_out: HoldOut = None,
+    merge_valid: MergeValid = None,
+    grammar: Grammar = None,
+    device: Device = "auto",
+    cache_dir: CacheDir = None,
+) -> None:
+    """Draw what T-PatchMix does to images, masks and prompts; measure how much it mixes.
+
+    Example: textmask study mix data/table.csv --mode probability
+    """
+    from textmask.runs.data_options import DataOptions
+    from textmask.runs.read_data import read_data
+
+    choose("--mode", mode, ["position", "probability", "released", "naive"])
+    choose("--gate", gate, ["block", "sample"])
+    path = None if run is None else find_run(run).path
+    options = data_options(
+        DataOptions(),
+        layout,
+        text_column,
+        split_column,
+        laterality,
+        hold_out,
+        merge_valid,
+        grammar,
+    )
+    manifest = read_data(data, options)
+    manifest.rows_of(split)
+
+    from textmask.runs.environment import prepare_cpu
+    from textmask.studies.probes.mix import MixOptions, draw_mix
+
+    prepare_cpu()
+    found = draw_mix(
+        manifest,
+        out,
+        MixOptions(
+            split=split,
+            mode=cast(Any, mode),
+            block_px=block,
+            share=share,
+            gate=cast(Any, gate),
+            images=pictures,
+            count=count,
+            size=size,
+            seed=seed,
+            run=path,
+            cache_dir=cache_dir,
+            device=device,
+        ),
+    )
+    say(
+        f"{out}: {found.mixed_samples * 100:.1f} % of {found.n} samples and {found.mixed_pixels * 100:.2f} % of the "
+        f"pixels mixed, {found.changed_prompts * 100:.1f} % of the prompts changed; teacher: {found.teacher}, "
+        f"split {split}, seed {seed}"
     )
 
 

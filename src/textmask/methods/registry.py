@@ -29,6 +29,7 @@ class Card:
         paper: citation, or "" for a baseline.
         uses_image, uses_text: what the prediction depends on.
         published: dataset -> metric -> value as printed in the paper; metric names include the protocol.
+        printed_for: data set -> settings that the paper prints for it and that differ from the preset `paper`.
         symbols: paper symbol -> (our name, shape).
         limits: known limitations.
         sources: path of a recipe field, as `Recipe.override` takes it, with * for any part -> what a source states,
@@ -41,6 +42,7 @@ class Card:
     uses_image: bool = True
     uses_text: bool = True
     published: dict[str, dict[str, float]] = field(default_factory=dict)
+    printed_for: dict[str, tuple[str, ...]] = field(default_factory=dict)
     symbols: dict[str, tuple[str, str]] = field(default_factory=dict)
     limits: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -105,18 +107,22 @@ def get_method(name: str) -> MethodSpec:
 def load_recipe(text: str) -> Recipe:
     """The recipe in a JSON text, as an instance of its method's recipe class.
 
+    A field that is not in the text has the value of `Recipe.before`, so that older runs keep their network.
+
     Raises:
         ConfigError: the text is not JSON, names no known method, or has a wrong field.
     """
     import json
 
     try:
-        name = json.loads(text)["method"]
+        tree = json.loads(text)
+        name = tree["method"]
     except (ValueError, KeyError, TypeError):
         raise ConfigError(
             "The recipe is not a JSON object with a field 'method'. Use a recipe.json written by textmask."
         ) from None
-    recipe: Recipe = get_method(name).recipe.from_json(text)
+    kind = get_method(name).recipe
+    recipe: Recipe = kind.from_json(json.dumps({**kind.before, **tree}))
     return recipe
 
 
@@ -187,12 +193,17 @@ def build_method(recipe: Recipe) -> Method:
     return method
 
 
-def count_parameters(recipe: Recipe) -> int:
-    """Number of parameters that the recipe's method trains; a frozen text encoder does not count.
+def count_parameters(recipe: Recipe, part: str = "") -> int:
+    """Number of parameters that the recipe's method trains; a frozen text encoder does not count, installed or not.
 
-    Published weights need not be on this machine.
+    Args:
+        recipe: of the method.
+        part: how the names of the parameters begin that are counted, for example `net.`; "" is all.
     """
     from textmask.weights import stand_in_towers
 
     with stand_in_towers():
-        return sum(parameter.numel() for parameter in build_method(recipe).parameters())
+        total = 0
+        for name, parameter in build_method(recipe).named_parameters():
+            total += parameter.numel() if name.startswith(part) else 0
+    return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -53,7 +53,12 @@ CARD = Card(
         "g_v, g_l": ("KGate", "B P C_l in [-1, 1]"),
         "F_out": ("Fusion.mix", "B C_l H/s_l W/s_l"),
     },
-    limits="Eq. 6 as printed leaves the language path about 1/P small (`language_path_scale`); F_out holds no skip.",
+    printed_for={
+        "mosmeddata+": ("stages.*.optim.lr=0.0003",),
+        "kvasir": ("stages.*.optim.lr=0.0003",),
+    },
+    limits="Eq. 6 as printed makes the language path about 1/P small, so it is multiplied by P here "
+    "(`language_path_scale`); F_out holds no skip.",
     sources={
         "text_encoder": "paper: CLIP, frozen; which one is not stated",
         "encoder": "paper: three convolutional and two KAN layers",
@@ -92,16 +97,20 @@ class C2SegRecipe(Recipe):
             U-KAN.
         kan_grid, kan_order, kan_span: intervals, order and range of the splines.
         stem_stride: stride of V_0.
-        fusion: none (image only), the dual-path attention of the paper's baseline, or BCAM.
+        fusion: none (image only), attention in both directions as in the paper's baseline (DualA), or BCAM.
         fuse_levels: scales that are fused; the others are plain skips.
-        bcam_map, gate: kind of map for keys and values, and for the gates.
-        language_path_scale: Eq. 6 as printed, or times P.
+        bcam_map, gate: kind of map for keys and values of BCAM, and for the gates.
+        kan_norm: layer norm in front of every map of BCAM and of the gates. Eq. 4-7 print none, and with one a gate
+            does not see how strong its stream is.
+        language_path_scale: Eq. 6 times P, or as printed (none), with which the language path is close to 0.
         residual: add V_l to F_out; not in the paper.
         contrast: Stage I loss; `none` needs `stages.pretrain.epochs=0`.
         merge_equal_text: the hard labels of equal prompts share their mass.
         rho, tau: mix and temperature of Eq. 1-2.
         chunk: samples that pretraining keeps in memory at a time (gradient caching).
     """
+
+    before: ClassVar[dict[str, Any]] = {"kan_norm": True}
 
     method: str = "c2seg"
     text_encoder: str = "clip"
@@ -118,7 +127,8 @@ class C2SegRecipe(Recipe):
     fuse_levels: tuple[int, ...] = (0, 1, 2, 3, 4)
     bcam_map: Literal["kan", "linear"] = "kan"
     gate: Literal["none", "kan", "mlp"] = "kan"
-    language_path_scale: Literal["none", "P"] = "none"
+    kan_norm: bool = False
+    language_path_scale: Literal["none", "P"] = "P"
     residual: bool = False
     contrast: Literal["none", "hard", "cacl"] = "cacl"
     merge_equal_text: bool = False
@@ -179,7 +189,6 @@ class C2SegRecipe(Recipe):
         text = {
             "text_encoder": "minilm",
             "standardise_text": True,
-            "language_path_scale": "P",
             "chunk": 64,
         }
         return self.model_copy(update={**net, **text, "stages": (pretrain, segment)})
@@ -212,13 +221,19 @@ ABLATION_TABLES = {
         Arm("f", "CaCL in place of hard contrast: C2Seg", ()),
         Arm("g", "BioBERT", ("text_encoder=biobert",)),
         Arm("h", "PubMedBERT", ("text_encoder=pubmedbert",)),
+        Arm(
+            "printed",
+            "C2Seg with Eq. 6 as printed, without the factor P",
+            ("language_path_scale=none",),
+        ),
     ),
     "table4-kan": (
         Arm("cnn", "CNN encoder", ("encoder=conv",)),
-        Arm("hybrid", "hybrid encoder", ()),
+        Arm("hybrid", "hybrid encoder; no layer norm in front of the KANs, as printed", ()),
         Arm("kan", "KAN encoder", ("encoder=kan",)),
         Arm("bcam-linear", "BCAM (linear)", ("bcam_map=linear",)),
         Arm("gate-mlp", "K-Gate (MLP)", ("gate=mlp",)),
+        Arm("norm", "layer norm in front of every KAN of BCAM and K-Gate", ("kan_norm=true",)),
     ),
     "table4-rho": tuple(
         Arm(f"rho-{rho}", f"rho = {rho}", (f"rho={rho}",)) for rho in (0.6, 0.8, 1.0)

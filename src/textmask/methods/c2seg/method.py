@@ -18,7 +18,7 @@ from textmask.losses.contrastive import (
 )
 from textmask.losses.segmentation import bce, soft_dice
 from textmask.methods.base import Method
-from textmask.methods.c2seg.model import BCAM, Fusion, LanguagePath
+from textmask.methods.c2seg.model import BCAM, MLP, DualA, Fusion, Normed
 from textmask.nn.attention import stretched
 from textmask.nn.gradient_cache import in_chunks
 from textmask.nn.image_encoders import standardise
@@ -32,13 +32,6 @@ if TYPE_CHECKING:
     from textmask.methods.c2seg import C2SegRecipe
     from textmask.nn.text_cache import TextCache
     from textmask.nn.text_encoders import TextEncoder
-
-
-class NormedLinear(nn.Sequential):
-    """Layer norm and a linear map: the baseline of a KAN layer, which has the same norm."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(nn.LayerNorm(in_features), nn.Linear(in_features, out_features))
 
 
 class C2Seg(Method):
@@ -62,13 +55,19 @@ class C2Seg(Method):
         )
         self.image_head = nn.Linear(widths[-1], text_width)  # W_v
 
+        # maps of the fusion; the norm is in front of all of them or of none
+        maps: dict[str, Map] = {"linear": nn.Linear, "mlp": MLP}
+        if recipe.kan_norm:
+            maps = {name: partial(Normed, make_map) for name, make_map in maps.items()}
+        maps["kan"] = partial(kan, norm=recipe.kan_norm)
+
         # one fusion block per chosen scale; the other scales are plain skips
-        maps: dict[str, Map] = {"kan": kan, "linear": NormedLinear, "mlp": NormedLinear}
-        path: LanguagePath = "dual" if recipe.fusion == "dual_a" else "complementary"
         self.fusion = nn.ModuleDict()
         for level in recipe.fuse_levels if recipe.fusion != "none" else ():
             channels = widths[level]
-            attention = BCAM(channels, maps[recipe.bcam_map], path, recipe.language_path_scale)
+            attention: BCAM | DualA = DualA(channels)
+            if recipe.fusion == "bcam":
+                attention = BCAM(channels, maps[recipe.bcam_map], recipe.language_path_scale)
             gate = None if recipe.gate == "none" else maps[recipe.gate]
             self.fusion[str(level)] = Fusion(channels, text_width, attention, gate, recipe.residual)
 

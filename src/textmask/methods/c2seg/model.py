@@ -15,7 +15,6 @@ from textmask.types import TextTokens, TokenMask
 
 Feature = Float[Tensor, "b c h w"]
 Places = Float[Tensor, "b p c"]
-LanguagePath = Literal["complementary", "dual"]
 
 
 class Streams(NamedTuple):
@@ -26,60 +25,113 @@ class Streams(NamedTuple):
     place_weight: Float[Tensor, "b p"]
 
 
+class MLP(nn.Sequential):
+    """Two linear layers with a ReLU between: what replaces a KAN layer of K-Gate in Table 4(a), "K-Gate (MLP)"."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(
+            nn.Linear(in_features, out_features), nn.ReLU(), nn.Linear(out_features, out_features)
+        )
+
+
+class Normed(nn.Sequential):
+    """A layer norm and a map: the counterpart of a KAN layer that has a norm in front."""
+
+    def __init__(self, make_map: Map, in_features: int, out_features: int) -> None:
+        super().__init__(nn.LayerNorm(in_features), make_map(in_features, out_features))
+
+
 class BCAM(nn.Module):
     """Bidirectional complementary attention (Eq. 4-6); padding is masked.
 
     Args:
         channels: C of both modalities at this scale.
         make_map: builds the four maps to keys and values, KAN or linear.
-        language_path: `complementary` is Eq. 6. `dual` is the paper's baseline (DualA): the tokens gather visual
-            values as in ordinary attention, and every place reads them back with the weights of Eq. 5.
         scale: Eq. 6 spreads a softmax over P places, so its entries are about V_value / P; `P` multiplies by P, and
-            uniform attention then returns V_value itself.
+            uniform attention then returns V_value itself. `none` is the equation as printed.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        make_map: Map,
-        language_path: LanguagePath = "complementary",
-        scale: Literal["none", "P"] = "none",
-    ) -> None:
+    def __init__(self, channels: int, make_map: Map, scale: Literal["none", "P"] = "P") -> None:
         super().__init__()
         self.vision_key = make_map(channels, channels)
         self.vision_value = make_map(channels, channels)
         self.language_key = make_map(channels, channels)
         self.language_value = make_map(channels, channels)
-        self.language_path, self.scale = language_path, scale
+        self.scale = scale
 
     def forward(self, vision: Places, language: TextTokens, token_mask: TokenMask) -> Streams:
         """V B P C, L B N C, token_mask B N (True = real) -> F_v, F_l. Without any real token both are 0."""
-        places = vision.shape[1]
-        vision_key, vision_value = self.vision_key(vision), self.vision_value(vision)
-        language_key, language_value = self.language_key(language), self.language_value(language)
-        real = token_mask[..., None]  # B N 1
-
-        # the softmaxes in fp32: over many places bf16 would round most weights away
-        with torch.autocast(vision.device.type, enabled=False):
-            products = vision_key.float() @ language_key.float().transpose(1, 2)
-            a = products / math.sqrt(vision.shape[2])  # Eq. 4
-            # a large negative number, not -inf: a prompt without any token must not give NaN
-            over_tokens = a.masked_fill(~token_mask[:, None], -1e9).softmax(dim=2)
-            over_places = a.softmax(dim=1)
-            # the mean over n before the product with the values
-            tokens = real.sum(dim=1).clamp(min=1)
-            place_weight = (over_places @ real.float()).squeeze(2) / tokens
+        values = self.vision_value(vision)
+        weights = attention_weights(
+            self.vision_key(vision), self.language_key(language), token_mask
+        )
+        place_weight = weights.mean_over_tokens
         if self.scale == "P":
-            place_weight = place_weight * places
+            place_weight = place_weight * vision.shape[1]
 
-        dtype = vision_value.dtype
-        f_v = over_tokens.to(dtype) @ (language_value * real.to(dtype))  # Eq. 5
-        if self.language_path == "complementary":  # Eq. 6: V_value does not depend on n
-            f_l = place_weight[..., None].to(dtype) * vision_value
-        else:
-            seen = over_places.transpose(1, 2).to(dtype) @ vision_value
-            f_l = over_tokens.to(dtype) @ (seen * real.to(dtype))
+        f_v = _tokens_read(weights, self.language_value(language), token_mask)  # Eq. 5
+        # Eq. 6: V_value does not depend on n, so the mean over n comes before the product
+        f_l = place_weight[..., None].to(values.dtype) * values
         return Streams(f_v, f_l, place_weight)
+
+
+class DualA(nn.Module):
+    """Attention in both directions, the paper's baseline of BCAM (Table 3, row b).
+
+    The places read the tokens, and the tokens gather the places with ordinary linear keys and values: the language
+    path "updates only the text tokens" (section 3.3), N C. The decoder needs a map, so every place reads the gathered
+    tokens back with the weights of the first direction. The paper gives no equation of it.
+
+    Args:
+        channels: C of both modalities at this scale.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.vision_key, self.vision_value = (nn.Linear(channels, channels) for _ in range(2))
+        self.language_key, self.language_value = (nn.Linear(channels, channels) for _ in range(2))
+
+    def forward(self, vision: Places, language: TextTokens, token_mask: TokenMask) -> Streams:
+        """V B P C, L B N C, token_mask B N (True = real) -> F_v, F_l. Without any real token both are 0."""
+        values = self.vision_value(vision)
+        weights = attention_weights(
+            self.vision_key(vision), self.language_key(language), token_mask
+        )
+        f_v = _tokens_read(weights, self.language_value(language), token_mask)
+
+        gathered = weights.over_places.transpose(1, 2).to(values.dtype) @ values  # B N C
+        f_l = _tokens_read(weights, gathered, token_mask)
+        return Streams(f_v, f_l, weights.mean_over_tokens)
+
+
+class AttentionWeights(NamedTuple):
+    """A of Eq. 4 after both softmaxes, B P N each, and the mean of the second one over real tokens, B P; all fp32."""
+
+    over_tokens: Float[Tensor, "b p n"]
+    over_places: Float[Tensor, "b p n"]
+    mean_over_tokens: Float[Tensor, "b p"]
+
+
+def attention_weights(
+    vision_key: Places, language_key: TextTokens, token_mask: TokenMask
+) -> AttentionWeights:
+    """Scaled products of keys, B P C and B N C, (Eq. 4) and their softmaxes over real tokens and over places."""
+    # in fp32: over many places bf16 would round most weights away
+    with torch.autocast(vision_key.device.type, enabled=False):
+        products = vision_key.float() @ language_key.float().transpose(1, 2)
+        a = products / math.sqrt(vision_key.shape[2])  # Eq. 4
+        # a large negative number, not -inf: a prompt without any token must not give NaN
+        over_tokens = a.masked_fill(~token_mask[:, None], -1e9).softmax(dim=2)
+        over_places = a.softmax(dim=1)
+        real = token_mask.float()[..., None]
+        mean = (over_places @ real).squeeze(2) / real.sum(dim=1).clamp(min=1)
+    return AttentionWeights(over_tokens, over_places, mean)
+
+
+def _tokens_read(weights: AttentionWeights, tokens: TextTokens, token_mask: TokenMask) -> Places:
+    """What every place reads from the real tokens (Eq. 5), B P C."""
+    read: Places = weights.over_tokens.to(tokens.dtype) @ (tokens * token_mask[..., None])
+    return read
 
 
 class KGate(nn.Module):
@@ -110,7 +162,7 @@ class Fusion(nn.Module):
         self,
         channels: int,
         text_width: int,
-        attention: BCAM,
+        attention: BCAM | DualA,
         make_gate_map: Map | None,
         residual: bool = False,
     ) -> None:

@@ -54,15 +54,18 @@ class DuSSSRecipe(Recipe):
     Attributes:
         image_encoder: of the vision-language model, see `textmask.nn.pretrained_image.build_image_encoder`.
         text_encoder: frozen; `standardise_text` shifts and scales its text embeddings by those of the training prompts.
-        width, heads: E of the common space, attention heads of the Gaussian heads.
+        width, heads: E of the common space, attention heads of [CLS] and of the Gaussian heads.
         sss: Eq. 5; False contrasts plain cosines and has no Gaussian heads.
         constants: of Eq. 2 and 3, see `textmask.methods.dusss.similarity.uncertain_similarity`.
         lam, tau: lambda of Eq. 4; initial value of the learned temperature.
         merge_equal_text: equal prompts are not negatives of each other.
-        widths, stem_stride, norm: of the U-Net.
+        unet: `compact` is the paper's, with 14.75 M parameters; `plain` is that of the method `unet`.
+        widths, norm: of the U-Net.
+        stem_stride: of the plain U-Net.
         ema: decay of the teacher's average (Eq. 12).
         merge: of the teacher's label and the text's, see `textmask.methods.dusss.method.merged_label`; `teacher` leaves
-            the text out of Eq. 15 and 16: a Mean Teacher.
+            the text out of Eq. 15 and 16: a Mean Teacher whose label has the weight of both. A map that no L_tg trained
+            is not merged.
         dice_weight: share of Dice in the three segmentation losses; 0 is the paper's cross-entropy.
     """
 
@@ -77,11 +80,12 @@ class DuSSSRecipe(Recipe):
     lam: float = Field(0.2, ge=0)
     tau: float = Field(0.07, ge=0.01, le=0.5)
     merge_equal_text: bool = True
-    widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    unet: Literal["compact", "plain"] = "compact"
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     stem_stride: int = 1
     norm: NormName = "batch"
     ema: EMA = EMA(start=0.99, end=0.99)
-    merge: Literal["logits", "probability", "mean", "teacher"] = "logits"
+    merge: Literal["odds", "logits", "probability", "mean", "teacher"] = "odds"
     dice_weight: float = Field(0.0, ge=0, le=1)
     stages: tuple[Stage, ...] = (
         Stage(
@@ -116,9 +120,21 @@ class DuSSSRecipe(Recipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if 2 * self.width % self.heads:
+        if self.width % self.heads or self.width % 4:
             raise ValueError(
-                f"heads is {self.heads}; it must divide twice the width, {2 * self.width}"
+                f"width is {self.width} and heads is {self.heads}; width must be a multiple of heads and of 4"
+            )
+        if self.unet == "compact" and self.stem_stride != 1:
+            raise ValueError(
+                f"stem_stride is {self.stem_stride}; the compact U-Net has a stem at full size. Set unet=plain."
+            )
+
+        pretrain = next((stage for stage in self.stages if stage.name == "pretrain"), None)
+        untrained = pretrain and pretrain.epochs and pretrain.weights.get("tg") == 0
+        if untrained and self.merge != "teacher":
+            raise ValueError(
+                f"the weight tg is 0 and merge is {self.merge}: the maps of the prompts would not be trained. "
+                "Set merge=teacher as well."
             )
         return self
 
@@ -150,7 +166,7 @@ class DuSSSRecipe(Recipe):
             "standardise_text": True,
             "width": 128,
         }
-        unet = {"widths": LITE_WIDTHS, "stem_stride": 4, "dice_weight": 0.5}
+        unet = {"unet": "plain", "widths": LITE_WIDTHS, "stem_stride": 4, "dice_weight": 0.5}
         return self.model_copy(update={**net, **unet, "stages": (pretrain, segment)})
 
     def smoke(self) -> Self:
@@ -166,7 +182,6 @@ class DuSSSRecipe(Recipe):
             "width": 8,
             "heads": 2,
             "widths": (8, 12),
-            "stem_stride": 2,
         }
         return super().smoke().model_copy(update={**net, "stages": (pretrain, segment)})
 
@@ -174,7 +189,7 @@ class DuSSSRecipe(Recipe):
 NO_SSS, NO_DCL, NO_TG = (
     ("sss=false",),
     ("stages.pretrain.weights.imc=0.0",),
-    ("stages.pretrain.weights.tg=0.0",),
+    ("stages.pretrain.weights.tg=0.0", "merge=teacher"),
 )
 TEACHER_ALONE = ("stages.pretrain.epochs=0", "merge=teacher")
 # the lite presets, cheap enough for many seeds: 420 batches of 16 labelled images each

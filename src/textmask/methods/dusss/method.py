@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from textmask.methods.dusss.similarity import (
     pooled_region,
     uncertain_similarity,
 )
+from textmask.methods.dusss.unet import CompactUNet
+from textmask.nn.attention import Attention, position_codes
 from textmask.nn.decoders import UNet
 from textmask.nn.image_encoders import standardise
 from textmask.nn.pretrained_image import build_image_encoder
@@ -42,8 +45,17 @@ if TYPE_CHECKING:
     from textmask.nn.text_encoders import TextEncoder
 
 
+# labelled images of a batch on which the pseudo-labels are compared with the truth
+CHECKED = 4
+# wordings per prompt, and prompts, from which the deviation of text embeddings is taken
+VIEWS, VIEWED_PROMPTS = 4, 1000
+
+
 class VisionLanguage(nn.Module):
     """The vision-language model of step 1: Gaussians of images and prompts, and a mask for a prompt.
+
+    Patch tokens carry their place (`position_codes`), and [CLS] is read from them by attention, because the prompts are
+    about places. The same tokens are contrasted with prompts, by way of [CLS], and decoded into masks.
 
     Without SSS an embedding is a point: there are no heads that estimate its distribution.
     """
@@ -56,13 +68,14 @@ class VisionLanguage(nn.Module):
         channels = self.encoder.info.channels
 
         self.patch, self.whole = nn.Linear(channels[-2], width), nn.Linear(channels[-1], width)
+        self.pool = Attention(width, recipe.heads)
         self.token, self.sentence = nn.Linear(text_width, width), nn.Linear(text_width, width)
         self.image_head = GaussianHead(width, recipe.heads)
         self.text_head = GaussianHead(width, recipe.heads)
-        self.grounding = GroundingDecoder(channels[-2], width)
+        self.grounding = GroundingDecoder(width)
         self.log_tau = nn.Parameter(torch.tensor(recipe.tau).log())
         if not recipe.sss:  # they would be trained without ever getting a gradient
-            del self.patch, self.token, self.image_head, self.text_head
+            del self.token, self.image_head, self.text_head
 
     @property
     def tau(self) -> Tensor:
@@ -70,16 +83,23 @@ class VisionLanguage(nn.Module):
         return self.log_tau.exp().clamp(0.01, 0.5)
 
     def image(self, image: Image) -> tuple[Gaussian, Tensor]:
-        """B 3 H W in [0, 1] -> its Gaussian, patch features B C h w; [CLS] is the mean of the coarsest map."""
-        *_, patches, coarsest = self.encoder(image)
-        whole = self.whole(coarsest.mean(dim=(2, 3)))
+        """B 3 H W in [0, 1] -> its Gaussian, patch tokens B E h w."""
+        patches, coarsest = self.patches(image)
+        tokens = rearrange(patches, "b e h w -> b (h w) e")
+        # [CLS] starts as the mean of the coarsest map, which knows no place, and reads the tokens
+        start = self.whole(coarsest.mean(dim=(2, 3)))[:, None]
+        cls = start + self.pool(start, tokens, tokens)
         if not self.sss:
-            return _as_point(whole), patches
+            return _as_point(cls[:, 0]), patches
+        return _as_gaussian(cls[:, 0], *self.image_head(torch.cat([cls, tokens], dim=1))), patches
 
-        tokens = torch.cat(
-            [whole[:, None], self.patch(rearrange(patches, "b c h w -> b (h w) c"))], dim=1
-        )
-        return _as_gaussian(whole, *self.image_head(tokens)), patches
+    def patches(self, image: Image) -> tuple[Tensor, Tensor]:
+        """B 3 H W in [0, 1] -> patch tokens with the code of their place, B E h w, and the coarsest map."""
+        *_, found, coarsest = self.encoder(image)
+        rows, columns = found.shape[-2:]
+        tokens = self.patch(rearrange(found, "b c h w -> b (h w) c"))
+        tokens = tokens + position_codes(tokens.shape[2], rows, columns, tokens.device)
+        return rearrange(tokens, "b (h w) e -> b e h w", h=rows), coarsest
 
     def text(self, features: TextFeatures) -> Gaussian:
         """Features of the frozen encoder -> the Gaussian of a prompt; [CLS] is its text embedding."""
@@ -93,7 +113,7 @@ class VisionLanguage(nn.Module):
 
     def mask_logits(self, image: Image, features: TextFeatures) -> Logits:
         """Logits of y_text (Eq. 10), B 1 H W: each image with its own prompt."""
-        *_, patches, _ = self.encoder(image)
+        patches, _ = self.patches(image)
         _, logits = self.grounding(patches, self.sentence(features.text_embedding))
         return nn.functional.interpolate(
             logits, image.shape[-2:], mode="bilinear", align_corners=False
@@ -117,13 +137,45 @@ def merged_label(teacher: Logits, text: Logits, merge: str) -> Mask:
     Args:
         teacher: logits of y_u^t.
         text: logits of y_u^text.
-        merge: `logits` adds logits before the sigmoid, a product of odds; `probability` adds probabilities before it,
-            as the equation is printed, with results that are never below 0.5; `mean` is the mean probability.
+        merge: `odds` multiplies the teacher's odds by those of the text over the mean of its map: a map that is the
+            same everywhere says nothing and changes nothing. `logits` adds logits, so that the level of the map moves
+            every decision. `probability` adds probabilities before the sigmoid, as the equation is printed, with
+            results that are never below 0.5; `mean` is the mean probability.
     """
+    a, b = torch.sigmoid(teacher), torch.sigmoid(text)
+    if merge == "odds":
+        prior = torch.logit(b.mean(dim=(2, 3), keepdim=True), eps=1e-6)
+        return torch.sigmoid(teacher + text - prior)
     if merge == "logits":
         return torch.sigmoid(teacher + text)
-    a, b = torch.sigmoid(teacher), torch.sigmoid(text)
     return torch.sigmoid(a + b) if merge == "probability" else (a + b) / 2
+
+
+def segmentation_net(recipe: DuSSSRecipe) -> UNet | CompactUNet:
+    """The U-Net of teacher and student."""
+    if recipe.unet == "compact":
+        return CompactUNet(recipe.widths, recipe.norm)
+    return UNet(recipe.widths, recipe.stem_stride, norm=recipe.norm)
+
+
+class PseudoLabels(NamedTuple):
+    """Labels of B images, B 1 H W each: of the teacher, of the prompt (y_text; None if it is not used), and merged."""
+
+    teacher: Mask
+    text: Mask | None
+    merged: Mask
+
+    @property
+    def second(self) -> Mask:
+        """The label of Eq. 16."""
+        return self.teacher if self.text is None else self.text
+
+
+def hard_dice(label: Mask, truth: Mask) -> Tensor:
+    """Mean over images of the Dice of a label at a threshold of 0.5; two empty masks agree."""
+    a, b = (label > 0.5).flatten(1), (truth > 0.5).flatten(1)
+    total = a.sum(1) + b.sum(1)
+    return torch.where(total > 0, 2 * (a & b).sum(1) / total.clamp(min=1), 1.0).mean()
 
 
 class DuSSS(Method):
@@ -139,9 +191,22 @@ class DuSSS(Method):
             recipe.text_encoder, standardise=recipe.standardise_text
         )
         self.vlm = VisionLanguage(recipe, self.text_encoder.width)
-        self.net = UNet(recipe.widths, recipe.stem_stride, norm=recipe.norm)
+        self.net = segmentation_net(recipe)
         self.teacher = Teacher(self.net, recipe.ema)
         self._monitors: dict[str, Tensor] = {}
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Also encode other wordings of the prompts, so that standardised embeddings have their deviation too.
+
+        Directions in which only the wording differs hardly vary over the prompts themselves; divided by that little
+        deviation, the second views of `pretrain` would be farther away than any other prompt.
+        """
+        seen = list(dict.fromkeys(prompts))
+        if self.recipe.standardise_text:
+            rng = np.random.default_rng(0)
+            for prompt in seen[:VIEWED_PROMPTS]:
+                seen += [meaning_kept(prompt, rng) for _ in range(VIEWS)]
+        super().prepare(seen)
 
     def after_step(self, stage: str, step: int) -> None:
         """Update the teacher (Eq. 12)."""
@@ -163,7 +228,11 @@ class DuSSS(Method):
         return self._pretrain(batch) if stage == "pretrain" else self._segment(batch)
 
     def monitors(self) -> dict[str, Tensor]:
-        """Of the last step: quartiles of D_SSS and the temperature, or the share of the pseudo-labels' foreground."""
+        """Of the last step.
+
+        `pretrain`: quartiles of D_SSS and the temperature. `segment`: shares of foreground of the merged label and of
+        y_text; and on a few labelled images the Dice of teacher, y_text and merged label with the truth.
+        """
         return self._monitors
 
     def _pretrain(self, batch: Batch) -> dict[str, Tensor]:
@@ -231,25 +300,44 @@ class DuSSS(Method):
         if unlabelled is None:  # every image is labelled
             return losses
 
-        merged, y_text = self._pseudo_labels(unlabelled)
-        losses["merged"] = dice_bce(student, merged, recipe.dice_weight)
-        self._monitors = {"merged_share": merged.mean()}
-        if y_text is not None:
-            self._monitors["text_share"] = y_text.mean()
-            losses["text"] = dice_bce(student, y_text, recipe.dice_weight)
+        labels = self._pseudo_labels(unlabelled)
+        losses["merged"] = dice_bce(student, labels.merged, recipe.dice_weight)
+        # without a map the teacher's label has the weight of both terms of Eq. 17
+        losses["text"] = dice_bce(student, labels.second, recipe.dice_weight)
+        self._monitors = {"merged_share": labels.merged.mean()}
+        if labels.text is not None:
+            self._monitors["text_share"] = labels.text.mean()
+        self._monitors |= self._agreement(batch, batch.mask)
         return losses
 
     @torch.no_grad()
-    def _pseudo_labels(self, unlabelled: Batch) -> tuple[Mask, Mask | None]:
-        """The merged label and y_text of the weak view, each image with its own prompt; the VLM is not trained."""
-        teacher = self.teacher(standardise(unlabelled.image))[0].float()
+    def _pseudo_labels(self, batch: Batch) -> PseudoLabels:
+        """Labels of the weak view, each image with its own prompt; the vision-language model is not trained."""
+        teacher = self.teacher(standardise(batch.image))[0].float()
+        taught = torch.sigmoid(teacher)
         if self.recipe.merge == "teacher":  # the vision-language model is not needed
-            return torch.sigmoid(teacher), None
+            return PseudoLabels(taught, None, taught)
 
         # running statistics of the frozen model must not change
         self.vlm.eval()
-        text = self.vlm.mask_logits(unlabelled.image, self.text_encoder(unlabelled.text)).float()
-        return merged_label(teacher, text, self.recipe.merge), torch.sigmoid(text)
+        text = self.vlm.mask_logits(batch.image, self.text_encoder(batch.text)).float()
+        return PseudoLabels(
+            taught, torch.sigmoid(text), merged_label(teacher, text, self.recipe.merge)
+        )
+
+    def _agreement(self, batch: Batch, truth: Mask) -> dict[str, Tensor]:
+        """Mean Dice with the truth, at a threshold of 0.5, of every kind of label on some labelled images."""
+        text = Text(
+            batch.text.prompts[:CHECKED],
+            batch.text.zones[:CHECKED],
+            statements=batch.text.statements[:CHECKED],
+        )
+        labels = self._pseudo_labels(Batch(batch.image[:CHECKED], text))
+        found = {}
+        for name, label in labels._asdict().items():
+            if label is not None:
+                found[f"{name}_dice"] = hard_dice(label, truth[:CHECKED])
+        return found
 
     def _similarity(self, a: Gaussian, b: Gaussian) -> tuple[Pairs, Pairs | None]:
         """Eq. 5 and D_SSS; without SSS the cosine and None."""

@@ -119,18 +119,18 @@ class GatedUp(nn.Module):
 
 
 class GroundingDecoder(nn.Module):
-    """f_g: patch features -> pixel features, four times finer, compared with the text embedding (Eq. 10)."""
+    """f_g: patch tokens -> pixel features, four times finer, compared with the text embedding (Eq. 10)."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.project = nn.Conv2d(channels, width, 1)
+        self.project = nn.Conv2d(width, width, 1)
         self.ups = nn.Sequential(GatedUp(width), GatedUp(width))
         self.scale, self.shift = nn.Parameter(torch.tensor(10.0)), nn.Parameter(torch.tensor(-2.5))
 
     def forward(
-        self, patches: Float[Tensor, "b c h w"], sentence: Embedding
+        self, patches: Float[Tensor, "b e h w"], sentence: Embedding
     ) -> tuple[Float[Tensor, "b e h4 w4"], Float[Tensor, "b 1 h4 w4"]]:
-        """Patch features B C h w and t_f B E -> pixel features v_f B E 4h 4w, logits of y_text B 1 4h 4w.
+        """Patch tokens B E h w and t_f B E -> pixel features v_f B E 4h 4w, logits of y_text B 1 4h 4w.
 
         The logits are scale x cosine + shift: a product of unit vectors alone gives probabilities of 0.27 to 0.73.
         """

@@ -67,8 +67,8 @@ class SemiMedRefRecipe(Recipe):
         tau: confidence above which the teacher's pixel is lesion; also used by the lesion gate and the mixed target.
         text_view: of the student's unlabelled prompts: PosAug, the paper's baseline `generic`, or none.
         posaug_p, posaug_mode: probability of PosAug; dropout, fuzzing or a mix of both.
-        mix: T-PatchMix by position or by probability, the paper's baseline `naive` (CutMix), or none.
-        block_px, mix_share, gate: see `textmask.methods.semi_medref.patch_mix.PatchMix`.
+        mix: T-PatchMix by position or by probability, as `released`, the paper's baseline `naive` (CutMix), or none.
+        block_px, mix_share, mix_p, gate: see `textmask.data.patch_mix.PatchMix`.
         contrast: ITCL or the paper's baseline, CLIP's loss.
         contrast_tau: temperature of the contrast.
         align_width: E, width of the contrast's embeddings.
@@ -83,10 +83,11 @@ class SemiMedRefRecipe(Recipe):
     text_view: Literal["none", "posaug", "generic"] = "posaug"
     posaug_p: float = Field(0.5, ge=0, le=1)
     posaug_mode: Literal["mix", "dropout", "fuzzing"] = "mix"
-    mix: Literal["none", "position", "probability", "naive"] = "position"
+    mix: Literal["none", "position", "probability", "released", "naive"] = "position"
     block_px: int = Field(16, ge=1)
-    mix_share: float = Field(0.08, ge=0, le=1)
-    gate: Literal["sample", "block"] = "sample"
+    mix_share: float = Field(0.5, ge=0, le=1)
+    mix_p: float = Field(0.08, ge=0, le=1)
+    gate: Literal["sample", "block"] = "block"
     contrast: Literal["itcl", "clip"] = "itcl"
     contrast_tau: float = Field(0.07, gt=0)
     align_width: int = Field(256, ge=1)
@@ -196,6 +197,12 @@ ABLATION_TABLES = {
         Arm("cutmix", "w/ CutMix", (*NO_ITCL, "text_view=none", "mix=naive")),
         Arm("v1", "PosAug", (*NO_ITCL, "mix=none")),
         Arm("v2", "T-PatchMix", (*NO_ITCL, "text_view=none")),
+        Arm(
+            "v2-probability",
+            "T-PatchMix by probability",
+            (*NO_ITCL, "text_view=none", "mix=probability"),
+        ),
+        Arm("v2-released", "T-PatchMix as released", (*NO_ITCL, "text_view=none", "mix=released")),
         Arm("v3", "PosAug, T-PatchMix, CLIP loss", ("contrast=clip",)),
         Arm("all", "PosAug, T-PatchMix, ITCL", ()),
     ),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from textmask.data.patch_mix import Mixed, PatchMix, patch_mix
 from textmask.errors import DataError
 from textmask.losses.contrastive import (
     cosine_similarity_matrix,
@@ -18,7 +19,6 @@ from textmask.losses.contrastive import (
 )
 from textmask.losses.segmentation import bce, soft_dice
 from textmask.methods.base import Method
-from textmask.methods.semi_medref.patch_mix import Mixed, PatchMix, patch_mix
 from textmask.methods.semi_medref.text_views import text_view
 from textmask.nn.backbones import build_backbone
 from textmask.nn.pretrained_text import build_text_encoder
@@ -118,7 +118,7 @@ class SemiMedRef(Method):
         return losses
 
     def monitors(self) -> dict[str, Tensor]:
-        """Of the last step: shares of pseudo-mask pixels, mixed samples, rewritten prompts and images in `cons`."""
+        """Of the last step: shares of pseudo-mask pixels, mixed samples and pixels, rewritten prompts, images in `cons`."""
         return self._monitors
 
     @torch.no_grad()
@@ -140,7 +140,9 @@ class SemiMedRef(Method):
             recipe.posaug_mode,
             rng,
         )
-        settings = PatchMix(recipe.mix, recipe.block_px, recipe.mix_share, recipe.tau, recipe.gate)
+        settings = PatchMix(
+            recipe.mix, recipe.block_px, recipe.mix_share, recipe.tau, recipe.gate, recipe.mix_p
+        )
         strong = unlabelled.views.get("strong_blur", unlabelled.image).clone()
         mixed = patch_mix(strong, probability, unlabelled.text, spoken.prompts, settings, generator)
         mixed = replace(mixed, text=mixed.text.to(strong.device))
@@ -149,6 +151,7 @@ class SemiMedRef(Method):
         self._monitors = {
             "pseudo_share": mixed.target.float().mean(),
             "mixed_samples": mixed.blocks.flatten(1).any(dim=1).float().mean(),
+            "mixed_pixels": mixed.mix_mask.float().mean(),
             "changed_sentences": torch.tensor(changed / len(unlabelled)),
         }
         return mixed

@@ -101,7 +101,11 @@ class ClaimGroup(Config):
 
 
 class ClaimSize(Config):
-    """A number of parameters that a paper prints; a frozen text encoder is not counted."""
+    """A number of parameters that a paper prints; a frozen text encoder is not counted.
+
+    Attributes:
+        part: how the names of the parameters begin that are counted; "" is all.
+    """
 
     paper: str
     table: str
@@ -109,14 +113,23 @@ class ClaimSize(Config):
     millions: float = Field(gt=0)
     method: str
     settings: tuple[str, ...] = ()
+    part: str = ""
     caveat: str = ""
 
 
 class Paper(Config):
-    """A paper, and what its own rows measure."""
+    """A paper, and what its own rows measure.
+
+    Attributes:
+        title: short name and title.
+        metric: of the paper's own rows.
+        notes: what a reader must know of all claims of the paper: where the method here is not the printed one, and
+            which results were made before a change of it.
+    """
 
     title: str
     metric: Literal["dice_per_image", "dice_pooled"]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ def page(
     # one section per paper, one table per group
     for name, paper in ledger.papers.items():
         parts.append(f"## {paper.title}\n\nIts own rows are compared by {paper.metric}.\n")
+        if paper.notes:
+            parts.append(bullets(paper.notes))
         mine = [found for found in judged if found.entry.group.paper == name]
         parts += [
             _group(list(found))

@@ -179,7 +179,8 @@ def count(ledger: Ledger) -> list[Counted]:
     """The verdict on every number of parameters: within 5 % of the printed one or not."""
     counted = []
     for size in ledger.sizes:
-        ours = count_parameters(preset_recipe(size.method, "paper").override(*size.settings)) / 1e6
+        recipe = preset_recipe(size.method, "paper").override(*size.settings)
+        ours = count_parameters(recipe, size.part) / 1e6
         near = abs(ours - size.millions) <= SIZE_TOLERANCE * size.millions
         counted.append(Counted(size, ours, "reproduced" if near else "not reproduced"))
     return counted

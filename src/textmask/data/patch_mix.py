@@ -21,7 +21,7 @@ from textmask.text.render import render
 from textmask.text.zones import image_zones, zone_map
 from textmask.types import Image, Mask, Text
 
-MixMode = Literal["none", "position", "probability", "naive"]
+MixMode = Literal["none", "position", "probability", "released", "naive"]
 GateScope = Literal["sample", "block"]
 STYLE_OF_GRAMMAR = {
     "qata": "qata",
@@ -40,13 +40,16 @@ class PatchMix:
     """How patches are drawn.
 
     Attributes:
-        mode: `position`, blocks of the region that the partner's prompt names, none if the sides conflict;
-            `probability`, blocks in which the teacher is confident of the partner; `naive` is CutMix, which checks
-            nothing and does not change the prompt; `none` mixes nothing.
+        mode: `position`, blocks of the region that the sample's own prompt names, none if the sides of the two prompts
+            conflict; `probability`, blocks in which the teacher is confident of the partner; `released`, with
+            probability `p` a single block of the region; `naive` is CutMix, which checks nothing and does not change
+            the prompt; `none` mixes nothing.
         block_px: side of a block in pixels.
-        share: share of the allowed blocks that are taken.
+        share: share of the allowed blocks that are taken; the paper does not give it.
         tau: lesion gate, and threshold of the mixed target.
-        scope: whether the gate applies to all blocks of a sample together (Eq. 7) or to each block.
+        scope: whether the gate applies to all blocks of a sample together or to each block (Eq. 7 speaks of "the mixed
+            patch").
+        p: probability that a sample is mixed, of `released`.
     """
 
     mode: MixMode
@@ -54,17 +57,19 @@ class PatchMix:
     share: float
     tau: float
     scope: GateScope
+    p: float = 0.08
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """Images B 3 H W, targets B 1 H W and prompts after mixing; `blocks` is True for the partner's blocks."""
+    """Images B 3 H W, targets B 1 H W and prompts after mixing; `blocks` is True for the blocks of the `partner`."""
 
     image: Image
     target: Bool[Tensor, "b 1 h w"]
     text: Text
     blocks: Blocks
     block_px: int
+    partner: Int[Tensor, " b"]
 
     @property
     def mix_mask(self) -> Bool[Tensor, "b 1 h w"]:
@@ -119,16 +124,25 @@ def draw_blocks(
     if settings.mode == "probability":
         return taken & (confidence >= settings.tau)
 
-    # position: the region that the partner's prompt names, unless the sides conflict
+    # the region that the sample's own prompt names, unless the sides conflict
     allowed = torch.zeros((n, rows, columns), dtype=torch.bool)
     for i, j in enumerate(partner.tolist()):
-        span = region(statements[j])
+        span = region(statements[i])
         if span is not None and not conflict(statements[i], statements[j]):
             top, bottom, left, right = span
             down = slice(round(top * rows), round(bottom * rows))
             across = slice(round(left * columns), round(right * columns))
             allowed[i, down, across] = True
-    return taken & allowed.to(taken.device)
+    if settings.mode == "position":
+        return taken & allowed.to(taken.device)
+
+    # released: one block of the region, in few samples
+    score = torch.where(allowed, torch.rand(allowed.shape, generator=generator), -1.0).flatten(1)
+    highest, place = score.max(dim=1)
+    mixed = (highest >= 0) & (torch.rand(n, generator=generator) < settings.p)
+    single = torch.zeros_like(allowed).flatten(1)
+    single[torch.arange(n), place] = mixed
+    return single.view_as(allowed).to(taken.device)
 
 
 def gated(
@@ -170,7 +184,8 @@ def patch_mix(
     rows, columns = image.shape[2] // p, image.shape[3] // p
     blocks = torch.zeros((n, rows, columns), dtype=torch.bool, device=image.device)
     if settings.mode == "none" or n < 2 or not blocks.numel():
-        return Mixed(image, target, build_text(spoken, text.statements), blocks, p)
+        same = build_text(spoken, text.statements)
+        return Mixed(image, target, same, blocks, p, torch.arange(n))
 
     # every sample takes patches from another one
     shift = int(torch.randint(1, n, (), generator=generator))
@@ -194,7 +209,7 @@ def patch_mix(
                 statements[i], sentences[i] = found
 
     _paste(_in_blocks(image, p), blocks, partner)
-    return Mixed(image, target, build_text(sentences, statements), blocks, p)
+    return Mixed(image, target, build_text(sentences, statements), blocks, p, partner)
 
 
 def _in_blocks(image: Shaped[Tensor, "b c h w"], p: int) -> Shaped[Tensor, "b rows columns c p p"]:
