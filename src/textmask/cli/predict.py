@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
-    MergeValid,
     RunPath,
-    SplitColumn,
-    TextColumn,
     complain,
-    data_options,
     find_run,
     progress_bars,
     read_run_data,
@@ -210,6 +203,7 @@ def _show_messages(results: list[BatchResult]) -> None:
             say(f"{count} of {len(results)}: {conversion}")
 
 
+@reads_data()
 def calibrate_command(
     run: RunPath,
     data: DataPath,
@@ -222,13 +216,7 @@ def calibrate_command(
     level: Annotated[
         float, typer.Option(help="Fraction of the model's own masks that may be withheld.")
     ] = 0.01,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -242,16 +230,7 @@ def calibrate_command(
 
     record = find_run(run)
     folder = output_folder(record.path, out)
-    options = data_options(
-        record.options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(record.options)
     manifest = read_run_data(record, data, options)
     manifest.rows_of(split)
 

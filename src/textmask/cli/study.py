@@ -7,20 +7,13 @@ from typing import Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
     FullHelpGroup,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
-    MergeValid,
     RunPath,
-    SplitColumn,
-    TextColumn,
-    data_options,
     find_run,
     print_table,
     progress_bars,
@@ -50,6 +43,7 @@ study_app.command()(corruption)
 
 
 @study_app.command("features")
+@reads_data()
 def features_command(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders, one panel per run.")
@@ -64,13 +58,7 @@ def features_command(
     out: Annotated[
         Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
     ] = Path("features.png"),
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -81,16 +69,7 @@ def features_command(
     Example: textmask study features runs/d-seed0 runs/f-seed0 data/table.csv
     """
     records = [find_run(run) for run in runs]
-    options = data_options(
-        records[0].options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(records[0].options)
     manifest = read_run_data(records[0], data, options)
     manifest.rows_of(split)
 
@@ -117,6 +96,7 @@ def features_command(
 
 
 @study_app.command("ambiguity")
+@reads_data()
 def ambiguity_command(
     run: RunPath,
     data: DataPath,
@@ -129,13 +109,7 @@ def ambiguity_command(
     out: Annotated[
         Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
     ] = Path("ambiguity.png"),
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -146,16 +120,7 @@ def ambiguity_command(
     Example: textmask study ambiguity runs/dusss data/table.csv
     """
     record = find_run(run)
-    options = data_options(
-        record.options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(record.options)
     manifest = read_run_data(record, data, options)
     manifest.rows_of(split)
 
