@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from textmask.data.manifest import SPLIT_ALIASES
-from textmask.errors import DataWarning
+from textmask.io.folders import files_below
 
 Kind = Literal["image", "mask"]
 
@@ -83,40 +83,22 @@ class Tree:
 
     @classmethod
     def scan(cls, root: Path) -> Tree:
-        """List a folder; hidden folders, linked folders and `OTHER_FOLDERS` are not scanned.
+        """List a folder; hidden folders and `OTHER_FOLDERS` are not scanned, and links are followed.
 
-        Warns:
-            DataWarning: folders are links, which may lead out of the data set.
+        Raises:
+            OSError: the folder cannot be read.
         """
         images, tables = [], []
-        links: list[str] = []
-        for folder, names, files in os.walk(root):
-            relative = os.path.relpath(folder, root)
-            prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
-            entered = [n for n in names if not n.startswith(".") and n.lower() not in OTHER_FOLDERS]
-            links += [
-                prefix + name for name in entered if os.path.islink(os.path.join(folder, name))
-            ]
-            names[:] = entered if prefix.count("/") < MAX_DEPTH else []
-            # images and tables of this folder
-            for name in files:
-                suffix = suffix_of(name)
-                if name.startswith((".", "~$")):  # ~$ is the lock file of an open workbook
-                    continue
-                if suffix in SUFFIXES:
-                    images.append(prefix + name)
-                elif suffix in TABLE_SUFFIXES:
-                    tables.append(prefix + name)
-
-        if links:
-            shown = ", ".join(f"{name} -> {os.readlink(root / name)}" for name in sorted(links)[:5])
-            warnings.warn(
-                f"{root}: {len(links)} folders are links and were not read: {shown}. Copy them into the data set, or "
-                "mount them there.",
-                DataWarning,
-                stacklevel=2,
-            )
-        return cls(root, tuple(sorted(images)), tuple(sorted(tables)))
+        for path in files_below(
+            root, enter=lambda name: name.lower() not in OTHER_FOLDERS, max_depth=MAX_DEPTH + 1
+        ):
+            suffix = suffix_of(path)
+            if suffix in SUFFIXES:
+                images.append(path)
+            # ~$ is the lock file of an open workbook
+            elif suffix in TABLE_SUFFIXES and not posixpath.basename(path).startswith("~$"):
+                tables.append(path)
+        return cls(root, tuple(images), tuple(tables))
 
     @cached_property
     def known(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ from textmask.data.manifest_cells import own_mask_problem
 from textmask.data.published import group_of, identify, known_laterality
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.io.array_files import holds_both
-from textmask.io.paths import Fence
+from textmask.io.paths import path_problem
 from textmask.layouts.choice import TableChoice
 from textmask.layouts.coco import read_coco
 from textmask.layouts.detect import (
@@ -141,11 +141,10 @@ def _manifest(source: LayoutSource, entries: list[LayoutEntry], layout: str, how
             rows.setdefault(row, entry)
     _check_rows(rows, pairing)
 
-    # a symbolic link may lead out of the folder
-    fence = Fence(source.tree.root)
+    # a manifest could not hold such a name
     for row in rows:
         for path in (row.image, row.mask):
-            if path and (problem := fence.problem(path)):
+            if path and (problem := path_problem(path)):
                 pairing.wrong.append(problem)
 
     pairing.raise_any(source.path)
