@@ -14,7 +14,6 @@ from textmask.cli.options import (
     Verify,
     check_zone_map,
     print_table,
-    progress_bars,
     say,
     verify_data,
 )
@@ -75,8 +74,7 @@ def inspect(
         lines = [[c.split, str(c.found), str(c.published)] for c in published.splits]
         print_table(["split", "rows", f"published ({published.source})"], lines)
 
-    with progress_bars() as step:
-        report = check(manifest, pixels=pixels, progress=step)
+    report = check(manifest, pixels=pixels)
     prompts = {row.text for row in manifest.rows}
     groups = {row.group for row in manifest.rows if row.group}
     say(
@@ -110,10 +108,9 @@ def convert(
     from textmask.runs.data_options import DataOptions
 
     options = given.over(DataOptions())
-    with progress_bars() as step:
-        from textmask.runs.read_data import read_data
+    from textmask.runs.read_data import read_data
 
-        manifest = decide_rule(read_data(path, options), progress=step)
+    manifest = decide_rule(read_data(path, options))
     write_manifest(manifest, out)
     say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
     if options.mask_threshold is not None:
@@ -159,10 +156,7 @@ def describe_command(
 
     from textmask.data.describe import describe_masks
 
-    with progress_bars() as step:
-        made = describe_masks(
-            manifest, out, style=style, laterality=side, zones=zones, progress=step
-        )
+    made = describe_masks(manifest, out, style=style, laterality=side, zones=zones)
     say(
         f"{out}: {made.described} prompts from masks ({made.agreeing} agree with the existing ones), "
         f"{made.unmasked} rows without a mask unchanged; left means the {side} side. "

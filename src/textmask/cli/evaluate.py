@@ -19,13 +19,13 @@ from textmask.cli.options import (
     check_zone_map,
     find_run,
     print_table,
-    progress_bars,
     read_run_data,
     say,
     verify_data,
 )
 from textmask.config import MAX_SEED
 from textmask.errors import ConfigError
+from textmask.progress import report
 
 
 @reads_data()
@@ -91,20 +91,19 @@ def evaluate_command(
     from textmask.runs.environment import prepare_cpu
 
     prepare_cpu()
-    with progress_bars() as step:
-        scoring = EvaluationOptions(
-            beside=neighbors,
-            masks=folders,
-            out=out,
-            surface=surface,
-            native=native,
-            seed=seed,
-            zones=zones,
-            cache_dir=cache_dir,
-            device=device,
-            progress=step,
-        )
-        summary = run_evaluation(record.path, manifest, split, scoring)
+    scoring = EvaluationOptions(
+        beside=neighbors,
+        masks=folders,
+        out=out,
+        surface=surface,
+        native=native,
+        seed=seed,
+        zones=zones,
+        cache_dir=cache_dir,
+        device=device,
+        progress=report,
+    )
+    summary = run_evaluation(record.path, manifest, split, scoring)
 
     print_table(*table_cells(summary.rows, summary.missing_rows))
     if summary.structures:
@@ -196,7 +195,7 @@ def table_command(
     """
     from textmask.studies.tables import summary_tables
 
-    typer.echo(summary_tables(summaries, brief))
+    say(summary_tables(summaries, brief))
 
 
 def verify_table_command(

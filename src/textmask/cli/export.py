@@ -13,11 +13,11 @@ from textmask.cli.options import (
     Device,
     RunPath,
     find_run,
-    progress_bars,
     read_run_data,
     say,
 )
 from textmask.errors import ConfigError, choose
+from textmask.progress import report
 
 if TYPE_CHECKING:
     from textmask.data.manifest import Manifest
@@ -92,22 +92,21 @@ def export_command(
 
     from textmask.export.export import export, gate_report
 
-    with progress_bars() as step:
-        result = export(
-            record.path,
-            written,
-            target,
-            data=manifest,
-            precision=precision,
-            bound=bound,
-            gate=gate,
-            split=split,
-            kept=keep or (),
-            notes=note or (),
-            cache_dir=cache_dir,
-            device=device,
-            progress=step,
-        )
+    result = export(
+        record.path,
+        written,
+        target,
+        data=manifest,
+        precision=precision,
+        bound=bound,
+        gate=gate,
+        split=split,
+        kept=keep or (),
+        notes=note or (),
+        cache_dir=cache_dir,
+        device=device,
+        progress=report,
+    )
 
     for line in gate_report(result):
         say(line)

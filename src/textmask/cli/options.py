@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from typer.core import TyperGroup
 
 from textmask.config import MAX_SEED
 from textmask.errors import CheckpointError, ConfigError, DataError, choose
-from textmask.progress import Progress
+from textmask.progress import make_way
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
@@ -115,11 +114,13 @@ CacheDir = Annotated[
 
 def say(text: str) -> None:
     """Print a line unchanged: without markup, and without a line break inside a path."""
+    make_way()
     out_console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def complain(text: str, style: str) -> None:
     """Print a line unchanged to stderr."""
+    make_way()
     err_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -167,8 +168,7 @@ def verify_data(manifest: Manifest, cache_dir: Path | None = None) -> None:
     """Read every file of a data set again, and say which changed without a new size or time."""
     from textmask.data.content import verify_contents
 
-    with progress_bars() as step:
-        changed = verify_contents(manifest, cache_dir, step)
+    changed = verify_contents(manifest, cache_dir)
     if not changed:
         say(f"{manifest.name or manifest.root}: every file has the content that is known of it")
         return
@@ -211,23 +211,8 @@ def print_table(head: list[str], lines: list[list[str]]) -> None:
         table.add_column(escape(name), overflow="fold")
     for line in lines:
         table.add_row(*(escape(cell) for cell in line))
+    make_way()
     out_console.print(table)
-
-
-@contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """A progress bar per named task."""
-    from rich.progress import Progress as Bars
-
-    tasks: dict[str, Any] = {}
-    with Bars(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
-
-        def step(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(escape(name), total=total)
-            bar.update(tasks[name], completed=done)
-
-        yield step
 
 
 def chosen_preset(preset: str | None) -> str:

@@ -17,12 +17,12 @@ from textmask.cli.options import (
     RunPath,
     complain,
     find_run,
-    progress_bars,
     read_run_data,
     say,
 )
 from textmask.cluster import Launcher
 from textmask.errors import ConfigError
+from textmask.progress import report as tell
 
 if TYPE_CHECKING:
     from textmask.inference.results import BatchResult
@@ -145,23 +145,22 @@ def predict_command(
     from textmask.runs.environment import prepare_cpu
 
     prepare_cpu()
-    with progress_bars() as step:
-        results = predict_folder(
-            record.path,
-            jobs,
-            out,
-            overwrite=overwrite,
-            probability=probability,
-            explain=explain,
-            assume=assume,
-            abstain=abstain,
-            engine=launcher,
-            backend=backend,
-            export=exported,
-            device=device,
-            tta=tta,
-            progress=step,
-        )
+    results = predict_folder(
+        record.path,
+        jobs,
+        out,
+        overwrite=overwrite,
+        probability=probability,
+        explain=explain,
+        assume=assume,
+        abstain=abstain,
+        engine=launcher,
+        backend=backend,
+        export=exported,
+        device=device,
+        tta=tta,
+        progress=tell,
+    )
 
     for note in notes:
         say(note)
@@ -238,17 +237,16 @@ def calibrate_command(
     from textmask.runs.environment import prepare_cpu
 
     prepare_cpu()
-    with progress_bars() as step:
-        found = calibrate_run(
-            record.path,
-            manifest,
-            split,
-            out=out,
-            level=level,
-            cache_dir=cache_dir,
-            device=device,
-            progress=lambda done, total: step("images", done, total),
-        )
+    found = calibrate_run(
+        record.path,
+        manifest,
+        split,
+        out=out,
+        level=level,
+        cache_dir=cache_dir,
+        device=device,
+        progress=lambda done, total: tell("images", done, total),
+    )
     say(
         f"{folder / CALIBRATION}: {len(found['vocabulary'])} words. A prompt needs {found['share_needed']:.0%} known "
         f"words, a mask a mean probability of {found['confidence_needed']:.3f}."

@@ -16,7 +16,6 @@ from textmask.cli.options import (
     RunPath,
     find_run,
     print_table,
-    progress_bars,
     read_run_data,
     say,
 )
@@ -25,6 +24,7 @@ from textmask.cli.study_grid import ablation_command, labels_command, sensitivit
 from textmask.cli.study_robustness import corruption, prompts, text_noise
 from textmask.cli.study_tune import tune_command
 from textmask.config import MAX_SEED
+from textmask.progress import report
 
 study_app = typer.Typer(
     cls=FullHelpGroup,
@@ -128,17 +128,16 @@ def ambiguity_command(
     from textmask.studies.probes.ambiguity import AmbiguityOptions, lines, measure_ambiguity
 
     prepare_cpu()
-    with progress_bars() as step:
-        probe = AmbiguityOptions(
-            split=split,
-            images=pictures,
-            count=count,
-            seed=seed,
-            cache_dir=cache_dir,
-            device=device,
-            progress=lambda done, total: step("images", done, total),
-        )
-        summary = measure_ambiguity(record.path, manifest, out, probe)
+    probe = AmbiguityOptions(
+        split=split,
+        images=pictures,
+        count=count,
+        seed=seed,
+        cache_dir=cache_dir,
+        device=device,
+        progress=lambda done, total: report("images", done, total),
+    )
+    summary = measure_ambiguity(record.path, manifest, out, probe)
 
     head = ["prompt", "cosine to own", "overlap with own", "inside mask", "inside minus own"]
     print_table(head, lines(summary))

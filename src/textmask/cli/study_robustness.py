@@ -19,13 +19,13 @@ from textmask.cli.options import (
     ZoneMap,
     check_zone_map,
     find_run,
-    progress_bars,
     read_run_data,
     say,
     split_names,
 )
 from textmask.config import MAX_SEED
 from textmask.errors import ConfigError, choose
+from textmask.progress import report
 
 if TYPE_CHECKING:
     from textmask.data.manifest import Manifest
@@ -196,17 +196,16 @@ def _study_options(
     from textmask.studies.robustness.perturbations import RobustnessOptions
 
     prepare_cpu()
-    with progress_bars() as step:
-        yield RobustnessOptions(
-            out=out,
-            limit=limit,
-            seed=seed,
-            zones=zones,
-            n_bootstrap=bootstrap,
-            cache_dir=cache_dir,
-            progress=step,
-            device=device,
-        )
+    yield RobustnessOptions(
+        out=out,
+        limit=limit,
+        seed=seed,
+        zones=zones,
+        n_bootstrap=bootstrap,
+        cache_dir=cache_dir,
+        progress=report,
+        device=device,
+    )
 
 
 def _show(found: RobustnessStudy) -> None:
