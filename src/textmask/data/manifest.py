@@ -33,7 +33,7 @@ from textmask.io.array_files import holds_both
 from textmask.io.files import write_whole
 from textmask.io.mask_rule import MaskRule
 from textmask.io.paths import path_problem
-from textmask.io.spreadsheets import FORMULA, read_csv
+from textmask.io.spreadsheets import FORMULA, read_csv, without_value
 from textmask.statement import Laterality
 from textmask.text.hidden_text import has_hidden_characters
 
@@ -261,7 +261,8 @@ def read_manifest(path: str | Path) -> Manifest:
     # collect the problems of all rows before reporting them
     problems = Problems(path)
     rows = []
-    for number, cells in records:
+    for number, stored in records:
+        cells = without_value(stored)
         # a shifted row would be read wrongly, so that its cells are not parsed
         if len(cells) != len(header):
             problems.add(

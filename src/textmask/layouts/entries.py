@@ -21,9 +21,10 @@ from textmask.layouts.pairing import (
     SUFFIXES,
     bare_stems,
     folder_split,
+    mask_stems,
     named_kind,
+    plain_stem,
     split_of,
-    stem_of,
     suffix_of,
 )
 from textmask.layouts.source import (
@@ -195,12 +196,19 @@ def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
     found: dict[tuple[str, str], str] = {}
     images = [path for path in source.tree.images if named_kind(path) == "image"]
     images.sort(key=lambda path: SUFFIXES.index(suffix_of(path)))
+    twice: list[str] = []
     for path in images:  # a .tif next to its .png is the same image
-        found.setdefault((split_of(path), stem_of(path).lower()), path)
+        first = found.setdefault((split_of(path), plain_stem(path)), path)
+        if first != path and suffix_of(path) not in (".tif", ".tiff"):
+            twice.append(path)
+    if twice:
+        _warn(
+            f"{source.path}: {len(twice)} images have the name of another one and are left out, the first: {twice[0]}."
+        )
 
     # a mask without an image is probably a mistake
-    masks = {stem_of(path).lower() for path in source.tree.of_kind("mask")}
-    names = {name for _, name in found}
+    masks = {plain_stem(path) for path in source.tree.of_kind("mask")}
+    names = {other for _, name in found for other in mask_stems(name)}
     alone = sorted(stem for stem in masks if not names & {stem, *bare_stems(stem)})
     if alone:
         _warn(
@@ -227,7 +235,7 @@ def _several_masks(
     masks = source.tree.of_kind("mask")
     known = {*images, *(("", name) for _, name in images)}
     for path in sorted(masks, key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower())):
-        stem = stem_of(path).lower()
+        stem = plain_stem(path)
         exact = (split_of(path), stem) in known
         for name in [stem] if exact else bare_stems(stem):
             # one mask with two endings is one mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,21 +33,35 @@ SUFFIXES = (
     ".nii.gz",
     ".nii",
 )
-IMAGE_FOLDERS = {"img", "imgs", "image", "images", "frames", "original", "imagestr", "imagests"}
+IMAGE_FOLDERS = {
+    "img",
+    "imgs",
+    "image",
+    "images",
+    "frames",
+    "original",
+    "imagestr",
+    "imagests",
+    "scans",
+}
 MASK_FOLDERS = {
     "labelcol", "gts", "gt", "ground-truths", "ground truth", "ground_truth", "ground-truth",
     "mask", "masks", "bin_masks", "labels", "label", "lesion mask", "labelstr", "labelsts",
+    "annotation", "annotations", "segmentation", "segmentations",
 }  # fmt: skip
 # BM-Seg: masks of something else under the names of the images; not scanned
 OTHER_FOLDERS = {"bone mask"}
 TABLE_SUFFIXES = (".csv", ".json", ".xlsx", ".tsv", ".tab", ".jsonl", ".ndjson")
 MAX_DEPTH = 5
 # words that make the name of a mask of the name of its image
-MASK_WORD = r"(?:mask|masks|seg|segmentation|gt|groundtruth|ground_truth|labelmap)"
+MASK_WORD = r"(?:mask|masks|seg|segmentation|gt|groundtruth|ground_truth|labelmap|labels?|annotations?|lesion)"
 MASK_STEMS = (
     re.compile(rf"{MASK_WORD}[_-](.+)"),
     re.compile(rf"(.+?)[_-]{MASK_WORD}(?:[_-]\d{{1,3}})?"),
 )
+
+# words in the name of an image that its mask may not have: case_image.png and case_mask.png
+IMAGE_STEMS = (re.compile(r"(?:image|img)[_-](.+)"), re.compile(r"(.+)[_-](?:image|img)"))
 
 
 def folder_split(name: str) -> str | None:
@@ -61,6 +76,11 @@ def stem_of(name: str) -> str:
     return base[: -len(suffix)] if (suffix := suffix_of(base)) in SUFFIXES else base
 
 
+def plain_stem(name: str) -> str:
+    """The stem in lower case; an accent that is a sign of its own, as a Mac writes it, is part of its letter."""
+    return unicodedata.normalize("NFC", stem_of(name)).lower()
+
+
 def suffix_of(path: str) -> str:
     """Suffix of a file in lower case; that of NIfTI may have two parts (.nii.gz)."""
     lower = path.lower()
@@ -71,6 +91,12 @@ def bare_stems(stem: str) -> list[str]:
     """The names of images that the name of a mask may mean, in lower case: case_mask, mask_case -> case."""
     matches = [pattern.fullmatch(stem.lower()) for pattern in MASK_STEMS]
     return [match[1] for match in matches if match]
+
+
+def mask_stems(stem: str) -> list[str]:
+    """The names by which the mask of an image may go: as the image, and without a word for images."""
+    matches = [pattern.fullmatch(stem) for pattern in IMAGE_STEMS]
+    return [stem, *(match[1] for match in matches if match)]
 
 
 @dataclass(frozen=True)
@@ -110,7 +136,7 @@ class Tree:
         index: dict[tuple[Kind, str], dict[str, list[str]]] = {}
         for path in self.images:
             files = index.setdefault((_kind(path), split_of(path)), {})
-            files.setdefault(stem_of(path).lower(), []).append(path)
+            files.setdefault(plain_stem(path), []).append(path)
         return index
 
     def folders(self, kind: Kind) -> list[str]:
@@ -137,12 +163,14 @@ class Tree:
         order = own + ([""] if (kind, "") in self._index else [])
         for split in order or self.folders(kind):
             files = self._index[kind, split]
-            for stem in _spellings(kind, stem_of(name).lower()):
-                if stem in files:
-                    return _best(files[stem], name), split if split in splits else splits[0]
-            # case.png -> case_mask.png, if only one mask has such a name
-            if kind == "mask" and len(named := self._masks_of(split, stem_of(name).lower())) == 1:
-                return named[0], split if split in splits else splits[0]
+            stem = plain_stem(name)
+            for bare in mask_stems(stem) if kind == "mask" else [stem]:
+                for spelling in _spellings(kind, bare):
+                    if spelling in files:
+                        return _best(files[spelling], name), split if split in splits else splits[0]
+                # case.png -> case_mask.png, if only one mask has such a name
+                if kind == "mask" and len(named := self._masks_of(split, bare)) == 1:
+                    return named[0], split if split in splits else splits[0]
         return None
 
     def _masks_of(self, split: str, stem: str) -> list[str]:
@@ -153,7 +181,7 @@ class Tree:
     def _bare_masks(self) -> dict[tuple[str, str], list[str]]:
         found: dict[tuple[str, str], list[str]] = {}
         for path in self.of_kind("mask"):
-            for bare in bare_stems(stem_of(path)):
+            for bare in bare_stems(plain_stem(path)):
                 found.setdefault((split_of(path), bare), []).append(path)
         return found
 

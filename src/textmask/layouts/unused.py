@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from textmask.errors import DataWarning
 from textmask.io.spreadsheets import column_of, sheet_headers
-from textmask.layouts.pairing import stem_of
+from textmask.layouts.pairing import plain_stem
 from textmask.layouts.source import IMAGE_NAMES, LayoutSource
 
 # read by no layout, but people keep prompts in them
@@ -33,7 +33,7 @@ def warn_about_unused_tables(source: LayoutSource, used: Iterable[str], *, promp
     if source.path.is_file():
         return
     places = tuple(used)
-    stems = {stem_of(path).lower() for path in source.tree.images}
+    stems = {plain_stem(path) for path in source.tree.images}
     unused = []
     seen = [] if prompts else list(source.tree.tables)
     for name in (*seen, *_other_tables(source)):
@@ -112,6 +112,6 @@ def _names_images(source: LayoutSource, name: str, stems: set[str]) -> bool:
         return False
     for line in head.splitlines()[:HEAD_LINES]:
         words = [word for word in re.split(r"[\s,;:\"{}\[\]]+", line) if word]
-        if len(words) > 1 and any(stem_of(word).lower() in stems for word in words):
+        if len(words) > 1 and any(plain_stem(word) in stems for word in words):
             return True
     return False
