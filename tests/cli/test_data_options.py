@@ -54,7 +54,8 @@ def data_commands(command=None, path=()):
         return [one for name, child in below.items() for one in data_commands(child, (*path, name))]
     words = {(one.metavar or "", one.name) for one in command.params}
     takes = ("DATA", "data") in words or ("DATA", "path") in words or ("", "data") in words
-    return [(" ".join(path), command)] if takes else []
+    # slices are written of volumes, which no other command reads
+    return [(" ".join(path), command)] if takes and path != ("data", "slices") else []
 
 
 FOUND = data_commands()

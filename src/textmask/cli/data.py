@@ -165,6 +165,31 @@ def describe_command(
 
 
 @data_app.command()
+def slices(
+    path: Annotated[
+        Path, typer.Argument(metavar="DATA", help="nnU-Net raw data set of NIfTI volumes.")
+    ],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    axis: Annotated[
+        int | None,
+        typer.Option(
+            help="Axis along which the slices lie (default: that of the largest spacing).",
+            min=0,
+            max=2,
+        ),
+    ] = None,
+) -> None:
+    """Write the slices of an nnU-Net data set of volumes as images, to train and test on.
+
+    Example: textmask data slices Dataset007_Pancreas --out pancreas
+    """
+    from textmask.layouts.slices import write_slices
+
+    written = write_slices(path, out, axis)
+    say(f"{out}: {written} images. Next: textmask data convert {out} --out {out / 'table.csv'}")
+
+
+@data_app.command()
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     train_images: Annotated[

@@ -66,11 +66,11 @@ def detect_in(source: LayoutSource) -> str:
         else ""
     )
     raise DataError(
-        f"{source.path}: no layout recognized.{_found(source)}{_advice(source)} {LOOKED_FOR}{hint}"
+        f"{source.path}: no layout recognized.{_found(source)}{_no_pairs_advice(source)} {LOOKED_FOR}{hint}"
     )
 
 
-def _advice(source: LayoutSource) -> str:
+def _no_pairs_advice(source: LayoutSource) -> str:
     """What to do with images that have neither masks nor a table."""
     if source.has_tables() or not source.tree.images:
         return ""
