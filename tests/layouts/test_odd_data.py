@@ -221,3 +221,73 @@ def test_a_folder_of_images_alone_is_explained(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"neither masks nor a table.*textmask predict"):
         read_layout(tmp_path)
+
+
+@quiet
+@pytest.mark.parametrize("head", ["image,mask,text,split,note", "image,mask,text,split"])
+@pytest.mark.parametrize(
+    ("image_cell", "mask_cell"),
+    [
+        ("images\\c{}.png", "masks\\c{}.png"),
+        ("ROOT/images/c{}.png", "ROOT/masks/c{}.png"),
+        ("c{}.png", "c{}.png"),
+        ("c{}", "c{}"),
+        (" ./images/c{}.png ", "masks/c{}.png "),
+    ],
+)
+def test_the_same_cells_with_and_without_a_column_more(
+    tmp_path: Path, head: str, image_cell: str, mask_cell: str
+) -> None:
+    """A table with exactly the columns of a manifest is read like any other if it is not one."""
+    pairs(tmp_path)
+    cells = [cell.replace("ROOT", str(tmp_path)) for cell in (image_cell, mask_cell)]
+    table(tmp_path, *cells, "a polyp", head=head)
+    if head.endswith("split"):
+        path = tmp_path / "cases.csv"
+        path.write_text("\n".join(line.removesuffix(",") for line in path.read_text().split("\n")))
+    assert rows(tmp_path) == PAIRS
+
+
+@pytest.mark.filterwarnings("error", "ignore:.*(rows have no text|no folder names)")
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("p{}/images/1.png", "p{}/masks/1.png"), ("images/P{}/1.png", "masks/p{}/1_mask.png")],
+)
+def test_a_folder_per_patient_with_equal_names(tmp_path: Path, images: str, masks: str) -> None:
+    pairs(tmp_path, images, masks)
+    expected = [(images.format(i), masks.format(i)) for i in range(4)]
+    assert rows(tmp_path) == expected
+    table(tmp_path, images, "a polyp", head="image,text,split,note")
+    assert rows(tmp_path) == expected
+    table(tmp_path, "elsewhere/p{}/1.png", "a polyp", head="image,text,split,note")
+    if images.startswith("p"):
+        assert rows(tmp_path) == expected
+
+
+def test_the_mask_of_another_patient_is_never_taken(tmp_path: Path) -> None:
+    pairs(tmp_path, "p{}/images/1.png", "p{}/masks/1.png")
+    (tmp_path / "p2/masks/1.png").rename(tmp_path / "p2/masks/9.png")
+    with (
+        pytest.raises(DataError, match=r"1 of 4 names have no mask: 'p2/images/1\.png'"),
+        pytest.warns(DataWarning),
+    ):
+        read_layout(tmp_path)
+    table(tmp_path, "1.png", "a polyp", head="image,text,split,note")
+    with pytest.raises(DataError, match=r"'1\.png' may mean p0/images/1\.png or p1/images/1\.png"):
+        read_layout(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*no folder names")
+def test_equal_names_whose_masks_cannot_be_told_apart(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/p{}/1.png", "masks/{}.png")
+    with pytest.raises(DataError, match=r"images/p0/1\.png and images/p1/1\.png have one name"):
+        read_layout(tmp_path)
+
+
+@quiet
+def test_an_image_is_looked_for_in_the_folder_of_images(tmp_path: Path) -> None:
+    pairs(tmp_path)
+    for i in range(4):
+        image(tmp_path / f"annotated/c{i}.png", i + 9)
+    table(tmp_path, "c{}.png", "masks/c{}.png", "a polyp")
+    assert rows(tmp_path) == PAIRS

@@ -135,7 +135,17 @@ def native_tables(source: LayoutSource) -> list[str]:
         return ["manifest.csv"]
     fits = [name for name in names if set(REQUIRED) <= set(source.header(name)) <= set(COLUMNS)]
     # the manifest has commas; the same columns with semicolons are somebody's own table
-    return [name for name in fits if len(read_csv(source.tree.root / name)[0]) > 1]
+    fits = [name for name in fits if len(read_csv(source.tree.root / name)[0]) > 1]
+    return [name for name in fits if not _names_files_otherwise(source, name)]
+
+
+def _names_files_otherwise(source: LayoutSource, name: str) -> bool:
+    """Whether a table in the manifest format names its images in a way that only a search finds: a.png, C:\\a.png."""
+    header, records = source.table(name)
+    if not records or not {"label", "grammar"}.isdisjoint(header):
+        return False
+    cell = records[0][1][header.index("image")].strip()
+    return bool(cell) and (cell.startswith("/") or not (source.tree.root / cell).is_file())
 
 
 def _has_no_masks(header: list[str]) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from textmask.data.manifest import SPLIT_ALIASES
+from textmask.errors import DataError
 from textmask.io.folders import files_below
 
 Kind = Literal["image", "mask"]
@@ -156,26 +157,32 @@ class Tree:
 
         A leading `mask_`, letter case and suffix are ignored; an exact match is preferred. The folders of `splits` are
         searched in order, then the folder of no split. Folders of other splits are searched only if there is none of
-        these: two splits may each contain a `1.png`.
+        these: two splits may each contain a `1.png`. Of a name with folders (`patient1/1.png`), only files in such
+        folders count if there are any.
+
+        Raises:
+            DataError: files in several folders fit equally well.
         """
         # two splits may contain files of the same name
         own = [split for split in splits if (kind, split) in self._index]
         order = own + ([""] if (kind, "") in self._index else [])
+        stem, place = plain_stem(name), bare_folders(name)
+        placed = "/" in name.replace("\\", "/") and (kind, place) in self._bare_folders
         for split in order or self.folders(kind):
-            files = self._index[kind, split]
-            stem = plain_stem(name)
             for bare in mask_stems(stem) if kind == "mask" else [stem]:
-                for spelling in _spellings(kind, bare):
-                    if spelling in files:
-                        return _best(files[spelling], name), split if split in splits else splits[0]
+                files = self._index[kind, split]
+                fits = [files.get(spelling, []) for spelling in _spellings(kind, bare)]
                 # case.png -> case_mask.png, if only one mask has such a name
-                if kind == "mask" and len(named := self._masks_of(split, bare)) == 1:
-                    return named[0], split if split in splits else splits[0]
+                named = self._bare_masks.get((split, bare), []) if kind == "mask" else []
+                for paths in (*fits, named):
+                    near = [path for path in paths if not placed or bare_folders(path) == place]
+                    if near and (paths is not named or len(near) == 1):
+                        return _best(near, name), split if split in splits else splits[0]
         return None
 
-    def _masks_of(self, split: str, stem: str) -> list[str]:
-        """Masks whose name is `stem` and a word for masks."""
-        return self._bare_masks.get((split, stem), [])
+    @cached_property
+    def _bare_folders(self) -> frozenset[tuple[Kind, str]]:
+        return frozenset((_kind(path), bare_folders(path)) for path in self.images)
 
     @cached_property
     def _bare_masks(self) -> dict[tuple[str, str], list[str]]:
@@ -192,20 +199,37 @@ def _spellings(kind: Kind, stem: str) -> tuple[str, str]:
 
 
 def _best(paths: list[str], name: str) -> str:
-    """The file nearest to `name`: same name, then same stem, then same stem after a prefix, then by suffix."""
-    # compared in this order; the path itself makes the choice unique
-    base = PurePosixPath(name.replace("\\", "/")).name
+    """The file nearest to `name`: its folders, then same name, then same stem, then same stem after a prefix.
+
+    Raises:
+        DataError: files in several folders are equally near.
+    """
+    # compared in this order
+    asked = PurePosixPath(name.replace("\\", "/"))
     bare = stem_of(name).removeprefix("mask_")
 
-    def distance(path: str) -> tuple[bool, bool, int, str]:
+    def distance(path: str) -> tuple[bool, int, bool, bool, int]:
+        folders = path.split("/")[:-1]
         return (
-            PurePosixPath(path).name != base,
+            named_kind(path) is None,
+            sum(part not in folders for part in asked.parts[:-1]),
+            PurePosixPath(path).name != asked.name,
             stem_of(path).removeprefix("mask_") != bare,
             SUFFIXES.index(suffix_of(path)),
-            path,
         )
 
-    return min(paths, key=distance)
+    first, *others = sorted(paths, key=lambda path: (distance(path), path))
+    same = [path for path in others if distance(path) == distance(first)]
+    if any(posixpath.dirname(path) != posixpath.dirname(first) for path in same):
+        raise DataError(f"{name!r} may mean {first} or {same[0]}; write its path")
+    return first
+
+
+def bare_folders(path: str) -> str:
+    """The folders of a file that tell neither images from masks, in lower case: patient1/masks/1.png -> patient1."""
+    parts = path.lower().replace("\\", "/").split("/")[:-1]
+    kinds = IMAGE_FOLDERS | MASK_FOLDERS | {"."}
+    return "/".join(part for part in parts if part not in kinds)
 
 
 def named_kind(path: str) -> Kind | None:
