@@ -291,3 +291,20 @@ def test_an_image_is_looked_for_in_the_folder_of_images(tmp_path: Path) -> None:
         image(tmp_path / f"annotated/c{i}.png", i + 9)
     table(tmp_path, "c{}.png", "masks/c{}.png", "a polyp")
     assert rows(tmp_path) == PAIRS
+
+
+@pytest.mark.filterwarnings("ignore:.*(rows have no text|no folder names)")
+def test_a_text_file_per_image_is_named(tmp_path: Path) -> None:
+    pairs(tmp_path)
+    (tmp_path / "prompts").mkdir()
+    for i in range(4):
+        (tmp_path / f"prompts/c{i}.txt").write_text("a polyp on the left")
+    with pytest.warns(DataWarning, match=r"4 text files are named after images .*prompts/c0\.txt"):
+        assert rows(tmp_path) == PAIRS
+
+    # boxes are no prompts
+    for i in range(4):
+        (tmp_path / f"prompts/c{i}.txt").write_text("0 0.5 0.5 0.2 0.2")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*text files")
+        assert rows(tmp_path) == PAIRS

@@ -102,11 +102,12 @@ def mask_stems(stem: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Tree:
-    """The images and tables below a folder, as paths relative to it."""
+    """The images, tables and text files below a folder, as paths relative to it."""
 
     root: Path
     images: tuple[str, ...]
     tables: tuple[str, ...]
+    texts: tuple[str, ...] = ()
 
     @classmethod
     def scan(cls, root: Path) -> Tree:
@@ -115,7 +116,7 @@ class Tree:
         Raises:
             OSError: the folder cannot be read.
         """
-        images, tables = [], []
+        images, tables, texts = [], [], []
         for path in files_below(
             root, enter=lambda name: name.lower() not in OTHER_FOLDERS, max_depth=MAX_DEPTH + 1
         ):
@@ -125,7 +126,9 @@ class Tree:
             # ~$ is the lock file of an open workbook
             elif suffix in TABLE_SUFFIXES and not posixpath.basename(path).startswith("~$"):
                 tables.append(path)
-        return cls(root, tuple(images), tuple(tables))
+            elif suffix == ".txt":
+                texts.append(path)
+        return cls(root, tuple(images), tuple(tables), tuple(texts))
 
     @cached_property
     def known(self) -> frozenset[str]:
