@@ -26,7 +26,8 @@ from textmask.methods.registry import get_method
 COMMANDS = [
     ["train"], ["ensemble"], ["evaluate"], ["predict"], ["calibrate"], ["report"], ["table"], ["verify-table"],
     ["demo"], ["serve"],
-    ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "phantom"], ["methods", "list"],
+    ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "slices"],
+    ["data", "phantom"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"], ["study", "mix"],
     ["study", "labels"], ["study", "sensitivity"], ["study", "folds"], ["study", "tune"], ["dicom", "segment"],

@@ -12,10 +12,11 @@ from textmask.cli.app import app
 from textmask.data.cache import open_split
 from textmask.data.checks import check
 from textmask.data.manifest import read_manifest
-from textmask.errors import DataError, DataWarning
-from textmask.io.images import read_image, stored_size
+from textmask.errors import ConfigError, DataError, DataWarning
+from textmask.io.images import read_image, read_mask_pixels, stored_size
 from textmask.io.nifti import read_nifti
 from textmask.layouts.read import detect, read_layout
+from textmask.layouts.slices import write_slices
 
 
 def arrays(seed: int, top: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -153,5 +154,50 @@ def test_nnunet_slices_in_nifti(tmp_path: Path, shape: tuple[int, ...]) -> None:
 
 def test_nnunet_volumes_are_refused(tmp_path: Path) -> None:
     nnunet(tmp_path, (20, 14, 3))
-    with pytest.raises(DataError, match=r"imagesTr contains volumes \(c0_0000.nii.gz\)"):
+    with pytest.raises(
+        DataError, match=r"volumes \(c0_0000.nii.gz\).*textmask data slices .* --out FOLDER"
+    ):
         read_layout(tmp_path)
+
+
+def test_the_slices_of_volumes_are_written_and_read(tmp_path: Path) -> None:
+    root, out = tmp_path / "volumes", tmp_path / "slices"
+    nnunet(root, (20, 14, 3))
+    result = CliRunner().invoke(app, ["data", "slices", str(root), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "6 images" in result.output
+    manifest = read_layout(out)
+    assert [(row.image, row.mask, row.text, row.group) for row in manifest.rows] == [
+        (f"imagesTr/c{c}_z{z:03d}_0000.png", f"labelsTr/c{c}_z{z:03d}.png", "liver", f"c{c}")
+        for c in range(2)
+        for z in range(3)
+    ]
+    pixels = [image.pixels for image in read_nifti(root / "imagesTr/c1_0000.nii.gz")]
+    for z in range(3):
+        assert np.array_equal(read_image(out / f"imagesTr/c1_z{z:03d}_0000.png"), pixels[z])
+    expected = np.zeros((14, 20), np.uint8)
+    expected[2:6, 4:9] = 1
+    assert np.array_equal(read_mask_pixels(out / "labelsTr/c1_z002.png"), expected)
+
+    # nothing is replaced, and along another axis there are other slices
+    with pytest.raises(ConfigError, match="exists and is not replaced"):
+        write_slices(root, out)
+    assert write_slices(root, tmp_path / "other", axis=0) == 40
+    assert read_image(tmp_path / "other/imagesTr/c0_z019_0000.png").shape == (3, 14)
+
+
+def test_label_maps_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
+    root, out = tmp_path / "volumes", tmp_path / "slices"
+    nnunet(root, (20, 14, 3))
+    label = root / "labelsTr/c1.nii.gz"
+    for values, message in (
+        (np.zeros((20, 14, 2), np.uint8), r"c1.nii.gz: has the slices.*\(3, 14, 20\)"),
+        (np.full((20, 14, 3), 0.5, np.float32), "not whole numbers"),
+    ):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), label)
+        with pytest.raises(DataError, match=message):
+            write_slices(root, out)
+        assert not out.exists()
+    label.unlink()
+    with pytest.raises(DataError, match="has no label map c1 in labelsTr"):
+        write_slices(root, out)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import openpyxl
 import pytest
@@ -98,6 +99,16 @@ def nnunet(root: Path) -> None:
     (root / "dataset.json").write_text('{"labels": {"background": 0, "polyp": 1}}')
 
 
+def volumes(root: Path) -> None:
+    for folder, name in (("imagesTr", "c{}_0000.nii.gz"), ("labelsTr", "c{}.nii.gz")):
+        (root / folder).mkdir()
+        for i in range(3):
+            values = np.zeros((32, 32, 2), np.uint8)
+            values[8 : 16 + i, 8:20] = 1
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), root / folder / name.format(i))
+    (root / "dataset.json").write_text('{"labels": {"background": 0, "polyp": 1}}')
+
+
 def coco(root: Path) -> None:
     pair(root, "images/{}.png", "unused/{}.png")
     images = [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 32} for i in range(3)]
@@ -137,7 +148,7 @@ def label_maps(root: Path) -> None:
 
 
 MADE: list[Callable[[Path], None]] = [
-    two_folders, one_folder, table, workbook, other_sizes, image_folder, npz, npy, nnunet, coco, yolo, refcoco,
+    two_folders, one_folder, table, workbook, other_sizes, image_folder, npz, npy, nnunet, volumes, coco, yolo, refcoco,
     label_maps,
 ]  # fmt: skip
 

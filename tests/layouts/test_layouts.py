@@ -439,27 +439,6 @@ def test_plain_csv_cannot_leave_its_folder(tmp_path: Path, cell: str) -> None:
         read_layout(root)
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
-    pictures(tmp_path, "secret.png")
-    root = plain(
-        tmp_path / "set", "image,mask,text,split,x", "films/b.png,targets/a_seg.png,left,train,"
-    )
-    os.symlink(tmp_path / "secret.png", root / "films/b.png")
-    with pytest.raises(DataError, match="symbolic link that leaves"):
-        read_layout(root)
-
-
-@pytest.mark.filterwarnings("ignore:.*rows have no text")
-def test_linked_folders_are_named_and_never_dropped_in_silence(tmp_path: Path) -> None:
-    for folder in ("set/train/images", "set/train/masks", "elsewhere/images", "elsewhere/masks"):
-        pictures(tmp_path / folder, "a.png")
-    os.symlink(tmp_path / "elsewhere", tmp_path / "set/test")
-    with pytest.warns(
-        DataWarning, match=r"1 folders are links and were not read: test -> .*elsewhere"
-    ):
-        read_layout(tmp_path / "set", "folders")
-
-
 def test_plain_csv_reports_bad_cells(tmp_path: Path) -> None:
     header = "image,mask,text,split,laterality,labelled,x"
     root = plain(tmp_path, header, "films/a.png,targets/a_seg.png,left,a/b,viewer,perhaps,")

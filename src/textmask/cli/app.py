@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from textmask.cli.bars import Bars
 from textmask.cli.cache import cache_app
 from textmask.cli.data import data_app
 from textmask.cli.dicom import dicom_app
@@ -27,7 +28,7 @@ from textmask.cli.evaluate import (
 from textmask.cli.export import export_command, import_command
 from textmask.cli.figure import figure_app
 from textmask.cli.methods import methods_app
-from textmask.cli.options import FullHelpGroup, complain, out_console
+from textmask.cli.options import FullHelpGroup, complain, err_console, out_console
 from textmask.cli.predict import calibrate_command, predict_command
 from textmask.cli.serve import serve
 from textmask.cli.signals import INTERRUPTED, handle_signals
@@ -36,6 +37,7 @@ from textmask.cli.train import demo_command, train_command
 from textmask.cli.weights import weights_app
 from textmask.errors import TextMaskError, TextMaskWarning
 from textmask.io.files import what_to_do
+from textmask.progress import displayed_by
 
 UNEXPECTED = 3  # exit status after a fault of the program
 DESCRIPTION = (
@@ -111,6 +113,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback(help=DESCRIPTION)
 def root(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
@@ -120,6 +123,8 @@ def root(
     ] = False,
 ) -> None:
     """Options that come before the command."""
+    # bars of whatever the command does, until it ends
+    context.with_resource(displayed_by(context.with_resource(Bars(err_console))))
 
 
 def _show_warning(

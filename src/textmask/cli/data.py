@@ -7,34 +7,15 @@ from typing import Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
-    Absent,
-    Classes,
     DataPath,
     FullHelpGroup,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
-    MaskThreshold,
-    MaskValues,
-    MergeValid,
-    SplitColumn,
-    TextColumn,
     Verify,
     check_zone_map,
-    data_options,
     print_table,
-    progress_bars,
     say,
     verify_data,
-)
-from textmask.cli.table_options import (
-    ImageColumn,
-    MaskColumn,
-    ResizeMasks,
-    Sheet,
-    with_table_options,
 )
 from textmask.config import MAX_SEED, MAX_SIDE
 from textmask.errors import choose
@@ -51,21 +32,10 @@ ManifestOut = Annotated[
 
 
 @data_app.command()
+@reads_data()
 def inspect(
     path: DataPath,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    grammar: Grammar = None,
-    mask_threshold: MaskThreshold = None,
-    mask_values: MaskValues = None,
-    classes: Classes = None,
-    absent: Absent = None,
-    image_column: ImageColumn = None,
-    mask_column: MaskColumn = None,
-    sheet: Sheet = None,
-    resize_masks: ResizeMasks = None,
+    given: GivenOptions = NOTHING_GIVEN,
     pixels: Annotated[bool, typer.Option(help="Open the images and masks too.")] = True,
     verify: Verify = False,
     strict: Annotated[
@@ -87,19 +57,7 @@ def inspect(
     from textmask.layouts.read import detect
     from textmask.runs.data_options import DataOptions
 
-    options = data_options(
-        DataOptions(),
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        mask_threshold=mask_threshold,
-        mask_values=mask_values,
-        classes=classes,
-        absent=absent,
-        grammar=grammar,
-    )
-    options = with_table_options(options, image_column, mask_column, sheet, resize_masks)
+    options = given.over(DataOptions())
     from textmask.runs.read_data import read_data
 
     manifest = read_data(path, options)
@@ -116,8 +74,7 @@ def inspect(
         lines = [[c.split, str(c.found), str(c.published)] for c in published.splits]
         print_table(["split", "rows", f"published ({published.source})"], lines)
 
-    with progress_bars() as step:
-        report = check(manifest, pixels=pixels, progress=step)
+    report = check(manifest, pixels=pixels)
     prompts = {row.text for row in manifest.rows}
     groups = {row.group for row in manifest.rows if row.group}
     say(
@@ -136,24 +93,11 @@ def inspect(
 
 
 @data_app.command()
+@reads_data()
 def convert(
     path: DataPath,
     out: ManifestOut,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
-    mask_threshold: MaskThreshold = None,
-    mask_values: MaskValues = None,
-    classes: Classes = None,
-    absent: Absent = None,
-    image_column: ImageColumn = None,
-    mask_column: MaskColumn = None,
-    sheet: Sheet = None,
-    resize_masks: ResizeMasks = None,
+    given: GivenOptions = NOTHING_GIVEN,
 ) -> None:
     """Write the manifest of a data set.
 
@@ -163,25 +107,10 @@ def convert(
     from textmask.data.mask_scan import decide_rule
     from textmask.runs.data_options import DataOptions
 
-    options = data_options(
-        DataOptions(),
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        mask_threshold=mask_threshold,
-        mask_values=mask_values,
-        classes=classes,
-        absent=absent,
-        grammar=grammar,
-    )
-    options = with_table_options(options, image_column, mask_column, sheet, resize_masks)
-    with progress_bars() as step:
-        from textmask.runs.read_data import read_data
+    options = given.over(DataOptions())
+    from textmask.runs.read_data import read_data
 
-        manifest = decide_rule(read_data(path, options), progress=step)
+    manifest = decide_rule(read_data(path, options))
     write_manifest(manifest, out)
     say(f"{out}: {len(manifest)} rows, {dict(manifest.splits)}")
     if options.mask_threshold is not None:
@@ -193,6 +122,7 @@ def convert(
 
 
 @data_app.command("describe")
+@reads_data(without=("laterality", "grammar"))
 def describe_command(
     path: DataPath,
     out: ManifestOut,
@@ -208,11 +138,7 @@ def describe_command(
     laterality: Annotated[
         str, typer.Option(help="Laterality convention of the new prompts: image or patient.")
     ] = "image",
-    layout: Layout = None,
-    split_column: SplitColumn = None,
-    hold_out: HoldOut = None,
-    mask_threshold: MaskThreshold = None,
-    mask_values: MaskValues = None,
+    given: GivenOptions = NOTHING_GIVEN,
 ) -> None:
     """Generate prompts from the masks, for data without prompts. They leak the true position.
 
@@ -223,29 +149,44 @@ def describe_command(
 
     side = Convention(choose("laterality", laterality, [str(name) for name in Convention]))
     check_zone_map(zones)
-    options = data_options(
-        DataOptions(),
-        layout=layout,
-        split_column=split_column,
-        hold_out=hold_out,
-        mask_threshold=mask_threshold,
-        mask_values=mask_values,
-    )
+    options = given.over(DataOptions())
     from textmask.runs.read_data import read_data
 
     manifest = read_data(path, options)
 
     from textmask.data.describe import describe_masks
 
-    with progress_bars() as step:
-        made = describe_masks(
-            manifest, out, style=style, laterality=side, zones=zones, progress=step
-        )
+    made = describe_masks(manifest, out, style=style, laterality=side, zones=zones)
     say(
         f"{out}: {made.described} prompts from masks ({made.agreeing} agree with the existing ones), "
         f"{made.unmasked} rows without a mask unchanged; left means the {side} side. "
         f"The prompts leak the position: {out.with_suffix('.README.md').name} explains what scores with them mean."
     )
+
+
+@data_app.command()
+def slices(
+    path: Annotated[
+        Path, typer.Argument(metavar="DATA", help="nnU-Net raw data set of NIfTI volumes.")
+    ],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    axis: Annotated[
+        int | None,
+        typer.Option(
+            help="Axis along which the slices lie (default: that of the largest spacing).",
+            min=0,
+            max=2,
+        ),
+    ] = None,
+) -> None:
+    """Write the slices of an nnU-Net data set of volumes as images, to train and test on.
+
+    Example: textmask data slices Dataset007_Pancreas --out pancreas
+    """
+    from textmask.layouts.slices import write_slices
+
+    written = write_slices(path, out, axis)
+    say(f"{out}: {written} images. Next: textmask data convert {out} --out {out / 'table.csv'}")
 
 
 @data_app.command()

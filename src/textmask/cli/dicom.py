@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from textmask.cli.options import (
     split_names,
 )
 from textmask.errors import ConfigError, DataError, choose
+from textmask.progress import silenced
 
 if TYPE_CHECKING:
     from textmask.pacs.answers import PredictorSegmenter
@@ -176,7 +178,7 @@ def watch(
 
     # SIGTERM ends like Ctrl-C; a task that was started is repeated at the next start
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with open_state(state) as opened:
+    with open_state(state) as opened, nullcontext() if once else silenced():
         done = Watcher(pacs, segmenter, opened, read_items, settings, _show_event).run(once)
         total = opened.counts()
     say(

@@ -7,45 +7,28 @@ from typing import Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
-    Absent,
     CacheDir,
-    Classes,
     DataPath,
     Device,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
-    MaskThreshold,
-    MaskValues,
-    MergeValid,
     RunPath,
     Split,
-    SplitColumn,
-    TextColumn,
     Verify,
     ZoneMap,
     check_zone_map,
-    data_options,
     find_run,
     print_table,
-    progress_bars,
     read_run_data,
     say,
     verify_data,
 )
-from textmask.cli.table_options import (
-    ImageColumn,
-    MaskColumn,
-    ResizeMasks,
-    Sheet,
-    with_table_options,
-)
 from textmask.config import MAX_SEED
 from textmask.errors import ConfigError
+from textmask.progress import report
 
 
+@reads_data()
 def evaluate_command(
     run: RunPath,
     data: DataPath,
@@ -68,21 +51,7 @@ def evaluate_command(
             help="Folder of masks of another tool, one file per image of the split; repeatable (default: none).",
         ),
     ] = None,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
-    mask_threshold: MaskThreshold = None,
-    mask_values: MaskValues = None,
-    classes: Classes = None,
-    absent: Absent = None,
-    image_column: ImageColumn = None,
-    mask_column: MaskColumn = None,
-    sheet: Sheet = None,
-    resize_masks: ResizeMasks = None,
+    given: GivenOptions = NOTHING_GIVEN,
     surface: Annotated[bool, typer.Option(help="Compute HD95 and ASSD too.")] = True,
     native: Annotated[
         bool, typer.Option("--native", help="Score at the size of each mask file.")
@@ -106,21 +75,7 @@ def evaluate_command(
     folders = _mask_folders(masks or [])
     check_zone_map(zones)
     folder = _evaluation_folder(record.path, out, split)
-    options = data_options(
-        record.options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-        mask_threshold=mask_threshold,
-        mask_values=mask_values,
-        classes=classes,
-        absent=absent,
-    )
-    options = with_table_options(options, image_column, mask_column, sheet, resize_masks)
+    options = given.over(record.options)
     manifest = read_run_data(record, data, options)
     if verify:
         verify_data(manifest, cache_dir)
@@ -136,20 +91,19 @@ def evaluate_command(
     from textmask.runs.environment import prepare_cpu
 
     prepare_cpu()
-    with progress_bars() as step:
-        scoring = EvaluationOptions(
-            beside=neighbors,
-            masks=folders,
-            out=out,
-            surface=surface,
-            native=native,
-            seed=seed,
-            zones=zones,
-            cache_dir=cache_dir,
-            device=device,
-            progress=step,
-        )
-        summary = run_evaluation(record.path, manifest, split, scoring)
+    scoring = EvaluationOptions(
+        beside=neighbors,
+        masks=folders,
+        out=out,
+        surface=surface,
+        native=native,
+        seed=seed,
+        zones=zones,
+        cache_dir=cache_dir,
+        device=device,
+        progress=report,
+    )
+    summary = run_evaluation(record.path, manifest, split, scoring)
 
     print_table(*table_cells(summary.rows, summary.missing_rows))
     if summary.structures:
@@ -241,7 +195,7 @@ def table_command(
     """
     from textmask.studies.tables import summary_tables
 
-    typer.echo(summary_tables(summaries, brief))
+    say(summary_tables(summaries, brief))
 
 
 def verify_table_command(

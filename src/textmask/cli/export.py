@@ -7,24 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     CacheDir,
     Device,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
-    MergeValid,
     RunPath,
-    SplitColumn,
-    TextColumn,
-    data_options,
     find_run,
-    progress_bars,
     read_run_data,
     say,
 )
 from textmask.errors import ConfigError, choose
+from textmask.progress import report
 
 if TYPE_CHECKING:
     from textmask.data.manifest import Manifest
@@ -32,6 +25,7 @@ if TYPE_CHECKING:
 TARGETS = ("onnx", "monai", "hf")
 
 
+@reads_data()
 def export_command(
     run: RunPath,
     folder: Annotated[Path | None, typer.Argument(metavar="OUT", hidden=True)] = None,
@@ -73,13 +67,7 @@ def export_command(
             help="Name prefix of graph nodes to keep in fp32; repeatable (default: none).",
         ),
     ] = None,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -98,37 +86,27 @@ def export_command(
     written = output_folder(record.path, out or folder, target)
     manifest: Manifest | None = None
     if data is not None:
-        options = data_options(
-            record.options,
-            layout,
-            text_column,
-            split_column,
-            laterality,
-            hold_out,
-            merge_valid,
-            grammar,
-        )
+        options = given.over(record.options)
         manifest = read_run_data(record, data, options)
         manifest.rows_of(split)
 
     from textmask.export.export import export, gate_report
 
-    with progress_bars() as step:
-        result = export(
-            record.path,
-            written,
-            target,
-            data=manifest,
-            precision=precision,
-            bound=bound,
-            gate=gate,
-            split=split,
-            kept=keep or (),
-            notes=note or (),
-            cache_dir=cache_dir,
-            device=device,
-            progress=step,
-        )
+    result = export(
+        record.path,
+        written,
+        target,
+        data=manifest,
+        precision=precision,
+        bound=bound,
+        gate=gate,
+        split=split,
+        kept=keep or (),
+        notes=note or (),
+        cache_dir=cache_dir,
+        device=device,
+        progress=report,
+    )
 
     for line in gate_report(result):
         say(line)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from typer.core import TyperGroup
 
 from textmask.config import MAX_SEED
 from textmask.errors import CheckpointError, ConfigError, DataError, choose
-from textmask.progress import Progress
+from textmask.progress import make_way
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
@@ -107,60 +106,6 @@ ZoneMap = Annotated[
     typer.Option(help="Zone map of the masks (default: that of each prompt's grammar)."),
 ]
 
-# the data options; None means not given, so that a run's own options apply
-Layout = Annotated[str | None, typer.Option(help="Data layout (default: detected).")]
-TextColumn = Annotated[
-    str | None,
-    typer.Option(help="Column of the prompts; '' for none (default: the only one)."),
-]
-SplitColumn = Annotated[
-    str | None,
-    typer.Option(help="Column of the splits; '' for none (default: the only one)."),
-]
-Laterality = Annotated[
-    str | None,
-    typer.Option(
-        help="Laterality convention of the prompts: image, patient or unknown (default: the data's)."
-    ),
-]
-HoldOut = Annotated[
-    float | None,
-    typer.Option(help="Fraction of train to hold out as valid, if there is none (default: 0)."),
-]
-Grammar = Annotated[
-    str | None,
-    typer.Option(
-        help="Grammar of the prompts: auto, qata, mosmed, polyp, nuclei, lesion or report (default: the data's)."
-    ),
-]
-MergeValid = Annotated[
-    bool | None,
-    typer.Option("--merge-valid/--no-merge-valid", help="Train on valid too (default: no)."),
-]
-MaskThreshold = Annotated[
-    float | None,
-    typer.Option(help="Mask values above it are foreground (default: decided by all masks)."),
-]
-MaskValues = Annotated[
-    str | None,
-    typer.Option(
-        metavar="1,2", help="Mask values that are foreground (default: decided by all masks)."
-    ),
-]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Table value,name of label maps: one row per structure (default: the masks are binary).",
-    ),
-]
-Absent = Annotated[
-    bool | None,
-    typer.Option(
-        "--absent/--no-absent",
-        help="With --classes, keep absent structures as empty masks (default: no).",
-    ),
-]
 CacheDir = Annotated[
     Path | None,
     typer.Option(help="Folder for decoded images (default: the user cache)."),
@@ -169,11 +114,13 @@ CacheDir = Annotated[
 
 def say(text: str) -> None:
     """Print a line unchanged: without markup, and without a line break inside a path."""
+    make_way()
     out_console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def complain(text: str, style: str) -> None:
     """Print a line unchanged to stderr."""
+    make_way()
     err_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -217,79 +164,11 @@ def find_run(run: Path) -> RunRecord:
     return read_record(path)
 
 
-def data_options(
-    remembered: DataOptions,
-    layout: str | None = None,
-    text_column: str | None = None,
-    split_column: str | None = None,
-    laterality: str | None = None,
-    hold_out: float | None = None,
-    merge_valid: bool | None = None,
-    grammar: str | None = None,
-    *,
-    mask_threshold: float | None = None,
-    mask_values: str | None = None,
-    classes: str | None = None,
-    absent: bool | None = None,
-    allow_empty_text: bool | None = None,
-) -> DataOptions:
-    """The data options of one command.
-
-    Args:
-        remembered: those of the run, or the defaults; used for each option that is None.
-        layout: name of the layout, or `auto`.
-        text_column: column of the prompts; "" for none.
-        split_column: column of the splits; "" for none.
-        laterality: `image`, `patient` or `unknown`.
-        hold_out: fraction of `train` to hold out as `valid`, in [0, 1).
-        merge_valid: whether `valid` is trained on.
-        grammar: grammar of the prompts, or `auto`.
-        mask_threshold: see `DataOptions`, as all that follow.
-        mask_values: "" for none.
-        classes: "" for none.
-        absent: whether absent structures are kept.
-        allow_empty_text: whether a text-guided method may train without prompts.
-
-    Raises:
-        ConfigError: the laterality or the grammar is unknown.
-    """
-    from dataclasses import replace
-
-    from textmask.statement import Laterality as Convention
-    from textmask.text.grammar import GRAMMARS
-
-    if grammar is not None:
-        choose("grammar", grammar, ["auto", *GRAMMARS])
-    if laterality is not None:
-        choose("laterality", laterality, [str(convention) for convention in Convention])
-    given: dict[str, Any] = {
-        "layout": layout,
-        "text_column": text_column,
-        "split_column": split_column,
-        "laterality": laterality,
-        "hold_out": hold_out,
-        "merge_valid": merge_valid,
-        "grammar": grammar,
-        "mask_threshold": mask_threshold,
-        "mask_values": mask_values,
-        "classes": classes,
-        "absent": absent,
-        "allow_empty_text": allow_empty_text,
-    }
-    changes = {name: value for name, value in given.items() if value is not None}
-    # one way to read masks replaces another that a run remembers
-    ways = {"mask_threshold": None, "mask_values": None, "classes": None, "absent": False}
-    if any(changes.get(name) is not None for name in ("mask_threshold", "mask_values", "classes")):
-        remembered = replace(remembered, **ways)  # type: ignore[arg-type]
-    return replace(remembered, **changes)
-
-
 def verify_data(manifest: Manifest, cache_dir: Path | None = None) -> None:
     """Read every file of a data set again, and say which changed without a new size or time."""
     from textmask.data.content import verify_contents
 
-    with progress_bars() as step:
-        changed = verify_contents(manifest, cache_dir, step)
+    changed = verify_contents(manifest, cache_dir)
     if not changed:
         say(f"{manifest.name or manifest.root}: every file has the content that is known of it")
         return
@@ -320,8 +199,8 @@ def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manife
     except (DataError, ConfigError) as error:
         raise type(error)(
             f"{error} {record.path} was trained with {kept}, which applies unless you give other values "
-            "(--layout auto, --text-column '', --hold-out 0, --no-merge-valid, --grammar auto, --classes '', "
-            "--mask-values '')."
+            "(--layout auto, --text-column '', --hold-out 0, --no-merge-valid, --grammar auto, --sheet '', "
+            "--image-column '', --mask-column '', --classes '', --mask-values '', --resize-masks '')."
         ) from error
 
 
@@ -332,23 +211,8 @@ def print_table(head: list[str], lines: list[list[str]]) -> None:
         table.add_column(escape(name), overflow="fold")
     for line in lines:
         table.add_row(*(escape(cell) for cell in line))
+    make_way()
     out_console.print(table)
-
-
-@contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """A progress bar per named task."""
-    from rich.progress import Progress as Bars
-
-    tasks: dict[str, Any] = {}
-    with Bars(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
-
-        def step(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(escape(name), total=total)
-            bar.update(tasks[name], completed=done)
-
-        yield step
 
 
 def chosen_preset(preset: str | None) -> str:

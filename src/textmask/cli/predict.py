@@ -9,27 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
-    MergeValid,
     RunPath,
-    SplitColumn,
-    TextColumn,
     complain,
-    data_options,
     find_run,
-    progress_bars,
     read_run_data,
     say,
 )
 from textmask.cluster import Launcher
 from textmask.errors import ConfigError
+from textmask.progress import report as tell
 
 if TYPE_CHECKING:
     from textmask.inference.results import BatchResult
@@ -152,23 +145,22 @@ def predict_command(
     from textmask.runs.environment import prepare_cpu
 
     prepare_cpu()
-    with progress_bars() as step:
-        results = predict_folder(
-            record.path,
-            jobs,
-            out,
-            overwrite=overwrite,
-            probability=probability,
-            explain=explain,
-            assume=assume,
-            abstain=abstain,
-            engine=launcher,
-            backend=backend,
-            export=exported,
-            device=device,
-            tta=tta,
-            progress=step,
-        )
+    results = predict_folder(
+        record.path,
+        jobs,
+        out,
+        overwrite=overwrite,
+        probability=probability,
+        explain=explain,
+        assume=assume,
+        abstain=abstain,
+        engine=launcher,
+        backend=backend,
+        export=exported,
+        device=device,
+        tta=tta,
+        progress=tell,
+    )
 
     for note in notes:
         say(note)
@@ -210,6 +202,7 @@ def _show_messages(results: list[BatchResult]) -> None:
             say(f"{count} of {len(results)}: {conversion}")
 
 
+@reads_data()
 def calibrate_command(
     run: RunPath,
     data: DataPath,
@@ -222,13 +215,7 @@ def calibrate_command(
     level: Annotated[
         float, typer.Option(help="Fraction of the model's own masks that may be withheld.")
     ] = 0.01,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -242,16 +229,7 @@ def calibrate_command(
 
     record = find_run(run)
     folder = output_folder(record.path, out)
-    options = data_options(
-        record.options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(record.options)
     manifest = read_run_data(record, data, options)
     manifest.rows_of(split)
 
@@ -259,17 +237,16 @@ def calibrate_command(
     from textmask.runs.environment import prepare_cpu
 
     prepare_cpu()
-    with progress_bars() as step:
-        found = calibrate_run(
-            record.path,
-            manifest,
-            split,
-            out=out,
-            level=level,
-            cache_dir=cache_dir,
-            device=device,
-            progress=lambda done, total: step("images", done, total),
-        )
+    found = calibrate_run(
+        record.path,
+        manifest,
+        split,
+        out=out,
+        level=level,
+        cache_dir=cache_dir,
+        device=device,
+        progress=lambda done, total: tell("images", done, total),
+    )
     say(
         f"{folder / CALIBRATION}: {len(found['vocabulary'])} words. A prompt needs {found['share_needed']:.0%} known "
         f"words, a mask a mean probability of {found['confidence_needed']:.3f}."

@@ -10,6 +10,7 @@ import typer
 
 from textmask.cli.options import Device, RunPath, find_run, say
 from textmask.errors import ConfigError
+from textmask.progress import silenced
 
 MEBI = 1024 * 1024
 
@@ -117,7 +118,8 @@ def serve(
         app = create_app(Segmenter(path, device), options)
         shown = f"[{host}]" if ":" in host else host
         say(f"http://{shown}:{listener.getsockname()[1]}/  Research use only. Stop with Ctrl-C.")
-        server_of(app, behind_proxy).run(sockets=[listener])
+        with silenced():
+            server_of(app, behind_proxy).run(sockets=[listener])
 
 
 def _token(variable: str | None) -> str | None:

@@ -7,23 +7,15 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
     FullHelpGroup,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
-    MergeValid,
     RunPath,
-    SplitColumn,
-    TextColumn,
-    data_options,
     find_run,
     print_table,
-    progress_bars,
     read_run_data,
     say,
 )
@@ -33,6 +25,7 @@ from textmask.cli.study_robustness import corruption, prompts, text_noise
 from textmask.cli.study_tune import tune_command
 from textmask.config import MAX_SEED
 from textmask.errors import choose
+from textmask.progress import report
 
 study_app = typer.Typer(
     cls=FullHelpGroup,
@@ -51,6 +44,7 @@ study_app.command()(corruption)
 
 
 @study_app.command("features")
+@reads_data()
 def features_command(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders, one panel per run.")
@@ -68,13 +62,7 @@ def features_command(
     out: Annotated[
         Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
     ] = Path("features.png"),
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -85,16 +73,7 @@ def features_command(
     Example: textmask study features runs/d-seed0 runs/f-seed0 data/table.csv
     """
     records = [find_run(run) for run in runs]
-    options = data_options(
-        records[0].options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(records[0].options)
     manifest = read_run_data(records[0], data, options)
     manifest.rows_of(split)
 
@@ -122,6 +101,7 @@ def features_command(
 
 
 @study_app.command("ambiguity")
+@reads_data()
 def ambiguity_command(
     run: RunPath,
     data: DataPath,
@@ -134,13 +114,7 @@ def ambiguity_command(
     out: Annotated[
         Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
     ] = Path("ambiguity.png"),
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -151,16 +125,7 @@ def ambiguity_command(
     Example: textmask study ambiguity runs/dusss data/table.csv
     """
     record = find_run(run)
-    options = data_options(
-        record.options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(record.options)
     manifest = read_run_data(record, data, options)
     manifest.rows_of(split)
 
@@ -168,17 +133,16 @@ def ambiguity_command(
     from textmask.studies.probes.ambiguity import AmbiguityOptions, lines, measure_ambiguity
 
     prepare_cpu()
-    with progress_bars() as step:
-        probe = AmbiguityOptions(
-            split=split,
-            images=pictures,
-            count=count,
-            seed=seed,
-            cache_dir=cache_dir,
-            device=device,
-            progress=lambda done, total: step("images", done, total),
-        )
-        summary = measure_ambiguity(record.path, manifest, out, probe)
+    probe = AmbiguityOptions(
+        split=split,
+        images=pictures,
+        count=count,
+        seed=seed,
+        cache_dir=cache_dir,
+        device=device,
+        progress=lambda done, total: report("images", done, total),
+    )
+    summary = measure_ambiguity(record.path, manifest, out, probe)
 
     head = ["prompt", "cosine to own", "overlap with own", "inside mask", "inside minus own"]
     print_table(head, lines(summary))

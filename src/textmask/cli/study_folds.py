@@ -7,26 +7,22 @@ from typing import Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
-    Grammar,
-    Laterality,
-    Layout,
     MethodName,
     Preset,
     Settings,
-    SplitColumn,
-    TextColumn,
     chosen_preset,
-    data_options,
     say,
 )
 from textmask.config import MAX_SEED
 from textmask.runs.data_options import DataOptions
 
 
+@reads_data(trains=True, without=("hold_out", "merge_valid"))
 def folds_command(
     method: MethodName,
     data: DataPath,
@@ -39,11 +35,7 @@ def folds_command(
     ),
     preset: Preset = None,
     settings: Settings = None,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Hide the line per fold.")] = False,
@@ -54,9 +46,7 @@ def folds_command(
 
     Example: textmask study folds unet data/table.csv --folds 5
     """
-    options = data_options(
-        DataOptions(), layout, text_column, split_column, laterality, None, None, grammar
-    )
+    options = given.over(DataOptions())
     chosen = chosen_preset(preset)
     from textmask.runs.read_data import read_data
 

@@ -9,26 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     DEFAULT_PRESET,
     CacheDir,
     Device,
-    Grammar,
-    HoldOut,
     LabelledFraction,
     LabelledList,
-    Laterality,
-    Layout,
-    MergeValid,
     MethodName,
     OptionalData,
     Preset,
     Settings,
     Split,
-    SplitColumn,
-    TextColumn,
     chosen_preset,
-    data_options,
     read_seeds,
     require_file,
     say,
@@ -98,6 +91,7 @@ class StudyRequest:
     quiet: bool
 
 
+@reads_data(trains=True)
 def ablation_command(
     method: MethodName,
     data: OptionalData = None,
@@ -119,13 +113,7 @@ def ablation_command(
     labelled_fraction: LabelledFraction = None,
     labelled_list: LabelledList = None,
     split: Split = "test",
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     engine: LauncherName = "local",
     threads: Threads = None,
@@ -145,16 +133,7 @@ def ablation_command(
     plan = plan_ablation(method, table or old_table, split_names(arms) or None)
     request = StudyRequest(
         data=data,
-        options=data_options(
-            DataOptions(),
-            layout,
-            text_column,
-            split_column,
-            laterality,
-            hold_out,
-            merge_valid,
-            grammar,
-        ),
+        options=given.over(DataOptions()),
         out=out,
         seeds=seeds,
         preset=preset,
@@ -171,6 +150,7 @@ def ablation_command(
     _run_plan(plan, request)
 
 
+@reads_data(trains=True)
 def labels_command(
     method: MethodName,
     data: OptionalData = None,
@@ -186,13 +166,7 @@ def labels_command(
     preset: Preset = None,
     settings: Settings = None,
     split: Split = "test",
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     engine: LauncherName = "local",
     threads: Threads = None,
@@ -212,16 +186,7 @@ def labels_command(
     plan = plan_labels(method, _fractions(fractions), beside or ())
     request = StudyRequest(
         data=data,
-        options=data_options(
-            DataOptions(),
-            layout,
-            text_column,
-            split_column,
-            laterality,
-            hold_out,
-            merge_valid,
-            grammar,
-        ),
+        options=given.over(DataOptions()),
         out=out,
         seeds=seeds,
         preset=preset,
@@ -238,6 +203,7 @@ def labels_command(
     _run_plan(plan, request)
 
 
+@reads_data(trains=True)
 def sensitivity_command(
     method: MethodName,
     data: OptionalData = None,
@@ -255,13 +221,7 @@ def sensitivity_command(
     labelled_fraction: LabelledFraction = None,
     labelled_list: LabelledList = None,
     split: Split = "test",
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     engine: LauncherName = "local",
     threads: Threads = None,
@@ -282,16 +242,7 @@ def sensitivity_command(
     plan = plan_sensitivity(method, fields, preset or DEFAULT_PRESET, settings or ())
     request = StudyRequest(
         data=data,
-        options=data_options(
-            DataOptions(),
-            layout,
-            text_column,
-            split_column,
-            laterality,
-            hold_out,
-            merge_valid,
-            grammar,
-        ),
+        options=given.over(DataOptions()),
         out=out,
         seeds=seeds,
         preset=preset,

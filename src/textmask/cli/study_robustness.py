@@ -9,30 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
-    MergeValid,
     RunPath,
     Split,
-    SplitColumn,
-    TextColumn,
     ZoneMap,
     check_zone_map,
-    data_options,
     find_run,
-    progress_bars,
     read_run_data,
     say,
     split_names,
 )
 from textmask.config import MAX_SEED
 from textmask.errors import ConfigError, choose
+from textmask.progress import report
 
 if TYPE_CHECKING:
     from textmask.data.manifest import Manifest
@@ -66,6 +59,7 @@ Kinds = Annotated[
 Draws = Annotated[int, typer.Option("--bootstrap", help="Number of resamples per interval.", min=1)]
 
 
+@reads_data()
 def prompts(
     run: RunPath,
     data: DataPath,
@@ -75,13 +69,7 @@ def prompts(
     out: OutFolder = None,
     zones: ZoneMap = None,
     bootstrap: Draws = 2000,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -92,16 +80,7 @@ def prompts(
     Example: textmask study prompts runs/biclip data/table.csv --limit 200
     """
     record = find_run(run)
-    options = data_options(
-        record.options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(record.options)
     manifest = _read_split(record, data, options, split, zones)
 
     from textmask.studies.robustness.prompts import study_prompts
@@ -111,6 +90,7 @@ def prompts(
     _show(found)
 
 
+@reads_data()
 def text_noise(
     run: RunPath,
     data: DataPath,
@@ -121,13 +101,7 @@ def text_noise(
     out: OutFolder = None,
     zones: ZoneMap = None,
     bootstrap: Draws = 2000,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -143,16 +117,7 @@ def text_noise(
     for name in names:
         choose("text noise", name, list(TEXT_NOISE))
     record = find_run(run)
-    options = data_options(
-        record.options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(record.options)
     manifest = _read_split(record, data, options, split, zones)
 
     from textmask.studies.robustness.severity import study_text_noise
@@ -162,6 +127,7 @@ def text_noise(
     _show(found)
 
 
+@reads_data()
 def corruption(
     run: RunPath,
     data: DataPath,
@@ -180,13 +146,7 @@ def corruption(
     out: OutFolder = None,
     zones: ZoneMap = None,
     bootstrap: Draws = 2000,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -201,16 +161,7 @@ def corruption(
     for name in [*names, *severities]:
         choose("corruption", name, CORRUPTION_KINDS)
     record = find_run(run)
-    options = data_options(
-        record.options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(record.options)
     manifest = _read_split(record, data, options, split, zones)
 
     from textmask.studies.robustness.severity import study_corruption
@@ -245,17 +196,16 @@ def _study_options(
     from textmask.studies.robustness.perturbations import RobustnessOptions
 
     prepare_cpu()
-    with progress_bars() as step:
-        yield RobustnessOptions(
-            out=out,
-            limit=limit,
-            seed=seed,
-            zones=zones,
-            n_bootstrap=bootstrap,
-            cache_dir=cache_dir,
-            progress=step,
-            device=device,
-        )
+    yield RobustnessOptions(
+        out=out,
+        limit=limit,
+        seed=seed,
+        zones=zones,
+        n_bootstrap=bootstrap,
+        cache_dir=cache_dir,
+        progress=report,
+        device=device,
+    )
 
 
 def _show(found: RobustnessStudy) -> None:

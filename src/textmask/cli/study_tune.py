@@ -8,27 +8,22 @@ from typing import Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
     MethodName,
     Preset,
     Settings,
-    SplitColumn,
-    TextColumn,
     chosen_preset,
-    data_options,
     say,
 )
 from textmask.config import MAX_SEED
 from textmask.runs.data_options import DataOptions
 
 
+@reads_data(trains=True)
 def tune_command(
     method: MethodName,
     data: DataPath,
@@ -50,12 +45,7 @@ def tune_command(
     ),
     preset: Preset = None,
     settings: Settings = None,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Hide the line per trial.")] = False,
@@ -66,9 +56,7 @@ def tune_command(
 
     Example: textmask study tune unet table.csv --over threshold=0.3..0.7
     """
-    options = data_options(
-        DataOptions(), layout, text_column, split_column, laterality, hold_out, None, grammar
-    )
+    options = given.over(DataOptions())
 
     from textmask.methods.registry import preset_recipe
     from textmask.runs.read_data import read_data

@@ -11,43 +11,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     MAX_DEVICES,
-    Absent,
     CacheDir,
-    Classes,
     Device,
-    Grammar,
-    HoldOut,
     LabelledFraction,
     LabelledList,
-    Laterality,
-    Layout,
-    MaskThreshold,
-    MaskValues,
-    MergeValid,
     OptionalData,
     Preset,
     Settings,
-    SplitColumn,
-    TextColumn,
     Verify,
     chosen_preset,
     complain,
-    data_options,
     find_run,
     read_recipe,
     read_seeds,
     require_file,
     say,
     verify_data,
-)
-from textmask.cli.table_options import (
-    ImageColumn,
-    MaskColumn,
-    ResizeMasks,
-    Sheet,
-    with_table_options,
 )
 from textmask.config import frozen
 from textmask.errors import ConfigError, DataError, choose
@@ -78,6 +60,7 @@ class TrainingPlan:
     labelled_list: Path | None = None
 
 
+@reads_data(trains=True)
 def train_command(
     method: Annotated[
         str | None,
@@ -143,28 +126,7 @@ def train_command(
     ] = None,
     labelled_fraction: LabelledFraction = None,
     labelled_list: LabelledList = None,
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
-    mask_threshold: MaskThreshold = None,
-    mask_values: MaskValues = None,
-    classes: Classes = None,
-    absent: Absent = None,
-    image_column: ImageColumn = None,
-    mask_column: MaskColumn = None,
-    sheet: Sheet = None,
-    resize_masks: ResizeMasks = None,
-    allow_empty_text: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-empty-text",
-            help="Train a method that reads prompts although most rows have none (default: refuse).",
-        ),
-    ] = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     devices: Annotated[
         int,
@@ -210,22 +172,7 @@ def train_command(
         find_run(init)
     _check_trackers(tracker or ())
     require_file(plan.labelled_list, "the list of labelled images, one name per line")
-    options = data_options(
-        plan.remembered,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-        mask_threshold=mask_threshold,
-        mask_values=mask_values,
-        classes=classes,
-        absent=absent,
-        allow_empty_text=allow_empty_text,
-    )
-    options = with_table_options(options, image_column, mask_column, sheet, resize_masks)
+    options = given.over(plan.remembered)
     from textmask.runs.read_data import read_data
 
     manifest = read_data(plan.data, options)

@@ -32,8 +32,8 @@ from textmask.errors import DataError, DataWarning, choose
 from textmask.io.array_files import holds_both
 from textmask.io.files import write_whole
 from textmask.io.mask_rule import MaskRule
-from textmask.io.paths import Fence, path_problem
-from textmask.io.spreadsheets import FORMULA, read_csv
+from textmask.io.paths import path_problem
+from textmask.io.spreadsheets import FORMULA, read_csv, without_value
 from textmask.statement import Laterality
 from textmask.text.hidden_text import has_hidden_characters
 
@@ -260,9 +260,9 @@ def read_manifest(path: str | Path) -> Manifest:
 
     # collect the problems of all rows before reporting them
     problems = Problems(path)
-    fence = Fence(path.parent)
     rows = []
-    for number, cells in records:
+    for number, stored in records:
+        cells = without_value(stored)
         # a shifted row would be read wrongly, so that its cells are not parsed
         if len(cells) != len(header):
             problems.add(
@@ -271,9 +271,7 @@ def read_manifest(path: str | Path) -> Manifest:
                 f"{len(cells)} cells, the header has {len(header)}; quote texts that contain commas",
             )
             continue
-        rows.append(
-            (number, _parse_row(number, dict(zip(header, cells, strict=True)), problems, fence))
-        )
+        rows.append((number, _parse_row(number, dict(zip(header, cells, strict=True)), problems)))
 
     check_unique(rows, problems)
     check_own_masks(rows, problems)
@@ -410,10 +408,10 @@ def _check_header(header: list[str], path: Path) -> None:
         raise DataError(f"{path}: row 1: column {', '.join(twice)} appears twice; remove one.")
 
 
-def _parse_row(number: int, cells: dict[str, str], problems: Problems, fence: Fence) -> Row:
-    image = _path_cell(number, "image", cells["image"], problems, fence)
+def _parse_row(number: int, cells: dict[str, str], problems: Problems) -> Row:
+    image = _path_cell(number, "image", cells["image"], problems)
     mask = (
-        _path_cell(number, "mask", cells["mask"], problems, fence)
+        _path_cell(number, "mask", cells["mask"], problems)
         if cells.get("mask", "").strip()
         else None
     )
@@ -441,8 +439,8 @@ def _parse_row(number: int, cells: dict[str, str], problems: Problems, fence: Fe
     )
 
 
-def _path_cell(number: int, column: str, text: str, problems: Problems, fence: Fence) -> str:
-    if problem := fence.problem(text.strip(" ")):
+def _path_cell(number: int, column: str, text: str, problems: Problems) -> str:
+    if problem := path_problem(text.strip(" ")):
         problems.add(number, column, problem)
         return ""
     return posixpath.normpath(text.strip(" "))

@@ -16,6 +16,7 @@ from textmask.data.mask_scan import row_mask
 from textmask.data.mask_sources import is_mask_source
 from textmask.errors import DataError
 from textmask.io.files import file_sha256
+from textmask.io.folders import files_below
 from textmask.io.images import Bytes
 from textmask.io.mask_rule import MaskRule
 from textmask.io.masks import MaskValues, read_stored, rule_of, values_of, values_text
@@ -132,10 +133,8 @@ def _files_by_name(name: str, folder: Path) -> dict[str, Path]:
         )
     found: dict[str, Path] = {}
     others = set()
-    for path in sorted(folder.rglob("*")):
-        below = path.relative_to(folder)
-        if path.is_dir() or any(part.startswith(".") for part in below.parts):
-            continue
+    for below in map(Path, files_below(folder)):
+        path = folder / below
         if path.suffix.lower() not in SUFFIXES:
             others.add(path.suffix.lower() or path.name)
             continue

@@ -26,7 +26,7 @@ from textmask.io.locks import only_replacer
 from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, EmptyPolicy, Floats, Overlap, counts, overlap
 from textmask.metrics.surface import SurfaceResult, surface_distances
-from textmask.progress import Progress
+from textmask.progress import Progress, report, with_progress
 from textmask.runs.checkpoint import Run
 from textmask.runs.environment import git_commit
 from textmask.runs.layout import EVALUATION, SCORES, is_bundled
@@ -106,8 +106,7 @@ class Scorer:
         """Probabilities N H W of a run, for the split's own or for other prompts and images."""
 
         def step(done: int, total: int) -> None:
-            if self.progress:
-                self.progress(name, done, total)
+            (self.progress or report)(name, done, total)
 
         return predict_split(
             run.method, data, run.recipe, prompts=prompts, damage=damage, progress=step
@@ -248,7 +247,8 @@ class Scorer:
     ) -> tuple[Counts, SurfaceResult | None, Shown]:
         """Count (prediction, truth) one by one, since each mask may have its own size."""
         parts, places = [], []
-        for i, (found, mask) in enumerate(pairs):
+        numbers = with_progress(range(len(self.data)), "scoring")
+        for i, (found, mask) in zip(numbers, pairs, strict=True):
             parts.append(self._measure(found[None], mask[None]))
             places.append(shown(found[None], self.data.statements[i : i + 1], self.zones))
 

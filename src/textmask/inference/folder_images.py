@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from textmask.errors import DataError, DataWarning
+from textmask.io.folders import files_below
 from textmask.io.images import read_mask_pixels
 from textmask.io.spreadsheets import column_of, read_table
 from textmask.layouts.pairing import named_kind
@@ -56,15 +57,17 @@ def images_below(folder: Path) -> list[Path]:
     Warns:
         DataWarning: masks, or images in formats that are not read, were left out; both are named.
     """
-    found, unread = [], []
-    for path in folder.rglob("*"):
+    found, unread, tables = [], [], []
+    for path in map(folder.joinpath, files_below(folder)):
         name = path.name.lower()
-        if name.startswith(".") or name.endswith(RESULTS) or not path.is_file():
+        if name.endswith(RESULTS):
             continue
         if name.endswith(IMAGES):
             found.append(path)
         elif name.endswith(OTHER_IMAGES):
             unread.append(path)
+        elif name.endswith(TABLES) and not name.startswith("~$"):
+            tables.append(path)
     if unread:
         warnings.warn(
             f"{folder}: not read: {_counted(unread, folder)}. Save them in one of the formats {', '.join(IMAGES)}.",
@@ -75,7 +78,7 @@ def images_below(folder: Path) -> list[Path]:
         raise DataError(f"{folder} contains no image ({', '.join(IMAGES)}).")
 
     # masks are not images, and are never left out in silence
-    masks = _masks_among(found, folder)
+    masks = _masks_among(found, tables, folder)
     images = sorted(set(found) - masks)
     if not images:
         raise DataError(
@@ -100,10 +103,10 @@ def short_stem(path: Path) -> str:
     return name
 
 
-def _masks_among(paths: list[Path], folder: Path) -> set[Path]:
+def _masks_among(paths: list[Path], tables: list[Path], folder: Path) -> set[Path]:
     """Which of the files are masks."""
     masks = set()
-    listed = _listed_masks(folder)
+    listed = _listed_masks(tables)
     stems = {(path.parent, short_stem(path).lower()) for path in paths}
     for path in paths:
         stem = short_stem(path)
@@ -131,12 +134,10 @@ def _in_mask_folder(relative: Path) -> bool:
     return False
 
 
-def _listed_masks(folder: Path) -> set[Path]:
-    """Files that a table in the folder or in a subfolder names as masks and not as images."""
+def _listed_masks(tables: list[Path]) -> set[Path]:
+    """Files that a table names as masks and not as images."""
     masks, images = set(), set()
-    for table in sorted(folder.rglob("*")):
-        if table.suffix.lower() not in TABLES or table.name.startswith((".", "~$")):
-            continue
+    for table in tables:
         try:
             header, records = read_table(table)
         except DataError:

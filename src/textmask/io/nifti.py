@@ -152,16 +152,34 @@ def slice_values(path: Path) -> Pixels:
         DataError: as `read_nifti`, or the file has several slices.
         ConfigError: nibabel is not installed.
     """
+    found = volume_values(path)
+    if len(found) != 1:
+        raise DataError(
+            f"{path}: is a volume of {len(found)} slices of {found.shape[1]} x {found.shape[2]} pixels, expected one "
+            "slice. Save each slice of the image and of its mask as a file of its own."
+        )
+    values: Pixels = found[0]
+    return values
+
+
+def volume_values(path: Path, axis: int | None = None) -> Pixels:
+    """The stored values N H W of a volume, such as a label map, laid out as the images of `read_nifti`.
+
+    Args:
+        path: the file.
+        axis: axis along which the slices lie, 0 to 2; None as in `read_nifti`.
+
+    Raises:
+        DataError: as `read_nifti`.
+        ConfigError: nibabel is not installed.
+    """
     header, voxels = _parse_nifti(read_file(path), path.name)
     shape = (*voxels.shape, 1, 1)[:3]
-    axis = _slice_axis(shape, np.asarray(header.get_best_affine(), np.float64))
-    if shape[axis] != 1:
-        raise DataError(
-            f"{path}: is a volume of {shape[axis]} slices (shape {shape}), expected one slice. Save each slice of the "
-            "image and of its mask as a file of its own."
-        )
+    if axis is None:
+        axis = _slice_axis(shape, np.asarray(header.get_best_affine(), np.float64))
+    # rows of a slice run along the second of the other two axes
+    values = np.moveaxis(voxels.reshape(shape, order="F"), axis, 0).swapaxes(1, 2)
     slope, offset = header.get_slope_inter()
-    values = np.take(voxels.reshape(shape, order="F"), 0, axis).T
     if slope is not None and (slope, offset or 0) != (1, 0):
         values = values * np.float32(slope) + np.float32(offset or 0)
     return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("=")))

@@ -18,6 +18,8 @@ from textmask.errors import DataError, choose
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 MAX_TABLE_BYTES = 200_000_000
 Records = list[tuple[int, list[str]]]
+# how programs write a cell without a value
+NO_VALUE = {"nan", "<na>", "#n/a", "nat", "null"}
 
 
 def read_csv(path: Path, delimiter: str = ",") -> tuple[list[str], Records]:
@@ -58,6 +60,11 @@ def _split_header(records: list[list[str]]) -> tuple[list[str], Records]:
 def _unescaped(cell: str) -> str:
     """Undo `safe_cell`."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def without_value(cells: Sequence[str]) -> list[str]:
+    """The cells of a row; a cell that means no value (NaN, NULL, #N/A) is empty."""
+    return ["" if cell.strip().lower() in NO_VALUE else cell for cell in cells]
 
 
 def read_xlsx(path: Path, sheet: str | None = None) -> tuple[list[str], Records]:
@@ -191,7 +198,7 @@ def _json_cell(value: object) -> str:
 def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Records]:
     """Read a table: CSV (separated by commas, semicolons or tabs), workbook, JSON Lines or JSON list of objects.
 
-    Short rows are padded with empty cells.
+    Short rows are padded with empty cells, and cells that mean no value (NaN, NULL, #N/A) are empty.
 
     Args:
         path: the file.
@@ -215,7 +222,9 @@ def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Records
         if len(header) == 1 and (other := next((mark for mark in ";\t" if mark in header[0]), "")):
             header, records = read_csv(path, other)
 
-    padded = [(number, cells + [""] * (len(header) - len(cells))) for number, cells in records]
+    padded: Records = []
+    for number, cells in records:
+        padded.append((number, without_value(cells) + [""] * (len(header) - len(cells))))
     return header, padded
 
 

@@ -13,7 +13,7 @@ from textmask.io.spreadsheets import (
     read_csv,
     sheet_headers,
 )
-from textmask.layouts.pairing import bare_stems, named_kind, stem_of
+from textmask.layouts.pairing import bare_stems, named_kind, plain_stem
 from textmask.layouts.source import (
     IMAGE_NAMES,
     MASK_NAMES,
@@ -65,7 +65,19 @@ def detect_in(source: LayoutSource) -> str:
         if folders
         else ""
     )
-    raise DataError(f"{source.path}: no layout recognized.{_found(source)} {LOOKED_FOR}{hint}")
+    raise DataError(
+        f"{source.path}: no layout recognized.{_found(source)}{_no_pairs_advice(source)} {LOOKED_FOR}{hint}"
+    )
+
+
+def _no_pairs_advice(source: LayoutSource) -> str:
+    """What to do with images that have neither masks nor a table."""
+    if source.has_tables() or not source.tree.images:
+        return ""
+    return (
+        f"there are neither masks nor a table. To segment the images: textmask predict {source.path} PROMPT. To train, "
+        "add a table with image, mask, text and split, or name the folders images and masks.\n"
+    )
 
 
 def _why_not(source: LayoutSource, name: str) -> str:
@@ -116,11 +128,29 @@ def native_tables(source: LayoutSource) -> list[str]:
     names = source.top_csv()
     if source.choice.columns:
         return []  # a manifest has its own names
+    # beside masks, a table without a column for them is not a manifest of images without masks
+    if source.tree.folders("mask"):
+        names = [name for name in names if not _has_no_masks(source.header(name))]
     if "manifest.csv" in names:
         return ["manifest.csv"]
     fits = [name for name in names if set(REQUIRED) <= set(source.header(name)) <= set(COLUMNS)]
     # the manifest has commas; the same columns with semicolons are somebody's own table
-    return [name for name in fits if len(read_csv(source.tree.root / name)[0]) > 1]
+    fits = [name for name in fits if len(read_csv(source.tree.root / name)[0]) > 1]
+    return [name for name in fits if not _names_files_otherwise(source, name)]
+
+
+def _names_files_otherwise(source: LayoutSource, name: str) -> bool:
+    """Whether a table in the manifest format names its images in a way that only a search finds: a.png, C:\\a.png."""
+    header, records = source.table(name)
+    if not records or not {"label", "grammar"}.isdisjoint(header):
+        return False
+    cell = records[0][1][header.index("image")].strip()
+    return bool(cell) and (cell.startswith("/") or not (source.tree.root / cell).is_file())
+
+
+def _has_no_masks(header: list[str]) -> bool:
+    """Whether a table in the manifest format has no column for masks."""
+    return set(REQUIRED) <= set(header) <= set(COLUMNS) and "mask" not in header
 
 
 def plain_tables(source: LayoutSource) -> list[str]:
@@ -222,11 +252,11 @@ def mask_pairs(source: LayoutSource) -> dict[str, str]:
         return {}
     stems: dict[tuple[str, str], str] = {}
     for path in source.tree.images:
-        stems.setdefault((posixpath.dirname(path), stem_of(path).lower()), path)
+        stems.setdefault((posixpath.dirname(path), plain_stem(path)), path)
     found = {}
     for path in source.tree.images:
         folder = posixpath.dirname(path)
-        for bare in bare_stems(stem_of(path).lower()):
+        for bare in bare_stems(plain_stem(path)):
             if (folder, bare) in stems:
                 found[path] = stems[folder, bare]
                 break

@@ -19,11 +19,13 @@ from textmask.layouts.detect import (
 )
 from textmask.layouts.pairing import (
     SUFFIXES,
+    bare_folders,
     bare_stems,
     folder_split,
+    mask_stems,
     named_kind,
+    plain_stem,
     split_of,
-    stem_of,
     suffix_of,
 )
 from textmask.layouts.source import (
@@ -195,49 +197,75 @@ def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
     found: dict[tuple[str, str], str] = {}
     images = [path for path in source.tree.images if named_kind(path) == "image"]
     images.sort(key=lambda path: SUFFIXES.index(suffix_of(path)))
+    twice: list[str] = []
     for path in images:  # a .tif next to its .png is the same image
-        found.setdefault((split_of(path), stem_of(path).lower()), path)
+        first = found.setdefault((bare_folders(path), plain_stem(path)), path)
+        if first != path and suffix_of(path) not in (".tif", ".tiff"):
+            twice.append(path)
+    if twice:
+        _warn(
+            f"{source.path}: {len(twice)} images have the name of another one and are left out, the first: {twice[0]}."
+        )
+    _refuse_equal_names(source, found)
 
     # a mask without an image is probably a mistake
-    masks = {stem_of(path).lower() for path in source.tree.of_kind("mask")}
-    names = {name for _, name in found}
+    masks = {plain_stem(path) for path in source.tree.of_kind("mask")}
+    names = {other for _, name in found for other in mask_stems(name)}
     alone = sorted(stem for stem in masks if not names & {stem, *bare_stems(stem)})
     if alone:
         _warn(
             f"{source.path}: {len(alone)} masks have no image and are left out, the first: {alone[0]}."
         )
 
-    if found and not any(split for split, _ in found):
+    if found and not any(split_of(path) for path in found.values()):
         _warn(f"{source.path}: no folder names a split; every row is 'train'.")
 
     entries = []
     several = _several_masks(source, found)
     for key, path in sorted(found.items()):
-        split = (key[0] or "train",)
-        for mask in several.get(key, [PurePosixPath(path).name]):
-            entries.append(LayoutEntry(path, path, "", split, mask))
+        split = (split_of(path) or "train",)
+        for mask in several.get(key, [path]):
+            entries.append(LayoutEntry(path, path, "", split, None if mask == path else mask))
     return entries, ""
+
+
+def _refuse_equal_names(source: LayoutSource, images: dict[tuple[str, str], str]) -> None:
+    """Refuse images of one name in several folders if the folders of the masks do not tell them apart.
+
+    Raises:
+        DataError: naming two of them.
+    """
+    places = {bare_folders(path) for path in source.tree.of_kind("mask")}
+    seen: dict[tuple[str, str], str] = {}
+    for (place, name), path in images.items():
+        if place in places:
+            continue
+        first = seen.setdefault((split_of(path), name), path)
+        if first != path:
+            raise DataError(
+                f"{source.path}: {first} and {path} have one name, and the folders of the masks do not tell which mask "
+                "belongs to which. Put the masks into folders of the same names, or add a table with image and mask."
+            )
 
 
 def _several_masks(
     source: LayoutSource, images: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], list[str]]:
-    """Split and name of the images that several masks are named after -> the paths of these masks."""
+    """Folder and name of the images that several masks are named after -> the paths of these masks."""
     named: dict[tuple[str, str], dict[str, str]] = {}
     masks = source.tree.of_kind("mask")
     known = {*images, *(("", name) for _, name in images)}
-    for path in sorted(masks, key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower())):
-        stem = stem_of(path).lower()
-        exact = (split_of(path), stem) in known
-        for name in [stem] if exact else bare_stems(stem):
+    for path in sorted(masks, key=lambda path: SUFFIXES.index(suffix_of(path))):
+        stem, place = plain_stem(path), bare_folders(path)
+        for name in [stem] if (place, stem) in known else bare_stems(stem):
             # one mask with two endings is one mask
-            named.setdefault((split_of(path), name), {}).setdefault(stem, path)
+            named.setdefault((place, name), {}).setdefault(stem, path)
 
     found = {}
-    for split, name in images:
-        own = named.get((split, name)) or named.get(("", name), {})
+    for place, name in images:
+        own = named.get((place, name)) or named.get(("", name), {})
         if len(own) > 1:
-            found[split, name] = sorted(own.values())
+            found[place, name] = sorted(own.values())
     return found
 
 

@@ -18,6 +18,7 @@ from textmask.layouts.pairing import stem_of
 from textmask.layouts.source import LayoutSource
 
 CHANNEL = re.compile(r"_(\d{4})$")
+SLICE = re.compile(r"(.+)_z\d{3,4}")  # of a volume, see `textmask.layouts.slices`
 PARTS = {"imagesTr": ("train", "labelsTr"), "imagesTs": ("test", "labelsTs")}
 
 
@@ -57,7 +58,10 @@ def read_nnunet(source: LayoutSource, options: LayoutOptions) -> Found:
             several.append(image)
         if mask is None and split == "train":
             missing.append(image)
-        entries.append(LayoutEntry(image, image, "", (split,), mask or ""))
+        volume = SLICE.fullmatch(case)
+        entries.append(
+            LayoutEntry(image, image, "", (split,), mask or "", group=volume[1] if volume else "")
+        )
 
     if missing:
         raise DataError(
@@ -156,9 +160,10 @@ def _refuse_volumes(source: LayoutSource, base: str) -> None:
             volumes.append(name)
             break
     if volumes:
+        first = "" if volumes[0].endswith((".nii.gz", ".nii")) else "Convert them to NIfTI. "
         raise DataError(
             f"{Path(source.path)}: imagesTr contains volumes ({volumes[0]}); training reads two-dimensional images. "
-            "Export the slices of images and label maps as PNG with equal names (case_z012_0000.png, case_z012.png)."
+            f"{first}Write the slices as images: textmask data slices {source.path} --out FOLDER."
         )
 
 

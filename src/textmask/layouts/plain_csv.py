@@ -10,7 +10,7 @@ from pathlib import Path
 
 from textmask.data.manifest import split_name
 from textmask.errors import DataError, DataWarning, choose
-from textmask.io.spreadsheets import column_of
+from textmask.io.spreadsheets import Records, column_of
 from textmask.layouts.detect import metadata_tables, plain_tables
 from textmask.layouts.entries import (
     ANY_SPLIT,
@@ -19,6 +19,7 @@ from textmask.layouts.entries import (
     LayoutOptions,
     splits_in_name,
 )
+from textmask.layouts.foreign_paths import below_the_root
 from textmask.layouts.pairing import SUFFIXES, split_of
 from textmask.layouts.source import (
     IMAGE_NAMES,
@@ -106,27 +107,69 @@ def _entries(
     # the folders of the images say it if the table does not
     folders = not named and any(split_of(path) for path in source.tree.images)
     if columns.split is None and not named and not folders:
-        where = source.tree.root / table
         warnings.warn(
-            f"{where}: has no split column; every row is 'train'.", DataWarning, stacklevel=4
+            f"{source.tree.root / table}: has no split column; every row is 'train'.",
+            DataWarning,
+            stacklevel=4,
         )
 
+    where = source.tree.root / table
+    if not source.choice.mask_column:
+        _warn_of_other_files(source, columns, header, records, where)
+    images = _file_column(source, columns.image, header, records, where)
+    masks = _file_column(source, columns.mask, header, records, where) if columns.mask else []
     unsaid = ANY_SPLIT if folders else (named or "train",)
 
-    def entry(number: int, cells: list[str]) -> LayoutEntry:
+    def entry(i: int, number: int, cells: list[str]) -> LayoutEntry:
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
         return LayoutEntry(
             where=f"{table} row {number}",
-            name=row[columns.image],
+            name=images[i],
             text=_prompt_cell(row, columns.text),
             splits=(split_name(row[columns.split]),) if columns.split else unsaid,
-            mask=row[columns.mask] if columns.mask else None,
+            mask=masks[i] if masks else None,
             group=row[columns.group] if columns.group else "",
             laterality=row.get("laterality", ""),
             labelled=row.get("labelled", ""),
         )
 
-    return [entry(number, cells) for number, cells in records]
+    return [entry(i, number, cells) for i, (number, cells) in enumerate(records)]
+
+
+def _file_column(
+    source: LayoutSource, name: str, header: list[str], records: Records, where: Path
+) -> list[str]:
+    """The cells of a column of files, as paths that start from the folder of the data if that can be told."""
+    if header.count(name) > 1:
+        raise DataError(f"{where}: row 1: column {name} appears twice; remove one.")
+    place = header.index(name)
+    cells = [cells[place].strip() for _, cells in records]
+    return below_the_root(cells, source.tree, f"{where}, column {name}")
+
+
+def _warn_of_other_files(
+    source: LayoutSource, columns: Columns, header: list[str], records: Records, where: Path
+) -> None:
+    """Warn about columns of image files that are read neither as images nor as masks."""
+    used = [i for i, name in enumerate(header) if name in (columns.image, columns.mask)]
+    known, others = source.tree.known, []
+    for i, name in enumerate(header):
+        for _, cells in records:
+            repeats = any(cells[i] == cells[k] for k in used)
+            if i not in used and not repeats and posixpath.normpath(cells[i].strip()) in known:
+                others.append(name)
+                break
+    if not others:
+        return
+    what = "column" if len(others) == 1 else "columns"
+    verbs = ("names", "is") if len(others) == 1 else ("name", "are")
+    masks = f"from {columns.mask}" if columns.mask else "found by the name of the image"
+    warnings.warn(
+        f"{where}: the {what} {', '.join(others)} {verbs[0]} image files and {verbs[1]} not read; the masks are "
+        f"{masks}. Choose another column with --mask-column.",
+        DataWarning,
+        stacklevel=5,
+    )
 
 
 def read_imagefolder(source: LayoutSource, options: LayoutOptions) -> Found:

@@ -11,7 +11,7 @@ from textmask.data.manifest_cells import own_mask_problem
 from textmask.data.published import group_of, identify, known_laterality
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.io.array_files import holds_both
-from textmask.io.paths import Fence
+from textmask.io.paths import path_problem
 from textmask.layouts.choice import TableChoice
 from textmask.layouts.coco import read_coco
 from textmask.layouts.detect import (
@@ -134,22 +134,33 @@ def _manifest(source: LayoutSource, entries: list[LayoutEntry], layout: str, how
     """Pair entries with files and add what is known about the data set."""
     pairing = Pairing(source.tree, len(entries))
     rows: dict[Row, LayoutEntry] = {}
+    repeated: list[str] = []
     for entry in entries:
         row = pairing.row(entry)
         # one workbook may be in two folders, so that a row may be named twice
-        if row is not None:
-            rows.setdefault(row, entry)
+        if row is None:
+            continue
+        first = rows.setdefault(row, entry)
+        if first is not entry and _table_of(first) == _table_of(entry) != "":
+            repeated.append(f"{entry.where} is {first.where}")
     _check_rows(rows, pairing)
 
-    # a symbolic link may lead out of the folder
-    fence = Fence(source.tree.root)
+    # a manifest could not hold such a name
     for row in rows:
         for path in (row.image, row.mask):
-            if path and (problem := fence.problem(path)):
+            if path and (problem := path_problem(path)):
                 pairing.wrong.append(problem)
 
     pairing.raise_any(source.path)
 
+    if repeated:
+        many = f"{len(repeated)} rows repeat" if len(repeated) > 1 else "1 row repeats"
+        warnings.warn(
+            f"{source.path}: {many} an earlier one and {'are' if len(repeated) > 1 else 'is'} left out: "
+            f"{repeated[0]} again.",
+            DataWarning,
+            stacklevel=3,
+        )
     if layout != "csv":
         _warn_unused(source, {path for row in rows for path in (row.image, row.mask) if path})
     if layout != "nnunet":  # the names of the structures become the prompts
@@ -173,11 +184,16 @@ def _check_rows(rows: dict[Row, LayoutEntry], pairing: Pairing) -> None:
                 f"{its_entry.where}; keep all rows of an image in one split"
             )
         # one table may give several prompts for an image, but two copies of a table should agree
-        tables = [where.rpartition(" row ")[0] for where in (entry.where, its_entry.where)]
+        tables = [_table_of(entry), _table_of(its_entry)]
         if other.text != row.text and all(tables) and tables[0] != tables[1]:
             pairing.wrong.append(
                 f"{entry.where}: {row.image} has another prompt already in {its_entry.where}: {other.text[:60]!r}"
             )
+
+
+def _table_of(entry: LayoutEntry) -> str:
+    """The table that an entry comes from; "" if it is a file."""
+    return entry.where.rpartition(" row ")[0]
 
 
 def _with_known_facts(source: LayoutSource, rows: list[Row], how: str) -> Manifest:

@@ -49,11 +49,13 @@ class Pairing:
         many = kind == "mask" and bool(entry.label) and is_mask_source(exact)
         inside = many and (self.tree.root / exact).is_file()
         split = split_of(exact)
-        found = (
-            (exact, split if split in splits else splits[0])
-            if inside or (named and exact in self.tree.known)
-            else self.tree.find(kind, name, splits)
-        )
+        if inside or (named and exact in self.tree.known):
+            return exact, split if split in splits else splits[0]
+        try:
+            found = self.tree.find(kind, name, splits)
+        except DataError as error:
+            self.wrong.append(f"{entry.where}: {kind} {error}")
+            return None
         if found is None:
             self.missing[kind].append(entry)
         return found

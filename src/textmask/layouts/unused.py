@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from textmask.errors import DataWarning
 from textmask.io.spreadsheets import column_of, sheet_headers
-from textmask.layouts.pairing import stem_of
+from textmask.layouts.pairing import plain_stem
 from textmask.layouts.source import IMAGE_NAMES, LayoutSource
 
 # read by no layout, but people keep prompts in them
@@ -33,7 +33,9 @@ def warn_about_unused_tables(source: LayoutSource, used: Iterable[str], *, promp
     if source.path.is_file():
         return
     places = tuple(used)
-    stems = {stem_of(path).lower() for path in source.tree.images}
+    stems = {plain_stem(path) for path in source.tree.images}
+    if not prompts:
+        _warn_about_texts(source, stems)
     unused = []
     seen = [] if prompts else list(source.tree.tables)
     for name in (*seen, *_other_tables(source)):
@@ -50,6 +52,28 @@ def warn_about_unused_tables(source: LayoutSource, used: Iterable[str], *, promp
             DataWarning,
             stacklevel=4,
         )
+
+
+def _warn_about_texts(source: LayoutSource, stems: set[str]) -> None:
+    """Warn about text files that are named after images, which may hold prompts; numbers are polygons or boxes."""
+    named = [path for path in source.tree.texts if plain_stem(path[: -len(".txt")]) in stems]
+    words = [path for path in named[:SHOWN] if re.search(r"[A-Za-z]{2}", _head_of(source, path))]
+    if words:
+        warnings.warn(
+            f"{source.path}: {len(named)} text files are named after images and are not read, e.g. {words[0]}. If they "
+            "hold prompts, put them into a table with the columns image and text.",
+            DataWarning,
+            stacklevel=5,
+        )
+
+
+def _head_of(source: LayoutSource, name: str) -> str:
+    """The first part of a file; "" if it cannot be read."""
+    try:
+        with (source.tree.root / name).open("rb") as file:
+            return file.read(HEAD_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _advice(name: str) -> str:
@@ -105,13 +129,8 @@ def _names_images(source: LayoutSource, name: str, stems: set[str]) -> bool:
         return True
 
     # a list of names alone is a list of labelled images, not a table
-    try:
-        with (source.tree.root / name).open("rb") as file:
-            head = file.read(HEAD_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return False
-    for line in head.splitlines()[:HEAD_LINES]:
+    for line in _head_of(source, name).splitlines()[:HEAD_LINES]:
         words = [word for word in re.split(r"[\s,;:\"{}\[\]]+", line) if word]
-        if len(words) > 1 and any(stem_of(word).lower() in stems for word in words):
+        if len(words) > 1 and any(plain_stem(word) in stems for word in words):
             return True
     return False

@@ -27,7 +27,7 @@ BACKBONE_STAGE = Stage(
 # of an epoch of the burn-in, whatever the number of labels: the released code of Semi-MedRef repeats the labelled
 # images until all of QaTa's train split has been drawn, 179 batches of 32
 BURN_IN_STEPS = 179
-# GuideDecoder and MMI-UNet themselves: zoom of every tenth image, and a cosine over 200 epochs of which at most 100 are run
+# GuideDecoder and MMI-UNet themselves: zoom of every tenth image, a cosine over 200 epochs of which at most 100 are run
 RELEASED_STAGE = BACKBONE_STAGE.model_copy(
     update={
         "schedule": Schedule(name="warm_restarts", period_epochs=200),

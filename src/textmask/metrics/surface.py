@@ -13,6 +13,7 @@ import numpy.typing as npt
 from textmask.compiled import compiled
 from textmask.errors import DataError, choose
 from textmask.metrics.overlap import Bools, Bytes, Floats, Ints, as_mask_pair
+from textmask.progress import with_progress
 
 Definition = Literal["pooled", "max_directed"]
 OneEmpty = Literal["diagonal", "exclude"]
@@ -361,7 +362,10 @@ def surface_distances(
 
     steps = dy, dx = _pixel_steps(spacing_mm)
     memory = _Scratch(a.shape[1], a.shape[2])
-    rows = [_pair_distances(p, t, steps, memory) for p, t in zip(a, b, strict=True)]
+    # one pair is part of a loop that shows its own progress
+    pairs = list(zip(a, b, strict=True))
+    shown = with_progress(pairs, "distances") if len(pairs) > 1 else pairs
+    rows = [_pair_distances(one, other, steps, memory) for one, other in shown]
 
     # the fourth column is the number of empty masks
     out = np.array(rows, np.float64).reshape(-1, 4)

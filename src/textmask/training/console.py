@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +15,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from textmask.progress import silenced
 
 SHOWN_SCORES = ("dice_per_image", "dice_pooled")
 
@@ -37,9 +39,11 @@ class TrainConsole:
             disable=not show,
             transient=True,
         )
+        self.alone = ExitStack()
 
     def __enter__(self) -> Self:
         """Start drawing."""
+        self.alone.enter_context(silenced())
         self.bar.start()
         return self
 
@@ -51,6 +55,7 @@ class TrainConsole:
     ) -> None:
         """Stop drawing and remove the bar."""
         self.bar.stop()
+        self.alone.close()
 
     @contextmanager
     def steps(self, title: str, total: int) -> Iterator[Callable[[str], None]]:

@@ -118,7 +118,7 @@ class SemiMedRef(Method):
         return losses
 
     def monitors(self) -> dict[str, Tensor]:
-        """Of the last step: shares of pseudo-mask pixels, mixed samples and pixels, rewritten prompts, images in `cons`."""
+        """Of the last step: shares of pseudo-mask pixels, mixed samples and pixels, new prompts, images in `cons`."""
         return self._monitors
 
     @torch.no_grad()

@@ -214,6 +214,7 @@ class TrialSet:
                 cache_dir=self.cache_dir,
                 labelled_list=None if listed is None else listed.path,
                 progress=bar,
+                allow_empty_text=self.data_options.allow_empty_text,
                 options=TrainOptions(
                     accelerator=accelerator,
                     devices=devices,

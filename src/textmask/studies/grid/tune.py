@@ -170,6 +170,7 @@ def _train_trial(
                 resume=(path / RECIPE).exists(),
                 cache_dir=options.cache_dir,
                 progress=options.progress is not None,
+                allow_empty_text=options.data_options.allow_empty_text,
                 options=TrainOptions(
                     accelerator=accelerator,
                     devices=devices,
