@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from textmask.data.manifest import read_manifest
-from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.io.files import UNFINISHED
 from textmask.methods.registry import preset_recipe
@@ -23,25 +22,6 @@ from textmask.training.loop import train
 
 KILLER = Path(__file__).with_name("killer.py")
 FAST = EvaluationOptions(n_bootstrap=20, surface=False, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    counts = {"train": 8, "valid": 40, "test": 1}
-    config = PhantomConfig(size=(32, 32))
-    return write_phantoms(tmp_path_factory.mktemp("data"), counts, config, seed=0)
-
-
-@pytest.fixture(scope="module")
-def pristine(data, tmp_path_factory):
-    """A run with an evaluation and a report, before the command that is killed."""
-    folder = tmp_path_factory.mktemp("pristine")
-    manifest = read_manifest(data)
-    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]")
-    train(recipe, manifest, folder / "run", progress=False)
-    evaluate(folder / "run", manifest, "test", FAST)
-    write_report(folder / "run")
-    return folder
 
 
 def kills(pristine, work, *arguments):

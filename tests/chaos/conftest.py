@@ -1,0 +1,31 @@
+"""A data set and a trained run that all tests of kills and damage begin with."""
+
+import pytest
+
+from textmask.data.manifest import read_manifest
+from textmask.data.phantom import PhantomConfig, write_phantoms
+from textmask.evaluation.evaluate import EvaluationOptions, evaluate
+from textmask.methods.registry import preset_recipe
+from textmask.reports.page import write_report
+from textmask.training.loop import train
+
+FAST = EvaluationOptions(n_bootstrap=20, surface=False, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    counts = {"train": 8, "valid": 40, "test": 1}
+    config = PhantomConfig(size=(32, 32))
+    return write_phantoms(tmp_path_factory.mktemp("data"), counts, config, seed=0)
+
+
+@pytest.fixture(scope="session")
+def pristine(data, tmp_path_factory):
+    """A run with an evaluation and a report, before the command that is killed."""
+    folder = tmp_path_factory.mktemp("pristine")
+    manifest = read_manifest(data)
+    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]")
+    train(recipe, manifest, folder / "run", progress=False)
+    evaluate(folder / "run", manifest, "test", FAST)
+    write_report(folder / "run")
+    return folder
