@@ -1,6 +1,7 @@
 """A data set and a trained run that all tests of kills and damage begin with."""
 
 import pytest
+from promises import folders, run_killer
 
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
@@ -29,3 +30,19 @@ def pristine(data, tmp_path_factory):
     evaluate(folder / "run", manifest, "test", FAST)
     write_report(folder / "run")
     return folder
+
+
+@pytest.fixture
+def kills(tmp_path):
+    """Kill a command before every write: what each kill left, that after `again`, and what is left without a kill."""
+
+    def go(pristine, command, again=()):
+        work = tmp_path / "work"
+        words = [str(word) for word in command]
+        next_words = [[str(word) for word in words] for words in again]
+        run_killer([(pristine, work, words, next_words, None)], tmp_path)
+        left = folders(work / "killed")
+        assert len(left) > 4
+        return left, folders(work / "again") if again else [], work / "complete"
+
+    return go

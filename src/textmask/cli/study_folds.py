@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from textmask.cli.options import (
+    AcceptChanges,
     CacheDir,
     DataPath,
     Device,
@@ -46,6 +47,7 @@ def folds_command(
     grammar: Grammar = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Hide the line per fold.")] = False,
 ) -> None:
     """Cross-validate a method: train once per fold and test every image once.
@@ -70,6 +72,7 @@ def folds_command(
         preset=chosen,
         settings=tuple(settings or ()),
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         device=device,
         data_options=options,
     )

@@ -11,6 +11,7 @@ import typer
 
 from textmask.cli.options import (
     DEFAULT_PRESET,
+    AcceptChanges,
     CacheDir,
     Device,
     Grammar,
@@ -78,6 +79,7 @@ class StudyRequest:
         launcher: where the trainings run.
         device: of training and prediction.
         cache_dir: folder of the decoded images.
+        accept_changes: resume trainings although data or machine differ.
         show: only print the arms.
         quiet: print no line per training.
     """
@@ -94,6 +96,7 @@ class StudyRequest:
     launcher: Launcher
     device: str
     cache_dir: Path | None
+    accept_changes: bool
     show: bool
     quiet: bool
 
@@ -131,6 +134,7 @@ def ablation_command(
     threads: Threads = None,
     slurm: Slurm = None,
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     show: Show = False,
     quiet: Quiet = False,
 ) -> None:
@@ -165,6 +169,7 @@ def ablation_command(
         launcher=Launcher(engine, threads, tuple(slurm or ())),
         device=device,
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         show=show,
         quiet=quiet,
     )
@@ -198,6 +203,7 @@ def labels_command(
     threads: Threads = None,
     slurm: Slurm = None,
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     show: Show = False,
     quiet: Quiet = False,
 ) -> None:
@@ -232,6 +238,7 @@ def labels_command(
         launcher=Launcher(engine, threads, tuple(slurm or ())),
         device=device,
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         show=show,
         quiet=quiet,
     )
@@ -267,6 +274,7 @@ def sensitivity_command(
     threads: Threads = None,
     slurm: Slurm = None,
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     show: Show = False,
     quiet: Quiet = False,
 ) -> None:
@@ -302,6 +310,7 @@ def sensitivity_command(
         launcher=Launcher(engine, threads, tuple(slurm or ())),
         device=device,
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         show=show,
         quiet=quiet,
     )
@@ -341,6 +350,7 @@ def _run_plan(plan: StudyPlan, request: StudyRequest) -> None:
         split=request.split,
         launcher=request.launcher,
         cache_dir=request.cache_dir,
+        accept_changes=request.accept_changes,
         device=request.device,
         data_options=request.options,
         source=request.data,

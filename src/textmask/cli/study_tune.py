@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from textmask.cli.options import (
+    AcceptChanges,
     CacheDir,
     DataPath,
     Device,
@@ -58,6 +59,7 @@ def tune_command(
     grammar: Grammar = None,
     device: Device = "auto",
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Hide the line per trial.")] = False,
 ) -> None:
     """Search recipe fields for the best validation score, with Optuna.
@@ -89,6 +91,7 @@ def tune_command(
         preset=chosen,
         settings=tuple(settings or ()),
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         device=device,
         data_options=options,
         source=data,

@@ -14,6 +14,7 @@ import typer
 from textmask.cli.options import (
     MAX_DEVICES,
     Absent,
+    AcceptChanges,
     CacheDir,
     Classes,
     Device,
@@ -127,13 +128,7 @@ def train_command(
             help="Resume RUN with its own recipe and data; with METHOD and DATA, start it if there is none.",
         ),
     ] = False,
-    accept_changes: Annotated[
-        bool,
-        typer.Option(
-            "--accept-changes",
-            help="With --resume: go on although data, device or threads differ (default: refuse).",
-        ),
-    ] = False,
+    accept_changes: AcceptChanges = False,
     save_every_steps: Annotated[
         int | None,
         typer.Option(

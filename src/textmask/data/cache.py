@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import warnings
 from dataclasses import dataclass
 from io import BufferedWriter
@@ -28,7 +27,7 @@ from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_scan import decide_rule, refuse_same_pixels, row_mask
 from textmask.data.mask_sizes import may_be_fitted
 from textmask.errors import DataError, DataWarning
-from textmask.io.files import write_json
+from textmask.io.files import remove_unfinished, temporary_name, write_json
 from textmask.io.images import Bytes, read_image, resize_image, resize_mask
 from textmask.progress import Progress, with_progress
 from textmask.statement import Statement
@@ -201,9 +200,8 @@ def _decode_rows(
     split: str,
 ) -> None:
     """Write two memory maps under temporary names, then rename them; the JSON comes last and makes them valid."""
-    # random, because several hosts may build the same cache
-    unique = secrets.token_hex(8)
-    parts = {name: stem.with_suffix(f".{name}.{unique}.part") for name in MAPS}
+    # several hosts may build the same cache
+    parts = {name: temporary_name(stem.with_suffix(f".{name}.memmap")) for name in MAPS}
     # all images are gray until the first color image
     channels, sizes = 1, []
     numbers: list[int] = []
@@ -211,6 +209,7 @@ def _decode_rows(
     last: tuple[str, Bytes] | None = None
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(stem.parent)
         with parts["images"].open("wb") as image_file, parts["masks"].open("wb") as mask_file:
             for row in with_progress(rows, "decoding", progress):
                 # rows of one image mostly follow each other

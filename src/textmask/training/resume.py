@@ -94,11 +94,17 @@ def refuse_changes(
         if name in before and before[name] != now[name]
     ]
     if changed:
-        text = f"{run} was trained with another {', another '.join(changed)}"
+        text = f"{run} was trained on a machine that differs: {', '.join(changed)}"
         if not accept:
+            same = "the same machine"
+            if before.get("threads", now["threads"]) != now["threads"]:
+                count = before["threads"]
+                same = (
+                    f"{count} threads (OMP_NUM_THREADS={count}, of a study also --threads {count})"
+                )
             raise ConfigError(
-                f"{text}, which changes the last digits of all that follows ({DETERMINISTIC}). Resume on the same "
-                "machine, or give --accept-changes."
+                f"{text}, which changes the last digits of all that follows ({DETERMINISTIC}). Resume with {same}, "
+                "or give --accept-changes to go on here."
             )
         warnings.warn(f"{text}; the numbers are not those of one run.", DataWarning, stacklevel=3)
 
