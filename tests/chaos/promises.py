@@ -72,7 +72,7 @@ def assert_whole(folder):
 def evaluation(run):
     """The files of an evaluation; the advice on missing baselines names the folder of the runs."""
     files = content(run / "evaluation" / "test")
-    return {name: re.sub(rb"--out \w+/", b"--out RUNS/", data) for name, data in files.items()}
+    return {name: re.sub(rb"--out [\w-]+/", b"--out RUNS/", data) for name, data in files.items()}
 
 
 def training(run):

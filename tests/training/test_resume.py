@@ -12,6 +12,7 @@ from textmask.errors import CheckpointError, ConfigError, DataError, DataWarning
 from textmask.methods.registry import get_method, list_methods
 from textmask.runs import checkpoint, layout
 from textmask.runs.environment import limited_threads
+from textmask.runs.record import stored_names
 from textmask.statement import Laterality
 from textmask.training.loop import TrainOptions, train
 from textmask.training.steps import GradientStep
@@ -143,6 +144,9 @@ def test_other_data_are_refused_unless_accepted(kind, data, tmp_path, monkeypatc
     if kind != "laterality":  # the weights know whose left theirs is
         with pytest.warns(DataWarning, match="Going on"):
             go(recipe, other, run, tmp_path / "cache", resume=True, accept_changes=True)
+        # leak checks know the images from before and those that were accepted
+        trained = {data.key(row) for one in (data, other) for row in one.rows_of("train")}
+        assert set(stored_names(run, "train")) == trained
 
 
 def test_other_threads_are_refused_unless_accepted_or_deterministic(data, tmp_path, monkeypatch):

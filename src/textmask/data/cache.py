@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -130,11 +131,14 @@ def open_split(
             masks do not say what is foreground, the cache is corrupt, or the disk is full.
     """
     rows = manifest.rows_of(split)
-    manifest = decide_rule(manifest, cache_dir, progress)
+    # the rule of masks is that of all splits
+    has_masks = any(row.mask for row in manifest.rows)
+    wanted = _files_of(manifest.rows if has_masks else rows)
+    known = file_hashes(manifest, wanted, cache_dir, progress)
+    manifest = decide_rule(manifest, cache_dir, progress, known)
 
     # a new cache for any change of the rows, their order, what the files contain, and how masks are read
-    paths = {path for row in rows for path in (row.image, row.mask) if path}
-    hashes = file_hashes(manifest, paths, cache_dir, progress)
+    hashes = {path: known[path] for path in sorted(_files_of(rows))}
     files = [(row.image, row.mask, row.label) for row in rows]
     read = repr(manifest.mask_rule) + (" nearest" if manifest.resize_masks else "")
     identity = json.dumps([FORMAT, files, hashes, read, list(image_size)])
@@ -165,6 +169,10 @@ def open_split(
         native_sizes=np.array(meta["native_sizes"], dtype=np.int64).reshape(-1, 2),
         content=content_hash(manifest, rows, hashes),
     )
+
+
+def _files_of(rows: Iterable[Row]) -> set[str]:
+    return {path for row in rows for path in (row.image, row.mask) if path}
 
 
 def _open_maps(

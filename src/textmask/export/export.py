@@ -201,7 +201,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
                 )
     except OSError as error:
         raise ConfigError(
-            f"cannot create {out} ({error.strerror}). {what_to_do(error.errno)}"
+            f"cannot create {out} ({error.strerror}: {error.filename}). {what_to_do(error.errno)}"
         ) from error
 
 
