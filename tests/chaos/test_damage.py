@@ -19,7 +19,7 @@ FILES = {
     "recipe.json": "predict evaluate report export resume",
     "data.json": "predict evaluate resume",
     "result.json": "predict report export",
-    "environment.json": "report evaluate",
+    "environment.json": "report predict",
     "weights.safetensors": "predict evaluate export",
     "last.safetensors": "resume predict",
     "log.csv": "resume report",
