@@ -6,6 +6,7 @@ One process, one thread, candidates in turn. Usage: python benchmarks/durability
 import contextlib
 import csv
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ from textmask.io import files
 from textmask.methods.registry import build_method, preset_recipe
 from textmask.runs.checkpoint import write_tensors
 
-IMAGES, ROWS, SIZE = 200, 100_000, (224, 224)
+IMAGES, ROWS, SIZE, REPEATS = 200, 100_000, (224, 224), 9
 
 
 def by_stamp(path: Path) -> str:
@@ -49,12 +50,19 @@ def building_with_and_without_hashes(goals: Goals) -> None:
                 return build()
 
         np.testing.assert_array_equal(build().images, build_without().images)
-        times = interleave({"with": build, "without": build_without}, 9)
+        # seconds of the CPU: hashing is little work next to the noise of a disk or of other processes
+        spent: dict[str, list[float]] = {"with": [], "without": []}
+        for _ in range(REPEATS):
+            for name, run in (("with", build), ("without", build_without)):
+                begin = time.process_time()
+                run()
+                spent[name].append(time.process_time() - begin)
+        times = {name: statistics.median(values) for name, values in spent.items()}
     cost = times["with"] / times["without"] - 1
     print(
-        f"{IMAGES} images: {times['with']:.3f} s with content hashes, {times['without']:.3f} s without"
+        f"{IMAGES} images, seconds of the CPU: {times['with']:.3f} with content hashes, {times['without']:.3f} without"
     )
-    goals.at_least("cache_hash_cost_at_most_2_percent", 0.02 / max(cost, 1e-9), 1)
+    goals.at_least("cache_hash_cost_in_2_percent", 0.02 / max(cost, 1e-9), 1)
 
 
 def write_many(folder: Path, rows: int) -> Path:
@@ -105,7 +113,8 @@ def warm_start(goals: Goals, rows: int) -> None:
         f"{rows} rows: table {read:.1f} s, cache {built:.0f} s, warm start {min(times):.2f} s, of which the CPU "
         f"{min(busy):.2f} s; load {os.getloadavg()[0]:.1f}"
     )
-    goals.at_least("warm_start_100k_at_most_5_s", 5 / (min(busy) * ROWS / rows), 1)
+    # of the CPU, because a shared machine says nothing about the wall
+    goals.at_least("warm_start_100k_in_5_s", 5 / (min(busy) * ROWS / rows), 1)
 
 
 @contextlib.contextmanager

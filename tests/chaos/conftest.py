@@ -34,13 +34,16 @@ def pristine(data, tmp_path_factory):
 
 @pytest.fixture
 def kills(tmp_path):
-    """Kill a command before every write: what each kill left, that after `again`, and what is left without a kill."""
+    """Kill a command before every write: what each kill left, that after `again`, and what is left without a kill.
 
-    def go(pristine, command, again=()):
+    `most` is the number of kills, spread over all writes.
+    """
+
+    def go(pristine, command, again=(), most=None):
         work = tmp_path / "work"
         words = [str(word) for word in command]
         next_words = [[str(word) for word in words] for words in again]
-        run_killer([(pristine, work, words, next_words, None)], tmp_path)
+        run_killer([(pristine, work, words, next_words, most)], tmp_path)
         left = folders(work / "killed")
         assert len(left) > 4
         return left, folders(work / "again") if again else [], work / "complete"

@@ -100,7 +100,7 @@ class Rounds:
         self.data = write_phantoms(folder / "data", counts, PhantomConfig(size=(32, 32)), seed=0)
         self.image = self.data.parent / read_manifest(self.data).rows[0].image
         self.known: dict[str, tuple[object, int, float]] = {}
-        self.number = 0
+        self.number, self.method = 0, METHODS[0]
 
     def pristine(self, method: str) -> Path:
         """A trained and evaluated run of a method, made once."""
@@ -117,7 +117,9 @@ class Rounds:
     def round(self) -> str:
         """One random command with its kills; returns what was done."""
         rng, self.number = self.rng, self.number + 1
-        method = rng.choice(METHODS)
+        # a new method needs trainings of its own first
+        self.method = rng.choice(METHODS) if not self.known or rng.random() < 0.1 else self.method
+        method = self.method
         pristine = self.pristine(method)
         name = rng.choice(list(promises(self.data, self.image, method)))
         promise = promises(self.data, self.image, method)[name]

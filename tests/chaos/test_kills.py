@@ -77,11 +77,12 @@ def test_a_training_goes_on_after_any_kill_with_the_same_numbers(pristine, data,
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_after_any_kill_with_the_same_figures(data, tmp_path, kills):
+def test_a_study_goes_on_after_a_kill_with_the_same_figures(data, tmp_path, kills):
     (tmp_path / "empty").mkdir()
     words = ["study", "labels", "unet", data, *SMALL, "--fractions", "1", "--out", "{work}/study"]
     command = [*words, "--cache-dir", "{work}/cache"]
-    killed, again, complete = kills(tmp_path / "empty", command, [command])
+    # every third write: all of them would take minutes
+    killed, again, complete = kills(tmp_path / "empty", command, [command], most=40)
 
     new = study(complete / "study")
     assert len(new) > 5

@@ -9,7 +9,7 @@ import torch
 
 from textmask.data.manifest import read_manifest
 from textmask.errors import CheckpointError, ConfigError, DataError, DataWarning
-from textmask.methods.registry import get_method, list_methods
+from textmask.methods.registry import get_method
 from textmask.runs import checkpoint, layout
 from textmask.runs.environment import limited_threads
 from textmask.runs.record import stored_names
@@ -79,23 +79,6 @@ def assert_equal_runs(a, b):
         assert one.keys() == other.keys()
         assert [key for key in one if not torch.equal(one[key], other[key])] == []
     assert rows_of(a) == rows_of(b)
-
-
-@pytest.mark.parametrize("name", list_methods())
-def test_a_kill_within_an_epoch_changes_nothing(name, data, tmp_path, monkeypatch):
-    recipe = recipe_of(name)
-    if not any(stage.optim for stage in recipe.stages):
-        pytest.skip("has no gradient steps")
-    options = {"save_every_steps": 1}
-    go(recipe, data, tmp_path / "whole", tmp_path, **options)
-    steps = sum(1 for row in rows_of(tmp_path / "whole") if row["lr"]) * 2
-    for at in sorted({2, steps - 1}):
-        with monkeypatch.context() as patch:
-            kill_at(patch, at)
-            with pytest.raises(Killed):
-                go(recipe, data, tmp_path / f"killed{at}", tmp_path, **options)
-        go(recipe, data, tmp_path / f"killed{at}", tmp_path, resume=True, **options)
-        assert_equal_runs(tmp_path / f"killed{at}", tmp_path / "whole")
 
 
 def killed_run(recipe, data, tmp_path, monkeypatch):
