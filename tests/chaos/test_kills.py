@@ -1,95 +1,28 @@
 """A command that is killed before any of its writes leaves the old result or the new one, and can be run again."""
 
-import os
-import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
+from promises import SMALL, assert_whole, content, evaluation, leftovers, study, training
 
 from textmask.data.manifest import read_manifest
-from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.evaluation.evaluate import EvaluationOptions, evaluate
-from textmask.io.files import UNFINISHED
-from textmask.methods.registry import preset_recipe
 from textmask.reports.page import write_report
-from textmask.runs.checkpoint import read_tensors
-from textmask.runs.environment import limited_threads
-from textmask.runs.layout import LAST, WEIGHTS
-from textmask.training.loop import train
 
-KILLER = Path(__file__).with_name("killer.py")
 FAST = EvaluationOptions(n_bootstrap=20, surface=False, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    counts = {"train": 8, "valid": 40, "test": 1}
-    config = PhantomConfig(size=(32, 32))
-    return write_phantoms(tmp_path_factory.mktemp("data"), counts, config, seed=0)
-
-
-@pytest.fixture(scope="module")
-def pristine(data, tmp_path_factory):
-    """A run with an evaluation and a report, before the command that is killed."""
-    folder = tmp_path_factory.mktemp("pristine")
-    manifest = read_manifest(data)
-    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]")
-    train(recipe, manifest, folder / "run", progress=False)
-    evaluate(folder / "run", manifest, "test", FAST)
-    write_report(folder / "run")
-    return folder
-
-
-def kills(pristine, work, *arguments):
-    """What each kill left, in order; the last folder is that of the command that ended by itself."""
-    work.mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(KILLER), str(pristine), str(work), *map(str, arguments)]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    assert (work / "status").read_text() == "0", found.stderr + found.stdout
-    left = sorted(
-        (path for path in work.iterdir() if path.is_dir()), key=lambda path: int(path.name)
-    )
-    assert len(left) > 4
-    return left[:-1], left[-1]
-
-
-def content(path):
-    """Every file below a path that is not hidden, with its bytes."""
-    found = {}
-    for file in sorted(path.rglob("*")):
-        inside = file.relative_to(path)
-        if file.is_file() and not any(part.startswith(".") for part in inside.parts):
-            found[str(inside)] = file.read_bytes()
-    return found
-
-
-def leftovers(folder):
-    return list(folder.rglob(f"*{UNFINISHED}"))
-
-
 @pytest.mark.slow
-def test_evaluate_leaves_the_old_evaluation_or_the_new_one(pristine, data, tmp_path):
-    run = "{work}/run"
-    arguments = ["evaluate", run, data, "--seed", 1, "--no-surface"]
-    killed, complete = kills(pristine, tmp_path / "work", *arguments, "--device", "cpu")
+def test_evaluate_leaves_the_old_evaluation_or_the_new_one(pristine, data, kills):
+    command = ["evaluate", "{work}/run", data, "--seed", 1, "--no-surface", "--device", "cpu"]
+    killed, _, complete = kills(pristine, command)
 
-    def evaluation(folder):
-        # the advice on missing baselines names the folder of the runs
-        files = content(folder / "run" / "evaluation" / "test")
-        return {name: re.sub(rb"--out \w+/", b"--out RUNS/", data) for name, data in files.items()}
-
-    old, new = evaluation(pristine), evaluation(complete)
+    old, new = evaluation(pristine / "run"), evaluation(complete / "run")
     assert old != new
 
     seen, unfinished = set(), 0
     for folder in killed:
-        found = evaluation(folder)
+        found = evaluation(folder / "run")
         unfinished += bool(leftovers(folder))
         differing = [name for name in new if found.get(name) not in (old.get(name), new[name])]
         assert found in (old, new), (folder.name, differing or sorted(found.keys() ^ new.keys()))
@@ -102,27 +35,26 @@ def test_evaluate_leaves_the_old_evaluation_or_the_new_one(pristine, data, tmp_p
     evaluate(killed[-1] / "run", read_manifest(data), "test", FAST)
 
 
-def test_report_leaves_the_old_page_or_the_new_one(pristine, tmp_path):
+def test_report_leaves_the_old_page_or_the_new_one(pristine, tmp_path, kills):
     before = tmp_path / "before"
     shutil.copytree(pristine, before)
     (before / "run" / "report.html").write_text("old")
-    killed, complete = kills(before, tmp_path / "work", "report", "{work}/run")
+    killed, _, complete = kills(before, ["report", "{work}/run"])
     new = (complete / "run" / "report.html").read_text()
     assert {(folder / "run" / "report.html").read_text() for folder in killed} <= {"old", new}
 
 
-def test_export_leaves_nothing_or_all_of_it(pristine, tmp_path):
-    arguments = ["export", "{work}/run", "--target", "hf", "--out", "{work}/hub"]
-    killed, complete = kills(pristine, tmp_path / "work", *arguments)
+def test_export_leaves_nothing_or_all_of_it(pristine, kills):
+    command = ["export", "{work}/run", "--target", "hf", "--out", "{work}/hub"]
+    killed, _, complete = kills(pristine, command)
     new = content(complete / "hub")
     for folder in killed:
         if (folder / "hub").exists():
             assert content(folder / "hub") == new
 
 
-def test_calibrate_leaves_no_limits_or_whole_ones(pristine, data, tmp_path):
-    arguments = ["calibrate", "{work}/run", data, "--device", "cpu"]
-    killed, complete = kills(pristine, tmp_path / "work", *arguments)
+def test_calibrate_leaves_no_limits_or_whole_ones(pristine, data, kills):
+    killed, _, complete = kills(pristine, ["calibrate", "{work}/run", data, "--device", "cpu"])
     new = (complete / "run" / "calibration.json").read_bytes()
     for folder in killed:
         path = folder / "run" / "calibration.json"
@@ -130,36 +62,48 @@ def test_calibrate_leaves_no_limits_or_whole_ones(pristine, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_after_any_kill_with_the_same_numbers(pristine, data, tmp_path):
-    small = ["--preset", "smoke", "--set", "image_size=[32,32]", "--device", "cpu", "--quiet"]
-    arguments = ["train", "unet", data, *small, "--out", "{work}/new"]
-    killed, complete = kills(pristine, tmp_path / "work", *arguments)
-    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]")
-    manifest = read_manifest(data)
-    new = {name: read_tensors(complete / "new" / name)[0] for name in (WEIGHTS, LAST)}
-
+def test_a_training_goes_on_after_any_kill_with_the_same_numbers(pristine, data, kills):
+    command = ["train", "unet", data, *SMALL, "--out", "{work}/new"]
+    killed, again, complete = kills(pristine, command, [[*command, "--resume"]])
+    new = training(complete / "new")
     for folder in killed:
-        run = folder / "new"
-        for name in (WEIGHTS, LAST):  # whole, or not there
-            if (run / name).exists():
-                read_tensors(run / name)
-        with limited_threads(1):  # as the killed command had
-            train(recipe, manifest, run, resume=True, progress=False)
-        for name, tensors in new.items():
-            found = read_tensors(run / name)[0]
-            assert found.keys() == tensors.keys()
-            different = [key for key in tensors if not torch.equal(found[key], tensors[key])]
-            assert different == [], (folder.name, name)
-        assert leftovers(run) == []
+        assert_whole(folder)
+    for folder in again:
+        found = training(folder / "new")
+        different = [name for name in new if found[name] != new[name]]
+        assert different == [], folder.name
+        assert found.keys() == new.keys()
+        assert leftovers(folder) == []
 
 
-def test_predictions_are_whole_after_any_kill_and_the_rest_follows(pristine, data, tmp_path):
+@pytest.mark.slow
+def test_a_study_goes_on_after_a_kill_with_the_same_figures(data, tmp_path, kills):
+    (tmp_path / "empty").mkdir()
+    words = ["study", "labels", "unet", data, *SMALL, "--fractions", "1", "--out", "{work}/study"]
+    command = [*words, "--cache-dir", "{work}/cache"]
+    # every third write: all of them would take minutes
+    killed, again, complete = kills(tmp_path / "empty", command, [command], most=40)
+
+    new = study(complete / "study")
+    assert len(new) > 5
+    for folder in killed:
+        assert_whole(folder)
+    for folder in again:
+        found = study(folder / "study")
+        different = [name for name in new if found.get(name) != new[name]]
+        assert different == [], folder.name
+        assert found.keys() == new.keys()
+        assert leftovers(folder) == []
+
+
+def test_predictions_are_whole_after_any_kill_and_the_rest_follows(pristine, data, tmp_path, kills):
     images = tmp_path / "images"
     images.mkdir()
     for row in read_manifest(data).rows[:3]:
         shutil.copy(data.parent / row.image, images)
     words = ["predict", "{work}/run", images, "opacity in the left lung", "--out", "{work}/masks"]
-    killed, complete = kills(pristine, tmp_path / "work", *words, "--device", "cpu")
+    command = [*words, "--device", "cpu"]
+    killed, again, complete = kills(pristine, command, [command])
     new = content(complete / "masks")
     for folder in killed:
         found = content(folder / "masks")
@@ -167,13 +111,8 @@ def test_predictions_are_whole_after_any_kill_and_the_rest_follows(pristine, dat
         masks = {name: data for name, data in found.items() if name.endswith(".png")}
         assert masks == {name: new[name] for name in masks}
     # the same command again
-    folder = killed[len(killed) // 2]
-    again = [str(word).replace("{work}", str(folder)) for word in words]
-    done = subprocess.run(
-        [sys.executable, "-m", "textmask", *again, "--device", "cpu"],
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert content(folder / "masks").keys() == new.keys()
-    assert leftovers(folder) == []
+    for folder in again:
+        found = content(folder / "masks")
+        assert found.keys() == new.keys()
+        assert {name: found[name] for name in masks} == masks
+        assert leftovers(folder) == []

@@ -22,11 +22,12 @@ from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.evaluation.protocol import provenance_lines
 from textmask.evaluation.summary import EvaluationSummary, read_summary
 from textmask.inference.predict_split import predict_split, resize_probability
-from textmask.io.files import file_sha256
+from textmask.io.files import file_sha256, read_json, write_json
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
 from textmask.metrics.surface import surface_distances
 from textmask.runs.checkpoint import load_run, read_tensors, write_tensors
+from textmask.runs.folder import write_names
 from textmask.runs.layout import WEIGHTS
 from textmask.text.grammar import parse
 from textmask.training.loop import train
@@ -326,7 +327,11 @@ def test_pictures_that_were_trained_on_are_refused(bench, monkeypatch):
 
 def test_a_run_beside_that_was_trained_on_the_split_is_refused(bench):
     keys = [row.image for row in bench.manifest.rows_of("test")]
-    (bench.runs / "unet" / "splits" / "train.txt").write_text("\n".join(keys))
+    run = bench.runs / "unet"
+    write_json(
+        run / "data.json",
+        {**read_json(run / "data.json"), "names": write_names(run, {"train": keys})},
+    )
     with pytest.raises(DataError, match=r"8 images .* were trained on by .*unet"):
         bench()
 

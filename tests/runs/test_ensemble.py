@@ -16,9 +16,11 @@ from textmask.inference.batch import predict_folder
 from textmask.inference.calibration import calibrate_run
 from textmask.inference.jobs import BatchItem
 from textmask.inference.predictor import Predictor
+from textmask.io.files import read_json, write_json
 from textmask.methods.registry import get_method
 from textmask.runs.checkpoint import load_run
 from textmask.runs.ensemble import make_ensemble
+from textmask.runs.folder import write_names
 from textmask.training.loop import train
 
 
@@ -85,7 +87,8 @@ def test_lists_of_train_images_are_joined(runs, tmp_path):
     changed = tmp_path / "changed"
     make_ensemble([runs / "unet2"] * 2, tmp_path / "first")
     (tmp_path / "first" / "members" / "1").rename(changed)
-    (changed / "splits" / "train.txt").write_text("other.png\n")
+    names = write_names(changed, {"train": ["other.png"]})
+    write_json(changed / "data.json", {**read_json(changed / "data.json"), "names": names})
     out = make_ensemble([runs / "unet2", changed], tmp_path / "joined")
     names = (out / "splits" / "train.txt").read_text().split()
     assert "other.png" in names

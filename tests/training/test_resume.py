@@ -9,9 +9,10 @@ import torch
 
 from textmask.data.manifest import read_manifest
 from textmask.errors import CheckpointError, ConfigError, DataError, DataWarning
-from textmask.methods.registry import get_method, list_methods
+from textmask.methods.registry import get_method
 from textmask.runs import checkpoint, layout
 from textmask.runs.environment import limited_threads
+from textmask.runs.record import stored_names
 from textmask.statement import Laterality
 from textmask.training.loop import TrainOptions, train
 from textmask.training.steps import GradientStep
@@ -80,23 +81,6 @@ def assert_equal_runs(a, b):
     assert rows_of(a) == rows_of(b)
 
 
-@pytest.mark.parametrize("name", list_methods())
-def test_a_kill_within_an_epoch_changes_nothing(name, data, tmp_path, monkeypatch):
-    recipe = recipe_of(name)
-    if not any(stage.optim for stage in recipe.stages):
-        pytest.skip("has no gradient steps")
-    options = {"save_every_steps": 1}
-    go(recipe, data, tmp_path / "whole", tmp_path, **options)
-    steps = sum(1 for row in rows_of(tmp_path / "whole") if row["lr"]) * 2
-    for at in sorted({2, steps - 1}):
-        with monkeypatch.context() as patch:
-            kill_at(patch, at)
-            with pytest.raises(Killed):
-                go(recipe, data, tmp_path / f"killed{at}", tmp_path, **options)
-        go(recipe, data, tmp_path / f"killed{at}", tmp_path, resume=True, **options)
-        assert_equal_runs(tmp_path / f"killed{at}", tmp_path / "whole")
-
-
 def killed_run(recipe, data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         kill_at(patch, 4)
@@ -143,6 +127,9 @@ def test_other_data_are_refused_unless_accepted(kind, data, tmp_path, monkeypatc
     if kind != "laterality":  # the weights know whose left theirs is
         with pytest.warns(DataWarning, match="Going on"):
             go(recipe, other, run, tmp_path / "cache", resume=True, accept_changes=True)
+        # leak checks know the images from before and those that were accepted
+        trained = {data.key(row) for one in (data, other) for row in one.rows_of("train")}
+        assert set(stored_names(run, "train")) == trained
 
 
 def test_other_threads_are_refused_unless_accepted_or_deterministic(data, tmp_path, monkeypatch):

@@ -65,6 +65,13 @@ Verify = Annotated[
         help="Read every image and mask again, whatever its size and time (default: changed files).",
     ),
 ]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Resume stopped trainings although data, device or threads differ (default: refuse).",
+    ),
+]
 DataPath = Annotated[
     Path, typer.Argument(metavar="DATA", help="Manifest, or data in a published layout.")
 ]

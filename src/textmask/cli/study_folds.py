@@ -9,6 +9,7 @@ import typer
 
 from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
+    AcceptChanges,
     CacheDir,
     DataPath,
     Device,
@@ -38,6 +39,7 @@ def folds_command(
     given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Hide the line per fold.")] = False,
 ) -> None:
     """Cross-validate a method: train once per fold and test every image once.
@@ -60,6 +62,7 @@ def folds_command(
         preset=chosen,
         settings=tuple(settings or ()),
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         device=device,
         data_options=options,
     )

@@ -12,6 +12,7 @@ import typer
 from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     DEFAULT_PRESET,
+    AcceptChanges,
     CacheDir,
     Device,
     LabelledFraction,
@@ -71,6 +72,7 @@ class StudyRequest:
         launcher: where the trainings run.
         device: of training and prediction.
         cache_dir: folder of the decoded images.
+        accept_changes: resume trainings although data or machine differ.
         show: only print the arms.
         quiet: print no line per training.
     """
@@ -87,6 +89,7 @@ class StudyRequest:
     launcher: Launcher
     device: str
     cache_dir: Path | None
+    accept_changes: bool
     show: bool
     quiet: bool
 
@@ -119,6 +122,7 @@ def ablation_command(
     threads: Threads = None,
     slurm: Slurm = None,
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     show: Show = False,
     quiet: Quiet = False,
 ) -> None:
@@ -144,6 +148,7 @@ def ablation_command(
         launcher=Launcher(engine, threads, tuple(slurm or ())),
         device=device,
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         show=show,
         quiet=quiet,
     )
@@ -172,6 +177,7 @@ def labels_command(
     threads: Threads = None,
     slurm: Slurm = None,
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     show: Show = False,
     quiet: Quiet = False,
 ) -> None:
@@ -197,6 +203,7 @@ def labels_command(
         launcher=Launcher(engine, threads, tuple(slurm or ())),
         device=device,
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         show=show,
         quiet=quiet,
     )
@@ -227,6 +234,7 @@ def sensitivity_command(
     threads: Threads = None,
     slurm: Slurm = None,
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     show: Show = False,
     quiet: Quiet = False,
 ) -> None:
@@ -253,6 +261,7 @@ def sensitivity_command(
         launcher=Launcher(engine, threads, tuple(slurm or ())),
         device=device,
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         show=show,
         quiet=quiet,
     )
@@ -292,6 +301,7 @@ def _run_plan(plan: StudyPlan, request: StudyRequest) -> None:
         split=request.split,
         launcher=request.launcher,
         cache_dir=request.cache_dir,
+        accept_changes=request.accept_changes,
         device=request.device,
         data_options=request.options,
         source=request.data,

@@ -10,6 +10,7 @@ import typer
 
 from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
+    AcceptChanges,
     CacheDir,
     DataPath,
     Device,
@@ -48,6 +49,7 @@ def tune_command(
     given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
+    accept_changes: AcceptChanges = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Hide the line per trial.")] = False,
 ) -> None:
     """Search recipe fields for the best validation score, with Optuna.
@@ -77,6 +79,7 @@ def tune_command(
         preset=chosen,
         settings=tuple(settings or ()),
         cache_dir=cache_dir,
+        accept_changes=accept_changes,
         device=device,
         data_options=options,
         source=data,

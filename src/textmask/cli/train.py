@@ -14,6 +14,7 @@ import typer
 from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     MAX_DEVICES,
+    AcceptChanges,
     CacheDir,
     Device,
     LabelledFraction,
@@ -110,13 +111,7 @@ def train_command(
             help="Resume RUN with its own recipe and data; with METHOD and DATA, start it if there is none.",
         ),
     ] = False,
-    accept_changes: Annotated[
-        bool,
-        typer.Option(
-            "--accept-changes",
-            help="With --resume: go on although data, device or threads differ (default: refuse).",
-        ),
-    ] = False,
+    accept_changes: AcceptChanges = False,
     save_every_steps: Annotated[
         int | None,
         typer.Option(
@@ -345,12 +340,13 @@ def _check_folder(out: Path, resume: bool) -> None:
 def _stored_labels(run: Path, recipe: Recipe) -> Path | None:
     """The list of labelled images of a run; None if all are labelled, or if the stages differ by their fractions."""
     from textmask.runs.layout import labelled_list
+    from textmask.runs.record import stored_names
 
     lists = [labelled_list(run, stage.name) for stage in recipe.stages]
     if not all(path.is_file() for path in lists):
         return None
-    texts = {path.read_text(encoding="utf-8") for path in lists}
-    return lists[0] if len(texts) == 1 else None
+    found = {tuple(stored_names(run, f"labelled-{stage.name}")) for stage in recipe.stages}
+    return lists[0] if len(found) == 1 else None
 
 
 def _check_trackers(names: list[str] | tuple[str, ...]) -> None:

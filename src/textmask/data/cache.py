@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -28,7 +28,7 @@ from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_scan import decide_rule, refuse_same_pixels, row_mask
 from textmask.data.mask_sizes import may_be_fitted
 from textmask.errors import DataError, DataWarning
-from textmask.io.files import write_json
+from textmask.io.files import remove_unfinished, temporary_name, write_json
 from textmask.io.images import Bytes, read_image, resize_image, resize_mask
 from textmask.progress import Progress, with_progress
 from textmask.statement import Statement
@@ -131,11 +131,14 @@ def open_split(
             masks do not say what is foreground, the cache is corrupt, or the disk is full.
     """
     rows = manifest.rows_of(split)
-    manifest = decide_rule(manifest, cache_dir, progress)
+    # the rule of masks is that of all splits
+    has_masks = any(row.mask for row in manifest.rows)
+    wanted = _files_of(manifest.rows if has_masks else rows)
+    known = file_hashes(manifest, wanted, cache_dir, progress)
+    manifest = decide_rule(manifest, cache_dir, progress, known)
 
     # a new cache for any change of the rows, their order, what the files contain, and how masks are read
-    paths = {path for row in rows for path in (row.image, row.mask) if path}
-    hashes = file_hashes(manifest, paths, cache_dir, progress)
+    hashes = {path: known[path] for path in sorted(_files_of(rows))}
     files = [(row.image, row.mask, row.label) for row in rows]
     read = repr(manifest.mask_rule) + (" nearest" if manifest.resize_masks else "")
     identity = json.dumps([FORMAT, files, hashes, read, list(image_size)])
@@ -166,6 +169,10 @@ def open_split(
         native_sizes=np.array(meta["native_sizes"], dtype=np.int64).reshape(-1, 2),
         content=content_hash(manifest, rows, hashes),
     )
+
+
+def _files_of(rows: Iterable[Row]) -> set[str]:
+    return {path for row in rows for path in (row.image, row.mask) if path}
 
 
 def _open_maps(
@@ -201,9 +208,8 @@ def _decode_rows(
     split: str,
 ) -> None:
     """Write two memory maps under temporary names, then rename them; the JSON comes last and makes them valid."""
-    # random, because several hosts may build the same cache
-    unique = secrets.token_hex(8)
-    parts = {name: stem.with_suffix(f".{name}.{unique}.part") for name in MAPS}
+    # several hosts may build the same cache
+    parts = {name: temporary_name(stem.with_suffix(f".{name}.memmap")) for name in MAPS}
     # all images are gray until the first color image
     channels, sizes = 1, []
     numbers: list[int] = []
@@ -211,6 +217,7 @@ def _decode_rows(
     last: tuple[str, Bytes] | None = None
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(stem.parent)
         with parts["images"].open("wb") as image_file, parts["masks"].open("wb") as mask_file:
             for row in with_progress(rows, "decoding", progress):
                 # rows of one image mostly follow each other

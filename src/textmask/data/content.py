@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import xxhash
@@ -22,10 +24,10 @@ MISSING = ""  # the hash of a file that cannot be read; who decodes it says why
 Stamp = tuple[int, int]
 
 
-def file_stamp(path: Path) -> Stamp:
+def file_stamp(path: Path | str) -> Stamp:
     """Size and time of a file, which change when it is written; (-1, 0) if there is none."""
     try:
-        stat = path.stat()
+        stat = os.stat(path)
     except OSError:
         return -1, 0
     return stat.st_size, stat.st_mtime_ns
@@ -61,15 +63,17 @@ def file_hashes(
         verify: read every file again, whatever its size and time.
     """
     index = _index_path(manifest, cache_dir)
-    known = _load_index(index)
+    known = _load_index(index, file_stamp(index))
     wanted = sorted(set(paths))
-    stamps = {path: file_stamp(manifest.root / path) for path in wanted}
+    root = str(manifest.root)  # joining strings is far quicker than joining paths
+    stamps = {path: file_stamp(os.path.join(root, path)) for path in wanted}
     stale = [
         path
         for path in wanted
         if verify or path not in known or known[path][0] != stamps[path] or stamps[path][0] < 0
     ]
     if stale:
+        known = dict(known)
         with ThreadPoolExecutor(THREADS) as pool:
             hashes = pool.map(hash_file, [manifest.root / path for path in stale])
             for path in with_progress(stale, "file contents", progress):
@@ -115,8 +119,9 @@ def _index_path(manifest: Manifest, cache_dir: Path | None) -> Path:
     return cache_folder(cache_dir) / f"{root}.contents"
 
 
-def _load_index(path: Path) -> dict[str, tuple[Stamp, str]]:
-    """The remembered hashes; none if the file is absent, damaged or of another version."""
+@lru_cache(maxsize=1)
+def _load_index(path: Path, stamp: Stamp) -> Mapping[str, tuple[Stamp, str]]:
+    """The remembered hashes; none if the file is absent, damaged or of another version. Read again with a new stamp."""
     try:
         version, entries = json.loads(path.read_text(encoding="utf-8"))
         if version != FORMAT:

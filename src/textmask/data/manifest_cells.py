@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
+LATERALITIES = frozenset(member.value for member in Laterality)
 LABEL = re.compile(r"\d{1,9}(\s*\+\s*\d{1,9})*")
 
 
@@ -44,7 +45,7 @@ def parse_label(text: str) -> tuple[int, ...]:
 def laterality_cell(number: int, text: str, problems: Problems) -> Laterality:
     """The convention in a cell; unknown if it is empty or wrong, which is noted."""
     name = text.strip().lower() or Laterality.UNKNOWN.value
-    if name not in {member.value for member in Laterality}:
+    if name not in LATERALITIES:
         problems.add(number, "laterality", f"{text!r}; expected image, patient or unknown")
         return Laterality.UNKNOWN
     return Laterality(name)

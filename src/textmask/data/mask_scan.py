@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -56,7 +56,10 @@ class MaskScan:
 
 
 def scan_masks(
-    manifest: Manifest, cache_dir: Path | None = None, progress: Progress | None = None
+    manifest: Manifest,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> MaskScan:
     """Read the values of every mask, or what an earlier call found if no file has changed since.
 
@@ -64,11 +67,14 @@ def scan_masks(
         manifest: the data set.
         cache_dir: folder of the cache; None means the user's.
         progress: called with (task, done, total) while masks are read.
+        hashes: of all files of the manifest (`file_hashes`), if they are known already.
     """
     paths = sorted({row.mask for row in manifest.rows if row.mask and not is_mask_source(row.mask)})
     images = sorted({row.image for row in manifest.rows})
-    hashes = file_hashes(manifest, (*paths, *images), cache_dir, progress)
-    identity = json.dumps([FORMAT, paths, sorted(hashes.items())])
+    if hashes is None:
+        hashes = file_hashes(manifest, (*paths, *images), cache_dir, progress)
+    read = {path: hashes[path] for path in (*paths, *images)}
+    identity = json.dumps([FORMAT, paths, sorted(read.items())])
     name = hashlib.sha256(identity.encode()).hexdigest()[:24]
     stored = cache_folder(cache_dir) / f"{name}.maskvalues"
     if (found := _load_scan(stored)) is not None:
@@ -89,7 +95,10 @@ def scan_masks(
 
 
 def decide_rule(
-    manifest: Manifest, cache_dir: Path | None = None, progress: Progress | None = None
+    manifest: Manifest,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> Manifest:
     """The manifest with its mask rule: the one that it has, or else the one that the values of all masks give.
 
@@ -97,13 +106,14 @@ def decide_rule(
         manifest: the data set.
         cache_dir: see `scan_masks`.
         progress: see `scan_masks`.
+        hashes: see `scan_masks`.
 
     Raises:
         DataError: a mask is a copy of an image or a photograph, or the values do not say what is foreground.
     """
     if not any(row.mask for row in manifest.rows):
         return manifest
-    scan = scan_masks(manifest, cache_dir, progress)
+    scan = scan_masks(manifest, cache_dir, progress, hashes)
     _refuse_pictures(manifest, scan)
     _refuse_unknown_labels(manifest, scan)
     if manifest.mask_rule is not None:
@@ -192,7 +202,7 @@ def _load_scan(path: Path) -> MaskScan | None:
 
 
 def _copies(
-    files: dict[str, MaskValues], images: Sequence[str], hashes: dict[str, str]
+    files: dict[str, MaskValues], images: Sequence[str], hashes: Mapping[str, str]
 ) -> dict[str, str]:
     """Masks with the same bytes as an image."""
     known = {hashes[path]: path for path in images if hashes[path]}

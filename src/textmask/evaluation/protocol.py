@@ -10,8 +10,7 @@ from textmask.data.manifest import Row, image_of
 from textmask.errors import DataError
 from textmask.evaluation.summary import EvaluationSummary, Protocol
 from textmask.io.files import file_sha256
-from textmask.runs.layout import split_list
-from textmask.runs.record import read_record
+from textmask.runs.record import read_record, stored_names
 
 if TYPE_CHECKING:
     from textmask.evaluation.scoring import Scorer
@@ -56,9 +55,7 @@ def labelled_rows(data: dict[str, Any]) -> int:
 
 def _listed(run: Path, split: str) -> set[str]:
     """The images of a split of a run."""
-    path = split_list(run, split)
-    names = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {image_of(name) for name in names}
+    return {image_of(name) for name in stored_names(run, split)}
 
 
 def refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
@@ -66,6 +63,7 @@ def refuse_leaks(run: Path, rows: Iterable[Row], split: str) -> None:
 
     Raises:
         DataError: naming some of the rows that cannot.
+        CheckpointError: the list of what the run was trained on is damaged.
     """
     rows = list(rows)
     trained = _listed(run, "train") if split != "train" else set()

@@ -33,7 +33,7 @@ from textmask.inference.backends.graphs import (
     load_graphs,
 )
 from textmask.inference.backends.onnxruntime import OnnxGraph, quantise
-from textmask.io.files import file_sha256, remove_unfinished, what_to_do, write_json, write_whole
+from textmask.io.files import file_sha256, what_to_do, write_json, write_whole
 from textmask.io.staging import staged
 from textmask.progress import Progress
 from textmask.runs.checkpoint import Run, load_run
@@ -123,8 +123,6 @@ def export(
     find_device(device)
     if out.exists():
         raise ConfigError(f"{out} exists. Give a folder that does not exist, or remove this one.")
-    if out.parent.is_dir():
-        remove_unfinished(out.parent)
 
     loaded = run if isinstance(run, Run) else load_run(run)
     if is_ensemble(loaded.path):
@@ -201,7 +199,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
                 )
     except OSError as error:
         raise ConfigError(
-            f"cannot create {out} ({error.strerror}). {what_to_do(error.errno)}"
+            f"cannot create {out} ({error.strerror}: {error.filename}). {what_to_do(error.errno)}"
         ) from error
 
 

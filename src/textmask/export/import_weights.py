@@ -17,7 +17,9 @@ from textmask.errors import CheckpointError, ConfigError
 from textmask.export import unpickle
 from textmask.export.monai import DESCRIPTION
 from textmask.io.archives import check_archive, safe_extract
-from textmask.io.files import file_sha256, read_json, write_json, write_whole
+from textmask.io.files import file_sha256, read_json, what_to_do, write_json, write_whole
+from textmask.io.locks import only_replacer
+from textmask.io.staging import staged
 from textmask.methods.registry import build_method, load_recipe
 from textmask.runs.checkpoint import load_weights, text_fingerprint, write_tensors
 from textmask.runs.layout import DATA, RECIPE, RESULT, WEIGHTS
@@ -72,18 +74,24 @@ def import_weights(
     }
     load_weights(method, tensors, metadata, chosen)
 
-    # files that a prepared folder already has are kept
-    out.mkdir(parents=True, exist_ok=True)
+    # files that a prepared folder already has are kept; all others appear at once
     convention = description["data"].get("laterality", laterality)
-    write_tensors(out / WEIGHTS, tensors, {**metadata, "laterality": convention})
-    if not (out / RECIPE).exists():
-        write_whole(out / RECIPE, chosen.to_json().encode())
-    if not (out / DATA).exists():
-        write_json(out / DATA, description["data"])
     result = read_json(out / RESULT) if (out / RESULT).exists() else description["result"]
-    if result:
-        # the same weights in another file
-        write_json(out / RESULT, {**result, "weights_sha256": file_sha256(out / WEIGHTS)})
+    try:
+        with only_replacer(out), staged(out) as folder:
+            write_tensors(folder / WEIGHTS, tensors, {**metadata, "laterality": convention})
+            if not (out / RECIPE).exists():
+                write_whole(folder / RECIPE, chosen.to_json().encode())
+            if not (out / DATA).exists():
+                write_json(folder / DATA, description["data"])
+            if result:
+                # the same weights in another file
+                sha256 = file_sha256(folder / WEIGHTS)
+                write_json(folder / RESULT, {**result, "weights_sha256": sha256})
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {out} ({error.strerror}). {what_to_do(error.errno)}"
+        ) from error
     return out / WEIGHTS
 
 

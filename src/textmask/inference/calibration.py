@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from textmask.data.loaders import open_split
+from textmask.data.loaders import SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import ConfigError, DataError
 from textmask.inference.predict_split import predict_split
 from textmask.inference.screening import Calibration, confidence
 from textmask.io.files import file_sha256, write_json
-from textmask.runs.checkpoint import load_run
+from textmask.io.locks import only_replacer
+from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION, output_folder, run_path
 from textmask.text.edit import UNRELATED
 from textmask.text.vocabulary import known_share
@@ -61,6 +62,7 @@ def calibrate_run(
         ConfigError: `level` is not in (0, 0.5); this machine does not have the device; the bundled model without `out`.
         DataError: fewer than 20 images of the split get a mask, or the file cannot be written.
         CheckpointError: not a run folder.
+        BusyError: another process writes the same file.
     """
     if not 0 < level < 0.5:
         raise ConfigError(
@@ -68,10 +70,26 @@ def calibrate_run(
         )
 
     # a wrong folder or device is answered before anything is predicted
-    folder = output_folder(run_path(run), out)
+    path = output_folder(run_path(run), out) / CALIBRATION
     loaded = load_run(run, device)
+    data = open_split(manifest, split, loaded.recipe.image_size, cache_dir)
+    with only_replacer(path):
+        value = _measured(loaded, manifest, split, data, level, progress)
+        # atomic: a reader sees the old or the new limits
+        write_json(path, value)
+    return value
+
+
+def _measured(
+    loaded: Run,
+    manifest: Manifest,
+    split: str,
+    data: SplitData,
+    level: float,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """The content of calibration.json."""
     recipe = loaded.recipe
-    data = open_split(manifest, split, recipe.image_size, cache_dir)
 
     def step(before: int) -> Callable[[int, int], None]:
         def report(done: int, _: int) -> None:
@@ -100,7 +118,7 @@ def calibrate_run(
     found = Calibration(
         frozenset(words), needed, tuple(quantiles), level, file_sha256(loaded.weights)
     )
-    value = {
+    return {
         "split": split,
         "n": len(data),
         "masks": len(sure),
@@ -115,11 +133,6 @@ def calibrate_run(
         "weights_sha256": found.weights_sha256,
         "vocabulary": words,
     }
-
-    # atomic: a reader sees the old or the new limits
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CALIBRATION, value)
-    return value
 
 
 def vocabulary(prompts: list[str]) -> list[str]:

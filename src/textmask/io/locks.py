@@ -41,7 +41,7 @@ def only_writer(folder: Path, doing: str = "written") -> Iterator[None]:
         BusyError: another process or thread writes there; the message names it.
         DataError: the folder cannot be created or written.
     """
-    with _held(folder, LOCK, HOLDER, doing):
+    with _held(folder, folder, LOCK, HOLDER, doing):
         remove_unfinished(folder)
         yield
 
@@ -56,13 +56,14 @@ def only_replacer(path: Path) -> Iterator[None]:
     Raises:
         BusyError, DataError: as `only_writer`.
     """
-    with _held(path.parent, f".{path.name}{LOCK}", f".{path.name}{HOLDER}", "written"):
+    names = f".{path.name}{LOCK}", f".{path.name}{HOLDER}"
+    with _held(path, path.parent, *names, "written"):
         remove_unfinished(path.parent)
         yield
 
 
 @contextmanager
-def _held(folder: Path, lock_name: str, holder_name: str, doing: str) -> Iterator[None]:
+def _held(what: Path, folder: Path, lock_name: str, holder_name: str, doing: str) -> Iterator[None]:
     key = folder.resolve() / lock_name
     held = _HELD.get()
     if key in held:
@@ -74,7 +75,7 @@ def _held(folder: Path, lock_name: str, holder_name: str, doing: str) -> Iterato
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise BusyError(_busy(folder, folder / holder_name, doing)) from None
+        raise BusyError(_busy(what, folder / holder_name, doing)) from None
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error.strerror}). {what_to_do(error.errno)}"
@@ -124,14 +125,14 @@ def _this_process() -> dict[str, str | int]:
     }
 
 
-def _busy(folder: Path, holder: Path, doing: str) -> str:
-    """The message for a folder that another writer holds."""
+def _busy(what: Path, holder: Path, doing: str) -> str:
+    """The message for a file or folder that another writer holds."""
     try:
         who = json.loads(holder.read_text(encoding="utf-8"))
         writer = f"`{who['command']}` (process {who['pid']} on {who['host']}, since {who['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         writer = "another process"
     return (
-        f"{folder} is being {doing} by {writer}. Wait until it has ended, stop it, or choose another folder with "
+        f"{what} is being {doing} by {writer}. Wait until it has ended, stop it, or choose another place with "
         "--out. The lock is released when that process ends."
     )

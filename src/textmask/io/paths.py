@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 WINDOWS = re.compile(r"[A-Za-z]:|\\\\")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def path_problem(text: str) -> str | None:
     """Why `text` cannot be a path below a root, judged by the text alone; None if it can."""
     if not text.strip():
         return "is empty; write a path relative to the table's folder"
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+    if CONTROL.search(text):
         return f"{text!r} contains a NUL or control character; rename the file"
     if WINDOWS.match(text) or "://" in text:
         return f"{text!r} names a drive, a server or a URL; write a path relative to the table's folder"

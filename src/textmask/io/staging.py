@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from textmask.io.files import flush_to_disk, temporary_name
+from textmask.io.files import flush_to_disk, remove_unfinished, temporary_name
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2  # of renameat2(2): two names change places in one step
@@ -18,6 +18,8 @@ RENAME_EXCHANGE = 2  # of renameat2(2): two names change places in one step
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
     """A new folder next to `out` that takes its place when the block ends; after an error it is removed.
+
+    What dead writers left unfinished next to it is removed first.
 
     Readers see the old folder or the new one, never a mixture. Where the file system cannot exchange two names in one
     step (network file systems), the old folder is renamed away first, and between the two renames there is none.
@@ -30,6 +32,7 @@ def staged(out: Path) -> Iterator[Path]:
         OSError: the folder cannot be created or renamed; an old one is unchanged.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(out.parent)
     folder = temporary_name(out)
     folder.mkdir()
     try:

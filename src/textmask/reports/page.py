@@ -13,11 +13,13 @@ from typing import Any
 
 import jinja2
 
+from textmask.errors import DataError
 from textmask.evaluation.agreement import agreement_cells
 from textmask.evaluation.protocol import provenance_lines
 from textmask.evaluation.summary import Difference, EvaluationProtocol
 from textmask.evaluation.tables import cell, table_cells
-from textmask.io.files import remove_unfinished, write_whole
+from textmask.io.files import write_whole
+from textmask.io.locks import only_replacer
 from textmask.plots.overlays import LEGEND
 from textmask.reports.groups import (
     Comparable,
@@ -95,16 +97,29 @@ def write_report(
     Raises:
         CheckpointError: not a run folder, or an evaluation, overlay or study that cannot be read.
         DataError: `out` cannot be written.
+        BusyError: another process writes the same page.
     """
     paths = [Path(runs)] if isinstance(runs, (str, Path)) else list(map(Path, runs))
     found = read_runs(paths)
+    if out is None:
+        home = found[0].path if len(found) == 1 else found[0].path.resolve().parent
+        out = output_folder(home, None) / REPORT
+    if not out.parent.is_dir():
+        raise DataError(f"{out}: cannot be written, because {out.parent} is not a directory.")
+    with only_replacer(out):
+        write_whole(out, _page(found, extra).encode("utf-8", "replace"))
+    return out
+
+
+def _page(found: Sequence[ReportedRun], extra: Sequence[Section]) -> str:
+    """The HTML text of a report."""
     groups = grouped(found)
     html, style, script = (_template(f"report.{kind}") for kind in ("html", "css", "js"))
     first = [{"title": s.title, "image": _png_uri(s.png), "caption": s.caption} for s in extra]
 
     # whatever a prompt or a file name holds is escaped
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(html).render(
+    return environment.from_string(html).render(
         title=_page_title(found),
         subtitle=_subtitle(found),
         laterality=_laterality_note(found),
@@ -122,13 +137,6 @@ def write_report(
         studies=_studies(found),
         made=[_made(run) for run in found],
     )
-
-    if out is None:
-        home = found[0].path if len(found) == 1 else found[0].path.resolve().parent
-        out = output_folder(home, None) / REPORT
-    remove_unfinished(out.parent)
-    write_whole(out, page.encode("utf-8", "replace"))
-    return out
 
 
 def _template(name: str) -> str:

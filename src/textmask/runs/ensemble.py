@@ -13,6 +13,8 @@ from textmask.io.staging import staged
 from textmask.methods.registry import get_method
 from textmask.runs import layout
 from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.folder import write_names
+from textmask.runs.record import NAMES, stored_names
 
 # of a run folder and of a hub folder: what predicting and the leak checks need
 COPIED = (
@@ -67,9 +69,9 @@ def make_ensemble(runs: Sequence[Path | str], out: Path) -> Path:
                         "weights_sha256": file_sha256(member.weights),
                     }
                 )
-            for split in ("train", "valid"):
-                _write_union(members, folder, split)
-            write_json(folder / layout.DATA, first.data)
+            lists = {split: _union(members, split) for split in ("train", "valid")}
+            hashes = write_names(folder, {name: names for name, names in lists.items() if names})
+            write_json(folder / layout.DATA, {**first.data, NAMES: hashes})
             write_json(folder / layout.RESULT, _result(first, members))
             write_json(folder / layout.ENSEMBLE, {"version": 1, "members": described})
             # last: this file makes the folder a run
@@ -117,17 +119,12 @@ def _copy(run: Path, folder: Path) -> None:
         shutil.copytree(run / layout.SPLITS, folder / layout.SPLITS)
 
 
-def _write_union(members: Sequence[Run], folder: Path, split: str) -> None:
+def _union(members: Sequence[Run], split: str) -> list[str]:
     """The images that any member has in a split: none of them may be scored as new."""
     names: dict[str, None] = {}
     for member in members:
-        path = layout.split_list(member.path, split)
-        if path.exists():
-            names.update(dict.fromkeys(path.read_text(encoding="utf-8").splitlines()))
-    if names:
-        path = layout.split_list(folder, split)
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, ("\n".join(names) + "\n").encode())
+        names.update(dict.fromkeys(stored_names(member.path, split)))
+    return list(names)
 
 
 def _result(first: Run, members: Sequence[Run]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from textmask.runs import layout
 from textmask.runs.checkpoint import text_fingerprint, write_tensors
 from textmask.runs.data_options import DataOptions
 from textmask.runs.environment import environment
+from textmask.runs.record import NAMES, names_hash, stored_names
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,11 @@ class RunFolder:
         keys = splits["train"].keys
         try:
             # which images each split and stage has, for later leak checks
-            (self.path / layout.SPLITS).mkdir(parents=True, exist_ok=True)
-            for name, data in splits.items():
-                _write_names(layout.split_list(self.path, name), data.keys)
+            lists = {name: list(data.keys) for name, data in splits.items()}
             for name, rows in labelled.items():
                 if len(rows) < len(keys):
-                    _write_names(layout.labelled_list(self.path, name), [keys[row] for row in rows])
+                    lists[f"labelled-{name}"] = [keys[row] for row in rows]
+            hashes = write_names(self.path, lists)
 
             # where and on what
             write_json(self.path / layout.ENVIRONMENT, environment())
@@ -115,6 +115,7 @@ class RunFolder:
                 name: method.too_long(data.prompts) for name, data in splits.items()
             }
             stored.update(more or {})
+            stored[NAMES] = hashes
             write_json(self.path / layout.DATA, stored)
             # last: this file makes the folder a run
             write_whole(self.path / layout.RECIPE, self.recipe.to_json().encode())
@@ -235,11 +236,14 @@ class RunFolder:
         return stored
 
 
-def _write_names(path: Path, names: Sequence[str]) -> None:
-    write_whole(path, ("\n".join(names) + "\n").encode())
+def write_names(run: Path, lists: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Write lists of image names, one per line; returns the hash of each, which belongs into data.json."""
+    (run / layout.SPLITS).mkdir(parents=True, exist_ok=True)
+    for name, names in lists.items():
+        write_whole(layout.split_list(run, name), ("\n".join(names) + "\n").encode())
+    return {name: names_hash(names) for name, names in lists.items()}
 
 
 def labelled_names(run: Path, stage: str, train_keys: Sequence[str]) -> list[str]:
     """Train images whose masks a stage of a run may use; no list is stored if these are all of them."""
-    path = layout.labelled_list(run, stage)
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else list(train_keys)
+    return stored_names(run, f"labelled-{stage}") or list(train_keys)

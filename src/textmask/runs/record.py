@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,13 @@ from textmask.runs.layout import (
     HUB_CONFIG,
     RECIPE,
     RESULT,
+    SPLITS,
     is_hub_folder,
     run_path,
+    split_list,
 )
+
+NAMES = "names"  # in data.json: a hash of each list of image names
 
 
 @dataclass(frozen=True)
@@ -97,3 +102,37 @@ def stored_source(data: Mapping[str, Any]) -> Path | None:
     """Where the data of a run were when it was trained; None for a run that did not store it."""
     source = data.get("source")
     return None if source is None else Path(source)
+
+
+def names_hash(names: Sequence[str]) -> str:
+    """SHA-256 (hex) of a list of image names."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def stored_names(run: Path, name: str) -> list[str]:
+    """The image names of a list of a run; none for an imported run or a hub folder, which have no lists.
+
+    Args:
+        run: the run folder.
+        name: of a split, or `labelled-STAGE`.
+
+    Raises:
+        CheckpointError: the list is missing or damaged. A leak check that reads less would find less.
+    """
+    path, description = split_list(run, name), run / DATA
+    expected = None
+    if description.exists():
+        expected = read_json(description).get(NAMES, {}).get(name)
+    if not path.exists() and (expected is None or not (run / SPLITS).is_dir()):
+        return []
+
+    advice = "Copy the whole run again from where it was made."
+    try:
+        names = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. {advice}") from error
+    if expected not in (None, names_hash(names)):
+        raise CheckpointError(
+            f"{path} is damaged: the sha256 of its names is not the one in {DATA}. {advice}"
+        )
+    return names

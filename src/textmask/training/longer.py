@@ -45,7 +45,7 @@ def with_more_epochs(run: Path, recipe: Recipe, more: int) -> Recipe:
     last = fitted.model_copy(update={"epochs": fitted.epochs + more})
     longer = recipe.model_copy(update={"stages": (*recipe.stages[:-1], last)})
 
-    # first the recipe: a run that is stopped between the two is only finished once more
-    write_whole(run / layout.RECIPE, longer.to_json().encode())
+    # a run that is stopped between the two is resumed with its old epochs, which finishes it at once
     (run / layout.RESULT).unlink()
+    write_whole(run / layout.RECIPE, longer.to_json().encode())
     return longer

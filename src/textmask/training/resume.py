@@ -15,8 +15,10 @@ from lightning_fabric import Fabric
 from textmask.config import Recipe
 from textmask.data.cache import SplitData
 from textmask.errors import ConfigError, DataError, DataWarning
-from textmask.io.files import read_json
+from textmask.io.files import read_json, write_json
 from textmask.runs import layout
+from textmask.runs.folder import write_names
+from textmask.runs.record import NAMES, stored_names
 from textmask.statement import Statement
 
 # what is compared, in the order of what explains most: a changed row changes all that follows
@@ -86,6 +88,8 @@ def refuse_changes(
                 "--accept-changes to go on with what is there now."
             )
         warnings.warn(f"{text} Going on with what is there now.", DataWarning, stacklevel=3)
+        if fabric.is_global_zero:
+            _add_names(run, stored, splits)
 
     now, before = machine_record(fabric, recipe), stored.get("machine", {})
     changed = [
@@ -94,13 +98,30 @@ def refuse_changes(
         if name in before and before[name] != now[name]
     ]
     if changed:
-        text = f"{run} was trained with another {', another '.join(changed)}"
+        text = f"{run} was trained on a machine that differs: {', '.join(changed)}"
         if not accept:
+            same = "the same machine"
+            if before.get("threads", now["threads"]) != now["threads"]:
+                count = before["threads"]
+                same = (
+                    f"{count} threads (OMP_NUM_THREADS={count}, of a study also --threads {count})"
+                )
             raise ConfigError(
-                f"{text}, which changes the last digits of all that follows ({DETERMINISTIC}). Resume on the same "
-                "machine, or give --accept-changes."
+                f"{text}, which changes the last digits of all that follows ({DETERMINISTIC}). Resume with {same}, "
+                "or give --accept-changes to go on here."
             )
         warnings.warn(f"{text}; the numbers are not those of one run.", DataWarning, stacklevel=3)
+
+
+def _add_names(run: Path, stored: dict[str, Any], splits: Mapping[str, SplitData]) -> None:
+    """List what the run is trained on from now on next to what it was trained on: leak checks need both."""
+    lists = {}
+    for name, data in splits.items():
+        lists[name] = list(dict.fromkeys((*stored_names(run, name), *data.keys)))
+    # without a hash for a moment: a kill between the files leaves no list that looks damaged
+    kept = {name: found for name, found in stored.get(NAMES, {}).items() if name not in lists}
+    write_json(run / layout.DATA, {**stored, NAMES: kept})
+    write_json(run / layout.DATA, {**stored, NAMES: {**kept, **write_names(run, lists)}})
 
 
 def _data_differences(

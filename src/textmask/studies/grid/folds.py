@@ -90,6 +90,7 @@ def run_folds(
                 options.cache_dir,
                 device=options.device,
                 data_options=options.data_options,
+                accept_changes=options.accept_changes,
             )
         )
     # all folders are compared before the first hour of training

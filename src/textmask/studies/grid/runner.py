@@ -46,6 +46,7 @@ class StudyOptions:
         launcher: where the trials run (default: here, one after another).
         data_options: how the data were read; kept in each run.
         source: path of the data; kept in each run.
+        accept_changes: resume stopped trainings although data or machine differ, see `TrainOptions`.
         progress: called with a line of text per trial; None is silence.
     """
 
@@ -61,6 +62,7 @@ class StudyOptions:
     launcher: Launcher = field(default_factory=Launcher)
     data_options: DataOptions = field(default_factory=DataOptions)
     source: Path | None = None
+    accept_changes: bool = False
     progress: Say | None = None
 
     def __post_init__(self) -> None:
@@ -159,6 +161,7 @@ def run_study(
         device=options.device,
         data_options=options.data_options,
         source=options.source and options.source.absolute(),
+        accept_changes=options.accept_changes,
     )
     study.check()
     return _StudyRun(plan, study, out, options).run()

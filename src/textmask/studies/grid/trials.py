@@ -102,6 +102,7 @@ class TrialSet:
         device: device of training and prediction; see `runs.session.find_device`.
         data_options: how the data were read; kept in each run.
         source: path of the data; kept in each run.
+        accept_changes: resume stopped trainings although data or machine differ, see `TrainOptions`.
     """
 
     trials: tuple[Trial, ...]
@@ -113,6 +114,7 @@ class TrialSet:
     device: str = "auto"
     data_options: DataOptions = field(default_factory=DataOptions)
     source: Path | None = None
+    accept_changes: bool = False
 
     def check(self) -> None:
         """Find out before hours of training what would stop it.
@@ -220,6 +222,7 @@ class TrialSet:
                     devices=devices,
                     data_options=self.data_options,
                     source=self.source,
+                    accept_changes=self.accept_changes,
                 ),
             )
 

@@ -176,6 +176,7 @@ def _train_trial(
                     devices=devices,
                     data_options=options.data_options,
                     source=options.source,
+                    accept_changes=options.accept_changes,
                 ),
             )
         score = read_json(path / RESULT).get(f"valid/{recipe.select_on}")

@@ -18,7 +18,9 @@ from textmask.evaluation.scores import SCORES, ImageScores, write_scores
 from textmask.evaluation.summary import RobustnessSummary, write_typed
 from textmask.evaluation.tables import bullets, cell, markdown, protocol_line
 from textmask.io.files import write_whole
+from textmask.io.locks import only_replacer
 from textmask.io.spreadsheets import safe_cell
+from textmask.io.staging import staged
 from textmask.metrics.agreement import agreement, location
 from textmask.metrics.overlap import Counts, counts, overlap
 from textmask.statement import Statement
@@ -204,7 +206,7 @@ def write_robustness(
     notes: Sequence[str],
     png: bytes,
 ) -> RobustnessStudy:
-    """Write per_image.csv, scores.csv, table.md, plot.png and, last, summary.json.
+    """Write per_image.csv, scores.csv, table.md, plot.png and summary.json, all at once.
 
     Args:
         table: all rows.
@@ -225,11 +227,13 @@ def write_robustness(
     writer.writerows(table.lines)
 
     try:
-        write_whole(out / "per_image.csv", stream.getvalue().encode("utf-8", "backslashreplace"))
-        write_scores(out / SCORES, table.scores)
-        write_whole(out / "table.md", text.encode())
-        write_whole(out / "plot.png", png)
-        write_typed(out / "summary.json", summary)
+        with only_replacer(out), staged(out) as folder:
+            lines = stream.getvalue().encode("utf-8", "backslashreplace")
+            write_whole(folder / "per_image.csv", lines)
+            write_scores(folder / SCORES, table.scores)
+            write_whole(folder / "table.md", text.encode())
+            write_whole(folder / "plot.png", png)
+            write_typed(folder / "summary.json", summary)
     except OSError as error:
         raise CheckpointError(
             f"cannot write the study {out}: {error}. Give another folder with --out."
