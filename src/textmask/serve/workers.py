@@ -44,13 +44,41 @@ class Workers:
         """Whether the next call is refused."""
         return self._pending >= self._room
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T], seconds: float | None = None) -> T:
         """Call `work` in a thread and wait for it. A caller that is cancelled while waiting also cancels its call.
 
+        Args:
+            work: what to call.
+            seconds: time that the call may run, without waiting for a thread; None sets no limit. A call cannot be
+                stopped: it keeps its thread until it ends, but nobody waits for it.
+
         Raises:
-            Problem: 429 if the queue is full.
+            Problem: 429 if the queue is full, 422 if the call takes too long.
         """
-        return await asyncio.wrap_future(self._submit(work))
+        begun: list[float] = []
+
+        def noted() -> T:
+            begun.append(time.monotonic())
+            return work()
+
+        future = asyncio.wrap_future(self._submit(noted))
+        if seconds is None:
+            return await future
+        try:
+            while True:
+                # a call that waits for a thread has all its time left
+                left = seconds if not begun else begun[0] + seconds - time.monotonic()
+                if begun and left <= 0:
+                    raise Problem(
+                        422,
+                        "too_slow",
+                        f"the file could not be decoded within {seconds:g} s. Crop or convert it first.",
+                    )
+                done, _ = await asyncio.wait({future}, timeout=left)
+                if done:
+                    return future.result()
+        finally:
+            future.cancel()
 
     def in_line(self, work: Callable[[], T]) -> T:
         """Call `work` in a thread even if the queue is full; for callers that send one call at a time."""
