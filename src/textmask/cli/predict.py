@@ -105,6 +105,13 @@ def predict_command(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads per Ray task (default: 4).")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that share the images (default: one per CPU core from 32 images each, one on a GPU).",
+            min=1,
+        ),
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="Runtime: torch, onnxruntime or openvino, see `textmask export`.")
     ] = "torch",
@@ -123,6 +130,8 @@ def predict_command(
     launcher = None
     if engine != "local":
         launcher = Launcher(engine, threads)
+        if processes is not None:
+            raise ConfigError("--processes requires --engine local.")
     elif threads is not None:
         raise ConfigError("--threads requires --engine ray.")
 
@@ -149,9 +158,7 @@ def predict_command(
 
     from textmask.inference.batch import predict_folder
     from textmask.inference.screening import NOT_MIRRORED
-    from textmask.runs.environment import prepare_cpu
 
-    prepare_cpu()
     with progress_bars() as step:
         results = predict_folder(
             record.path,
@@ -167,6 +174,7 @@ def predict_command(
             export=exported,
             device=device,
             tta=tta,
+            processes=processes,
             progress=step,
         )
 
@@ -256,9 +264,7 @@ def calibrate_command(
     manifest.rows_of(split)
 
     from textmask.inference.calibration import calibrate_run
-    from textmask.runs.environment import prepare_cpu
 
-    prepare_cpu()
     with progress_bars() as step:
         found = calibrate_run(
             record.path,
