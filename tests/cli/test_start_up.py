@@ -1,6 +1,7 @@
 """What the commands import: torch is loaded only by what needs it, and last."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,31 @@ def test_wrong_paths_and_names_are_answered_without_torch(folder, phantom_manife
         [["data", "describe", table, "--out", "o.csv", "--zones", "lungs"], 2],
     ]
     probe(calls, folder)
+
+
+POLICY = """
+import os, sys
+from textmask.__main__ import start
+assert "torch" not in sys.modules
+sys.argv = ["textmask", "--version"]
+try:
+    start()
+except SystemExit:
+    pass
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")]
+)
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, used):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", POLICY],
+        capture_output=True, text=True, check=True, env={**environment, **given},
+    )  # fmt: skip
+    assert done.stdout.split()[-1] == used
 
 
 LOADED = """
