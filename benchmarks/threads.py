@@ -1,4 +1,4 @@
-"""Two threads beside a busy core: a training step and a prediction with one thread, and with two under each wait policy.
+"""Two threads beside a busy core: a training step and a prediction with one thread, and with two by wait policy.
 
     python benchmarks/threads.py
 

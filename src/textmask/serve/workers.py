@@ -10,9 +10,40 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
+from textmask.errors import ConfigError
+from textmask.runs.session import find_device
 from textmask.serve.problems import Problem
 
 T = TypeVar("T")
+MAX_WORKERS = 4  # of `auto`: more would leave one request too few threads on a large machine
+
+
+def worker_threads(wanted: str, device: str = "auto") -> tuple[int, int]:
+    """Requests that run at the same time, and the CPU threads that each of them gets.
+
+    Several small requests with one thread each are faster than one after the other with all of them. A GPU computes
+    one at a time.
+
+    Args:
+        wanted: a number, or `auto`.
+        device: of the model, see `find_device`.
+
+    Raises:
+        ConfigError: neither a number of at least 1 nor `auto`, or this machine does not have the device.
+    """
+    if wanted != "auto" and not (wanted.isdecimal() and int(wanted) >= 1):
+        raise ConfigError(f"--workers is {wanted!r}, expected auto or a number of at least 1.")
+    available = torch.get_num_threads()
+    most = min(MAX_WORKERS, available) if find_device(device).type == "cpu" else 1
+    count = most if wanted == "auto" else int(wanted)
+    return count, max(1, available // count)
+
+
+def share_threads(threads: int) -> None:
+    """Let every request use that many CPU threads; torch has one setting per process."""
+    torch.set_num_threads(threads)
 
 
 class Workers:
