@@ -3,7 +3,8 @@
 The service runs in a process of its own on this machine with the smallest model, so that what is measured is the
 service. First the overhead: whole requests over one connection compared with the same requests to the segmenter. Then
 the soak: many clients at once, each of which uploads, requests masks and deletes, with a short queue; every response
-must be the expected one or 429, and the memory of the process must stay constant.
+must be the expected one or 429, and the memory of the process must stay constant. At last the bundled model: a
+prompt on an opened image compared with the bare model, and the throughput of eight clients compared with one.
 
     python benchmarks/serve.py --soak 60 --clients 200
 """
@@ -22,21 +23,29 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from timing import Goals
 
 from textmask.config import Recipe
+from textmask.data.loaders import build_text, to_image
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
+from textmask.inference.predictor import Predictor
 from textmask.methods.registry import get_method
 from textmask.serve.segmenter import PromptRequest, Segmenter
+from textmask.text.grammar import parse
 from textmask.training.loop import train
 
 REQUESTS, WARM_UP, QUEUE = 300, 50, 16
 SENTENCE = "opacity in the lower left lung"
+PAIRS, ROUNDS, SECONDS = 40, 5, 3.0  # of the comparison with the bundled model
 SETTLED = 0.25  # share of the soak after which memory counts: caches and pools have filled by then
 ALLOWED_MS, ALLOWED_GROWTH_MB = 5.0, 20.0
 JSON = {"Content-Type": "application/json"}
@@ -111,6 +120,59 @@ def overhead(port: int, pid: int, run: Path, goals: Goals) -> None:
     extra = 1000 * statistics.median(w - s for w, s in zip(whole, reported, strict=True))
     print(f"overhead of the service: {extra:.2f} ms per request, median of {REQUESTS}")
     goals.at_least("serve_overhead_5ms_over_measured", ALLOWED_MS / extra, 1.0)
+
+
+def against_decoder(port: int, goals: Goals) -> None:
+    """A prompt on an opened image over HTTP, compared with the bare model of this process, in turn; then 8 clients."""
+    torch.set_num_threads(1)
+    predictor = Predictor("default", device="cpu")
+    model, recipe = predictor.model, predictor.run.recipe
+    image = to_image(np.zeros((1, 1, *recipe.image_size), np.uint8))
+    text = build_text([SENTENCE], [parse(SENTENCE, predictor.grammar)])
+    features = model.image_features(image)
+
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    name = ask(connection, "/v1/images", *multipart(noise_png()))["id"]
+    question = json.dumps({"sentence": SENTENCE, "return": ["rle"]}).encode()
+    whole, alone = [], []
+    for i in range(PAIRS + 5):
+        begin = time.perf_counter()
+        ask(connection, f"/v1/images/{name}/masks", question, JSON)
+        middle = time.perf_counter()
+        with predictor.session.running():
+            model.decode(features, image, text)
+        if i >= 5:
+            whole.append(middle - begin)
+            alone.append(time.perf_counter() - middle)
+    request_ms, model_ms = (1000 * statistics.median(found) for found in (whole, alone))
+    print(f"bundled model: request {request_ms:.1f} ms, bare model {model_ms:.1f} ms")
+    goals.at_least("serve_1.3_bare_decoder_over_request", 1.3 * model_ms / request_ms, 1.0)
+
+    # in turn, so that what else runs on the machine is the same for both
+    rates: dict[int, list[float]] = {1: [], 8: []}
+    for _ in range(ROUNDS):
+        for clients, found in rates.items():
+            found.append(throughput(port, str(name), question, clients))
+    one, eight = (statistics.median(found) for found in rates.values())
+    print(f"prompts per second: 1 client {one:.1f}, 8 clients {eight:.1f}")
+    goals.at_least("serve_8_clients_over_1", eight / one, 1.6)
+
+
+def throughput(port: int, name: str, question: bytes, clients: int) -> float:
+    """Prompts per second of some clients that each ask again as soon as they are answered."""
+    until = time.monotonic() + SECONDS
+
+    def client() -> int:
+        connection, answered = http.client.HTTPConnection("127.0.0.1", port), 0
+        while time.monotonic() < until:
+            ask(connection, f"/v1/images/{name}/masks", question, JSON)
+            answered += 1
+        return answered
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(clients) as pool:
+        answered = sum(future.result() for future in [pool.submit(client) for _ in range(clients)])
+    return answered / (time.monotonic() - begin)
 
 
 async def one_client(port: int, until: float, seen: Counter[str], gate: asyncio.Semaphore) -> None:
@@ -200,6 +262,21 @@ async def soak(port: int, pid: int, seconds: float, clients: int, goals: Goals) 
     goals.at_least("serve_soak_memory_20MB_over_growth", ALLOWED_GROWTH_MB / max(growth, 0.1), 1.0)
 
 
+@contextmanager
+def service(run: str, threads: int) -> Iterator[tuple[int, int]]:
+    """A service in a process of its own: its port and the id of the process."""
+    command = [sys.executable, "-m", "textmask", "serve", run, "--port", "0", "--queue", str(QUEUE)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            found = re.search(r":(\d+)/", process.stdout.readline() if process.stdout else "")
+            if found is None:
+                raise SystemExit("the service did not start")
+            yield int(found[1]), process.pid
+        finally:
+            process.terminate()
+
+
 def main() -> int:
     """Print the figures and the goal lines; 0 only if every goal is met."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -209,31 +286,12 @@ def main() -> int:
     goals = Goals()
     with tempfile.TemporaryDirectory() as folder:
         run = small_run(Path(folder))
-        command = [
-            sys.executable,
-            "-m",
-            "textmask",
-            "serve",
-            str(run),
-            "--port",
-            "0",
-            "--queue",
-            str(QUEUE),
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=environment
-        ) as process:
-            try:
-                found = re.search(r":(\d+)/", process.stdout.readline() if process.stdout else "")
-                if found is None:
-                    raise SystemExit("the service did not start")
-                port = int(found[1])
-                overhead(port, process.pid, run, goals)
-                if options.soak:
-                    asyncio.run(soak(port, process.pid, options.soak, options.clients, goals))
-            finally:
-                process.terminate()
+        with service(str(run), 1) as (port, pid):
+            overhead(port, pid, run, goals)
+            if options.soak:
+                asyncio.run(soak(port, pid, options.soak, options.clients, goals))
+    with service("default", 2) as (port, _):
+        against_decoder(port, goals)
     return goals.finish()
 
 

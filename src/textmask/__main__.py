@@ -1,4 +1,4 @@
-"""`python -m textmask` and the command `textmask`: Ctrl-C counts from the first moment on."""
+"""`python -m textmask` and the command `textmask`: what must be settled before anything is imported."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
 
 def start() -> None:
     """Entry point: imports the command line with Ctrl-C and SIGTERM guarded, then runs it."""
+    # threads that wait for one another sleep: if they spin and another process has the core of one of them, a step
+    # takes ten times as long (benchmarks/threads.py); OpenMP reads this once, when torch loads it
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+    # Ctrl-C counts from the first moment on
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop_at_once)

@@ -1,10 +1,13 @@
 """What the commands import: torch is loaded only by what needs it, and last."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from textmask.cli.study_robustness import CORRUPTION_KINDS
@@ -120,6 +123,76 @@ def test_wrong_paths_and_names_are_answered_without_torch(folder, phantom_manife
         [["data", "describe", table, "--out", "o.csv", "--zones", "lungs"], 2],
     ]
     probe(calls, folder)
+
+
+POLICY = """
+import os, sys
+from textmask.__main__ import start
+assert "torch" not in sys.modules
+sys.argv = ["textmask", "--version"]
+try:
+    start()
+except SystemExit:
+    pass
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")]
+)
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, used):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", POLICY],
+        capture_output=True, text=True, check=True, env={**environment, **given},
+    )  # fmt: skip
+    assert done.stdout.split()[-1] == used
+
+
+LOADED = """
+import json, sys
+from importlib import metadata
+from textmask.cli.app import main
+
+scans = []
+find = metadata.entry_points
+metadata.entry_points = lambda **group: scans.append(group) or find(**group)
+sys.argv = ["textmask", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+names = {name.partition(".")[0] for name in sys.modules}
+print("\\n" + json.dumps([sorted(names), len(scans)]))
+"""
+
+
+def loaded(*arguments):
+    """Top-level modules that a command loads, and how often it looks for methods of other packages."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    names, scans = json.loads(done.stdout.splitlines()[-1])
+    return set(names), scans
+
+
+def test_methods_list_loads_no_library_of_numbers_or_images():
+    names, scans = loaded("methods", "list")
+    assert not names & {"torch", "numpy", "cv2", "matplotlib", "openpyxl", "PIL", "pandas"}
+    assert scans == 1  # each look reads a file of every installed package
+
+
+def test_predict_of_one_image_loads_nothing_for_charts_spreadsheets_or_other_formats(tmp_path):
+    image = str(tmp_path / "a.png")
+    cv2.imwrite(image, np.zeros((32, 32), np.uint8))
+    names, _ = loaded("predict", image, "left lung", "--out", str(tmp_path / "out"))
+    assert "torch" in names
+    assert not names & {
+        *("matplotlib", "openpyxl", "pandas", "nibabel", "pydicom", "highdicom", "onnx"),
+        *("onnxruntime", "openvino", "transformers", "lightning_fabric", "ray", "fastapi"),
+    }
 
 
 def test_the_kinds_of_corruption_are_listed_without_torch():

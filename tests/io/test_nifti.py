@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textmask.errors import DataError
-from textmask.io import nifti
-from textmask.io.nifti import is_nifti, read_nifti, write_nifti_mask
+from textmask.io import nifti, nifti_header
+from textmask.io.files import inflate
+from textmask.io.nifti import NiftiVolume, read_nifti, write_nifti_mask
+from textmask.io.nifti_header import is_nifti
 
 VOLUME = (
     np.random.default_rng(0).gamma(2, 100, (7, 9, 5)) + np.arange(7)[:, None, None] * 50
@@ -202,6 +204,73 @@ def test_a_flat_image_comes_back_flat(tmp_path):
     picture = read_nifti(to_bytes(flat))[0]
     write_nifti_mask(tmp_path / "a.nii.gz", [picture.pixels > 100], picture.header)
     assert nibabel.load(tmp_path / "a.nii.gz").shape == flat.shape
+
+
+# the cost of a slice
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_costs_a_slice_and_not_a_copy_of_the_volume(axis):
+    big = np.random.default_rng(0).integers(-999, 999, (90, 100, 110)).astype(np.int16)
+    volume = NiftiVolume(to_bytes(big), axis=axis)
+    first = volume.image(0).pixels
+    tracemalloc.start()
+    try:
+        other = volume.image(60).pixels
+        # float32, bytes, and what is in between
+        assert tracemalloc.get_traced_memory()[1] < 20 * other.size
+    finally:
+        tracemalloc.stop()
+    assert other.flags.c_contiguous
+    expected = greys(big)
+    for index, pixels in ((0, first), (60, other)):
+        assert np.abs(pixels - np.take(expected, index, axis).T).max() <= 0.51
+    assert len(volume) == big.shape[axis]
+    assert volume.slice_shape == other.shape
+    assert volume.size_bytes == big.nbytes
+
+
+def test_slices_of_one_file_are_inflated_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    inflated = []
+
+    def counted(*args, **kwargs):
+        inflated.append(1)
+        return inflate(*args, **kwargs)
+
+    monkeypatch.setattr(nifti_header, "inflate", counted)
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(to_bytes()))
+    slices = [read_nifti(path, i)[0] for i in range(5)]
+    assert len(inflated) == 1
+    for one, other in zip(slices, read_nifti(path), strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        assert one.source == path
+
+    path.write_bytes(gzip.compress(to_bytes(VOLUME[:, ::-1].copy())) + b"\0")
+    assert np.array_equal(read_nifti(path, 2)[0].pixels, slices[2].pixels[::-1])
+
+
+def test_a_large_volume_is_not_kept_after_its_slice(tmp_path, monkeypatch):
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(to_bytes()))
+    monkeypatch.setattr(nifti, "MAX_KEPT_BYTES", VOLUME.nbytes - 1)
+    read_nifti(path, 2)
+    assert nifti._volume_in_state.cache_info().currsize == 0
+
+
+def test_the_grey_scale_of_many_voxels_comes_from_every_nth(monkeypatch):
+    rng = np.random.default_rng(2)
+    big = rng.normal(100, 30, (60, 70, 50)).astype(np.float32)
+    exact = read_nifti(to_bytes(big), 20)[0].pixels
+    monkeypatch.setattr(nifti, "MAX_RANKED", big.size // 3)
+    close = read_nifti(to_bytes(big), 20)[0].pixels
+    assert not np.array_equal(exact, close)
+    assert np.abs(exact.astype(int) - close).max() <= 4
+
+    # one that is never ranked is still found
+    big[1, 0, 0] = np.nan
+    assert np.isfinite(big.ravel(order="F")[::3]).all()
+    refused(to_bytes(big), "NaN or infinite")
 
 
 # damage and abuse

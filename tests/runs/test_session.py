@@ -23,6 +23,24 @@ def with_precision(recipe: Recipe, precision: str) -> Recipe:
     return recipe.model_copy(update={"precision": precision})
 
 
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_run_that_is_loaded_has_its_weights_in_channels_last(device):
+    method = load_run("default", device or "auto").method
+    filters = [weight for weight in method.parameters() if weight.ndim == 4]
+    assert filters
+    for weight in filters:
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_session_on_a_cpu_keeps_freed_memory_in_the_process(unet, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(module, "prepare_cpu", lambda: prepared.append(1))
+    unet.session()  # inside a training, which has prepared the process
+    assert not prepared
+    unet.session("cpu")
+    assert prepared == [1]
+
+
 def test_auto_is_the_best_device_of_the_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

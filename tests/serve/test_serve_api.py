@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import cr, to_bytes
+from dicom_files import cr, mr, to_bytes
 from serving import LOWER_LEFT, Gated, refused, upload
 
 from textmask.inference.predictor import Predictor
@@ -23,7 +23,7 @@ from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
 from textmask.serve.app import create_app
 from textmask.serve.limits import Limits
-from textmask.serve.segmenter import PromptRequest, Upload
+from textmask.serve.segmenter import PromptRequest, Segmenter, Upload
 from textmask.serve.service import ServiceOptions
 
 TOKEN = "a-token-of-more-than-16"
@@ -493,6 +493,98 @@ def test_a_nifti_slice_is_chosen_by_its_index(client):
     refused(client.post("/v1/images", files=files, params={"index": 3}), 422, "damaged")
 
 
+def scan(shape=(20, 30, 3)):
+    voxels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return nibabel.Nifti1Image(voxels, np.diag([1, 1, 5, 1])).to_bytes()
+
+
+def frames():
+    return to_bytes(mr())
+
+
+@pytest.mark.parametrize(("name", "data"), [("scan.nii", scan), ("film.dcm", frames)])
+def test_a_volume_is_uploaded_once_and_asked_per_slice(client, name, data):
+    content, about = data(), {**LOWER_LEFT, "view": "pa", "return": ["png", "probability"]}
+    first = upload(client, content, name)
+    for index in (0, 2, 1, 2):
+        sent = {"file": (name, content)}
+        alone = client.post("/v1/images", files=sent, params={"index": index}).json()["id"]
+        expected = client.post(f"/v1/images/{alone}/masks", json=about)
+        answer = client.post(f"/v1/images/{first}/masks", json={**about, "index": index})
+        assert answer.status_code == expected.status_code == 200, answer.text
+        for part in ("png", "probability", "statement"):
+            assert answer.json()[part] == expected.json()[part]
+
+        # and as links
+        linked = client.get(answer.json()["links"]["mask.png"])
+        assert linked.content == base64.b64decode(answer.json()["png"])
+        shown, other = (
+            client.get(f"/v1/images/{id}/picture.png", params=params).content
+            for id, params in ((first, {"index": index}), (alone, {}))
+        )
+        assert shown == other
+
+    answer = client.post(f"/v1/images/{first}/masks", json={**about, "index": 3})
+    assert "contains 3 images" in refused(answer, 422, "no_such_index")
+
+
+def test_a_single_image_has_one_index(client, png):
+    path = f"/v1/images/{upload(client, png)}/masks"
+    assert client.post(path, json={**LOWER_LEFT, "index": 0}).status_code == 200
+    refused(client.post(path, json={**LOWER_LEFT, "index": 1}), 422, "no_such_index")
+
+
+def test_a_volume_counts_with_all_its_voxels_and_must_fit(client_of):
+    small = Limits(max_pixels=1000, store_bytes=5000)
+    client = client_of(limits=small)
+    message = refused(
+        client.post("/v1/images", files={"file": ("scan.nii", scan())}), 413, "too_many_voxels"
+    )
+    assert "7,800 bytes" in message  # 20 x 30 x 3 float32, and one slice in 8 bits
+
+
+class SlowToRead(Segmenter):
+    """A segmenter that reads a file of one byte more only when it may."""
+
+    def __init__(self, segmenter, slow):
+        self.__dict__.update(segmenter.__dict__)
+        self.slow, self.begun, self.gate = slow, threading.Event(), threading.Event()
+
+    def read(self, data, index, max_pixels):
+        if data == self.slow:
+            self.begun.set()
+            assert self.gate.wait(20)
+        return super().read(data, index, max_pixels)
+
+
+def test_a_file_that_is_slow_to_decode_keeps_nobody_waiting(client_of, segmenter, png):
+    slow = SlowToRead(segmenter, png + b" ")
+    client = client_of(segmenter=slow)
+    answers = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(
+            client.post("/v1/images", files={"file": ("a.png", slow.slow)})
+        )
+    )
+    waiting.start()
+    assert slow.begun.wait(10)
+    name = upload(client, png)
+    assert client.post(f"/v1/images/{name}/masks", json=LOWER_LEFT).status_code == 200
+    assert not answers
+    slow.gate.set()
+    waiting.join()
+    assert answers[0].status_code == 201
+
+
+def test_decoding_has_a_time_limit(client_of, segmenter, png):
+    slow = SlowToRead(segmenter, png + b" ")
+    client = client_of(segmenter=slow, limits=Limits(decode_seconds=0.2))
+    answer = client.post("/v1/images", files={"file": ("a.png", slow.slow)})
+    assert "within 0.2 s" in refused(answer, 422, "too_slow")
+    slow.gate.set()
+    assert client.post("/v1/images", files={"file": ("a.png", png)}).status_code == 201
+
+
 def test_a_full_queue_answers_429_and_recovers(client_of, segmenter, png):
     gated = Gated(segmenter)
     client = client_of(segmenter=gated, limits=Limits(queue=1))
@@ -513,7 +605,8 @@ def test_a_full_queue_answers_429_and_recovers(client_of, segmenter, png):
     answer = client.post(ask, json=LOWER_LEFT)
     refused(answer, 429, "busy")
     assert int(answer.headers["retry-after"]) >= 1
-    refused(client.post("/v1/images", files={"file": ("a.png", png)}), 429, "busy")
+    # an upload waits for no prompt: it has threads of its own
+    assert client.post("/v1/images", files={"file": ("a.png", png)}).status_code == 201
     assert client.get("/healthz").status_code == 200  # lives, however busy
     gated.gate.set()
     for thread in threads:

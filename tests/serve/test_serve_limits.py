@@ -10,6 +10,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -17,6 +18,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from textmask.errors import ConfigError
 from textmask.io.orientation import VIEWS
 from textmask.io.read import kind_of
+from textmask.serve import workers
 from textmask.serve.access import below, host_name, is_loopback, same_token
 from textmask.serve.audit import Audit
 from textmask.serve.limits import Limits
@@ -97,7 +99,7 @@ def test_limits_say_what_is_wrong():
 
 def test_a_full_queue_is_refused_and_gets_room_again():
     gate, started = threading.Event(), threading.Event()
-    workers = Workers(threads=1, queue=1)
+    pool = Workers(threads=1, queue=1)
 
     def wait():
         started.set()
@@ -105,28 +107,28 @@ def test_a_full_queue_is_refused_and_gets_room_again():
         return "done"
 
     async def go():
-        first = asyncio.create_task(workers.run(wait))
+        first = asyncio.create_task(pool.run(wait))
         while not started.is_set():
             await asyncio.sleep(0.001)
-        second = asyncio.create_task(workers.run(lambda: "second"))
+        second = asyncio.create_task(pool.run(lambda: "second"))
         await asyncio.sleep(0)
-        assert workers.full
+        assert pool.full
         with pytest.raises(Problem) as caught:
-            await workers.run(lambda: "third")
-        assert (caught.value.status_code, workers.refused) == (429, 1)
+            await pool.run(lambda: "third")
+        assert (caught.value.status_code, pool.refused) == (429, 1)
         assert int(caught.value.headers["Retry-After"]) >= 1
         gate.set()
         assert [await first, await second] == ["done", "second"]
-        while workers.pending:
+        while pool.pending:
             await asyncio.sleep(0.001)
-        assert await workers.run(lambda: "fourth") == "fourth"
+        assert await pool.run(lambda: "fourth") == "fourth"
 
     asyncio.run(go())
-    workers.close()
+    pool.close()
     with pytest.raises(Problem) as caught:
-        asyncio.run(workers.run(lambda: None))
+        asyncio.run(pool.run(lambda: None))
     assert caught.value.status_code == 503
-    assert workers.pending == 0
+    assert pool.pending == 0
 
 
 def test_work_that_is_cancelled_while_it_waits_is_not_done():
@@ -214,3 +216,26 @@ def test_run_lengths_are_cocos():
     mask = np.array([[0, 1], [1, 1]], np.uint8)
     assert run_lengths(mask) == {"size": [2, 2], "counts": [1, 3]}
     assert run_lengths(np.ones((2, 1), np.uint8))["counts"] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "threads", "kind", "expected"),
+    [
+        ("auto", 1, "cpu", (1, 1)),
+        ("auto", 2, "cpu", (2, 1)),
+        ("auto", 64, "cpu", (4, 16)),
+        ("auto", 64, "cuda", (1, 64)),
+        ("3", 64, "cuda", (3, 21)),
+        ("8", 2, "cpu", (8, 1)),
+    ],
+)
+def test_requests_at_the_same_time_share_the_threads(monkeypatch, wanted, threads, kind, expected):
+    monkeypatch.setattr(workers.torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(workers, "find_device", lambda name: torch.device(kind))
+    assert workers.worker_threads(wanted) == expected
+
+
+@pytest.mark.parametrize("wanted", ["0", "-1", "1.5", "many", ""])
+def test_a_number_of_workers_that_is_none(wanted):
+    with pytest.raises(ConfigError, match="expected auto or a number of at least 1"):
+        workers.worker_threads(wanted)

@@ -7,26 +7,19 @@ from typing import Annotated
 
 import typer
 
+from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
     CacheDir,
     DataPath,
     Device,
     FullHelpGroup,
-    Grammar,
-    HoldOut,
-    Laterality,
-    Layout,
-    MergeValid,
-    SplitColumn,
-    TextColumn,
-    data_options,
     find_run,
-    progress_bars,
     read_run_data,
     say,
 )
 from textmask.config import MAX_SEED
 from textmask.errors import ConfigError, choose
+from textmask.progress import report
 
 figure_app = typer.Typer(
     cls=FullHelpGroup,
@@ -37,6 +30,7 @@ figure_app = typer.Typer(
 
 
 @figure_app.command("grid")
+@reads_data()
 def grid_command(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders, from left to right.")
@@ -62,13 +56,7 @@ def grid_command(
     ] = 0,
     side: Annotated[int, typer.Option(help="Width of a panel in px.", min=32, max=2048)] = 224,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("grid.png"),
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
@@ -81,16 +69,7 @@ def grid_command(
     choose("show", show, ["errors", "attention"])
     damage = [_named_severity(text) for text in corruption or ()]
     records = [find_run(run) for run in runs]
-    options = data_options(
-        records[0].options,
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
+    options = given.over(records[0].options)
     manifest = read_run_data(records[0], data, options)
     manifest.rows_of(split)
 
@@ -99,19 +78,18 @@ def grid_command(
 
     prepare_cpu()
     names = tuple(name.strip() for name in rows.split(",") if name.strip())
-    with progress_bars() as step:
-        figure = GridOptions(
-            split=split,
-            rows=int(rows) if rows.strip().isdigit() else names,
-            corruptions=tuple(damage),
-            show="attention" if show == "attention" else "errors",
-            seed=seed,
-            side_px=side,
-            cache_dir=cache_dir,
-            device=device,
-            progress=lambda done, total: step("runs", done, total),
-        )
-        keys = draw_grid([record.path for record in records], manifest, out, figure)
+    figure = GridOptions(
+        split=split,
+        rows=int(rows) if rows.strip().isdigit() else names,
+        corruptions=tuple(damage),
+        show="attention" if show == "attention" else "errors",
+        seed=seed,
+        side_px=side,
+        cache_dir=cache_dir,
+        device=device,
+        progress=lambda done, total: report("runs", done, total),
+    )
+    keys = draw_grid([record.path for record in records], manifest, out, figure)
     say(f"{out}: {len(records)} runs, {len(keys)} images of {manifest.name}, split {split}")
 
 

@@ -98,6 +98,13 @@ def predict_command(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads per Ray task (default: 4).")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that share the images (default: one per CPU core from 32 images each, one on a GPU).",
+            min=1,
+        ),
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="Runtime: torch, onnxruntime or openvino, see `textmask export`.")
     ] = "torch",
@@ -116,6 +123,8 @@ def predict_command(
     launcher = None
     if engine != "local":
         launcher = Launcher(engine, threads)
+        if processes is not None:
+            raise ConfigError("--processes requires --engine local.")
     elif threads is not None:
         raise ConfigError("--threads requires --engine ray.")
 
@@ -142,9 +151,7 @@ def predict_command(
 
     from textmask.inference.batch import predict_folder
     from textmask.inference.screening import NOT_MIRRORED
-    from textmask.runs.environment import prepare_cpu
 
-    prepare_cpu()
     results = predict_folder(
         record.path,
         jobs,
@@ -159,6 +166,7 @@ def predict_command(
         export=exported,
         device=device,
         tta=tta,
+        processes=processes,
         progress=tell,
     )
 
@@ -234,9 +242,7 @@ def calibrate_command(
     manifest.rows_of(split)
 
     from textmask.inference.calibration import calibrate_run
-    from textmask.runs.environment import prepare_cpu
 
-    prepare_cpu()
     found = calibrate_run(
         record.path,
         manifest,

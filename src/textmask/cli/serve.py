@@ -62,8 +62,11 @@ def serve(
         typer.Option(help="Maximum number of waiting requests; further ones get 429.", min=0),
     ] = 16,
     workers: Annotated[
-        int, typer.Option(help="Number of threads that decode and segment.", min=1)
-    ] = 1,
+        str,
+        typer.Option(
+            help="Requests that are segmented at the same time: a number, or auto (up to 4 on a CPU, 1 on a GPU)."
+        ),
+    ] = "auto",
     keep_minutes: Annotated[
         float, typer.Option(help="Minutes before an unused image is evicted.", min=0.1)
     ] = 30.0,
@@ -93,6 +96,7 @@ def serve(
         from textmask.serve.segmenter import Segmenter
         from textmask.serve.server import listen, server_of
         from textmask.serve.service import ServiceOptions
+        from textmask.serve.workers import share_threads, worker_threads
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"textmask serve needs {error.name}: pip install 'textmask[serve]'."
@@ -103,11 +107,12 @@ def serve(
             f"--host {host} can be reached from other machines, so a token is needed. Set an environment variable "
             "and name it with --token-env."
         )
+    at_once, threads = worker_threads(workers, device)
     limits = Limits(
         max_bytes=max_bytes,
         max_pixels=max_pixels,
         queue=queue,
-        workers=workers,
+        workers=at_once,
         keep_seconds=keep_minutes * 60,
     )
     hosts = (host, *(allow_host or ()))
@@ -115,6 +120,7 @@ def serve(
 
     # listen first: a taken port is reported before the model is loaded
     with listen(host, port) as listener:
+        share_threads(threads)
         app = create_app(Segmenter(path, device), options)
         shown = f"[{host}]" if ":" in host else host
         say(f"http://{shown}:{listener.getsockname()[1]}/  Research use only. Stop with Ctrl-C.")

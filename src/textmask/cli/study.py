@@ -106,7 +106,7 @@ def ambiguity_command(
     run: RunPath,
     data: DataPath,
     split: Annotated[str, typer.Option(help="Split to draw and measure.")] = "test",
-    pictures: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
+    images: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
     count: Annotated[int, typer.Option(help="Number of images to measure.", min=1)] = 64,
     seed: Annotated[
         int, typer.Option(help="Random seed of image sampling and wording.", min=0, max=MAX_SEED)
@@ -135,7 +135,7 @@ def ambiguity_command(
     prepare_cpu()
     probe = AmbiguityOptions(
         split=split,
-        images=pictures,
+        images=images,
         count=count,
         seed=seed,
         cache_dir=cache_dir,
@@ -153,6 +153,7 @@ def ambiguity_command(
 
 
 @study_app.command("mix")
+@reads_data()
 def mix_command(
     data: DataPath,
     split: Annotated[str, typer.Option(help="Split to mix.")] = "train",
@@ -171,7 +172,7 @@ def mix_command(
             help="Run whose probabilities are the teacher's (default: the true masks are)."
         ),
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
+    images: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
     count: Annotated[int, typer.Option(help="Number of images to measure.", min=2)] = 256,
     size: Annotated[
         int, typer.Option(help="Rows and columns of the images, without --run.", min=8, max=4096)
@@ -182,17 +183,13 @@ def mix_command(
     out: Annotated[
         Path, typer.Option(help="PNG file to write, next to a JSON file of the same name.")
     ] = Path("mix.png"),
-    layout: Layout = None,
-    text_column: TextColumn = None,
-    split_column: SplitColumn = None,
-    laterality: Laterality = None,
-    hold_out: HoldOut = None,
-    merge_valid: MergeValid = None,
-    grammar: Grammar = None,
+    given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
 ) -> None:
     """Draw what T-PatchMix does to images, masks and prompts; measure how much it mixes.
+
+    With --run the data options are those of the run, unless you give others.
 
     Example: textmask study mix data/table.csv --mode probability
     """
@@ -201,18 +198,11 @@ def mix_command(
 
     choose("--mode", mode, ["position", "probability", "released", "naive"])
     choose("--gate", gate, ["block", "sample"])
-    path = None if run is None else find_run(run).path
-    options = data_options(
-        DataOptions(),
-        layout,
-        text_column,
-        split_column,
-        laterality,
-        hold_out,
-        merge_valid,
-        grammar,
-    )
-    manifest = read_data(data, options)
+    record = None if run is None else find_run(run)
+    if record is None:
+        manifest = read_data(data, given.over(DataOptions()))
+    else:
+        manifest = read_run_data(record, data, given.over(record.options))
     manifest.rows_of(split)
 
     from textmask.runs.environment import prepare_cpu
@@ -228,11 +218,11 @@ def mix_command(
             block_px=block,
             share=share,
             gate=cast(Any, gate),
-            images=pictures,
+            images=images,
             count=count,
             size=size,
             seed=seed,
-            run=path,
+            run=None if record is None else record.path,
             cache_dir=cache_dir,
             device=device,
         ),

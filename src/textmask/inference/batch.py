@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.inference.jobs import BatchItem
 from textmask.inference.label_map import LabelMap
 from textmask.inference.predictions import write_predictions
 from textmask.inference.predictor import Opened, Predictor, Segmentation, explanation
+from textmask.inference.processes import run_in_processes
 from textmask.inference.results import (
     BatchResult,
     image_digest,
@@ -24,6 +29,7 @@ from textmask.inference.results import (
     write_segmentation,
     write_volume,
 )
+from textmask.inference.writer import ResultWriter, known
 from textmask.io.loaded import LoadedImage
 from textmask.io.locks import one_writer
 from textmask.io.read import load_images
@@ -34,6 +40,9 @@ if TYPE_CHECKING:
     from textmask.cluster import Launcher
 
 PART = 32  # items per task on a cluster
+SMALL_PART = 8  # items per task of a process on this machine: each counts when it ends
+IMAGES_PER_PROCESS = 32  # below, starting a process takes longer than it saves
+MAX_PROCESSES = 16  # each holds the model
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ def predict_folder(
     export: Path | None = None,
     device: str = "auto",
     tta: str = "none",
+    processes: int | None = 1,
     progress: Progress | None = None,
 ) -> list[BatchResult]:
     """Write NAME.mask.png (0/255), NAME.overlay.png and NAME.json for each item, and predictions.csv; skip what exists.
@@ -95,6 +105,9 @@ def predict_folder(
         export: see `Predictor`.
         device: see `Predictor`. On a cluster each task reserves one GPU if it uses one.
         tta: see `Predictor`.
+        processes: that share the images on this machine; each loads the model. None takes one per CPU thread of torch
+            if there are `IMAGES_PER_PROCESS` images for each, and one on a GPU. A script that uses more than one needs
+            the guard `if __name__ == "__main__":`, as everything that starts processes does.
         progress: called with ("images", done, total).
 
     Returns:
@@ -132,12 +145,17 @@ def predict_folder(
 
     # prompts of one image together: it is decoded once, and has one label map
     groups = prompts_by_image(jobs)
-    if engine is None or here:
-        found = _segment_groups(predictor, groups, out, wanted, report)
+    how = (backend, export, device, tta)
+    # what is done already needs no process
+    waiting = len(groups)
+    if not overwrite:
+        waiting -= sum(all(is_done(out, job, wanted.extra) for job in group) for group in groups)
+    if not here and engine is not None:
+        found = _on_cluster(predictor, groups, out, wanted, engine, how, report)
+    elif (count := pool_size(processes, waiting, predictor.session.device.type)) > 1:
+        found = _in_processes(predictor, groups, out, wanted, count, how, report)
     else:
-        found = _on_cluster(
-            predictor, groups, out, wanted, engine, (backend, export, device, tta), report
-        )
+        found = _segment_groups(predictor, groups, out, wanted, report)
 
     # as they were asked for
     results_of = {result.job: result for result in found}
@@ -166,26 +184,85 @@ def _on_cluster(
     """The results of tasks that each segment some images; `how` is backend, export, device and tta."""
     from textmask.cluster import run_tasks
 
-    # an image with all its prompts is one unit of work
-    parts: list[list[BatchItem]] = [[]]
-    for group in groups:
-        if parts[-1] and len(parts[-1]) + len(group) > PART:
-            parts.append([])
-        parts[-1] += group
-
-    # all paths are absolute: a task may start in another folder
     backend, export, device, tta = how
     device = device if backend == "torch" else "cpu"
-    there = (backend, None if export is None else export.resolve(), device.partition(":")[0], tta)
-    run = predictor.run.path.resolve()
-    tasks = [(run, tuple(part), out.resolve(), wanted, there) for part in parts]
+    there = (backend, export, device.partition(":")[0], tta)
+    parts = _parts(groups, PART)
+    tasks = _tasks(predictor, parts, out, wanted, there)
+    return _collected(run_tasks(engine, work_part, tasks, device=device), parts, report)
 
-    # tasks end in any order; a task that was lost fails all its items
+
+def _in_processes(
+    predictor: Predictor,
+    groups: Sequence[tuple[BatchItem, ...]],
+    out: Path,
+    wanted: Wanted,
+    processes: int,
+    how: tuple[str, Path | None, str, str],
+    report: Callable[[int], None],
+) -> list[BatchResult]:
+    """The results of processes on this machine that each segment some images at a time."""
+    parts = _parts(groups, SMALL_PART)
+    tasks = _tasks(predictor, parts, out, wanted, how)
+    with closing(run_in_processes(work_part, tasks, processes)) as ended:
+        return _collected(ended, parts, report)
+
+
+def _parts(groups: Sequence[tuple[BatchItem, ...]], most: int) -> list[list[BatchItem]]:
+    """Items in tasks of at most `most`; an image with all its prompts is one unit of work."""
+    parts: list[list[BatchItem]] = [[]]
+    for group in groups:
+        if parts[-1] and len(parts[-1]) + len(group) > most:
+            parts.append([])
+        parts[-1] += group
+    return parts
+
+
+def _tasks(
+    predictor: Predictor,
+    parts: Sequence[Sequence[BatchItem]],
+    out: Path,
+    wanted: Wanted,
+    how: tuple[str, Path | None, str, str],
+) -> list[tuple[object, ...]]:
+    """Arguments of `work_part`; all paths are absolute, because a task may start in another folder."""
+    backend, export, device, tta = how
+    there = (backend, None if export is None else export.resolve(), device, tta)
+    run = predictor.run.path.resolve()
+    return [(run, tuple(part), out.resolve(), wanted, there) for part in parts]
+
+
+def _collected(
+    ended: Iterator[tuple[int, list[BatchResult] | None, str]],
+    parts: Sequence[Sequence[BatchItem]],
+    report: Callable[[int], None],
+) -> list[BatchResult]:
+    """The results of tasks, which end in any order; a task that was lost fails all its items."""
     found: list[BatchResult] = []
-    for i, results, problem in run_tasks(engine, work_part, tasks, device=device):
+    for i, results, problem in ended:
         found += results or [BatchResult(job, "failed", problem) for job in parts[i]]
         report(len(found))
     return found
+
+
+def pool_size(wanted: int | None, images: int, device: str) -> int:
+    """Number of processes for some images.
+
+    Args:
+        wanted: by the user; None decides by the other two.
+        images: to segment.
+        device: kind of device, such as `cpu`.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+    if wanted is not None:
+        if wanted < 1:
+            raise ConfigError(f"processes is {wanted}, expected at least 1.")
+        return max(1, min(wanted, images))
+    if device != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), images // IMAGES_PER_PROCESS, MAX_PROCESSES))
 
 
 def work_part(
@@ -216,8 +293,17 @@ def _segment_groups(
     report: Callable[[int], None],
 ) -> list[BatchResult]:
     results: list[BatchResult] = []
-    for group in groups:
-        results += _segment_group(predictor, group, out, wanted, len(results), report)
+    written: deque[Future[BatchResult]] = deque()
+    with ResultWriter() as writer:
+        for group in groups:
+            for future in _segment_group(predictor, group, out, wanted, writer):
+                written.append(future)
+                while written and written[0].done():
+                    results.append(written.popleft().result())
+                    report(len(results))
+        for future in written:
+            results.append(future.result())
+            report(len(results))
     return results
 
 
@@ -226,10 +312,9 @@ def _segment_group(
     jobs: tuple[BatchItem, ...],
     out: Path,
     wanted: Wanted,
-    before: int,
-    report: Callable[[int], None],
-) -> list[BatchResult]:
-    """The prompts of one image; `before` items were done before them."""
+    writer: ResultWriter,
+) -> Iterator[Future[BatchResult]]:
+    """The results of the prompts of one image, in order; they are there when their files are written."""
     # before the image is read: a file that is replaced meanwhile is then noticed by the next call
     digest = image_digest(jobs[0])
     changed = [job for job in jobs if shows_another_image(out, job, digest)]
@@ -243,25 +328,30 @@ def _segment_group(
     if labels is not None and not waiting and labels.exists(out):
         labels = None
 
-    results: list[BatchResult] = []
+    # the last result waits for the label map, without which the image is not done
+    last: Future[BatchResult] | None = None
     images: list[LoadedImage] = []
     opened: Opened | None = None
+    facts = {"image_sha256": digest}
     for job in jobs:
+        if last is not None:
+            yield last
         try:
             skipped = job not in waiting
             stale = is_stale(out, job, predictor) if skipped else ""
             if skipped and (labels is None or stale):
                 # masks of two models never share a label map
                 labels = None if stale else labels
-                results.append(BatchResult(job, "skipped", stale))
+                last = known(BatchResult(job, "skipped", stale))
                 continue
 
             images = images or load_images(job.image, job.index)
             if len(images) > 1 and skipped:
-                results.append(BatchResult(job, "skipped"))
+                last = known(BatchResult(job, "skipped"))
                 continue
             if len(images) > 1:
-                found = _segment_volume(predictor, job, images, out, wanted, digest)
+                masks, opened_slice, found = _segment_volume(predictor, job, images, wanted)
+                write = partial(write_volume, out, job, masks, found, opened_slice, facts)
             else:
                 opened = opened or predictor.open(images[0], job.view)
                 found = opened.segment(
@@ -270,40 +360,26 @@ def _segment_group(
                 if labels is not None:
                     labels.add(job, found)
                 if skipped:
-                    results.append(BatchResult(job, "skipped"))
+                    last = known(BatchResult(job, "skipped"))
                     continue
-                facts = {"image_sha256": digest}
-                write_segmentation(out, job, found, opened, wanted.extra, facts)
+                write = partial(write_segmentation, out, job, found, opened, wanted.extra, facts)
 
             # files first: an item is done when they exist
             note = "the image has changed since the last call" if job in changed else ""
             conversion = found.asked.conversion
-            results.append(
-                BatchResult(job, "done", note, found.warnings, found.unknown_words, conversion)
-            )
+            result = BatchResult(job, "done", note, found.warnings, found.unknown_words, conversion)
+            last = writer.write(write, result)
         except TextMaskError as error:
-            results.append(BatchResult(job, "failed", str(error)))
-        finally:
-            report(before + len(results))
+            last = known(BatchResult(job, "failed", str(error)))
 
-    # without its label map the image is not done
-    try:
-        if labels is not None:
-            labels.write(out)
-    except TextMaskError as error:
-        results[-1] = BatchResult(jobs[-1], "failed", str(error))
-    return results
+    if last is not None:
+        yield last if labels is None else writer.write_after(last, partial(labels.write, out))
 
 
 def _segment_volume(
-    predictor: Predictor,
-    job: BatchItem,
-    images: Sequence[LoadedImage],
-    out: Path,
-    wanted: Wanted,
-    digest: str,
-) -> Segmentation:
-    """Segment a volume slice by slice; only its masks and the slice with the largest one are kept in memory."""
+    predictor: Predictor, job: BatchItem, images: Sequence[LoadedImage], wanted: Wanted
+) -> tuple[dict[int, np.ndarray], Opened, Segmentation]:
+    """Masks of a volume by slice, and the slice with the largest one, of which alone more is kept in memory."""
     if images[0].format != "nifti":
         raise DataError(
             f"{job.image.name}: contains {len(images)} frames, expected one. Give --index, or use "
@@ -325,6 +401,4 @@ def _segment_volume(
             largest = opened, found
     if largest is None:
         raise DataError(f"{job.image.name}: contains no slice.")
-
-    write_volume(out, job, masks, largest[1], largest[0], {"image_sha256": digest})
-    return largest[1]
+    return masks, *largest

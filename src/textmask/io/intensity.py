@@ -32,7 +32,11 @@ class Window:
 
 
 def value_range(
-    pixels: Pixels, where: str, valid: npt.NDArray[np.bool_] | None = None
+    pixels: Pixels,
+    where: str,
+    valid: npt.NDArray[np.bool_] | None = None,
+    *,
+    most: int | None = None,
 ) -> tuple[float, float]:
     """The values that become black and white: 0.1th and 99.9th percentile, or minimum and maximum if these are equal.
 
@@ -40,6 +44,7 @@ def value_range(
         pixels: any numbers.
         where: the file, for the error message.
         valid: True for pixels that count; None means all.
+        most: numbers that are sorted; of more, every n-th counts for the percentiles. None sorts all.
 
     Raises:
         DataError: a pixel is NaN, infinite, or larger than 1e30.
@@ -58,7 +63,8 @@ def value_range(
     values = pixels if valid is None else pixels[valid]
     if not values.size:
         return 0.0, 0.0
-    low, high = (float(v) for v in np.percentile(values, LOW_HIGH))
+    ranked = values if most is None else values.reshape(-1)[:: -(-values.size // most)]
+    low, high = (float(v) for v in np.percentile(ranked, LOW_HIGH))
     return (low, high) if high > low else (float(values.min()), float(values.max()))
 
 

@@ -13,7 +13,8 @@ from textmask.io.dicom.reader import MAGIC, read_dicom
 from textmask.io.files import MAX_FILE_BYTES, check_size
 from textmask.io.images import image_of_bytes, read_image
 from textmask.io.loaded import LoadedImage
-from textmask.io.nifti import is_nifti, read_nifti
+from textmask.io.nifti import read_nifti
+from textmask.io.nifti_header import is_nifti
 
 # kind of a file, position of its magic bytes, and these bytes
 MARKS = (

@@ -6,8 +6,9 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from textmask.errors import CheckpointError, ConfigError, TextMaskError, choose
@@ -78,7 +79,13 @@ def list_methods() -> list[str]:
     from textmask import methods
 
     names = {module.name for module in pkgutil.iter_modules(methods.__path__) if module.ispkg}
-    return sorted(names | {point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
+    return sorted(names | set(_third_party()))
+
+
+@lru_cache(maxsize=1)
+def _third_party() -> dict[str, EntryPoint]:
+    """Entry points of installed packages by name. Cached: finding them reads a file of every package."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def get_method(name: str) -> MethodSpec:
@@ -90,12 +97,8 @@ def get_method(name: str) -> MethodSpec:
     choose("method", name, list_methods())
 
     # third parties first, so that their package need not be a module of textmask
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name == name:
-            spec = point.load()
-            break
-    else:
-        spec = import_module(f"textmask.methods.{name}").SPEC
+    point = _third_party().get(name)
+    spec = import_module(f"textmask.methods.{name}").SPEC if point is None else point.load()
 
     if not isinstance(spec, MethodSpec):
         raise ConfigError(

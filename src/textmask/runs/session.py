@@ -15,6 +15,7 @@ import torch
 from textmask.config import Recipe
 from textmask.errors import CheckpointError, ConfigError
 from textmask.methods.base import Method
+from textmask.runs.environment import prepare_cpu
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
@@ -101,7 +102,8 @@ class Session:
     Args:
         method: moved to `device`.
         recipe: gives the precision.
-        device: see `find_device`; None leaves the method where it is, as validation inside training needs it.
+        device: see `find_device`; None leaves the method where it is, as validation inside training needs it. On a CPU
+            the process also keeps the memory that it frees, see `prepare_cpu`.
         precision: `fp32` or `bf16` instead of that of the recipe.
 
     Example:
@@ -127,6 +129,8 @@ class Session:
         if declared == "bf16" and slow_bf16(self.device.type):
             declared = "fp32"
         self.precision = precision or declared
+        if device is not None and self.device.type == "cpu":
+            prepare_cpu()
         if device is not None:
             method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

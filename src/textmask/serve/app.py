@@ -17,6 +17,7 @@ from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
@@ -46,6 +47,10 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Id = Annotated[str, PathParameter(pattern=ID_PATTERN, description="Id of the image or the job.")]
 Index = Annotated[
     int, Query(ge=0, le=100_000, description="Slice or frame of a file that contains several.")
+]
+Slice = Annotated[
+    int | SkipJsonSchema[None],
+    Query(ge=0, le=100_000, description="Slice or frame; default: the one chosen with the upload."),
 ]
 Parameters = Annotated[MaskQuery, Query()]
 BINARY = {"type": "string", "format": "binary"}
@@ -128,10 +133,10 @@ def _add_images(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses=_file("image/png", 404, 429, 503),
     )
-    async def picture(id: Id) -> Response:
+    async def picture(id: Id, index: Slice = None) -> Response:
         """The image as 8-bit PNG, before it is resized for the network."""
         upload = service.image(id)
-        data = await service.workers.run(lambda: made.image_png(upload))
+        data = await service.readers.run(lambda: made.image_png(upload.slice(index)))
         return Response(data, media_type="image/png")
 
 
@@ -153,7 +158,8 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         upload = service.image(id)
 
         def work() -> bytes:
-            return service.part(part, service.segment(upload, wanted, _who(request)))
+            shown = upload.slice(wanted.index)
+            return service.part(part, service.segment(shown, wanted, _who(request)))
 
         return Response(await service.workers.run(work), media_type=media_type)
 

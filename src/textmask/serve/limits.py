@@ -20,8 +20,9 @@ class Limits:
         max_bytes: maximum size of an upload in bytes, with its multipart envelope.
         max_pixels: maximum number of pixels per image, checked before decoding.
         queue: requests that may wait for a worker; more are refused with 429.
-        workers: threads that decode and segment.
+        workers: threads that segment.
         body_seconds: time in which the whole body of a request must arrive.
+        decode_seconds: time in which an upload must be decoded, without waiting.
         images: images kept in memory; the least recently used is evicted first.
         store_bytes: maximum size of all kept images together.
         keep_seconds: time after which an unused image is evicted.
@@ -37,6 +38,7 @@ class Limits:
     queue: int = 16
     workers: int = 1
     body_seconds: float = 30.0
+    decode_seconds: float = 20.0
     images: int = 1000
     store_bytes: int = 1024 * MEBI
     keep_seconds: float = 1800.0
@@ -45,7 +47,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least = 0 if name in ("queue", "body_seconds") else 1
+            least = 0 if name in ("queue", "body_seconds", "decode_seconds") else 1
             if value < least:
                 raise ConfigError(f"{name} is {value}, expected at least {least}.")
         if self.store_bytes < 3 * self.max_pixels:

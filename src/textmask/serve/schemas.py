@@ -42,6 +42,12 @@ class MaskRequest(_Request):
         allow_inf_nan=False,
         description="Threshold on the probability; null: that of the recipe.",
     )
+    index: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="Slice or frame of the uploaded file; null: the one chosen with the upload.",
+    )
     parts: list[Part] = Field(
         ["png"], alias="return", max_length=12, description="Parts of the response."
     )
@@ -59,6 +65,7 @@ class MaskQuery(BaseModel):
     threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | SkipJsonSchema[None] = (
         None
     )
+    index: Annotated[int, Field(ge=0, le=100_000)] | SkipJsonSchema[None] = None
 
 
 class JobRequest(_Request):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from textmask.inference.screening import CODES
 from textmask.io.dicom.facts import ModelFacts, RequestFacts, ResultUids
 from textmask.io.images import png_bytes, stored_size
 from textmask.io.loaded import LoadedImage
+from textmask.io.nifti import NiftiVolume
 from textmask.io.orientation import Orientation
 from textmask.io.read import kind_of, read_bytes
 from textmask.plots.overlays import overlay
@@ -31,10 +33,42 @@ from textmask.text.grammar import parse
 PLAIN = ("png", "jpeg", "tiff", "bmp")
 MEDICAL = {"dicom": "dicom", "gzip": "nifti", "nifti": "nifti"}
 FORMATS = (*PLAIN, "dicom", "nifti")
+RECENT = 4  # slices of an upload that are kept with what the model computed of them
 MESSAGES = {
     **CODES,
     "no_picture_side": "the laterality convention is unknown, so the zones may be on the other side",
 }
+
+
+class Slices(Protocol):
+    """A file with several images, of which any can be decoded at the cost of one."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it needs."""
+
+    def image(self, index: int) -> LoadedImage:
+        """The image with this index, counted from 0."""
+
+
+@dataclass(frozen=True)
+class DicomFrames:
+    """The frames of a DICOM file; the bytes are kept as they were uploaded.
+
+    Attributes:
+        data: the file.
+    """
+
+    data: bytes = field(repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the file."""
+        return len(self.data)
+
+    def image(self, index: int) -> LoadedImage:
+        """Decode one frame."""
+        return read_bytes(self.data, "the file", index)[0]
 
 
 @dataclass(frozen=True)
@@ -45,18 +79,49 @@ class Upload:
         image: pixels, and what the file says about the patient.
         count: number of images in the file; `image` is one of them.
         sha256: hash of the file.
+        slices: the whole file, if it has several images.
         opened: features that the model has computed, by the requested view.
+        recent: the other slices that were used last, see `slice`.
     """
 
     image: LoadedImage
     count: int
     sha256: str
+    slices: Slices | None = field(default=None, compare=False, repr=False)
     opened: dict[str | None, Opened] = field(default_factory=dict, compare=False, repr=False)
+    recent: dict[int, Upload] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def size_bytes(self) -> int:
-        """Size of the pixels."""
-        return self.image.pixels.nbytes
+        """Size of the pixels, and of the whole file if other slices can be asked for."""
+        return self.image.pixels.nbytes + (0 if self.slices is None else self.slices.size_bytes)
+
+    def slice(self, index: int | None) -> Upload:
+        """Another image of the same file, without a new upload; None is the one that was chosen with the upload.
+
+        Raises:
+            Problem: 422 if the file has no such image, or it is damaged.
+        """
+        if index is None or index == (self.image.index or 0):
+            return self
+        known = self.recent.get(index)
+        if known is not None:
+            return known
+        if self.slices is None or index >= self.count:
+            raise Problem(
+                422, "no_such_index", f"the file contains {self.count} images, got index {index}."
+            )
+
+        try:
+            found = Upload(self.slices.image(index), self.count, self.sha256)
+        except DataError as error:
+            raise Problem(422, "damaged", str(error)) from error
+        # a reader goes through a volume and back: the last few are enough
+        with suppress(StopIteration, KeyError, RuntimeError):
+            while len(self.recent) >= RECENT:
+                del self.recent[next(iter(self.recent))]
+        self.recent[index] = found
+        return found
 
 
 @dataclass(frozen=True)
@@ -158,19 +223,26 @@ class Segmenter:
         if kind in PLAIN and index != 0:
             raise Problem(422, "no_such_index", f"the file contains one image, got index {index}.")
 
+        slices: Slices | None
         try:
             if kind in PLAIN:
                 _check_pixels(stored_size("the file", data), max_pixels)
-            # the ending matters only if the first bytes are not conclusive, as in gzip
-            name = "the file.nii.gz" if kind == "gzip" else "the file"
-            image = read_bytes(data, name, index)[0]
+            if MEDICAL.get(kind or "") == "nifti":
+                volume = NiftiVolume(data, "the file")
+                _check_pixels(volume.slice_shape, max_pixels)
+                image, slices = volume.image(index), volume
+            else:
+                image, slices = read_bytes(data, "the file", index)[0], None
         except DataError as error:
             if "Decompression" in type(error.__cause__).__name__:
                 raise _too_many("far more", max_pixels) from error
             raise Problem(422, "damaged", str(error)) from error
 
         _check_pixels(image.pixels.shape, max_pixels)
-        return Upload(image, _count(image), hashlib.sha256(data).hexdigest())
+        count = _count(image)
+        if image.format == "dicom" and count > 1:
+            slices = DicomFrames(data)
+        return Upload(image, count, hashlib.sha256(data).hexdigest(), slices if count > 1 else None)
 
     def segment_opened(self, upload: Upload, request: PromptRequest) -> tuple[Opened, Segmentation]:
         """Open the image, once per view, and segment one prompt; errors as in `segment`."""

@@ -43,6 +43,7 @@ from textmask.serve.workers import Workers
 T = TypeVar("T")
 PARTS = ["png", "rle", "overlay", "probability", "seg", "sr"]
 USE = "Research use only. Not a medical device."
+READERS = 2  # threads that decode uploads: one slow file leaves the other for everybody else
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,19 @@ class Service:
         self.segmenter, self.options, self.limits = segmenter, options, limits
         self.audit = Audit(options.audit, options.audit_sentences)
         self.workers = Workers(limits.workers, limits.queue)
+        # a large file that is decoded keeps no prompt waiting
+        self.readers = Workers(READERS, limits.queue)
         self.images: Store[Upload] = Store(limits.images, limits.store_bytes, limits.keep_seconds)
         self.metrics = Metrics()
         self.jobs = BackgroundJobs(limits.jobs, self.metrics.row)
         self.ready = False
 
         gauge = self.metrics.gauge
-        gauge("queue", "Requests that wait or run.", lambda: self.workers.pending)
-        gauge("refused", "Requests refused with a full queue.", lambda: self.workers.refused)
+        pools = (self.workers, self.readers)
+        gauge("queue", "Requests that wait or run.", lambda: sum(p.pending for p in pools))
+        gauge(
+            "refused", "Requests refused with a full queue.", lambda: sum(p.refused for p in pools)
+        )
         gauge("images", "Images in memory.", lambda: len(self.images))
         gauge("images_bytes", "Bytes of the images in memory.", lambda: self.images.size_bytes)
         gauge("jobs", "Jobs that wait or run.", lambda: self.jobs.active)
@@ -110,6 +116,7 @@ class Service:
         """Finish running requests and cancel waiting ones."""
         self.ready = False
         self.jobs.close()
+        self.readers.close()
         self.workers.close()
         self.audit.close()
 
@@ -117,7 +124,8 @@ class Service:
         """Decode an upload and keep it.
 
         Raises:
-            Problem: as `Segmenter.read`, or 429 if the queue is full.
+            Problem: as `Segmenter.read`; 413 if the volume is larger than the store, 422 if decoding takes too long,
+                429 if the queue is full.
         """
 
         def read() -> Upload:
@@ -125,7 +133,14 @@ class Service:
             data = file.read()
             return _as_problem(lambda: self.segmenter.read(data, index, self.limits.max_pixels))
 
-        upload = await self.workers.run(read)
+        upload = await self.readers.run(read, self.limits.decode_seconds)
+        if upload.size_bytes > self.limits.store_bytes:
+            raise Problem(
+                413,
+                "too_many_voxels",
+                f"the volume has {upload.size_bytes:,} bytes without compression; the limit is "
+                f"{self.limits.store_bytes:,}. Upload a part of it.",
+            )
         model = self.segmenter.sha256
         self.audit.write("upload", who, image_sha256=upload.sha256, model_sha256=model)
         name = self.images.put(upload, upload.size_bytes)
@@ -185,7 +200,7 @@ class Service:
 
     def mask_body(self, name: str, wanted: MaskRequest, who: str) -> MaskBody:
         """The result as JSON, with the requested parts; runs in a worker."""
-        result = self.segment(self.image(name), wanted, who)
+        result = self.segment(self.image(name).slice(wanted.index), wanted, who)
         found, mask = result.found, result.mask
 
         # parts that were not requested stay unset, and are left out of the response

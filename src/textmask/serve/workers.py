@@ -10,9 +10,40 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
+from textmask.errors import ConfigError
+from textmask.runs.session import find_device
 from textmask.serve.problems import Problem
 
 T = TypeVar("T")
+MAX_WORKERS = 4  # of `auto`: more would leave one request too few threads on a large machine
+
+
+def worker_threads(wanted: str, device: str = "auto") -> tuple[int, int]:
+    """Requests that run at the same time, and the CPU threads that each of them gets.
+
+    Several small requests with one thread each are faster than one after the other with all of them. A GPU computes
+    one at a time.
+
+    Args:
+        wanted: a number, or `auto`.
+        device: of the model, see `find_device`.
+
+    Raises:
+        ConfigError: neither a number of at least 1 nor `auto`, or this machine does not have the device.
+    """
+    if wanted != "auto" and not (wanted.isdecimal() and int(wanted) >= 1):
+        raise ConfigError(f"--workers is {wanted!r}, expected auto or a number of at least 1.")
+    available = torch.get_num_threads()
+    most = min(MAX_WORKERS, available) if find_device(device).type == "cpu" else 1
+    count = most if wanted == "auto" else int(wanted)
+    return count, max(1, available // count)
+
+
+def share_threads(threads: int) -> None:
+    """Let every request use that many CPU threads; torch has one setting per process."""
+    torch.set_num_threads(threads)
 
 
 class Workers:
@@ -44,13 +75,41 @@ class Workers:
         """Whether the next call is refused."""
         return self._pending >= self._room
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T], seconds: float | None = None) -> T:
         """Call `work` in a thread and wait for it. A caller that is cancelled while waiting also cancels its call.
 
+        Args:
+            work: what to call.
+            seconds: time that the call may run, without waiting for a thread; None sets no limit. A call cannot be
+                stopped: it keeps its thread until it ends, but nobody waits for it.
+
         Raises:
-            Problem: 429 if the queue is full.
+            Problem: 429 if the queue is full, 422 if the call takes too long.
         """
-        return await asyncio.wrap_future(self._submit(work))
+        begun: list[float] = []
+
+        def noted() -> T:
+            begun.append(time.monotonic())
+            return work()
+
+        future = asyncio.wrap_future(self._submit(noted))
+        if seconds is None:
+            return await future
+        try:
+            while True:
+                # a call that waits for a thread has all its time left
+                left = seconds if not begun else begun[0] + seconds - time.monotonic()
+                if begun and left <= 0:
+                    raise Problem(
+                        422,
+                        "too_slow",
+                        f"the file could not be decoded within {seconds:g} s. Crop or convert it first.",
+                    )
+                done, _ = await asyncio.wait({future}, timeout=left)
+                if done:
+                    return future.result()
+        finally:
+            future.cancel()
 
     def in_line(self, work: Callable[[], T]) -> T:
         """Call `work` in a thread even if the queue is full; for callers that send one call at a time."""
