@@ -106,7 +106,7 @@ def ambiguity_command(
     run: RunPath,
     data: DataPath,
     split: Annotated[str, typer.Option(help="Split to draw and measure.")] = "test",
-    images: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
+    pictures: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
     count: Annotated[int, typer.Option(help="Number of images to measure.", min=1)] = 64,
     seed: Annotated[
         int, typer.Option(help="Random seed of image sampling and wording.", min=0, max=MAX_SEED)
@@ -135,7 +135,7 @@ def ambiguity_command(
     prepare_cpu()
     probe = AmbiguityOptions(
         split=split,
-        images=images,
+        images=pictures,
         count=count,
         seed=seed,
         cache_dir=cache_dir,
@@ -172,7 +172,7 @@ def mix_command(
             help="Run whose probabilities are the teacher's (default: the true masks are)."
         ),
     ] = None,
-    images: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
+    pictures: Annotated[int, typer.Option(help="Number of images to draw.", min=1, max=64)] = 4,
     count: Annotated[int, typer.Option(help="Number of images to measure.", min=2)] = 256,
     size: Annotated[
         int, typer.Option(help="Rows and columns of the images, without --run.", min=8, max=4096)
@@ -218,7 +218,7 @@ def mix_command(
             block_px=block,
             share=share,
             gate=cast(Any, gate),
-            images=images,
+            images=pictures,
             count=count,
             size=size,
             seed=seed,

@@ -74,13 +74,13 @@ def calibrate_run(
     loaded = load_run(run, device)
     data = open_split(manifest, split, loaded.recipe.image_size, cache_dir)
     with only_replacer(path):
-        value = _measured(loaded, manifest, split, data, level, progress)
+        value = _calibrated(loaded, manifest, split, data, level, progress)
         # atomic: a reader sees the old or the new limits
         write_json(path, value)
     return value
 
 
-def _measured(
+def _calibrated(
     loaded: Run,
     manifest: Manifest,
     split: str,
