@@ -25,7 +25,7 @@ from textmask.studies.grid.runner import StudyOptions, run_study
 
 SETTINGS = (
     *("stages.segment.steps_per_epoch=6", "stages.segment.epochs=2"),
-    *("stages.segment.optim.lr=0.01", "threshold=0.2"),  # finds something
+    *("stages.segment.optim.lr=0.01", "threshold=0.05"),  # finds something
 )
 PLAN = plan_labels("unet", [1.0, 0.5])
 BROKEN = Arm("broken", "diverges", ("stages.segment.optim.lr=1e30",), "unet")

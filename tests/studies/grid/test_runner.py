@@ -39,7 +39,7 @@ from textmask.studies.grid.summary import (
 MORE = (
     "stages.segment.steps_per_epoch=8",
     "stages.segment.optim.lr=0.01",
-    "threshold=0.2",
+    "threshold=0.05",
 )  # finds something
 ARMS = (
     Arm("image", "image only", MORE, method="unet"),
@@ -171,7 +171,7 @@ def test_every_figure_equals_a_literal_computation(whole, go):
     dice, pooled, hd95 = {}, {}, {}
     for row in rows_of(out):
         run = load_run(out / f"{row['arm']}-seed{row['seed']}")
-        masks = predict_split(run.method, data, run.recipe) > 0.2
+        masks = predict_split(run.method, data, run.recipe) > run.recipe.threshold
         truth = np.asarray(data.masks) != 0
         both, sizes = (masks & truth).sum((1, 2)), masks.sum((1, 2)) + truth.sum((1, 2))
         key = row["arm"], int(row["seed"])
