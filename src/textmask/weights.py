@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -149,6 +149,24 @@ def stored_weights(name: str, revision: str | None = None) -> Path:
         )
     _check_lock(folders[0], published)
     return folders[0]
+
+
+def refuse_missing(settings: Mapping[str, Any]) -> None:
+    """Look for the published encoders that a recipe names, before any data are read.
+
+    Args:
+        settings: a recipe as nested dicts.
+
+    Raises:
+        WeightsError: one of them is not stored here.
+    """
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            refuse_missing(value)
+        elif key in ("text_encoder", "image_encoder"):
+            name, _, commit = str(value).partition("@")
+            if name in PUBLISHED:
+                stored_weights(name, commit or None)
 
 
 def read_lock(folder: Path) -> dict[str, Any]:

@@ -306,3 +306,17 @@ def test_without_them_it_says_which_command_to_run(name, monkeypatch, tmp_path):
     monkeypatch.setenv("TEXTMASK_WEIGHTS", str(tmp_path))
     with pytest.raises(WeightsError, match=r"Run `textmask weights get (cxr_bert|convnext_tiny)`"):
         build_method(preset_recipe(name, "paper"))
+
+
+def test_train_looks_for_the_weights_before_it_reads_the_data(
+    phantom_manifest, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TEXTMASK_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(
+        "textmask.runs.read_data.read_data", lambda *a, **k: pytest.fail("data were read")
+    )
+    command = ["train", "mmi_unet", str(phantom_manifest.root), "--preset", "paper"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run")])
+    assert isinstance(done.exception, WeightsError)
+    assert "weights get" in str(done.exception)
+    assert not (tmp_path / "run").exists()

@@ -34,6 +34,7 @@ from textmask.cli.options import (
 )
 from textmask.config import frozen
 from textmask.errors import ConfigError, DataError, choose
+from textmask.weights import refuse_missing
 
 if TYPE_CHECKING:
     from textmask.config import Recipe
@@ -163,6 +164,7 @@ def train_command(
     plans = _seed_plans(plan, seeds)
     for one in plans:
         _check_folder(one.out, resume)
+    refuse_missing(plan.recipe.model_dump())
     if init is not None:
         find_run(init)
     _check_trackers(tracker or ())
