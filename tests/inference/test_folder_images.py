@@ -1,9 +1,11 @@
 """Which files of a folder are segmented: every image that can be read, never a mask, each with its own name."""
 
+import json
 import warnings
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from PIL import Image
 
@@ -106,3 +108,30 @@ def test_names_of_any_script_are_kept_and_never_collide(tmp_path):
 def test_ascii_names_are_those_of_earlier_versions():
     job = BatchItem(Path("images/Case_01.png"), "Left lung!")
     assert job.stem == "case-01-left-lung-412656320e"
+
+
+@pytest.mark.parametrize("name", ["jobs.csv", "jobs.tsv", "jobs.jsonl", "jobs.xlsx"])
+def test_a_jobs_file_may_be_any_table(tmp_path, name):
+    path = tmp_path / name
+    write(tmp_path / "films/a.png")
+    rows = [
+        ("image", "text", "index"),
+        ("films\\a.png", "left lung", ""),
+        ("films/a.png", "nan", ""),
+    ]
+    if name.endswith(".jsonl"):
+        lines = [json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]]
+        path.write_text("\n".join(lines))
+    elif name.endswith(".xlsx"):
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.save(path)
+    else:
+        mark = "," if name.endswith(".csv") else "\t"
+        path.write_text("\n".join(mark.join(row) for row in rows))
+    items = read_jobs(path, None)
+    assert [(item.image, item.text) for item in items] == [
+        (tmp_path / "films/a.png", "left lung"),
+        (tmp_path / "films/a.png", ""),
+    ]

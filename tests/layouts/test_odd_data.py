@@ -257,6 +257,7 @@ def test_a_folder_per_patient_with_equal_names(tmp_path: Path, images: str, mask
     pairs(tmp_path, images, masks)
     expected = [(images.format(i), masks.format(i)) for i in range(4)]
     assert rows(tmp_path) == expected
+    assert [row.group for row in read_layout(tmp_path).rows] == ["p0", "p1", "p2", "p3"]
     table(tmp_path, images, "a polyp", head="image,text,split,note")
     assert rows(tmp_path) == expected
     table(tmp_path, "elsewhere/p{}/1.png", "a polyp", head="image,text,split,note")

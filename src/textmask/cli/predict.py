@@ -33,8 +33,8 @@ def predict_command(
         list[str],
         typer.Argument(
             metavar="[RUN] SOURCE [PROMPT]",
-            help="Run folder (default: the bundled model); an image, a folder, or a csv or json file with the columns "
-            "image and text; the prompt, unless the file contains prompts.",
+            help="Run folder (default: the bundled model); an image, a folder, or a table (csv, json, tsv, xlsx) with "
+            "the columns image and text; the prompt, unless the file contains prompts.",
         ),
     ],
     out: Annotated[

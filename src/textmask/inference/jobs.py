@@ -14,6 +14,7 @@ from textmask.inference.folder_images import images_below
 from textmask.inference.laterality import CONVENTIONS
 from textmask.io.orientation import VIEWS
 from textmask.io.spreadsheets import column_of, read_json_records, read_table
+from textmask.layouts.pairing import TABLE_SUFFIXES
 from textmask.text.findings import read_findings
 
 # of a file name: with the longest ending of a result it stays below the 255 bytes of a file system
@@ -74,7 +75,7 @@ def read_jobs(
     view: str | None = None,
     index: int | None = None,
 ) -> list[BatchItem]:
-    """Items of an image, a folder of images (one prompt for all), or a csv/json file of (image, text).
+    """Items of an image, a folder of images (one prompt for all), or a table of (image, text): csv, json, tsv, xlsx ...
 
     Hidden files, masks and results of an earlier prediction in a folder are ignored, see `images_below`. Paths in a
     jobs file are relative to its folder; its columns `laterality`, `view` and `index` replace the arguments of the same
@@ -98,14 +99,14 @@ def read_jobs(
         items = [replace(item, text=_required(sentence, source)) for item in found]
     elif not source.exists():
         raise DataError(
-            f"{source} does not exist. Give an image, a folder, or a jobs file (csv or json)."
+            f"{source} does not exist. Give an image, a folder, or a jobs file (csv, json or another table)."
         )
-    elif source.suffix.lower() not in (".csv", ".json"):
+    elif source.suffix.lower() not in TABLE_SUFFIXES:
         items = [replace(common, text=_required(sentence, source))]
     elif sentence is not None:
         raise DataError(f"{source} contains its own prompts; omit {sentence[:80]!r}.")
     else:
-        read = _read_json if source.suffix.lower() == ".json" else _read_csv
+        read = _read_json if source.suffix.lower() == ".json" else _read_rows
         items = [_item(source, where, row, common) for where, row in read(source)]
 
     if not items:
@@ -141,7 +142,7 @@ def readable_name(text: str) -> str:
     return re.sub("-+", "-", "".join(kept)).strip("-")
 
 
-def _read_csv(source: Path) -> list[tuple[str, Mapping[str, object]]]:
+def _read_rows(source: Path) -> list[tuple[str, Mapping[str, object]]]:
     # columns may have any order and letter case
     header, records = read_table(source)
     columns = {key: column for key in COLUMNS if (column := column_of(header, [key]))}
@@ -191,8 +192,12 @@ def _item(source: Path, where: str, row: Mapping[str, object], common: BatchItem
         raise DataError(
             f"{source} {where}: index is {index!r}, expected the number of a slice or frame."
         )
+    # a table of Windows separates folders with backslashes, which are letters elsewhere
+    path = source.parent / image.strip()
+    if "\\" in image and not path.exists():
+        path = source.parent / image.strip().replace("\\", "/")
     return BatchItem(
-        source.parent / image.strip(),
+        path,
         text,
         name,
         laterality.strip() if laterality else common.laterality,

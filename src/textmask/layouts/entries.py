@@ -37,6 +37,9 @@ from textmask.layouts.source import (
 )
 
 ANY_SPLIT = ("train", "valid", "test")
+PATIENT = re.compile(
+    r"(patient|pat|subject|subj|sub|case|study|series|sequence|seq|video|p)[ _-]?\d+.*"
+)
 
 
 @dataclass(frozen=True)
@@ -225,8 +228,14 @@ def read_folders(source: LayoutSource, options: LayoutOptions) -> Found:
     for key, path in sorted(found.items()):
         split = (split_of(path) or "train",)
         for mask in several.get(key, [path]):
-            entries.append(LayoutEntry(path, path, "", split, None if mask == path else mask))
+            mask_name = None if mask == path else mask
+            entries.append(LayoutEntry(path, path, "", split, mask_name, _patient_of(key[0])))
     return entries, ""
+
+
+def _patient_of(folders: str) -> str:
+    """The folder of a patient, study or video (patient_007); "" if there is none."""
+    return next((part for part in folders.split("/") if PATIENT.fullmatch(part)), "")
 
 
 def _refuse_equal_names(source: LayoutSource, images: dict[tuple[str, str], str]) -> None:
