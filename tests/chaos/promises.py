@@ -18,6 +18,7 @@ from textmask.runs.layout import LOG_CSV, RESULT
 KILLER = Path(__file__).with_name("killer.py")
 SMALL = ("--preset", "smoke", "--set", "image_size=[32,32]", "--device", "cpu", "--quiet")
 TIMES = ("seconds", "images_per_s")
+VARYING = (*TIMES, "minutes", "commit", "commits")
 
 
 def run_killer(jobs, folder):
@@ -75,9 +76,8 @@ def evaluation(run):
     found = {}
     for name, data in content(folder).items():
         found[name] = re.sub(rb"--out [\w-]+/", b"--out RUNS/", data)
-        if name.endswith(".npz"):  # the file also has the time at which it was written
-            with np.load(folder / name) as arrays:
-                found[name] = b"".join(arrays[key].tobytes() for key in sorted(arrays))
+        if name.endswith(".npz"):
+            found[name] = arrays(folder / name)
     return found
 
 
@@ -96,13 +96,34 @@ def training(run):
 
 
 def study(folder):
-    """The figures of a study and of its trials, without how long they took."""
+    """The figures of a study and of its trials, without how long they took and the commit of the code."""
     found = {}
     for name, data in content(folder).items():
         path = folder / name
-        if path.suffix == ".csv" and path.parent == folder:
-            rows = list(csv.DictReader(data.decode().splitlines()))
-            found[name] = [{key: row[key] for key in row if key not in TIMES} for row in rows]
-        elif path.parent == folder or path.name.startswith("study-"):
-            found[name] = re.sub(rb'"seconds": [^,}\n]+', b"", data)
+        if path.parent != folder and not path.name.startswith("study-"):
+            continue  # the run of a trial
+        found[name] = data
+        if path.suffix == ".csv":
+            found[name] = without_times(list(csv.DictReader(data.decode().splitlines())))
+        elif path.suffix == ".json":
+            found[name] = without_times(json.loads(data))
+        elif path.suffix == ".npz":
+            found[name] = arrays(path)
+        elif path.suffix == ".md":  # the same figures with minutes and commit
+            found[name] = b""
     return found
+
+
+def without_times(value):
+    """A JSON value without what differs from call to call."""
+    if isinstance(value, list):
+        return [without_times(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: without_times(one) for name, one in value.items() if name not in VARYING}
+
+
+def arrays(path):
+    """The arrays of a .npz file, which also has the time at which it was written."""
+    with np.load(path) as file:
+        return {name: (file[name].shape, file[name].tobytes()) for name in file}

@@ -14,7 +14,7 @@ from textmask.methods.registry import get_method
 from textmask.runs import layout
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.folder import write_names
-from textmask.runs.record import NAMES, stored_names
+from textmask.runs.record import NAME_HASHES, stored_names
 
 # of a run folder and of a hub folder: what predicting and the leak checks need
 COPIED = (
@@ -71,7 +71,7 @@ def make_ensemble(runs: Sequence[Path | str], out: Path) -> Path:
                 )
             lists = {split: _union(members, split) for split in ("train", "valid")}
             hashes = write_names(folder, {name: names for name, names in lists.items() if names})
-            write_json(folder / layout.DATA, {**first.data, NAMES: hashes})
+            write_json(folder / layout.DATA, {**first.data, NAME_HASHES: hashes})
             write_json(folder / layout.RESULT, _result(first, members))
             write_json(folder / layout.ENSEMBLE, {"version": 1, "members": described})
             # last: this file makes the folder a run

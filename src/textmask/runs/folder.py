@@ -24,7 +24,7 @@ from textmask.runs import layout
 from textmask.runs.checkpoint import text_fingerprint, write_tensors
 from textmask.runs.data_options import DataOptions
 from textmask.runs.environment import environment
-from textmask.runs.record import NAMES, names_hash, stored_names
+from textmask.runs.record import NAME_HASHES, names_hash, stored_names
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class RunFolder:
                 name: method.too_long(data.prompts) for name, data in splits.items()
             }
             stored.update(more or {})
-            stored[NAMES] = hashes
+            stored[NAME_HASHES] = hashes
             write_json(self.path / layout.DATA, stored)
             # last: this file makes the folder a run
             write_whole(self.path / layout.RECIPE, self.recipe.to_json().encode())

@@ -23,7 +23,7 @@ from textmask.runs.layout import (
     split_list,
 )
 
-NAMES = "names"  # in data.json: a hash of each list of image names
+NAME_HASHES = "names"  # in data.json: a hash of each list of image names
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def stored_names(run: Path, name: str) -> list[str]:
     path, description = split_list(run, name), run / DATA
     expected = None
     if description.exists():
-        expected = read_json(description).get(NAMES, {}).get(name)
+        expected = read_json(description).get(NAME_HASHES, {}).get(name)
     if not path.exists() and (expected is None or not (run / SPLITS).is_dir()):
         return []
 

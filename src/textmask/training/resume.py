@@ -18,7 +18,7 @@ from textmask.errors import ConfigError, DataError, DataWarning
 from textmask.io.files import read_json, write_json
 from textmask.runs import layout
 from textmask.runs.folder import write_names
-from textmask.runs.record import NAMES, stored_names
+from textmask.runs.record import NAME_HASHES, stored_names
 from textmask.statement import Statement
 
 # what is compared, in the order of what explains most: a changed row changes all that follows
@@ -119,9 +119,9 @@ def _add_names(run: Path, stored: dict[str, Any], splits: Mapping[str, SplitData
     for name, data in splits.items():
         lists[name] = list(dict.fromkeys((*stored_names(run, name), *data.keys)))
     # without a hash for a moment: a kill between the files leaves no list that looks damaged
-    kept = {name: found for name, found in stored.get(NAMES, {}).items() if name not in lists}
-    write_json(run / layout.DATA, {**stored, NAMES: kept})
-    write_json(run / layout.DATA, {**stored, NAMES: {**kept, **write_names(run, lists)}})
+    kept = {name: found for name, found in stored.get(NAME_HASHES, {}).items() if name not in lists}
+    write_json(run / layout.DATA, {**stored, NAME_HASHES: kept})
+    write_json(run / layout.DATA, {**stored, NAME_HASHES: {**kept, **write_names(run, lists)}})
 
 
 def _data_differences(
