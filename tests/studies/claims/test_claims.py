@@ -10,8 +10,10 @@ import click
 import pytest
 import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from textmask.cli.app import app
+from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.errors import CheckpointError, ConfigError
 from textmask.evaluation.records import (
     ArmResult,
@@ -22,6 +24,8 @@ from textmask.evaluation.records import (
 )
 from textmask.evaluation.summary import StudyProtocol, StudySummary, write_typed
 from textmask.methods.registry import get_method, list_methods
+from textmask.runs.data_options import DataOptions
+from textmask.runs.read_data import read_data
 from textmask.studies.claims.ledger import ClaimGroup, LedgerEntry, PaperClaim, ledger, read_ledger
 from textmask.studies.claims.page import claims_chart, claims_page, page, write_claims
 from textmask.studies.claims.verdicts import (
@@ -517,3 +521,52 @@ def test_the_command_writes_page_and_chart(tmp_path, monkeypatch):
         "| a tiny net | Table I | 1 | 6.36 | **not reproduced** | `textmask methods show ukan` |  |"
         in out.read_text()
     )
+
+
+def commands_of(*path):
+    """The distinct commands of the ledger below `textmask PATH`, as words."""
+    lines = sorted({command for group in ledger().groups for command in group.commands})
+    found = [shlex.split(line)[1:] for line in lines]
+    return [words for words in found if words[: len(path)] == list(path)]
+
+
+def ablation_tables():
+    """(method, table) -> up to two arms that a command of the ledger compares."""
+    found = {}
+    for words in commands_of("study", "ablation"):
+        method, table = words[2], words[words.index("--table") + 1]
+        arms = [arm.name for arm in get_method(method).ablation_tables[table]]
+        if "--arms" in words and "paper" not in words:
+            arms = words[words.index("--arms") + 1].split(",")
+        found.setdefault((method, table), arms[:2])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("table", "arms"), ablation_tables().items(), ids=str)
+def test_ablations_of_the_ledger_run_in_their_smallest_form(table, arms, tmp_path):
+    counts = {"train": 8, "valid": 2, "test": 2}
+    data = write_phantoms(tmp_path / "data", counts, PhantomConfig(size=(32, 32)), seed=0)
+    small = ["--preset", "smoke", "--set", "image_size=[32,32]", "--labelled-fraction", "0.5"]
+    small += ["--arms", ",".join(arms), "--quiet", "--cache-dir", str(tmp_path / "cache")]
+    words = ["study", "ablation", table[0], str(data), "--table", table[1], *small]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert len(read_results(tmp_path / "out")["study.json"].arms) == len(arms)
+
+
+def test_data_of_the_ledger_have_the_splits_that_its_studies_need(data_root):
+    """With the options of each command: CVC-ClinicDB has no valid split of its own."""
+    checked = set()
+    for words in commands_of("study"):
+        name = words[3]
+        if words[1] not in ("ablation", "labels") or not (data_root / name).is_dir():
+            continue
+        held = float(words[words.index("--hold-out") + 1]) if "--hold-out" in words else 0.0
+        options = DataOptions(hold_out=held, merge_valid="--merge-valid" in words)
+        if (name, options) in checked:
+            continue
+        checked.add((name, options))
+        manifest = read_data(data_root / name, options)
+        assert {"train", "valid", "test"} <= {row.split for row in manifest.rows}, words
+    assert {name for name, _ in checked} == {"qata-cov19-v2", "cvc-clinicdb", "monuseg-lvit"}
