@@ -10,15 +10,32 @@ import click
 import pytest
 import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from textmask.cli.app import app
+from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.errors import CheckpointError, ConfigError
-from textmask.evaluation.records import ListRecord, StudyDifference, Value
+from textmask.evaluation.records import (
+    ArmResult,
+    ListRecord,
+    SeedFigures,
+    StudyDifference,
+    Value,
+)
 from textmask.evaluation.summary import StudyProtocol, StudySummary, write_typed
 from textmask.methods.registry import get_method, list_methods
+from textmask.runs.data_options import DataOptions
+from textmask.runs.read_data import read_data
 from textmask.studies.claims.ledger import ClaimGroup, LedgerEntry, PaperClaim, ledger, read_ledger
 from textmask.studies.claims.page import claims_chart, claims_page, page, write_claims
-from textmask.studies.claims.verdicts import ClaimResult, judge_claims, read_results, rule, tally
+from textmask.studies.claims.verdicts import (
+    ClaimResult,
+    judge_claims,
+    read_image_scores,
+    read_results,
+    rule,
+    tally,
+)
 
 ROOT = Path(__file__).parents[3]
 SMALL = """
@@ -107,15 +124,15 @@ def judged(**summaries):
 @pytest.mark.parametrize(
     ("claimed", "low", "high", "seeds", "verdict", "extent"),
     [
-        (1.0, 0.5, 2.0, (), "reproduced", "inside"),
-        (1.0, 1.5, 2.0, (1.6, 1.9), "reproduced", "smaller"),
-        (1.0, 0.1, 0.9, (0.2,), "reproduced", "larger"),
+        (1.0, 0.5, 2.0, (), "direction seen", "inside"),
+        (1.0, 1.5, 2.0, (1.6, 1.9), "direction seen", "smaller"),
+        (1.0, 0.1, 0.9, (0.2,), "direction seen", "larger"),
         (1.0, 0.1, 0.9, (1.2, -0.1), "not reproduced", "larger"),  # a seed says otherwise
         (1.0, -0.1, 3.0, (), "not reproduced", "inside"),
         (1.0, 0.0, 3.0, (), "not reproduced", "inside"),
         (1.0, -2.0, -0.5, (-1.0,), "contrary", "larger"),
-        (-1.0, -2.0, -0.5, (-1.0,), "reproduced", "inside"),
-        (-1.0, -0.8, -0.5, (), "reproduced", "larger"),
+        (-1.0, -2.0, -0.5, (-1.0,), "direction seen", "inside"),
+        (-1.0, -0.8, -0.5, (), "direction seen", "larger"),
         (-1.0, 0.5, 2.0, (), "contrary", "larger"),
         (-1.0, 0.5, 2.0, (3.0, -1.0), "not reproduced", "larger"),
     ],
@@ -135,14 +152,113 @@ def test_a_new_file_changes_the_verdict():
     assert second.why == third.why == "no data"
     first, second, _ = judged(a=study(GOOD, difference("2", "1", -0.01, -0.02, -0.005)))
     assert (first.verdict, first.extent, first.result.file) == (
-        "reproduced",
+        "direction seen",
         "inside",
         "study-a.json",
     )
+    assert first.short == ("budgets not stored", "2 seeds", "levels not stored")
     assert (first.result.low, first.result.high, first.result.by_seed) == (0.5, 3.0, (1.0, 3.0))
     # the file has row 2 minus row 1; the claim is row 1 minus row 2, and a result outweighs a reason
     assert (second.verdict, second.result.estimate) == ("contrary", 1.0)
     assert (second.result.low, second.result.high) == (0.5, 2.0)
+
+
+def arm(name, dice, steps=(100, 100, 100)):
+    value = Value(estimate=dice, low=dice, high=dice)
+    each = (dice,) * 3
+    seeds = SeedFigures(
+        dice_per_image=each,
+        dice_pooled=each,
+        iou_per_image=each,
+        iou_pooled=each,
+        hd95_pooled_px=each,
+        assd_px=each,
+    )
+    return ArmResult(
+        dice_per_image=value,
+        dice_pooled=value,
+        iou_per_image=value,
+        iou_pooled=value,
+        arm=name,
+        title=name,
+        method=None,
+        settings=(),
+        seeds=(0, 1, 2),
+        n=9,
+        steps=steps,
+        seconds=(1.0, 1.0, 1.0),
+        by_seed=seeds,
+    )
+
+
+THREE = difference(
+    "4", "1", 0.02, 0.005, 0.03, seeds=(0, 1, 2), dice_pooled_by_seed=(0.01, 0.03, 0.02)
+)
+CLEAR = Value(estimate=0.02, low=0.01, high=0.03)
+
+
+@pytest.mark.parametrize(
+    ("arms", "found", "short"),
+    [
+        ((arm("4", 0.90), arm("1", 0.88)), THREE, ()),
+        ((arm("4", 0.867), arm("1", 0.857)), THREE, ()),
+        ((arm("4", 0.90), arm("1", 0.85)), THREE, ("other levels",)),
+        ((arm("4", 0.97), arm("1", 0.90)), THREE, ("other levels",)),
+        ((arm("4", 0.90), arm("1", 0.88, (100, 100, 99))), THREE, ("unequal budgets",)),
+        ((arm("4", 0.90), arm("1", 0.88, None)), THREE, ("budgets not stored",)),
+        ((arm("4", 0.90),), THREE, ("budgets not stored", "levels not stored")),
+        ((arm("4", 0.90), arm("1", 0.88)), GOOD, ("2 seeds",)),
+        (
+            (arm("4", 0.90), arm("1", 0.88)),
+            altered(GOOD, dice_pooled_over_seeds=CLEAR),
+            (),
+        ),
+        (
+            (arm("4", 0.90), arm("1", 0.88)),
+            altered(GOOD, seeds=(0,), dice_pooled_by_seed=(0.02,)),
+            ("one seed",),
+        ),
+    ],
+)
+def test_what_a_direction_lacks_to_be_reproduced(arms, found, short):
+    """The paper prints 91.65 and 90.64."""
+    summary = altered(study(found), arms=arms)
+    verdict = judged(a=summary)[0]
+    assert verdict.short == short
+    assert verdict.verdict == ("direction seen" if short else "reproduced")
+
+
+def test_a_stand_in_is_named_and_reproduces_nothing():
+    text = SMALL.replace('minus = "1" }', 'minus = "1", stand_in = "another teacher" }')
+    summary = altered(study(THREE), arms=(arm("4", 0.90), arm("1", 0.88)))
+    first, *_ = judge_claims(read_ledger(text), {"study-a.json": summary})
+    assert (first.verdict, first.short) == ("direction seen", ("another teacher",))
+    line = page(read_ledger(text), [first], [], "x.png")
+    assert "**direction seen** (another teacher), size: inside" in line
+    assert "| 90.00, 88.00 | equal | 9, seeds 0, 1, 2 |" in line
+
+
+def test_distances_are_judged_by_the_scores_of_single_images(tmp_path):
+    """Twenty images, each 3 px nearer; one without a distance is left out."""
+    summary = json.loads((ROOT / "results" / "qata-ssa-mmi_unet.json").read_text("utf-8"))
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    lines = ["row,image,group,dice_per_image,iou_per_image,intersection,predicted,true,assd_px"]
+    for i in range(20):
+        for row, distance in (("ssa", 5 + i % 3), ("mmi_unet", "nan" if i == 7 else 8 + i % 3)):
+            lines.append(f"{row},{i}.png,,0.5,0.4,1,2,2,{distance}")
+    (folder / "evaluated.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "evaluated.json").write_text(json.dumps(summary))
+
+    text = SMALL.replace('study = "table2"\nlabels = 5.0\n', "").replace("study-*", "evaluated")
+    text = text.replace(
+        'a = [91.65, 84.60], b = [90.64, 82.89], arm = "4", minus = "1"',
+        'a = [3.38], b = [9.03], metric = "assd_px", arm = "ssa", minus = "mmi_unet"',
+    )
+    found = judge_claims(read_ledger(text), read_results(tmp_path), read_image_scores(tmp_path))
+    assert found[0].verdict == "direction seen"
+    assert found[0].result.estimate == -3.0
+    assert judge_claims(read_ledger(text), read_results(tmp_path))[0].verdict == "not yet run"
 
 
 def test_over_seeds_is_turned_with_the_difference():
@@ -188,7 +304,7 @@ def test_a_metric_that_the_file_lacks_is_no_result_of_the_claim():
 
 def test_a_list_of_labelled_images_is_a_share():
     listed = ListRecord(file="few.txt", sha256="", rows=57, train_rows=1140)
-    assert judged(a=study(GOOD, labels=None, labelled_list=listed))[0].verdict == "reproduced"
+    assert judged(a=study(GOOD, labels=None, labelled_list=listed))[0].verdict == "direction seen"
     assert (
         judged(a=study(GOOD, labels=None, labelled_list=altered(listed, rows=5)))[0].verdict
         == "not yet run"
@@ -202,14 +318,18 @@ def test_the_papers_data_come_first_then_seeds_then_images():
         a=study(more, data="kvasir-seg"), b=study(GOOD), c=study(altered(worse, n=8))
     )
     assert (first.verdict, first.result.file, first.stand_in) == (
-        "reproduced",
+        "direction seen",
         "study-b.json",
         False,
     )
     first, *_ = judged(b=study(GOOD), c=study(altered(more, n=5)))
     assert (first.verdict, first.result.file) == ("contrary", "study-c.json")
     first, *_ = judged(a=study(GOOD, data="kvasir-seg"))
-    assert (first.verdict, first.stand_in) == ("reproduced", True)
+    assert (first.verdict, first.stand_in, first.short[0]) == (
+        "direction seen",
+        True,
+        "other data",
+    )
 
 
 def test_summaries_of_evaluate_and_of_changed_inputs(tmp_path):
@@ -366,18 +486,19 @@ def test_page_and_chart_of_a_small_ledger():
     text = page(small, found, [], "x.png")
     line = next(line for line in text.splitlines() if line.startswith("| row 4 minus row 1"))
     assert line == (
-        "| row 4 minus row 1: both | 91.65 - 90.64 = +1.01 | pooled | **reproduced**, size: inside | "
-        "+2.00 (+0.50 to +3.00) | 9, seeds 0, 1 | `study-a.json` |"
+        "| row 4 minus row 1: both | 91.65 - 90.64 = +1.01 | pooled | **direction seen** (other data, "
+        "budgets not stored, 2 seeds, levels not stored), size: inside | +2.00 (+0.50 to +3.00) |  | not stored | "
+        "9, seeds 0, 1 | `study-a.json` |"
     )
     assert (
         "- row 4 minus row 1: here on kvasir-seg in place of QaTa-COV19, 5 % of train labelled, preset lite."
         in text
     )
     assert (
-        "| row 4 minus LViT | 91.65 - 83.66 = +7.99 | mixed | not testable (no data) |  |  |  |"
+        "| row 4 minus LViT | 91.65 - 83.66 = +7.99 | mixed | not testable (no data) |  |  |  |  |  |"
         in text
     )
-    assert "| all | 1 | 0 | 0 | 2 | 0 | 3 |" in text
+    assert "| all | 0 | 1 | 0 | 0 | 2 | 0 | 3 |" in text
     assert Image.open(io.BytesIO(claims_chart(found))).format == "PNG"
     assert claims_chart(found) == claims_chart(found)
     other = [replace(found[0], result=replace(found[0].result, estimate=2.5)), *found[1:]]
@@ -393,10 +514,59 @@ def test_the_command_writes_page_and_chart(tmp_path, monkeypatch):
     write_typed(results / "study-a.json", study(GOOD))
     out = tmp_path / "page.md"
     verdicts = write_claims(results, out)
-    assert tally(verdicts) == {"reproduced": 1, "not testable": 2, "not reproduced": 1}
+    assert tally(verdicts) == {"direction seen": 1, "not testable": 2, "not reproduced": 1}
     assert "](page.png)" in out.read_text()
     assert (tmp_path / "page.png").exists()
     assert (
         "| a tiny net | Table I | 1 | 6.36 | **not reproduced** | `textmask methods show ukan` |  |"
         in out.read_text()
     )
+
+
+def commands_of(*path):
+    """The distinct commands of the ledger below `textmask PATH`, as words."""
+    lines = sorted({command for group in ledger().groups for command in group.commands})
+    found = [shlex.split(line)[1:] for line in lines]
+    return [words for words in found if words[: len(path)] == list(path)]
+
+
+def ablation_tables():
+    """(method, table) -> up to two arms that a command of the ledger compares."""
+    found = {}
+    for words in commands_of("study", "ablation"):
+        method, table = words[2], words[words.index("--table") + 1]
+        arms = [arm.name for arm in get_method(method).ablation_tables[table]]
+        if "--arms" in words and "paper" not in words:
+            arms = words[words.index("--arms") + 1].split(",")
+        found.setdefault((method, table), arms[:2])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("table", "arms"), ablation_tables().items(), ids=str)
+def test_ablations_of_the_ledger_run_in_their_smallest_form(table, arms, tmp_path):
+    counts = {"train": 8, "valid": 2, "test": 2}
+    data = write_phantoms(tmp_path / "data", counts, PhantomConfig(size=(32, 32)), seed=0)
+    small = ["--preset", "smoke", "--set", "image_size=[32,32]", "--labelled-fraction", "0.5"]
+    small += ["--arms", ",".join(arms), "--quiet", "--cache-dir", str(tmp_path / "cache")]
+    words = ["study", "ablation", table[0], str(data), "--table", table[1], *small]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert len(read_results(tmp_path / "out")["study.json"].arms) == len(arms)
+
+
+def test_data_of_the_ledger_have_the_splits_that_its_studies_need(data_root):
+    """With the options of each command: CVC-ClinicDB has no valid split of its own."""
+    checked = set()
+    for words in commands_of("study"):
+        name = words[3]
+        if words[1] not in ("ablation", "labels") or not (data_root / name).is_dir():
+            continue
+        held = float(words[words.index("--hold-out") + 1]) if "--hold-out" in words else 0.0
+        options = DataOptions(hold_out=held, merge_valid="--merge-valid" in words)
+        if (name, options) in checked:
+            continue
+        checked.add((name, options))
+        manifest = read_data(data_root / name, options)
+        assert {"train", "valid", "test"} <= {row.split for row in manifest.rows}, words
+    assert {name for name, _ in checked} == {"qata-cov19-v2", "cvc-clinicdb", "monuseg-lvit"}

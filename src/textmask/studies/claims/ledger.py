@@ -31,6 +31,8 @@ class ClaimSource(Config):
         labels: percent of train that keeps its masks in that file, None is any.
         setting: override that the whole study was run with, "" is any.
         caveat: what makes the comparison less than fair.
+        stand_in: what was compared in place of what the paper names ("an MSE mean teacher for the paper's").
+        equal_budget: whether both were trained for as many steps, where the file does not say.
     """
 
     file: str = Field(min_length=1)
@@ -40,6 +42,8 @@ class ClaimSource(Config):
     labels: float | None = Field(None, gt=0, le=100)
     setting: str = ""
     caveat: str = ""
+    stand_in: str = ""
+    equal_budget: bool | None = None
 
 
 class PaperClaim(Config):
@@ -64,6 +68,8 @@ class PaperClaim(Config):
     labels: float | None = Field(None, gt=0, le=100)
     blocked: str | None = None
     caveat: str = ""
+    stand_in: str = ""
+    equal_budget: bool | None = None
     also: tuple[ClaimSource, ...] = ()
     note: str = ""
 
@@ -250,6 +256,8 @@ def _entry(whole: Ledger, group: ClaimGroup, claim: PaperClaim) -> LedgerEntry:
             labels=_either(claim.labels, group.labels),
             setting=group.setting,
             caveat=claim.caveat,
+            stand_in=claim.stand_in,
+            equal_budget=claim.equal_budget,
         )
         sources = (first, *sources)
 

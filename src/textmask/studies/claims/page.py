@@ -18,6 +18,7 @@ from textmask.studies.claims.verdicts import (
     Counted,
     count,
     judge_claims,
+    read_image_scores,
     read_results,
     tally,
 )
@@ -31,12 +32,16 @@ summaries in `results/`. Verdicts are computed, never typed. A test fails if thi
 A claim is one table cell minus another, as printed. The rule:
 
 - **reproduced**: our paired difference of the same two things has a 95 % interval over images on the paper's side of
-  0, and every seed lies there too. This concerns the direction. The page also says whether the paper's *size* lies
-  inside our interval, or is larger or smaller.
+  0, and every seed lies there too; both were trained for as many steps; the interval over seeds excludes 0, or three
+  seeds lie on one side; and both of our levels are within 5 points (pixels) of the printed ones.
+- **direction seen**: interval and every seed lie on the paper's side of 0, and something else is missing and named.
 - **contrary**: interval and every seed lie on the other side of 0.
 - **not reproduced**: anything else that has a result.
 - **not testable**: no result, and a reason why there can be none here. **not yet run**: no result so far.
 - A number of parameters is reproduced if ours is within 5 % of it.
+
+The page also says whether the paper's *size* lies inside our interval, or is larger or smaller. Distances are judged by
+the scores of single images in `results/scores/`.
 
 What a verdict does not mean: our trainings are shorter, mostly CPU presets with other encoders, on the public part of
 a test set. A verdict applies to that setting; "not reproduced" does not show that a paper is wrong. The interval over
@@ -117,7 +122,8 @@ def claims_chart(judged: Sequence[ClaimVerdict]) -> bytes:
 
 
 def _verdicts(results: Path) -> tuple[list[ClaimVerdict], list[Counted]]:
-    return judge_claims(ledger(), read_results(results)), count(ledger())
+    judged = judge_claims(ledger(), read_results(results), read_image_scores(results))
+    return judged, count(ledger())
 
 
 def _overview(ledger: Ledger, judged: Sequence[ClaimVerdict], counted: Sequence[Counted]) -> str:
@@ -160,7 +166,7 @@ def _standing(judged: Sequence[ClaimVerdict]) -> str:
 
 def _group(judged: list[ClaimVerdict]) -> str:
     group = judged[0].entry.group
-    head = ["claim", "paper", "protocol", "verdict", "ours", "n, seeds", "of"]
+    head = ["claim", "paper", "protocol", "verdict", "ours", "levels", "budgets", "n, seeds", "of"]
     lines = [_claim_line(found) for found in judged]
     notes: dict[str, list[str]] = {}
     for found in judged:
@@ -180,14 +186,17 @@ def _claim_line(found: ClaimVerdict) -> list[str]:
     a, b = (f"{cells[0]:.2f}" for cells in (entry.claim.a, entry.claim.b))
     cells = [entry.claim.claim, f"{a} - {b} = {entry.difference:+.2f}", entry.protocol]
     if ours is None:
-        return [*cells, f"{found.verdict}{f' ({found.why})' if found.why else ''}", "", "", ""]
+        return [*cells, f"{found.verdict}{f' ({found.why})' if found.why else ''}", *[""] * 5]
     extent = "inside" if found.extent == "inside" else f"paper's is {found.extent}"
-    where = f"**{found.verdict}**, size: {extent}"
+    short = f" ({', '.join(found.short)})" if found.short else ""
+    where = f"**{found.verdict}**{short}, size: {extent}"
     value = f"{ours.estimate:+.2f} ({ours.low:+.2f} to {ours.high:+.2f})"
     if ours.over_seeds:
         value += f" [{ours.over_seeds[0]:+.2f} to {ours.over_seeds[1]:+.2f}]"
     seeds = f"{ours.n}, seed{'s' if len(ours.seeds) > 1 else ''} {', '.join(map(str, ours.seeds))}"
-    return [*cells, where, value, seeds, f"`{ours.file}`"]
+    levels = "" if ours.levels is None else f"{ours.levels[0]:.2f}, {ours.levels[1]:.2f}"
+    budgets = {True: "equal", False: "unequal", None: "not stored"}[ours.equal_budget]
+    return [*cells, where, value, levels, budgets, seeds, f"`{ours.file}`"]
 
 
 def _claim_notes(found: ClaimVerdict) -> list[str]:

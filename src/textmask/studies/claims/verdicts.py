@@ -9,29 +9,44 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from textmask.errors import CheckpointError
-from textmask.evaluation.records import Value
+from textmask.evaluation.records import ArmResult, Figures, Value
+from textmask.evaluation.scores import ImageScores, read_scores
 from textmask.evaluation.summary import (
     AnyResult,
     EvaluationSummary,
     StudySummary,
+    SummaryRow,
     read_any_summary,
 )
 from textmask.methods.registry import count_parameters, preset_recipe
+from textmask.metrics.statistics import paired_difference
 from textmask.studies.claims.ledger import ClaimSize, ClaimSource, Ledger, LedgerEntry, Metric
 
-VerdictName = Literal["reproduced", "not reproduced", "contrary", "not testable", "not yet run"]
+VerdictName = Literal[
+    "reproduced", "direction seen", "not reproduced", "contrary", "not testable", "not yet run"
+]
 VERDICTS: tuple[VerdictName, ...] = (
     "reproduced",
+    "direction seen",
     "not reproduced",
     "contrary",
     "not testable",
     "not yet run",
 )
+DISTANCES: tuple[Metric, ...] = ("hd95_pooled_px", "assd_px")
+METRICS: tuple[Metric, ...] = ("dice_per_image", "dice_pooled", *DISTANCES)
 # where the paper's difference lies relative to our interval, in the direction that the paper claims
 Extent = Literal["inside", "larger", "smaller"]
 SIZE_TOLERANCE = 0.05  # of a number of parameters
+LEVEL_TOLERANCE = 5.0  # points or pixels between our level of a cell and the printed one
+ENOUGH_SEEDS = 3  # on one side of 0, in place of an interval over seeds that excludes it
 Summaries = Mapping[str, AnyResult]
+Scores = Mapping[
+    str, Mapping[str, ImageScores]
+]  # name of a result file -> its rows, image by image
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,8 @@ class ResultDifference:
     Attributes:
         n: images; seeds: of the trainings.
         values: metric -> difference with its interval over images.
+        levels: metric -> the two figures that are subtracted.
+        equal_budget: whether both were trained for as many steps, None if the file does not say.
         by_seed: metric -> difference of each seed.
         over_seeds: metric -> difference with its interval over seeds.
     """
@@ -50,6 +67,8 @@ class ResultDifference:
     n: int
     seeds: tuple[int, ...]
     values: dict[Metric, Value]
+    levels: dict[Metric, tuple[float, float]] = field(default_factory=dict)
+    equal_budget: bool | None = None
     by_seed: dict[Metric, tuple[float, ...]] = field(default_factory=dict)
     over_seeds: dict[Metric, Value | None] = field(default_factory=dict)
 
@@ -60,13 +79,15 @@ class ClaimResult:
 
     Attributes:
         estimate, low, high: of a minus b with its 95 % interval over images.
+        levels: our a and b, None if the file lacks them.
+        equal_budget: whether both were trained for as many steps, None if unknown.
         by_seed: the difference of each seed if there are several.
         over_seeds: ends of the interval over seeds, None with one seed.
         n: images.
         file, data: name of the result file and of the manifest.
         labels: percent of train that kept its masks, None as the recipe says or unknown.
         preset: of the study, "" if the file does not name it.
-        caveat: of the source.
+        caveat, stand_in: of the source.
     """
 
     estimate: float
@@ -81,17 +102,28 @@ class ClaimResult:
     labels: float | None = None
     preset: str = ""
     caveat: str = ""
+    stand_in: str = ""
+    levels: tuple[float, float] | None = None
+    equal_budget: bool | None = None
 
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """The verdict on a claim; `why` explains a missing result, `extent` belongs to a result."""
+    """The verdict on a claim.
+
+    Attributes:
+        why: explains a missing result.
+        extent: belongs to a result.
+        short: what a result whose direction is the paper's lacks to count as reproduced.
+        stand_in: the result is on other data than the paper's.
+    """
 
     entry: LedgerEntry
     verdict: VerdictName
     result: ClaimResult | None = None
     extent: Extent | None = None
     why: str = ""
+    short: tuple[str, ...] = ()
     stand_in: bool = False
 
 
@@ -122,8 +154,25 @@ def read_results(folder: Path) -> dict[str, AnyResult]:
     return found
 
 
-def differences_of(summary: AnyResult) -> list[ResultDifference]:
-    """The paired differences of a summary; each perturbation of a robustness study is compared with the clean input."""
+def read_image_scores(folder: Path) -> dict[str, dict[str, ImageScores]]:
+    """The scores of single images that lie in `scores/` of a folder of results, by the name of the result file.
+
+    Raises:
+        CheckpointError: a file that cannot be read.
+    """
+    paths = sorted((folder / "scores").glob("*.csv"))
+    return {f"{path.stem}.json": read_scores(path) for path in paths}
+
+
+def differences_of(
+    summary: AnyResult, scores: Mapping[str, ImageScores] | None = None
+) -> list[ResultDifference]:
+    """The paired differences of a summary; each perturbation of a robustness study is compared with the clean input.
+
+    Args:
+        summary: what a command wrote.
+        scores: its rows image by image; those of an evaluation give the differences of distances.
+    """
     found = []
     if isinstance(summary, EvaluationSummary):
         for entry in summary.differences:
@@ -131,12 +180,25 @@ def differences_of(summary: AnyResult) -> list[ResultDifference]:
                 "dice_per_image": entry.dice_per_image,
                 "dice_pooled": entry.dice_pooled,
             }
-            protocol = summary.protocol
-            seeds = (protocol.seed,)
-            found.append(ResultDifference(entry.arm, entry.minus, protocol.n, seeds, values))
+            values |= _distances(scores or {}, entry.arm, entry.minus)
+            protocol, rows = summary.protocol, summary.rows
+            pair = rows.get(entry.arm), rows.get(entry.minus)
+            found.append(
+                ResultDifference(
+                    entry.arm,
+                    entry.minus,
+                    protocol.n,
+                    seeds=(protocol.seed,),
+                    values=values,
+                    levels=_levels(*pair),
+                    equal_budget=_same_training(*pair),
+                )
+            )
 
     elif isinstance(summary, StudySummary):
+        arms = {arm.arm: arm for arm in summary.arms}
         for of_seeds in summary.differences:
+            trained = arms.get(of_seeds.arm), arms.get(of_seeds.minus)
             found.append(
                 ResultDifference(
                     of_seeds.arm,
@@ -147,6 +209,8 @@ def differences_of(summary: AnyResult) -> list[ResultDifference]:
                         "dice_per_image": of_seeds.dice_per_image,
                         "dice_pooled": of_seeds.dice_pooled,
                     },
+                    levels=_levels(*trained),
+                    equal_budget=_equal_steps(*trained),
                     by_seed={
                         "dice_per_image": of_seeds.dice_per_image_by_seed,
                         "dice_pooled": of_seeds.dice_pooled_by_seed,
@@ -158,21 +222,76 @@ def differences_of(summary: AnyResult) -> list[ResultDifference]:
                 )
             )
 
-    else:  # a robustness study
+    else:  # a robustness study: one model, whose first row is the clean input
         for row in summary.rows:
-            values = {}
+            values, levels = {}, {}
             if row.dice_per_image_minus_clean is not None:
                 values["dice_per_image"] = row.dice_per_image_minus_clean
             if row.dice_pooled_minus_clean is not None:
                 values["dice_pooled"] = row.dice_pooled_minus_clean
             seeds = (summary.protocol.seed,)
-            found.append(ResultDifference(row.name, "clean", row.n, seeds, values))
+            clean = summary.rows[0]
+            if row.dice_per_image is not None and clean.dice_per_image is not None:
+                levels["dice_per_image"] = (
+                    row.dice_per_image.estimate,
+                    clean.dice_per_image.estimate,
+                )
+            if row.dice_pooled is not None and clean.dice_pooled is not None:
+                levels["dice_pooled"] = row.dice_pooled.estimate, clean.dice_pooled.estimate
+            found.append(
+                ResultDifference(row.name, "clean", row.n, seeds, values, levels, equal_budget=True)
+            )
     return found
 
 
-def judge_claims(ledger: Ledger, summaries: Summaries) -> list[ClaimVerdict]:
+def _levels(a: Figures | None, b: Figures | None) -> dict[Metric, tuple[float, float]]:
+    """The figures of both models, per metric that both have."""
+    found: dict[Metric, tuple[float, float]] = {}
+    if a is None or b is None:
+        return found
+    for metric in METRICS:
+        first, second = getattr(a, metric), getattr(b, metric)
+        if first is not None and second is not None:
+            found[metric] = (first.estimate, second.estimate)
+    return found
+
+
+def _same_training(a: SummaryRow | None, b: SummaryRow | None) -> bool | None:
+    """True for one model with two kinds of prompts; None for two models, whose steps an evaluation does not store."""
+    if a is None or b is None or a.weights_sha256 != b.weights_sha256:
+        return None
+    return True
+
+
+def _equal_steps(a: ArmResult | None, b: ArmResult | None) -> bool | None:
+    """Whether two arms were trained for as many steps; None if that was not stored."""
+    if a is None or b is None or not a.steps or not b.steps or None in (*a.steps, *b.steps):
+        return None
+    return set(a.steps) == set(b.steps)
+
+
+def _distances(scores: Mapping[str, ImageScores], arm: str, minus: str) -> dict[Metric, Value]:
+    """Differences of the distances of two rows over the images on which both have one."""
+    found: dict[Metric, Value] = {}
+    if arm not in scores or minus not in scores:
+        return found
+    a, b = scores[arm], scores[minus]
+    for metric in DISTANCES:
+        if metric not in a.distances or metric not in b.distances or a.images != b.images:
+            continue
+        both = np.isfinite(a.distances[metric]) & np.isfinite(b.distances[metric])
+        if both.any():
+            groups = [group for group, usable in zip(a.groups, both, strict=True) if usable]
+            value = paired_difference(a.distances[metric][both], b.distances[metric][both], groups)
+            found[metric] = Value(estimate=value.estimate, low=value.low, high=value.high)
+    return found
+
+
+def judge_claims(
+    ledger: Ledger, summaries: Summaries, scores: Scores | None = None
+) -> list[ClaimVerdict]:
     """The verdict on every comparison; a result always decides, a reason counts only without one."""
-    return [_judge(ledger, entry, summaries) for entry in ledger.entries()]
+    return [_judge(ledger, entry, summaries, scores or {}) for entry in ledger.entries()]
 
 
 def count(ledger: Ledger) -> list[Counted]:
@@ -187,14 +306,14 @@ def count(ledger: Ledger) -> list[Counted]:
 
 
 def rule(claimed: float, result: ClaimResult) -> tuple[VerdictName, Extent]:
-    """The verdict on a result.
+    """The direction of a result.
 
     Args:
         claimed: the paper's difference, not 0.
         result: our difference of the same two things.
 
     Returns:
-        `reproduced` if the interval over images and every seed lie on the paper's side of 0, `contrary` if they all
+        `direction seen` if the interval over images and every seed lie on the paper's side of 0, `contrary` if they all
         lie on the other side, else `not reproduced`; and where the paper's difference lies.
     """
     sign = 1.0 if claimed > 0 else -1.0
@@ -204,10 +323,39 @@ def rule(claimed: float, result: ClaimResult) -> tuple[VerdictName, Extent]:
     size = abs(claimed)
     extent: Extent = "larger" if size > high else "smaller" if size < low else "inside"
     if low > 0 and all(value > 0 for value in seeds):
-        return "reproduced", extent
+        return "direction seen", extent
     if high < 0 and all(value < 0 for value in seeds):
         return "contrary", extent
     return "not reproduced", extent
+
+
+def shortfalls(printed: tuple[float, float], result: ClaimResult) -> tuple[str, ...]:
+    """What a result in the paper's direction lacks to count as reproduced; () if nothing.
+
+    Args:
+        printed: the two cells of the paper.
+        result: ours.
+    """
+    found = []
+    if result.stand_in:
+        found.append(result.stand_in)
+    if not result.equal_budget:
+        found.append("unequal budgets" if result.equal_budget is False else "budgets not stored")
+
+    # another seed could turn the direction
+    over = result.over_seeds
+    clear = over is not None and (over[0] > 0 or over[1] < 0)
+    if not clear and len(result.by_seed) < ENOUGH_SEEDS:
+        found.append("one seed" if len(result.seeds) < 2 else f"{len(result.seeds)} seeds")
+
+    if result.levels is None:
+        found.append("levels not stored")
+    elif any(
+        abs(ours - cell) > LEVEL_TOLERANCE
+        for ours, cell in zip(result.levels, printed, strict=True)
+    ):
+        found.append("other levels")
+    return tuple(found)
 
 
 def tally(judged: Sequence[ClaimVerdict | Counted]) -> Counter[VerdictName]:
@@ -215,24 +363,33 @@ def tally(judged: Sequence[ClaimVerdict | Counted]) -> Counter[VerdictName]:
     return Counter(found.verdict for found in judged)
 
 
-def _judge(ledger: Ledger, entry: LedgerEntry, summaries: Summaries) -> ClaimVerdict:
+def _judge(
+    ledger: Ledger, entry: LedgerEntry, summaries: Summaries, scores: Scores
+) -> ClaimVerdict:
     if not entry.difference:
         why = entry.blocked or "the paper's two cells are equal"
         return ClaimVerdict(entry, "not testable", why=why)
 
     data = ledger.data[entry.group.data]
-    result, why = _best_result(entry, summaries, data)
+    result, why = _best_result(entry, summaries, scores, data)
     if result is None:
         if entry.blocked:
             return ClaimVerdict(entry, "not testable", why=entry.blocked)
         return ClaimVerdict(entry, "not yet run", why=why)
     verdict, extent = rule(entry.difference, result)
     stand_in = not result.data.startswith(data)
-    return ClaimVerdict(entry, verdict, result, extent, stand_in=stand_in)
+
+    # on other data the levels are others too, so that only a direction can be seen
+    short: tuple[str, ...] = ()
+    if verdict == "direction seen":
+        short = shortfalls((entry.claim.a[0], entry.claim.b[0]), result)
+        short = ("other data", *short) if stand_in else short
+        verdict = verdict if short else "reproduced"
+    return ClaimVerdict(entry, verdict, result, extent, short=short, stand_in=stand_in)
 
 
 def _best_result(
-    entry: LedgerEntry, summaries: Summaries, data: str
+    entry: LedgerEntry, summaries: Summaries, scores: Scores, data: str
 ) -> tuple[ClaimResult | None, str]:
     """The result on the paper's data, of most seeds, of most images, first named, in this order; else why not."""
     best, why = None, ""
@@ -243,7 +400,7 @@ def _best_result(
             summary = summaries[name]
             if not _fits(source, summary):
                 continue
-            named = _named_difference(summary, source)
+            named = _named_difference(differences_of(summary, scores.get(name)), source)
             if named is None:
                 why = why or f"{name} lacks it"
                 continue
@@ -284,10 +441,10 @@ def _labelled_percent(summary: AnyResult) -> float | None:
 
 
 def _named_difference(
-    summary: AnyResult, source: ClaimSource
+    differences: Sequence[ResultDifference], source: ClaimSource
 ) -> tuple[ResultDifference, float] | None:
     """The difference that a source names, and -1 if the file holds it the other way round."""
-    for found in differences_of(summary):
+    for found in differences:
         if (found.arm, found.minus) == (source.arm, source.minus):
             return found, 1.0
         if (found.arm, found.minus) == (source.minus, source.arm):
@@ -306,6 +463,9 @@ def _claim_result(
     scale = sign * (1.0 if metric.endswith("_px") else 100.0)
     value = difference.values[metric]
     low, high = _scaled_ends(value, scale)
+    levels = difference.levels.get(metric)
+    if levels is not None:
+        levels = (levels[0] * abs(scale), levels[1] * abs(scale))
     over = difference.over_seeds.get(metric)
 
     preset = summary.protocol.preset if isinstance(summary, StudySummary) else ""
@@ -322,6 +482,11 @@ def _claim_result(
         labels=_labelled_percent(summary),
         preset=preset,
         caveat=source.caveat,
+        stand_in=source.stand_in,
+        levels=levels if sign > 0 or levels is None else (levels[1], levels[0]),
+        equal_budget=(
+            difference.equal_budget if source.equal_budget is None else source.equal_budget
+        ),
     )
 
 
