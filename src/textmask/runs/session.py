@@ -81,12 +81,16 @@ def computed_precision(declared: str, device: str) -> str:
 
     Args:
         declared: `bf16`, `fp16` or `fp32`.
-        device: as in `slow_bf16`; CPUs have no fast fp16, and MPS is not a CPU.
+        device: as in `slow_bf16`; CPUs have no fast fp16.
     """
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    on_cpu = device == "cpu" or (device == "auto" and not gpu)
-    slow = slow_bf16(device) if declared == "bf16" else declared == "fp16" and on_cpu
+    slow = slow_bf16(device) if declared == "bf16" else declared == "fp16" and is_cpu(device)
     return "fp32" if slow else declared
+
+
+def is_cpu(device: str) -> bool:
+    """Whether a device is the CPU; `auto` is if this machine has no other."""
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return device == "cpu" or (device == "auto" and not gpu)
 
 
 def refuse_not_finite(probability: np.ndarray, what: str) -> None:

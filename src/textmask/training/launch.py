@@ -13,7 +13,7 @@ from textmask.config import Recipe
 from textmask.data.loaders import for_tiles
 from textmask.methods.base import Method
 from textmask.methods.registry import build_method
-from textmask.runs.session import computed_precision
+from textmask.runs.session import computed_precision, is_cpu
 from textmask.training.options import TrainOptions
 from textmask.training.splits import TrainSplits
 
@@ -43,6 +43,8 @@ def fitted_recipe(recipe: Recipe, accelerator: str) -> tuple[Recipe, list[str]]:
         why = WHY_FP32[recipe.precision]
         lines.append(f"precision {recipe.precision} -> {precision}, because {why}")
         recipe = recipe.model_copy(update={"precision": precision})
+    if recipe.compile and is_cpu(accelerator):
+        lines.append("compile is off, because compiled networks are slower on a CPU")
     return recipe, lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -14,6 +15,7 @@ from textmask.io.locks import one_writer
 from textmask.methods.base import Method
 from textmask.runs.environment import deterministic, prepare_cpu
 from textmask.runs.folder import RunFolder
+from textmask.training.batch_size import with_largest_batches
 from textmask.training.budget import StagePlan, few_steps, plan_training
 from textmask.training.console import TrainConsole
 from textmask.training.empty_text import refuse_empty_text
@@ -22,7 +24,7 @@ from textmask.training.labels import refuse_other_labels
 from textmask.training.launch import fitted_recipe, launch, new_method
 from textmask.training.optim import parameter_groups
 from textmask.training.options import TrainOptions, TrainResult
-from textmask.training.resume import data_record, machine_record, refuse_changes
+from textmask.training.resume import data_record, machine_record, note_machine, refuse_changes
 from textmask.training.saving import NO_SCORE, SavedRun, restore
 from textmask.training.splits import TrainSplits, open_train_splits
 from textmask.training.trackers import Tracker, build_trackers
@@ -83,6 +85,10 @@ def train(
     # the data, then the other processes
     splits = open_train_splits(recipe, manifest, cache_dir, labelled_list)
     fabric = launch(recipe, options)
+    if options.auto_batch and not resumed:
+        fitting, lines = with_largest_batches(recipe, splits, fabric)
+        recipe, declared = fitting, declared.model_copy(update={"stages": fitting.stages})
+        folder, adapted = replace(folder, recipe=declared), [*adapted, *lines]
     if resumed:
         refuse_changes(folder.path, recipe, splits.by_name(), fabric, accept=options.accept_changes)
         refuse_other_labels(folder.path, splits.train.keys, splits.labelled)
@@ -102,6 +108,7 @@ def train(
     if fabric.is_global_zero:
         if resumed:
             folder.write_log(saved.log)  # a kill may have lost its last row
+            note_machine(folder.path, machine_record(fabric, recipe), saved.state.step)
         else:
             _describe_run(folder, fabric, recipe, splits, method, plans, init)
         trackers = build_trackers(options.trackers, folder.path, recipe)

@@ -20,6 +20,7 @@ class TrainOptions:
         num_nodes: as in Lightning Fabric.
         strategy: as in Lightning Fabric.
         accelerator: as in Lightning Fabric.
+        auto_batch: a new run takes the largest batches that fit on its GPUs; they become part of its recipe.
         data_options: how the data were read; kept in the run, see `Run.options`.
         source: path of the data; kept in the run, see `Run.source`.
         init: a run, `default` or a hub folder whose weights a new run starts from, see `training.init`.
@@ -34,6 +35,7 @@ class TrainOptions:
     num_nodes: int = 1
     strategy: str = "auto"
     accelerator: str = "auto"
+    auto_batch: bool = False
     data_options: DataOptions | None = None
     source: Path | None = None
     init: Path | None = None

@@ -76,8 +76,10 @@ class GradientStep:
         self.optimizer: Any = wrapped
         saved_scaler = with_prefix(restored, SCALER)
         if saved_scaler and (scaler := self._scaler()) is not None:
-            numbers = {name: value.item() for name, value in saved_scaler.items()}
-            scaler.load_state_dict({**numbers, "_growth_tracker": int(numbers["_growth_tracker"])})
+            state = scaler.state_dict()
+            state["scale"] = float(saved_scaler["scale"])
+            state["_growth_tracker"] = int(saved_scaler["_growth_tracker"])
+            scaler.load_state_dict(state)
 
     @property
     def trained(self) -> Method:
@@ -88,8 +90,9 @@ class GradientStep:
         """All that the stage changes, for resuming."""
         tensors = pack(self.method, self.optimizer.optimizer, self.average)
         if (scaler := self._scaler()) is not None:
-            for name, value in scaler.state_dict().items():
-                tensors[f"{SCALER}{name}"] = torch.tensor(value, dtype=torch.float64)
+            state = scaler.state_dict()
+            for name in ("scale", "_growth_tracker"):  # the others never change
+                tensors[f"{SCALER}{name}"] = torch.tensor(state[name], dtype=torch.float64)
         return tensors
 
     def start_step(self, epoch: int, i: int) -> float:

@@ -28,7 +28,7 @@ from textmask.training.sizes import smaller_parts
 from textmask.training.splits import TrainSplits
 from textmask.training.steps import GradientStep
 from textmask.training.trackers import Tracker
-from textmask.training.validation import validate_variants
+from textmask.training.validation import share_buffers, validate_variants
 
 
 class Training:
@@ -185,10 +185,10 @@ class Training:
         trained: Method,
         tensors: Callable[[], dict[str, Tensor]],
     ) -> None:
-        """Validate, choose, save and log on the first process; the others wait for its state."""
+        """Validate on all processes; choose, save and log on the first one; the others wait for its state."""
+        self.state.epoch += 1
+        variant, scores = self.validate(stage, trained, begin)
         if self.fabric.is_global_zero:
-            self.state.epoch += 1
-            variant, scores = self.validate(stage, trained, begin)
             self.state.seconds += time.perf_counter() - begin
 
             # the best weights so far
@@ -217,11 +217,13 @@ class Training:
         """Best variant and scores of the epoch that began at `begin`; no scores if no validation is due."""
         last = self.state.epoch == stage.epochs or self.out_of_time(time.perf_counter() - begin)
         due = last or self.state.epoch % stage.validate_every == 0
-        if stage.select != "metric" or not due:
+        # the clocks of the processes differ
+        if stage.select != "metric" or not self.fabric.broadcast(due):
             return "", {}
         if self.splits.valid is None:
             raise DataError("there is no valid split to choose by.")
-        return validate_variants(trained, self.splits.valid, self.recipe)
+        share_buffers(trained, self.fabric)
+        return validate_variants(trained, self.splits.valid, self.recipe, self.fabric)
 
     def is_finished(self, stage: Stage) -> bool:
         """Whether a stage has trained all its epochs, or is out of patience or time."""
