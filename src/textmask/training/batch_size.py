@@ -67,9 +67,9 @@ def with_largest_batches(
 
         def fits(size: int, stage: Stage = stage, optim: Optim = stage.optim) -> bool:
             """Whether the batch fits in every process."""
-            fitting = _fits(_resized(stage, size), optim, method, recipe, splits, fabric)
+            fitting = _step_fits(_resized(stage, size), optim, method, recipe, splits, fabric)
             shared = fabric.all_reduce(torch.tensor(float(fitting)), reduce_op="sum")
-            return float(shared) == fabric.world_size
+            return bool(float(shared) == fabric.world_size)
 
         rows = len(splits.labelled[stage.name])
         most = max(min(LARGEST_TRIED, rows // SHARE_OF_DATA), stage.batch_size)
@@ -85,7 +85,7 @@ def _resized(stage: Stage, size: int) -> Stage:
     return stage.model_copy(update={"batch_size": size, "unlabelled_batch_size": other})
 
 
-def _fits(
+def _step_fits(
     stage: Stage,
     optim: Optim,
     method: Method,
@@ -112,7 +112,7 @@ def _fits(
         for part in batch.parts(stage.accumulate):
             with fabric.autocast():
                 losses = method.losses(stage.name, part)
-            weighted_sum(losses, stage.weights, 0.0).backward()
+            torch.autograd.backward(weighted_sum(losses, stage.weights, 0.0))
         optimizer.step()
         torch.cuda.synchronize(fabric.device)
     except torch.OutOfMemoryError:

@@ -59,7 +59,7 @@ def launch(recipe: Recipe, options: TrainOptions) -> Fabric:
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=strategy,
-        precision=FABRIC_PRECISION[recipe.precision],  # type: ignore[arg-type]
+        precision=FABRIC_PRECISION[recipe.precision],
     )
     fabric.launch()
     return fabric
@@ -83,7 +83,8 @@ def share_batch_norm(method: Method) -> None:
     """Let batch norm use the statistics of the batches of all processes; names of weights stay as they are."""
     for name, child in method.named_children():
         if child is not method.teacher:  # it never computes statistics
-            setattr(method, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+            shared = nn.SyncBatchNorm.convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
+            setattr(method, name, shared)
 
 
 def compile_networks(method: Method, backend: str = "inductor") -> None:
