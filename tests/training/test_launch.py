@@ -21,7 +21,7 @@ from textmask.nn.kan import CHUNK_VALUES, _buffers
 from textmask.runs.session import Session
 from textmask.training import launch
 from textmask.training.batch_size import largest_batch, with_largest_batches
-from textmask.training.launch import compile_networks, fitted_recipe, share_batch_norm
+from textmask.training.launch import compile_networks, fitted_recipe
 from textmask.training.loop import TrainOptions, train
 from textmask.training.steps import GradientStep
 from textmask.training.validation import validate, validate_shared
@@ -65,18 +65,6 @@ def test_scaled_gradients_go_on_after_a_resume():
         again.start_step(0, 0)
         again.run(batch, 0, i)
     assert any(not torch.equal(before[key], value) for key, value in method.named_parameters())
-
-
-def test_batch_norm_of_several_gpus_keeps_names_and_predictions():
-    _, method = smoke("mean_teacher")
-    names = set(method.state_dict())
-    share_batch_norm(method)
-    kinds = {type(module) for module in method.net.modules()}
-    assert nn.SyncBatchNorm in kinds
-    assert nn.BatchNorm2d not in kinds
-    assert not any(isinstance(module, nn.SyncBatchNorm) for module in method.teacher.modules())
-    assert set(method.state_dict()) == names
-    method.teacher.follow(method.net)
 
 
 def test_networks_are_compiled_and_what_reads_prompts_is_not(monkeypatch):

@@ -137,6 +137,7 @@ class _Product(torch.autograd.Function):
         weight = _joined(base, spline, scale, dtype)
         out = weight.new_empty(len(x), len(weight))
         chunks, exact, phi = _buffers(x, weight)
+        x = x.to(exact.dtype)
         for rows in chunks:
             n = rows.stop - rows.start
             _write_basis(x[rows], exact[:n], phi[:n], grid)
@@ -158,6 +159,7 @@ class _Product(torch.autograd.Function):
         part = torch.empty_like(weight).flatten(1)
 
         chunks, exact, phi = _buffers(x, weight)
+        x = x.to(exact.dtype)
         for rows in chunks:
             n = rows.stop - rows.start
             if total is not None:

@@ -70,21 +70,10 @@ def new_method(recipe: Recipe, splits: TrainSplits, fabric: Fabric) -> Method:
     method = build_method(recipe)
     prompts, _ = for_tiles(splits.train.prompts, splits.train.statements, recipe.tiles)
     method.prepare(sorted(set(prompts)))
-    if fabric.device.type == "cuda" and fabric.world_size > 1:
-        share_batch_norm(method)
-
     method.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.compile and fabric.device.type != "cpu":
         compile_networks(method)
     return method
-
-
-def share_batch_norm(method: Method) -> None:
-    """Let batch norm use the statistics of the batches of all processes; names of weights stay as they are."""
-    for name, child in method.named_children():
-        if child is not method.teacher:  # it never computes statistics
-            shared = nn.SyncBatchNorm.convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
-            setattr(method, name, shared)
 
 
 def compile_networks(method: Method, backend: str = "inductor") -> None:
