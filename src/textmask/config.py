@@ -27,6 +27,7 @@ Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 AtMostSide = Annotated[int, Field(le=MAX_SIDE)]
 Positive = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Config(BaseModel):
@@ -175,6 +176,12 @@ class Stage(Config):
         unlabelled_batch_size: 0 means no unlabelled stream; otherwise the stream contains image and prompt of the train
             rows whose masks this stage may not see. If it may see all masks, there is no such stream.
         steps_per_epoch: None means one pass over the labelled rows, or over the longer of the two streams.
+        sizes: smaller images for the first steps: pairs of a share of the sides and a share of the steps, in order; the
+            rest is at full size. `[[0.5, 0.4], [0.7, 0.3]]` trains images of 224 at 112 for 40 % of the
+            steps, at 160 for 30 %, and at 224 for the last 30 %. Sides are rounded to multiples of 16, tiles shrink
+            with their images, validation is always at full size.
+        accumulate: the batch is computed in so many equal parts whose gradients are added, which needs less memory.
+            Batch norm and losses over a batch see one part at a time.
         start_from: name of an earlier stage with whose chosen weights this one starts; None continues the last one.
         select: keep the epoch with the best validation score (`metric`), or the last one without validation (`last`,
             for a stage that does not predict masks yet).
@@ -193,6 +200,8 @@ class Stage(Config):
     labelled_fraction: float = Field(1.0, gt=0, le=1)
     unlabelled_batch_size: int = Field(0, ge=0, le=MAX_BATCH)
     steps_per_epoch: int | None = Field(None, ge=1, le=MAX_STEPS)
+    sizes: tuple[tuple[Share, Share], ...] = ()
+    accumulate: int = Field(1, ge=1, le=MAX_BATCH)
     start_from: str | None = None
     clip_norm: float | None = Field(1.0, gt=0)
     ema_decay: float | None = Field(
@@ -211,6 +220,21 @@ class Stage(Config):
         le=MAX_EPOCHS,
         description="epochs between validations; the last epoch is always validated",
     )
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        shares = sum(share for _, share in self.sizes)
+        if shares >= 1:
+            raise ValueError(
+                f"sizes take {shares:g} of the steps: leave some of them for the full size, e.g."
+                " [[0.5, 0.4], [0.7, 0.3]]"
+            )
+        for name in ("batch_size", "unlabelled_batch_size"):
+            if getattr(self, name) % self.accumulate:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, which is not divisible by accumulate = {self.accumulate}"
+                )
+        return self
 
     def lite(self, epochs: int, **changes: Any) -> Self:
         """The stage in the CPU presets: batch 32, AdamW 2e-3 in one cycle, small affine augmentation, no early stop.
@@ -237,7 +261,9 @@ class Recipe(Config):
         method: name of the method; fixed by the subclass.
         image_size: rows and columns to which images are resized, 8 to 8192 each; 224 in all five papers.
         tiles: how images of `image_size` are cut into tiles; None gives the network whole images.
-        precision: `bf16` autocast (about twice as fast on CPUs with bf16) or `fp32`.
+        precision: `bf16` autocast (about twice as fast on CPUs with bf16), `fp16` autocast with scaled gradients (for
+            GPUs without bf16; a CPU computes in fp32 instead) or `fp32`.
+        compile: compile the networks with torch.compile, on a GPU only: on a CPU it is slower.
         select_on: validation metric that chooses the epoch; higher is better.
         threshold: probability in (0, 1) above which a pixel belongs to the mask.
         empty_policy: per-image score if both masks are empty.
@@ -253,7 +279,8 @@ class Recipe(Config):
     image_size: tuple[Side, Side] = (224, 224)
     tiles: Tiles | None = None
     seed: int = Field(0, ge=0, le=MAX_SEED)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    compile: bool = False
     select_on: Literal["dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled"] = (
         "dice_per_image"
     )

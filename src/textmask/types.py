@@ -22,6 +22,16 @@ Embedding: TypeAlias = Float[Tensor, "b _d"]  # _d: may differ between arguments
 ZoneBits: TypeAlias = Float[Tensor, "b 9"]
 
 
+def send(x: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device; copies from the CPU start from pinned memory, so that the host does not wait for them."""
+    target = torch.device(device)
+    if x.device.type != "cpu" or target.type == "cpu":
+        return x.to(target)
+    if torch.cuda.is_available():
+        x = x.pin_memory()
+    return x.to(target, non_blocking=True)
+
+
 class TextFeatures(NamedTuple):
     """The result of a text encoder; `token_mask` is True for real tokens."""
 
@@ -60,13 +70,24 @@ class Text:
             first.prompts + second.prompts, zones, statements=first.statements + second.statements
         )
 
+    def take(self, part: slice) -> Text:
+        """Some of the prompts, one after the other."""
+        return replace(
+            self,
+            prompts=self.prompts[part],
+            zones=self.zones[part],
+            token_ids=None if self.token_ids is None else self.token_ids[part],
+            token_mask=None if self.token_mask is None else self.token_mask[part],
+            statements=self.statements[part],
+        )
+
     def to(self, device: torch.device | str) -> Text:
         """Move the tensors to `device`."""
         return replace(
             self,
-            zones=self.zones.to(device),
-            token_ids=None if self.token_ids is None else self.token_ids.to(device),
-            token_mask=None if self.token_mask is None else self.token_mask.to(device),
+            zones=send(self.zones, device),
+            token_ids=None if self.token_ids is None else send(self.token_ids, device),
+            token_mask=None if self.token_mask is None else send(self.token_mask, device),
         )
 
 
@@ -94,6 +115,23 @@ class Batch:
         """Number of samples B."""
         return self.image.shape[0]
 
+    def parts(self, n: int) -> list[Batch]:
+        """The batch cut into `n` equal parts, each with its part of the unlabelled batch."""
+        return [self] if n == 1 else [self._part(i, n) for i in range(n)]
+
+    def _part(self, i: int, n: int) -> Batch:
+        size = len(self) // n
+        part = slice(i * size, (i + 1) * size)
+        return replace(
+            self,
+            image=self.image[part],
+            text=self.text.take(part),
+            mask=None if self.mask is None else self.mask[part],
+            keys=self.keys[part],
+            views={name: view[part] for name, view in self.views.items()},
+            unlabelled=None if self.unlabelled is None else self.unlabelled._part(i, n),
+        )
+
     def to(
         self,
         device: torch.device | str,
@@ -102,14 +140,14 @@ class Batch:
         """Move the tensors to `device`; images also to `memory_format`."""
 
         def moved(x: Tensor) -> Tensor:
-            return x.to(device).contiguous(memory_format=memory_format)
+            return send(x, device).contiguous(memory_format=memory_format)
 
         # only images are convolved, so only they have a memory format
         return replace(
             self,
             image=moved(self.image),
             text=self.text.to(device),
-            mask=None if self.mask is None else self.mask.to(device),
+            mask=None if self.mask is None else send(self.mask, device),
             views={name: moved(view) for name, view in self.views.items()},
             unlabelled=None
             if self.unlabelled is None

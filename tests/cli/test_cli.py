@@ -314,7 +314,7 @@ WRONG = {
     ),
     "no studies": (
         ["study", "ablation", "unet", "TABLE", "--table", "table3"],
-        ["'unet' has no ablation tables"],
+        ["unknown table of unet 'table3'", "sizes"],
     ),
     "study severity": (
         ["study", "corruption", "gone", "TABLE", "--severity", "gamma"],

@@ -19,8 +19,6 @@ aten = torch.ops.aten
 # what a method reads on purpose stays on the CPU in these tests: the attribute and the reason
 READ = {
     "text_encoder._place": "a new prompt is encoded once; its features are cached on the CPU",
-    "teacher.answers": "which weights predict is part of the checkpoint, read once per prediction",
-    "teacher.steps": "the decay depends on the step, read once per optimizer step",
 }
 # losses that decide by values: the method and the reason; the rest of the losses is tested without that part
 VALUE_DEPENDENT = {

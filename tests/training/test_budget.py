@@ -175,7 +175,7 @@ def test_a_cpu_without_bf16_trains_in_fp32_and_says_so(
     recipe = get_method("unet").recipe().smoke().override("precision=bf16")
     for software, name in ((True, "fp32"), (False, "bf16")):
         monkeypatch.setattr(
-            "textmask.training.loop.slow_bf16", lambda _, software=software: software
+            "textmask.runs.session.slow_bf16", lambda _, software=software: software
         )
         run = tmp_path / name
         train(recipe, phantom_manifest, run, cache_dir=tmp_path, progress=False)

@@ -19,7 +19,7 @@ from textmask.errors import CheckpointError, ConfigError, DataError, TextMaskErr
 from textmask.io.files import file_sha256
 from textmask.methods.registry import get_method
 from textmask.runs import checkpoint, layout
-from textmask.training import loop as train_module
+from textmask.training import trainer as train_module
 from textmask.training.loop import TrainOptions, train
 
 

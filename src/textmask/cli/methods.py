@@ -53,7 +53,7 @@ def show_command(
         say(f"printed for {data_set}: --set {' --set '.join(settings)}")
     if card.symbols:
         print_table(["paper", "here", "shape"], [[s, *pair] for s, pair in card.symbols.items()])
-    for table, arms in spec.ablation_tables.items():
+    for table, arms in spec.tables.items():
         say(f"ablation table {table}: {', '.join(arm.name for arm in arms)}")
 
     # counting builds the network, whose text encoder may not be installed

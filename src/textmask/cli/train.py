@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
+from textmask.cli.machine_options import (
+    Accelerator,
+    BatchSize,
+    Devices,
+    NumNodes,
+    Precision,
+    Strategy,
+    machine_settings,
+    process_options,
+)
 from textmask.cli.options import (
-    MAX_DEVICES,
     AcceptChanges,
     CacheDir,
     Device,
@@ -124,10 +133,12 @@ def train_command(
     labelled_list: LabelledList = None,
     given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
-    devices: Annotated[
-        int,
-        typer.Option(help="Number of processes; batch sizes stay global.", min=1, max=MAX_DEVICES),
-    ] = 1,
+    devices: Devices = 1,
+    num_nodes: NumNodes = 1,
+    strategy: Strategy = "auto",
+    accelerator: Accelerator = None,
+    precision: Precision = None,
+    batch_size: BatchSize = None,
     tracker: Annotated[
         list[str] | None,
         typer.Option(
@@ -147,6 +158,7 @@ def train_command(
     changes = list(settings or [])
     if labelled_fraction is not None:
         changes.append(f"stages.*.labelled_fraction={labelled_fraction}")
+    changes += machine_settings(precision, batch_size)
 
     # everything that can be wrong is found before torch is loaded
     more_epochs = _more_epochs(epochs, resume)
@@ -176,16 +188,10 @@ def train_command(
     if verify:
         verify_data(manifest, cache_dir)
 
-    from textmask.runs.session import fabric_device, find_device
     from textmask.training.loop import TrainOptions
     from textmask.training.loop import train as run_training
 
-    find_device(device)
-    accelerator, chosen = fabric_device(device)
-    if devices > 1 and isinstance(chosen, list):
-        raise ConfigError(
-            f"--devices {devices} does not fit --device {device}, which is one device. Leave one of them out."
-        )
+    processes = process_options(device, devices, num_nodes, strategy, accelerator)
     if more_epochs:
         from textmask.training.longer import with_more_epochs
 
@@ -206,8 +212,8 @@ def train_command(
             allow_empty_text=options.allow_empty_text,
             options=TrainOptions(
                 trackers=tuple(tracker or ()),
-                devices=devices if devices > 1 else chosen,
-                accelerator=accelerator,
+                **processes,
+                auto_batch=batch_size == "auto",
                 data_options=options,
                 source=plan.data,
                 init=init,

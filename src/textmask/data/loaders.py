@@ -6,13 +6,14 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from textmask.config import Stage, Tiles
-from textmask.data.cache import SplitData, open_split
+from textmask.data.cache import SharedRows, SplitData, open_split
+from textmask.data.raw_batch import RawBatch
 from textmask.data.transforms import (
     PHOTOMETRIC,
     Geometry,
@@ -105,6 +106,23 @@ def one_pass(stage: Stage, labelled: int, unlabelled: int) -> int:
     return steps
 
 
+@dataclass(frozen=True)
+class SmallerImages:
+    """The images of a split at a smaller size, for the first steps of a stage.
+
+    Attributes:
+        share: of the steps of the stage.
+        images: N C h w, the same rows as the full size.
+        masks: N h w.
+        tiles: cut out of them.
+    """
+
+    share: float
+    images: np.ndarray | SharedRows
+    masks: np.ndarray
+    tiles: Tiles | None = None
+
+
 class Loader:
     """Batches of one stage.
 
@@ -123,6 +141,8 @@ class Loader:
         tiles: cut a tile out of every image at a random place, in one warp with the augmentation, so that a rotated
             tile is filled from its image; used only with `train`.
         process: rank of this process, from 0, and number of processes.
+        smaller: smaller images for the first steps, in order; used only with `train`.
+        on_device: prepare a `RawBatch`, whose augmentation the device computes.
 
     Raises:
         ConfigError: a view is unknown, or a batch size is not divisible by the number of processes.
@@ -140,14 +160,18 @@ class Loader:
         unlabelled_indices: np.ndarray | None = None,
         tiles: Tiles | None = None,
         process: tuple[int, int] = (0, 1),
+        smaller: Sequence[SmallerImages] = (),
+        on_device: bool = False,
     ) -> None:
         self.rank, self.world_size = process
         for view in stage.views:
             choose("view", view, list(PHOTOMETRIC))
-        if stage.batch_size % self.world_size or stage.unlabelled_batch_size % self.world_size:
+        parts = self.world_size * stage.accumulate
+        if stage.batch_size % parts or stage.unlabelled_batch_size % parts:
+            each = f" and into {stage.accumulate} parts in each" if stage.accumulate > 1 else ""
             raise ConfigError(
                 f"the batch of stage {stage.name!r} ({stage.batch_size} + {stage.unlabelled_batch_size}) is global and "
-                f"must be divisible by the {self.world_size} processes. Choose another batch_size."
+                f"must be divisible by the {self.world_size} processes{each}. Choose another batch_size."
             )
 
         # rows whose masks may be used for training
@@ -163,8 +187,10 @@ class Loader:
         # prompts of tiles may lose their place
         prompts, statements = for_tiles(data.prompts, data.statements, tiles)
         self.data = replace(data, prompts=prompts, statements=statements)
-        self.tiles = tiles if train else None
         self.stage, self.seed, self.train = stage, seed, train
+        self.full = SmallerImages(1.0, data.images, data.masks, tiles if train else None)
+        self.smaller = tuple(smaller) if train else ()
+        self.on_device = on_device
 
     @property
     def steps_per_epoch(self) -> int:
@@ -175,13 +201,13 @@ class Loader:
             self.stage, len(self.labelled), 0 if self.unlabelled is None else len(self.unlabelled)
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch | RawBatch]:
         """The batches of an epoch from step `start` on; a background thread prepares two in advance."""
         # a bounded queue, so that the thread does not run ahead
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCH)
+        ready: queue.Queue[Batch | RawBatch | BaseException | None] = queue.Queue(PREFETCH)
         stop = threading.Event()
 
-        def put(item: Batch | BaseException | None) -> None:
+        def put(item: Batch | RawBatch | BaseException | None) -> None:
             while not stop.is_set():
                 try:
                     ready.put(item, timeout=0.1)
@@ -210,7 +236,7 @@ class Loader:
             stop.set()
             thread.join()
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch | RawBatch]:
         """The batches of an epoch from step `start` on, prepared in this thread."""
         labelled = self._rows(self.labelled, self.stage.batch_size, epoch, stream=0)
         unlabelled = None
@@ -222,8 +248,17 @@ class Loader:
             batch = self._batch(labelled[step], epoch, step, stream=0)
             if unlabelled is not None:
                 other = self._batch(unlabelled[step], epoch, step, stream=1)
-                batch = replace(batch, unlabelled=replace(other, mask=None))
+                batch = _joined_streams(batch, other)
             yield batch
+
+    def _size_at(self, step: int) -> SmallerImages:
+        """The images that a step of the stage sees, from 0."""
+        steps, share = self.stage.epochs * self.steps_per_epoch, 0.0
+        for smaller in self.smaller:
+            share += smaller.share
+            if step < round(share * steps):
+                return smaller
+        return self.full
 
     def _rows(self, indices: np.ndarray, size: int, epoch: int, stream: int) -> list[np.ndarray]:
         """Row numbers of each step: whole passes, each with its own shuffle, cut into batches."""
@@ -235,7 +270,7 @@ class Loader:
         passes = [rng.permutation(indices) for _ in range(math.ceil(needed / len(indices)))]
         return list(np.concatenate(passes)[:needed].reshape(self.steps_per_epoch, size))
 
-    def _batch(self, rows: np.ndarray, epoch: int, step: int, stream: int) -> Batch:
+    def _batch(self, rows: np.ndarray, epoch: int, step: int, stream: int) -> Batch | RawBatch:
         """Draw the parameters of a global batch and prepare the samples of this rank."""
         # this rank's part of the global batch
         share = len(rows) // self.world_size if self.train else len(rows)
@@ -243,37 +278,54 @@ class Loader:
 
         # everything random is drawn for the whole batch, so that it is the same in every process
         data, augment = self.data, self.stage.augment if self.train else None
+        sized = self._size_at(epoch * self.steps_per_epoch + step)
         prompts = tuple(data.prompts[i] for i in rows)
         statements = tuple(data.statements[i] for i in rows)
         rng = np.random.default_rng([self.seed, epoch, step, stream])
-        whole = data.masks.shape[1:]
-        size = whole if self.tiles is None else self.tiles.size
+        whole = sized.masks.shape[1:]
+        size = whole if sized.tiles is None else sized.tiles.size
         params = Geometry.still(len(rows))
         if augment is not None:
             params = make_params(prompts, augment, size, rng)
-        if self.tiles is not None:
+        if sized.tiles is not None:
             params = random_crops(params, whole, size, rng)
         view_seeds = rng.integers(2**62, size=(len(self.stage.views), len(rows)))[:, part]
 
         rows, prompts, statements = rows[part], prompts[part], statements[part]
-        if augment is None and self.tiles is None:
-            images, masks = data.images[rows], data.masks[rows]
-        else:  # row by row from the memory map: a batch of whole images could be large
-            params = params.slice(part)
-            images = apply_image([data.images[i] for i in rows], params, size)
-            masks = apply_mask([data.masks[i] for i in rows], params, size)
+        untouched = augment is None and sized.tiles is None
+        params = params.slice(part)
+        if not untouched:
             prompts, statements = _flip_prompts(prompts, statements, params.flipped)
+        text, keys = build_text(prompts, statements), tuple(data.keys[i] for i in rows)
+        seeds = tuple(int(each[0]) for each in view_seeds)
+        if self.on_device:
+            return RawBatch(
+                images=torch.from_numpy(np.stack([sized.images[i] for i in rows])),
+                masks=torch.from_numpy(np.stack([sized.masks[i] for i in rows])),
+                geometry=None if untouched else params,
+                size=size,
+                text=text,
+                keys=keys,
+                views=tuple(zip(self.stage.views, seeds, strict=True)),
+            )
+
+        if untouched:
+            images, masks = sized.images[rows], sized.masks[rows]
+        else:  # row by row from the memory map: a batch of whole images could be large
+            images = apply_image([sized.images[i] for i in rows], params, size)
+            masks = apply_mask([sized.masks[i] for i in rows], params, size)
 
         image = torch.from_numpy(images).float().div_(255)
         # views share the geometry and differ in appearance
         views = {}
-        for name, seeds in zip(self.stage.views, view_seeds, strict=True):
-            views[name] = _three(_view(image, name, seeds))
+        for name, seed in zip(self.stage.views, seeds, strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            views[name] = _three(photometric(image, PHOTOMETRIC[name], generator))
         return Batch(
             image=_three(image),
-            text=build_text(prompts, statements),
+            text=text,
             mask=torch.from_numpy(masks)[:, None].float(),
-            keys=tuple(data.keys[i] for i in rows),
+            keys=keys,
             views=views,
         )
 
@@ -290,12 +342,15 @@ def _flip_prompts(
     return tuple(new_prompts), tuple(new_statements)
 
 
+def _joined_streams(batch: Batch | RawBatch, other: Batch | RawBatch) -> Batch | RawBatch:
+    """A labelled batch with an unlabelled one."""
+    if isinstance(batch, RawBatch) and isinstance(other, RawBatch):
+        return replace(batch, unlabelled=replace(other, masks=None))
+    if isinstance(batch, Batch) and isinstance(other, Batch):
+        return replace(batch, unlabelled=replace(other, mask=None))
+    raise TypeError("the two streams have batches of two kinds")
+
+
 def _three(image: torch.Tensor) -> torch.Tensor:
     """Repeat gray images to three channels without copying."""
     return image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
-
-
-def _view(image: torch.Tensor, name: str, seeds: np.ndarray) -> torch.Tensor:
-    """A photometric view B C H W; its generator is seeded by the first sample of the slice."""
-    generator = torch.Generator().manual_seed(int(seeds[0]))
-    return photometric(image, PHOTOMETRIC[name], generator)

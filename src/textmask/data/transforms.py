@@ -16,7 +16,7 @@ from textmask.config import Augment
 from textmask.data.corruptions import line_kernel
 from textmask.statement import Statement
 from textmask.text.edit import mirror
-from textmask.types import Image
+from textmask.types import Image, send
 
 cv2.setNumThreads(0)
 
@@ -180,26 +180,32 @@ def _tone(geometry: Geometry, i: int) -> np.ndarray | None:
 
 
 def warp(
-    x: Float[Tensor, "b c h w"],
+    x: Float[Tensor, "b c _h _w"],
     matrices: np.ndarray,
     mode: Literal["bilinear", "nearest"] = "bilinear",
+    size: tuple[int, int] | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """The same warp in differentiable form, for use inside a model; zero outside the image.
+    """The same warp in differentiable form, for use inside a model and on a GPU; zero outside the image.
 
-    `matrices` map output pixels to input pixels, as `sample_affine` makes them. An autocast around the call has no
-    effect on it: coordinates in bf16 would move pixels.
+    An autocast around the call has no effect on it: coordinates in bf16 would move pixels.
+
+    Args:
+        x: images or masks.
+        matrices: B 2 3, output pixels to input pixels, as `sample_affine` makes them.
+        mode: interpolation.
+        size: rows and columns of the result (default: those of `x`).
     """
-    rows, columns = x.shape[-2:]
-    scale = np.array([(columns - 1) / 2, (rows - 1) / 2])
-    linear = matrices[:, :, :2] * scale[None, None, :] / scale[None, :, None]
-    offset = (np.einsum("nij,j->ni", matrices[:, :, :2], scale) + matrices[:, :, 2]) / scale - 1
+    rows, columns = size or (x.shape[-2], x.shape[-1])
+    inside = np.array([(x.shape[-1] - 1) / 2, (x.shape[-2] - 1) / 2])
+    outside = np.array([(columns - 1) / 2, (rows - 1) / 2])
+    linear = matrices[:, :, :2] * outside[None, None, :] / inside[None, :, None]
+    offset = (np.einsum("nij,j->ni", matrices[:, :, :2], outside) + matrices[:, :, 2]) / inside - 1
 
     # in the normalized coordinates of affine_grid, -1 to 1
-    theta = torch.from_numpy(np.concatenate([linear, offset[:, :, None]], 2)).to(
-        x.device, torch.float32
-    )
+    theta = torch.from_numpy(np.concatenate([linear, offset[:, :, None]], 2)).float()
+    shape = [len(x), x.shape[1], rows, columns]
     with torch.autocast(x.device.type, enabled=False):
-        grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=True)
+        grid = torch.nn.functional.affine_grid(send(theta, x.device), shape, align_corners=True)
         warped = torch.nn.functional.grid_sample(x.float(), grid, mode=mode, align_corners=True)
     return warped.to(x.dtype)
 
@@ -247,6 +253,7 @@ def photometric(image: Image, preset: Photometric, generator: torch.Generator) -
     """Apply a view's appearance changes to B C H W in [0, 1]; the geometry stays the same.
 
     Losses may call this under autocast, which has no effect on it: the result has the dtype of the image.
+    On a GPU the noise is drawn there, from torch's own generator: one number per pixel is too much to copy.
     """
     if preset == Photometric():
         return image
@@ -255,7 +262,9 @@ def photometric(image: Image, preset: Photometric, generator: torch.Generator) -
     def drawn(low: float, high: float, p: float, neutral: float) -> Tensor:
         value = torch.rand(n, generator=generator) * (high - low) + low
         chosen = torch.rand(n, generator=generator) < p
-        return torch.where(chosen, value, neutral).view(n, 1, 1, 1).to(image)
+        return send(
+            torch.where(chosen, value, neutral).view(n, 1, 1, 1).to(image.dtype), image.device
+        )
 
     # the order of the draws is part of what a seed means
     x = image ** drawn(*preset.gamma, 1.0, 1.0) if preset.gamma != (1.0, 1.0) else image
@@ -268,7 +277,11 @@ def photometric(image: Image, preset: Photometric, generator: torch.Generator) -
 
     if preset.noise_p:
         sigma = drawn(preset.noise_sigma, preset.noise_sigma, preset.noise_p, 0.0)
-        x = x + sigma * torch.randn(image.shape, generator=generator).to(image)
+        if image.device.type == "cpu":
+            noise = torch.randn(image.shape, generator=generator).to(image)
+        else:
+            noise = torch.randn(image.shape, dtype=image.dtype, device=image.device)
+        x = x + sigma * noise
 
     with torch.autocast(image.device.type, enabled=False):  # the filters are convolutions
         x = _motion(x, preset, generator)
@@ -303,12 +316,12 @@ def _blur(x: Tensor, preset: Photometric, generator: torch.Generator) -> Tensor:
 def _filtered(x: Tensor, chosen: Tensor, kernels: Tensor) -> Tensor:
     """Convolve the chosen samples, each with its own kernel (M k k), reflecting at the border."""
     # row numbers, found on the CPU: a mask of booleans on the device of x would have to be read back
-    numbers = torch.nonzero(chosen)[:, 0].to(x.device)
+    numbers = send(torch.nonzero(chosen)[:, 0], x.device)
     part = x[numbers]
     m, c, rows, columns = part.shape
     pad = kernels.shape[-1] // 2
     # one grouped convolution for all samples
-    weight = kernels.to(x).repeat_interleave(c, 0)[:, None]
+    weight = send(kernels.to(x.dtype), x.device).repeat_interleave(c, 0)[:, None]
     padded = torch.nn.functional.pad(part, (pad, pad, pad, pad), mode="reflect")
     flat = padded.reshape(1, m * c, rows + 2 * pad, columns + 2 * pad)
     blurred = torch.nn.functional.conv2d(flat, weight, groups=m * c).reshape(m, c, rows, columns)

@@ -104,10 +104,10 @@ class Method(nn.Module):
         if self.teacher is None or weights not in self.weights_to_use:
             known = ", ".join(self.weights_to_use) or "only one set"
             raise ConfigError(f"{type(self).__name__} has no weights {weights!r}; it has: {known}.")
-        self.teacher.answers.fill_(weights == "teacher")
+        self.teacher.choose(weights == "teacher")
 
     def answering(self, student: Net) -> Net:
         """The network that predicts: the teacher's in eval mode if it was chosen with `use`, otherwise the student."""
-        if self.teacher is None or self.training or not bool(self.teacher.answers):
+        if self.teacher is None or self.training or not self.teacher.is_chosen:
             return student
         return cast(Net, self.teacher.net)

@@ -60,6 +60,19 @@ class Arm:
     method: str | None = None
 
 
+# tables that every method has; the paper's own come from its `MethodSpec`
+COMMON_TABLES = {
+    "sizes": (
+        Arm("full", "all steps at full size"),
+        Arm(
+            "sizes",
+            "half size for 40 % of the steps, 0.7 for 30 %, then full size",
+            ("stages.*.sizes=[[0.5,0.4],[0.7,0.3]]",),
+        ),
+    )
+}
+
+
 @dataclass(frozen=True)
 class MethodSpec:
     """What a method's package exports as `SPEC`: card, recipe class and constructor.
@@ -72,6 +85,11 @@ class MethodSpec:
     recipe: Any  # type[Recipe]; a subclass gives `method` and `stages` defaults
     build: Any  # Callable[[Recipe], Method]; each method takes its own recipe class
     ablation_tables: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> dict[str, tuple[Arm, ...]]:
+        """The tables of the paper, then those that every method has."""
+        return {**self.ablation_tables, **COMMON_TABLES}
 
 
 def list_methods() -> list[str]:

@@ -15,8 +15,9 @@ from torch.autograd.function import once_differentiable
 from textmask.compiled import compiled
 from textmask.errors import ConfigError
 
-# basis values at a time: few enough to stay in the processor's cache between the passes over them
-CHUNK_VALUES = 1 << 20
+# basis values at a time: few enough to stay in a processor's cache between the passes over them; on a GPU so many that
+# a layer is a few large operations (256 MiB in fp32)
+CHUNK_VALUES, CHUNK_VALUES_GPU = 1 << 20, 1 << 26
 # range of the first curves, in units of one interval of the grid
 NOISE = 0.1
 
@@ -136,6 +137,7 @@ class _Product(torch.autograd.Function):
         weight = _joined(base, spline, scale, dtype)
         out = weight.new_empty(len(x), len(weight))
         chunks, exact, phi = _buffers(x, weight)
+        x = x.to(exact.dtype)
         for rows in chunks:
             n = rows.stop - rows.start
             _write_basis(x[rows], exact[:n], phi[:n], grid)
@@ -157,6 +159,7 @@ class _Product(torch.autograd.Function):
         part = torch.empty_like(weight).flatten(1)
 
         chunks, exact, phi = _buffers(x, weight)
+        x = x.to(exact.dtype)
         for rows in chunks:
             n = rows.stop - rows.start
             if total is not None:
@@ -200,8 +203,9 @@ def _joined(base: Tensor, spline: Tensor, scale: Tensor, dtype: torch.dtype) -> 
 
 
 def _buffers(x: Tensor, weight: Tensor) -> tuple[list[slice], Tensor, Tensor]:
-    """Row slices of about CHUNK_VALUES basis values; buffers of one slice, exact and in `weight`'s dtype."""
-    size = min(max(CHUNK_VALUES // weight[0].numel(), 64), len(x))
+    """Row slices that fit the device; buffers of one slice, exact and in `weight`'s dtype."""
+    values = CHUNK_VALUES if x.device.type == "cpu" else CHUNK_VALUES_GPU
+    size = min(max(values // weight[0].numel(), 64), len(x))
     exact = x.new_empty(size, *weight.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32))
     phi = exact if exact.dtype == weight.dtype else torch.empty_like(exact, dtype=weight.dtype)
     return [slice(i, min(i + size, len(x))) for i in range(0, len(x), max(size, 1))], exact, phi

@@ -82,6 +82,14 @@ def _norm(channels: int) -> BatchNorm2d:
     return BatchNorm2d(channels, eps=1e-3, momentum=0.1)
 
 
+def _relu6(x: Tensor) -> Tensor:
+    """ReLU6, in place in prediction: these activations are the largest of the network.
+
+    In training the gradient needs the input, of which autograd would keep a copy.
+    """
+    return nn.functional.relu6(x, inplace=not (torch.is_grad_enabled() and x.requires_grad))
+
+
 class MBConv(nn.Module):
     """Inverted residual without squeeze-excitation: expand 1x1, depthwise, project 1x1; ReLU6."""
 
@@ -102,9 +110,8 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B I H W -> B C H/stride W/stride."""
-        # in place: these activations are the largest of the network
-        y = nn.functional.relu6(self.bn0(self.expand_conv(x)), inplace=True) if self.expands else x
-        y = nn.functional.relu6(self.bn1(self.depthwise_conv(y)), inplace=True)
+        y = _relu6(self.bn0(self.expand_conv(x))) if self.expands else x
+        y = _relu6(self.bn1(self.depthwise_conv(y)))
         y = self.bn2(self.project_conv(y))
         out: Tensor = x + y if self.residual else y
         return out
@@ -146,7 +153,7 @@ class EfficientNetLite0(ImageEncoder):
     def begin(self, image: Image) -> Tensor:
         """TensorFlow's normalization of [0, 1] and the strided stem."""
         x = image if self.scaled_outside else (image * 255 - 127) / 128
-        return nn.functional.relu6(self.bn0(self.conv_stem(x)), inplace=True)
+        return _relu6(self.bn0(self.conv_stem(x)))
 
     def scale(self, i: int, x: Tensor) -> Tensor:
         """The blocks of one size."""

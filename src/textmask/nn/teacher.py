@@ -15,6 +15,7 @@ class Teacher(nn.Module):
     """A moving average of a student's weights, never trained, always in eval mode, without gradient.
 
     Its tensors are buffers: optimizers, gradient checks and parameter counts skip them, and checkpoints contain them.
+    The two numbers among them are kept on the host too: reading them from a GPU at each step would wait for it.
 
     Args:
         student: the network; the teacher starts as its copy.
@@ -38,11 +39,23 @@ class Teacher(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         # whether the teacher predicts rather than the student
         self.register_buffer("answers", torch.zeros((), dtype=torch.bool))
+        self._steps, self._answers = 0, False
+        self.register_load_state_dict_post_hook(_read_numbers)  # type: ignore[no-untyped-call]
         self.train(False)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in eval mode."""
         return super().train(False)
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the teacher predicts rather than the student."""
+        return self._answers
+
+    def choose(self, chosen: bool) -> None:
+        """Let the teacher predict rather than the student, or the other way round; part of the state dict."""
+        self._answers = chosen
+        self.answers.fill_(chosen)
 
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
@@ -57,7 +70,8 @@ class Teacher(nn.Module):
             student: the network.
             decay: share of the old weights that is kept; None is that of the step, 0 copies the student.
         """
-        decay = self.ema.at(int(self.steps)) if decay is None else decay
+        decay = self.ema.at(self._steps) if decay is None else decay
+        self._steps += 1
         self.steps += 1
 
         # weights always, running statistics only if the recipe says so
@@ -72,3 +86,8 @@ class Teacher(nn.Module):
         # the rest is copied: counters, and statistics that are not averaged
         for name in mine.keys() - set(averaged):
             mine[name].copy_(theirs[name])
+
+
+def _read_numbers(teacher: Teacher, _: Any) -> None:
+    """Read the numbers of a teacher whose state dict was loaded; called by torch."""
+    teacher._steps, teacher._answers = int(teacher.steps), bool(teacher.answers)

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from textmask.errors import ConfigError
 from textmask.nn.text_encoders import ONE_AT_A_TIME, TextEncoder
-from textmask.types import Text, TextFeatures
+from textmask.types import Text, TextFeatures, send
 
 # a full table is dropped and filled again: 24 tokens x 768 in fp32 are 74 KB per prompt
 MAX_CACHED_SENTENCES = 20_000
@@ -233,7 +233,10 @@ class TextCache(nn.Module):
         else:
             features, device = self._tower.encode(text, self._place.device), text.token_ids.device
 
-        tokens, embedding = features.text_tokens.to(device), features.text_embedding.to(device)
+        tokens, embedding = (
+            send(features.text_tokens, device),
+            send(features.text_embedding, device),
+        )
         if self.standardise:
             embedding = (embedding - self.embedding_mean.to(device)) / self.embedding_std.to(device)
-        return TextFeatures(tokens, embedding, features.token_mask.to(device))
+        return TextFeatures(tokens, embedding, send(features.token_mask, device))

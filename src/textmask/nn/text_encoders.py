@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from textmask.errors import ConfigError, warn_prompt
-from textmask.types import Embedding, Text, TextFeatures, TextTokens, TokenMask
+from textmask.types import Embedding, Text, TextFeatures, TextTokens, TokenMask, send
 
 Pool = Literal["mean", "cls", "legacy_padding", "eos"]
 # the tokenizers of `transformers` are not thread-safe, and only one thread may add a new prompt to a cache
@@ -107,7 +107,7 @@ class TextEncoder(nn.Module):
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
         token_mask = torch.arange(padded) < lengths[:, None]
         device = text.zones.device
-        return replace(text, token_ids=token_ids.to(device), token_mask=token_mask.to(device))
+        return replace(text, token_ids=send(token_ids, device), token_mask=send(token_mask, device))
 
     def forward(self, text: Text) -> TextFeatures:
         """Prompts -> text_tokens B L D, text_embedding B D, token_mask B L (tokenizes unless `token_ids` is set)."""

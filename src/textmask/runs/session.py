@@ -76,6 +76,23 @@ def slow_bf16(device: str) -> bool:
     return not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def computed_precision(declared: str, device: str) -> str:
+    """The precision in which a device computes what a recipe declares: fp32 where half precision is slow.
+
+    Args:
+        declared: `bf16`, `fp16` or `fp32`.
+        device: as in `slow_bf16`; CPUs have no fast fp16.
+    """
+    slow = slow_bf16(device) if declared == "bf16" else declared == "fp16" and is_cpu(device)
+    return "fp32" if slow else declared
+
+
+def is_cpu(device: str) -> bool:
+    """Whether a device is the CPU; `auto` is if this machine has no other."""
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return device == "cpu" or (device == "auto" and not gpu)
+
+
 def refuse_not_finite(probability: np.ndarray, what: str) -> None:
     """Refuse probabilities with NaN: thresholded they are an empty mask, which reads as "nothing found".
 
@@ -104,7 +121,7 @@ class Session:
         recipe: gives the precision.
         device: see `find_device`; None leaves the method where it is, as validation inside training needs it. On a CPU
             the process also keeps the memory that it frees, see `prepare_cpu`.
-        precision: `fp32` or `bf16` instead of that of the recipe.
+        precision: `fp32`, `bf16` or `fp16` instead of that of the recipe.
 
     Example:
         >>> session = run.session("auto")  # doctest: +SKIP
@@ -125,10 +142,7 @@ class Session:
     ) -> None:
         self.method = method
         self.device = device_of(method) if device is None else find_device(device)
-        declared = recipe.precision
-        if declared == "bf16" and slow_bf16(self.device.type):
-            declared = "fp32"
-        self.precision = precision or declared
+        self.precision = precision or computed_precision(recipe.precision, self.device.type)
         if device is not None and self.device.type == "cpu":
             prepare_cpu()
         if device is not None:
@@ -136,17 +150,18 @@ class Session:
 
     @contextmanager
     def running(self) -> Iterator[Method]:
-        """The method in eval mode, without gradients, in the precision of its recipe; fp32 where bf16 is software."""
+        """The method in eval mode, without gradients, in the precision of its recipe; fp32 where half is software."""
         # fp32 means fp32 on every device, so that masks do not depend on it
-        bf16, kind = self.precision == "bf16", self.device.type
-        exact = nullcontext() if bf16 or kind != "cuda" else _TF32_OFF
+        half, kind = self.precision != "fp32", self.device.type
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        exact = nullcontext() if half or kind != "cuda" else _TF32_OFF
 
         # validation interrupts a training, which goes back to its own mode
         was_training = self.method.training
         if was_training:
             self.method.eval()
         try:
-            with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=bf16), exact:
+            with torch.inference_mode(), torch.autocast(kind, dtype, enabled=half), exact:
                 yield self.method
         finally:
             if was_training:

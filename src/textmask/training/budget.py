@@ -11,6 +11,7 @@ from textmask.config import Ramp, Recipe, Stage
 from textmask.data.loaders import one_pass
 from textmask.text.edit import mirror
 from textmask.training.labels import unlabelled_rows
+from textmask.training.sizes import smaller_parts
 from textmask.training.splits import TrainSplits
 
 SMALLEST_BATCH = 8
@@ -35,6 +36,7 @@ class StagePlan:
         trains: False for a stage without gradient.
         adapted: what differs from the recipe, and why; "" if nothing does.
         unlabelled_batch_size: of the unlabelled stream, which is left out if `unlabelled` is 0; 0 without one.
+        sizes: rows and columns of the smaller images that come first, and their shares of the steps.
         not_flipped: labelled images whose prompt cannot be mirrored, so that they are never flipped; 0 without flips.
     """
 
@@ -48,6 +50,7 @@ class StagePlan:
     adapted: str = ""
     unlabelled_batch_size: int = 0
     not_flipped: int = 0
+    sizes: tuple[tuple[tuple[int, int], float], ...] = ()
 
     @property
     def steps(self) -> int:
@@ -68,6 +71,9 @@ class StagePlan:
         ]
         if self.adapted:
             lines.append(f"  adapted: {self.adapted}")
+        if self.sizes:
+            each = [f"{rows} x {columns} for {share:.0%}" for (rows, columns), share in self.sizes]
+            lines.append(f"  sizes: {', '.join(each)} of the steps, then full size")
         if self.not_flipped:
             lines.append(
                 f"  {self.not_flipped} images are never flipped, because their prompts cannot be mirrored"
@@ -86,12 +92,14 @@ def plan_training(
     stages, plans = [], []
     for stage in recipe.stages:
         rows = splits.labelled[stage.name]
+        # each part of an accumulated batch is shared by all processes
+        divisor = processes * stage.accumulate
         usable = [i for i in rows if splits.train.has_mask[i] and splits.train.rows[i].labelled]
         other = unlabelled_rows(splits.train, stage, rows)
         unlabelled = 0 if other is None else len(other)
 
-        stage, capped = cap_batches(stage, len(usable), unlabelled, processes)
-        fitted, adapted = fit_stage(stage, len(usable), unlabelled, processes)
+        stage, capped = cap_batches(stage, len(usable), unlabelled, divisor)
+        fitted, adapted = fit_stage(stage, len(usable), unlabelled, divisor)
         adapted = "; ".join(part for part in (capped, adapted) if part)
         stages.append(fitted)
         if fitted.epochs:
@@ -107,6 +115,7 @@ def plan_training(
                     adapted=adapted,
                     unlabelled_batch_size=fitted.unlabelled_batch_size,
                     not_flipped=_not_flipped(fitted, [splits.train.prompts[i] for i in usable]),
+                    sizes=tuple((part.size, part.share) for part in smaller_parts(recipe, stage)),
                 )
             )
     return recipe.model_copy(update={"stages": tuple(stages)}), plans
@@ -234,20 +243,24 @@ class StepTimer:
 
     def __init__(self, say: Callable[[str], None], stage: str, steps: int) -> None:
         self.say, self.stage, self.steps = say, stage, steps
-        self.seen, self.begin = 0, 0.0
+        self.seen, self.first, self.begin, self.told = 0, 0, 0.0, False
 
-    def tick(self, now: float) -> None:
-        """Note that a step has ended at `now`, in seconds; the first one is not counted, it warms up."""
-        if self.seen == 0:
-            self.begin = now
-        if self.seen == TIMED_STEPS and self.steps > TIMED_STEPS:
-            each = (now - self.begin) / TIMED_STEPS
-            left = each * (self.steps - TIMED_STEPS - 1)
+    def tick(self, now: float, steps: int = 1) -> None:
+        """Note that some steps have ended at `now`, in seconds; the first ones are not counted, they warm up."""
+        if self.told:
+            return
+        self.seen += steps
+        if self.first == 0:
+            self.first, self.begin = self.seen, now
+        timed = self.seen - self.first
+        if timed >= TIMED_STEPS and self.steps > TIMED_STEPS:
+            self.told = True
+            each = (now - self.begin) / timed
+            left = each * max(self.steps - self.seen, 0)
             self.say(
                 f"plan: {self.stage}: about {_duration(left)} for {self.steps} steps ({each:.2f} s per step), "
                 "plus validation"
             )
-        self.seen += 1
 
 
 def _duration(seconds: float) -> str:

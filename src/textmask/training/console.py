@@ -58,10 +58,19 @@ class TrainConsole:
         self.alone.close()
 
     @contextmanager
-    def steps(self, title: str, total: int) -> Iterator[Callable[[str], None]]:
-        """A bar over `total` steps; call what it yields after each step, with a note to show behind the bar."""
+    def steps(self, title: str, total: int) -> Iterator[Callable[[str | None], None]]:
+        """A bar over `total` steps; call what it yields after each step, with a note to show behind the bar.
+
+        A note that is None leaves the last one.
+        """
         task = self.bar.add_task(title, total=total, note="")
-        yield lambda note: self.bar.update(task, advance=1, note=note)
+
+        def advance(note: str | None) -> None:
+            self.bar.update(task, advance=1)
+            if note is not None:
+                self.bar.update(task, note=note)
+
+        yield advance
         self.bar.remove_task(task)
 
     def say(self, text: str) -> None:

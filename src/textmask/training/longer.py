@@ -42,7 +42,8 @@ def with_more_epochs(run: Path, recipe: Recipe, more: int) -> Recipe:
     for plan in read_json(run / layout.DATA).get("plan", ()):
         if plan["stage"] == stage.name:
             fitted, _ = fit_stage(stage, plan["images"], plan["unlabelled"])
-    last = fitted.model_copy(update={"epochs": fitted.epochs + more})
+    # the run has reached its full size and does not go back to a smaller one
+    last = fitted.model_copy(update={"epochs": fitted.epochs + more, "sizes": ()})
     longer = recipe.model_copy(update={"stages": (*recipe.stages[:-1], last)})
 
     # a run that is stopped between the two is resumed with its old epochs, which finishes it at once

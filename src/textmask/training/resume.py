@@ -124,6 +124,24 @@ def _add_names(run: Path, stored: dict[str, Any], splits: Mapping[str, SplitData
     write_json(run / layout.DATA, {**stored, NAME_HASHES: {**kept, **write_names(run, lists)}})
 
 
+def note_machine(run: Path, machine: Mapping[str, Any], step: int) -> None:
+    """Write into a resumed run on what it goes on; nothing if that is where it was.
+
+    Args:
+        run: the run folder; `machine` of its data.json says where the run is trained now, `machines` lists the
+            earlier ones with the step at which each was left.
+        machine: as of `machine_record`.
+        step: finished steps.
+    """
+    stored = read_json(run / layout.DATA)
+    before = stored.get("machine")
+    if before is None or before == dict(machine):
+        return
+    stored["machines"] = [*stored.get("machines", ()), {**before, "until_step": step}]
+    stored["machine"] = dict(machine)
+    write_json(run / layout.DATA, stored)
+
+
 def _data_differences(
     stored: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
 ) -> list[str]:

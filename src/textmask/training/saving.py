@@ -16,7 +16,7 @@ from textmask.runs import checkpoint, layout
 from textmask.runs.folder import RunFolder
 
 NO_SCORE = -1.0  # below every score; JSON has no minus infinity
-METHOD, AVERAGE = "method/", "average/"
+METHOD, AVERAGE, SCALER = "method/", "average/", "scaler/"
 
 
 @dataclass

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from lightning_fabric import Fabric
 
 from textmask.config import Recipe
 from textmask.data.cache import SplitData
 from textmask.inference.predict_split import predict_split
 from textmask.methods.base import Method
-from textmask.metrics.overlap import counts, overlap
+from textmask.metrics.overlap import Counts, counts, overlap
 
 
 def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float]:
@@ -19,7 +21,11 @@ def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float
 
 def scores_of(masks: np.ndarray, data: SplitData, recipe: Recipe) -> dict[str, float]:
     """Mean per-image and pooled overlap of predicted masks N H W with those of a split."""
-    found = overlap(counts(masks, data.masks), recipe.empty_policy)
+    return _named_scores(counts(masks, data.masks), recipe)
+
+
+def _named_scores(counted: Counts, recipe: Recipe) -> dict[str, float]:
+    found = overlap(counted, recipe.empty_policy)
     return {
         "dice_per_image": found.dice_per_image_mean,
         "dice_pooled": found.dice_pooled,
@@ -28,8 +34,54 @@ def scores_of(masks: np.ndarray, data: SplitData, recipe: Recipe) -> dict[str, f
     }
 
 
+def validate_shared(
+    method: Method, data: SplitData, recipe: Recipe, fabric: Fabric
+) -> dict[str, float]:
+    """`validate` with each process predicting a part of the images; all return the same scores."""
+    if fabric.world_size == 1:
+        return validate(method, data, recipe)
+
+    # consecutive rows, which are read from the memory map without a copy
+    share = -(-len(data) // fabric.world_size)
+    part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+    mine = _rows_of(data, part)
+    found = torch.zeros(3, len(data), dtype=torch.long)
+    if len(mine):
+        masks = predict_split(method, mine, recipe) > recipe.threshold
+        here = counts(masks, mine.masks)
+        each = np.stack([here.intersection, here.predicted, here.true])
+        found[:, part] = torch.from_numpy(each)
+
+    # every process has zeros where the others have counts
+    summed = fabric.all_reduce(found, reduce_op="sum")
+    intersection, predicted, true = torch.as_tensor(summed).cpu().numpy()
+    return _named_scores(Counts(intersection, predicted, true), recipe)
+
+
+def _rows_of(data: SplitData, part: slice) -> SplitData:
+    """Consecutive rows of a split."""
+    return SplitData(
+        rows=data.rows[part],
+        images=data.images[part],
+        masks=data.masks[part],
+        has_mask=data.has_mask[part],
+        prompts=data.prompts[part],
+        statements=data.statements[part],
+        keys=data.keys[part],
+        native_sizes=data.native_sizes[part],
+    )
+
+
+def share_buffers(method: Method, fabric: Fabric) -> None:
+    """Give all processes the running statistics of the first one, which saw other images than they did."""
+    if fabric.world_size == 1:
+        return
+    for buffer in method.buffers():
+        torch.distributed.broadcast(buffer, 0)
+
+
 def validate_variants(
-    method: Method, data: SplitData, recipe: Recipe
+    method: Method, data: SplitData, recipe: Recipe, fabric: Fabric
 ) -> tuple[str, dict[str, float]]:
     """Validate each of a method's weights (student, teacher) and make it use the best one from then on.
 
@@ -37,17 +89,18 @@ def validate_variants(
         method: may have only one kind of weights.
         data: the validation split.
         recipe: names the score to choose by.
+        fabric: its processes share the images.
 
     Returns:
         The best weights ("" if the method has only one kind) and their scores, then those of each as `weights/score`.
     """
     if not method.weights_to_use:
-        return "", validate(method, data, recipe)
+        return "", validate_shared(method, data, recipe, fabric)
 
     found: dict[str, dict[str, float]] = {}
     for variant in method.weights_to_use:
         method.use(variant)
-        found[variant] = validate(method, data, recipe)
+        found[variant] = validate_shared(method, data, recipe, fabric)
 
     # the choice is part of the weights that are saved
     best = max(found, key=lambda variant: found[variant][recipe.select_on])

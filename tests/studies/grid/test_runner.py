@@ -132,7 +132,7 @@ def test_arms_are_found_in_the_order_of_the_list():
             ["unknown arm of small 'mapp'", "'map'", "image, map, whole"],
         ),
         (("statement_unet", "twice"), ["names an arm twice"]),
-        (("unet", "table3"), ["'unet' has no ablation tables"]),
+        (("unet", "table3"), ["unknown table of unet 'table3'", "sizes"]),
         (("unett", "table3"), ["unknown method 'unett'"]),
     ],
 )

@@ -37,16 +37,12 @@ class StudyPlan:
 
 
 def find_arms(method: str, study: str, names: Sequence[str] | None = None) -> tuple[Arm, ...]:
-    """The arms of a method's ablation table, in its order; `names` keeps some of them.
+    """The arms of a method's ablation table or of a common one, in its order; `names` keeps some of them.
 
     Raises:
         ConfigError: unknown method, table or arm (names the valid ones); a table that names an arm twice.
     """
-    tables = get_method(method).ablation_tables
-    if not tables:
-        raise ConfigError(
-            f"method {method!r} has no ablation tables (`MethodSpec.ablation_tables`); see `textmask methods list`."
-        )
+    tables = get_method(method).tables
     arms = tables[choose(f"table of {method}", study, list(tables))]
     valid = [arm.name for arm in arms]
     if len(set(valid)) != len(valid):
