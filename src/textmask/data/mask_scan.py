@@ -14,8 +14,9 @@ import numpy as np
 
 from textmask.data.cache_folder import cache_folder
 from textmask.data.content import file_hashes
-from textmask.data.manifest import SHOWN, Manifest, Row
+from textmask.data.manifest import Manifest, Row
 from textmask.data.manifest_cells import label_text
+from textmask.data.manifest_checks import SHOWN
 from textmask.data.mask_sizes import fit_nearest, may_be_fitted
 from textmask.data.mask_sources import is_mask_source, source_mask
 from textmask.errors import DataError, DataWarning
