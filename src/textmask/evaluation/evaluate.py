@@ -146,8 +146,8 @@ def _evaluate(
 
     # the model itself comes first; every difference is that of the first row
     name = loaded.recipe.method
-    probabilities = scorer.predict(name, loaded, scorer.data)
-    model = scorer.score(name, loaded, probabilities, scorer.data.prompts)
+    batches = scorer.predict(name, loaded, scorer.data)
+    model = scorer.score(name, loaded, batches, scorer.data.prompts)
     found = _with_other_rows(scorer, model, options)
     for row in folders:
         found.rows.append(row)
@@ -157,7 +157,7 @@ def _evaluate(
     # all files appear at once: a table is never next to the summary of another evaluation
     try:
         with staged(out) as folder:
-            write_evaluation(folder, summary, scores, scorer, model, probabilities)
+            write_evaluation(folder, summary, scores, scorer, model)
     except OSError as error:
         raise CheckpointError(
             f"cannot write the evaluation {out}: {error}. {what_to_do(error.errno)}"
@@ -194,8 +194,8 @@ def _with_other_rows(scorer: Scorer, model: Scored, options: EvaluationOptions) 
     for kind, prompts in prompt_kinds:
         name = f"{run.recipe.method}, {kind} text"
         if get_method(run.recipe.method).card.uses_text:
-            probabilities = scorer.predict(name, run, data, prompts)
-            found.rows.append(scorer.score(name, run, probabilities, prompts))
+            batches = scorer.predict(name, run, data, prompts)
+            found.rows.append(scorer.score(name, run, batches, prompts))
             found.kinds.append(kind)
         else:
             found.missing[name] = "the same: this method does not read the prompt"

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from textmask.config import Recipe
 from textmask.data.cache import SplitData
-from textmask.inference.predict_split import predict_split
+from textmask.inference.predict_split import predict_batches
 from textmask.methods.base import Method
-from textmask.metrics.overlap import counts, overlap
+from textmask.metrics.overlap import Counts, counts, overlap
 
 
 def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float]:
     """Mean per-image and pooled overlap of a split at the recipe's size and threshold."""
-    masks = predict_split(method, data, recipe) > recipe.threshold
-    return scores_of(masks, data, recipe)
+    return scores_of(predict_batches(method, data, recipe), data, recipe)
 
 
-def scores_of(masks: np.ndarray, data: SplitData, recipe: Recipe) -> dict[str, float]:
-    """Mean per-image and pooled overlap of predicted masks N H W with those of a split."""
-    found = overlap(counts(masks, data.masks), recipe.empty_policy)
+def scores_of(batches: Iterable[np.ndarray], data: SplitData, recipe: Recipe) -> dict[str, float]:
+    """Mean per-image and pooled overlap with the masks of a split.
+
+    Args:
+        batches: probabilities or masks B H W of all images in their order; each batch is counted and let go.
+        data: the split.
+        recipe: gives the threshold and the policy of empty masks.
+    """
+    parts: list[Counts] = []
+    begin = 0
+    for batch in batches:
+        end = begin + len(batch)
+        parts.append(counts(batch > recipe.threshold, data.masks[begin:end]))
+        begin = end
+    found = overlap(Counts.concatenate(parts), recipe.empty_policy)
     return {
         "dice_per_image": found.dice_per_image_mean,
         "dice_pooled": found.dice_pooled,
