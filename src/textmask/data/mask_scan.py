@@ -33,6 +33,7 @@ from textmask.io.masks import (
     values_of,
     values_text,
 )
+from textmask.parallel import map_in_order
 from textmask.progress import Progress, with_progress
 
 FORMAT = 2
@@ -81,11 +82,17 @@ def scan_masks(
     if (found := _load_scan(stored)) is not None:
         return found
 
-    files = {}
-    for path in with_progress(paths, "mask values", progress):
+    def values(path: str) -> MaskValues | None:
         # a file that cannot be read is reported with its row when it is decoded
         with contextlib.suppress(DataError):
-            files[path] = values_of(*read_stored(manifest.root / path), path)
+            return values_of(*read_stored(manifest.root / path), path)
+        return None
+
+    files = {}
+    found_values = map_in_order(values, paths)
+    for path in with_progress(paths, "mask values", progress):
+        if (value := next(found_values)) is not None:
+            files[path] = value
 
     found = MaskScan(files, _copies(files, images, hashes))
     if len(files) == len(paths):
