@@ -153,9 +153,10 @@ def _check_prompts(manifest: Manifest, report: CheckReport) -> dict[str, Stateme
     statements: dict[str, Statement] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWarning)  # counted below instead
+        grammar = manifest.grammar
         for row in manifest.rows:
             if row.text not in statements:
-                statements[row.text] = parse(row.text, manifest.grammar)
+                statements[row.text] = parse(row.text, grammar)
 
     report.measured["distinct_texts"] = len(statements)
 
