@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest, interval_groups
 from textmask.data.mask_scan import decide_rule
@@ -223,12 +225,8 @@ def _summarised(
     groups = interval_groups(scorer.data.rows)
     n = options.n_bootstrap
     bootstrap = Bootstrap(groups, n, options.seed, permutations=n)
-    agreed = measure_agreement(found.rows, scorer, bootstrap)
-
-    # every row is scored under the policy of the model
-    rows, scores = {}, {}
-    for row, kind in zip(found.rows, found.kinds, strict=True):
-        rows[row.name] = _summary_row(row, kind, policy, bootstrap, agreed.rows[row.name])
+    scores = {}
+    for row in found.rows:
         scores[row.name] = ImageScores.of(
             scorer.data.keys,
             scorer.data.rows,
@@ -237,6 +235,13 @@ def _summarised(
             policy,
             row.distances,
         )
+    _prepare(bootstrap, scores)
+    agreed = measure_agreement(found.rows, scorer, bootstrap)
+
+    # every row is scored under the policy of the model
+    rows = {}
+    for row, kind in zip(found.rows, found.kinds, strict=True):
+        rows[row.name] = _summary_row(row, kind, policy, bootstrap, agreed.rows[row.name])
 
     interval = f"95 % bootstrap over groups, {n} resamples; p: paired permutation of groups, Holm"
     protocol = protocol_of(scorer, model.run, groups, interval)
@@ -256,6 +261,18 @@ def _summarised(
         agreement_bounds=agreed.bounds,
     )
     return summary, scores
+
+
+def _prepare(bootstrap: Bootstrap, scores: Mapping[str, ImageScores]) -> None:
+    """Draw what the table of all rows needs together; a policy that leaves images out draws for each row."""
+    first, *others = scores.values()
+    columns: list[np.ndarray] = []
+    for row in scores.values():
+        columns += [row.dice, row.iou, *row.distances.values()]
+        columns += [row.counts.intersection, row.counts.predicted, row.counts.true]
+    columns += [first.dice - row.dice for row in others]
+    bootstrap.prepare(column for column in columns if np.isfinite(column).all())
+    bootstrap.prepare_comparisons(first, others)
 
 
 def _summary_row(

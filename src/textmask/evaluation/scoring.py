@@ -136,11 +136,11 @@ class Scorer:
                 for i, probability in enumerate(batch, start=begin):
                     mask = self._truth(i)
                     size = (mask.shape[0], mask.shape[1])
-                    found = resize_probability(probability, size) > threshold
-                    parts.append(self._count(found[None], mask[None], i))
+                    predicted = resize_probability(probability, size) > threshold
+                    parts.append(self._count(predicted[None], mask[None], i))
             begin = end
 
-        found, surface, zones = _joined(parts)
+        found, surface, zones = _joined_counts(parts)
         return Scored(
             name=name, prompts=prompts, counts=found, surface=surface, shown=zones, run=run
         )
@@ -160,7 +160,7 @@ class Scorer:
             predicted = (mask if size is None else resize_mask(mask, size)) > 0
             parts.append(self._count(predicted[None], self._truth(i)[None], i))
 
-        found, surface, zones = _joined(parts)
+        found, surface, zones = _joined_counts(parts)
         return ScoredFolder(
             name=name,
             prompts=self.data.prompts,
@@ -262,7 +262,7 @@ class Scorer:
         return counts(prediction, truth), distances, shown(prediction, statements, self.zones)
 
 
-def _joined(parts: Sequence[Counted]) -> Counted:
+def _joined_counts(parts: Sequence[Counted]) -> Counted:
     """What was counted of several batches, as of one."""
     surfaces = [distances for _, distances, _ in parts if distances is not None]
     places = [place for _, _, place in parts]
