@@ -35,6 +35,13 @@ class Goals:
             f"goal {name} measured {measured:.3g} wanted >={wanted:g} {'ok' if self.met[-1] else 'short'}"
         )
 
+    def at_most(self, name: str, measured: float, wanted: float) -> None:
+        """Print one goal line of a time, a size or an exponent."""
+        self.met.append(measured <= wanted)
+        print(
+            f"goal {name} measured {measured:.3g} wanted <={wanted:g} {'ok' if self.met[-1] else 'short'}"
+        )
+
     def finish(self) -> int:
         """Exit status of the script."""
         return 0 if all(self.met) else 1

@@ -20,6 +20,7 @@ FLOORS = (
         "weights",
         "compiled",
         "progress",
+        "parallel",
         "cluster",
         "processes",
     ),

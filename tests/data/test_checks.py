@@ -10,8 +10,9 @@ import pytest
 from textmask.data import checks
 from textmask.data.check_report import CheckReport, summary_rows
 from textmask.data.checks import check
-from textmask.data.facts import left_share, measure, near_identical
+from textmask.data.facts import left_share, measure
 from textmask.data.manifest import Manifest, Row, read_manifest
+from textmask.data.near_identical import near_identical
 from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.errors import PromptWarning
 from textmask.layouts.read import read_layout
@@ -161,7 +162,7 @@ def test_near_identical_by_brute_force(tmp_path: Path) -> None:
     }
     assert 0 < len(want) < 27
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("textmask.data.facts.BLOCK", 4)
+        patch.setattr("textmask.data.near_identical.BLOCK", 4)
         assert {(a.image, b.image) for a, b in near_identical(facts)} == want
 
 

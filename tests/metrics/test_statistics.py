@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from textmask.errors import ConfigError, DataError
-from textmask.metrics import statistics
+from textmask.metrics import resampling
 from textmask.metrics.overlap import Counts, dice_pooled, iou_pooled
 from textmask.metrics.statistics import (
     bootstrap_ci,
@@ -114,7 +114,8 @@ def test_seed_decides_and_the_global_generator_is_left_alone():
 def test_drawing_in_chunks_changes_nothing(monkeypatch):
     values = np.random.default_rng(9).normal(size=25)
     whole, p = bootstrap_ci(values), paired_permutation(values, values * 0.5, n=999)
-    monkeypatch.setattr(statistics, "CHUNK", 1000)
+    monkeypatch.setattr(resampling, "CHUNK", 1000)
+    monkeypatch.setattr(resampling, "WEIGHTS", 3000)
     assert bootstrap_ci(values) == whole
     assert paired_permutation(values, values * 0.5, n=999) == pytest.approx(p, abs=0.05)
 

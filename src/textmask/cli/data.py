@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from textmask.cli.data_options import NOTHING_GIVEN, GivenOptions, reads_data
 from textmask.cli.options import (
+    CacheDir,
     DataPath,
     FullHelpGroup,
     Verify,
@@ -22,10 +24,11 @@ from textmask.errors import choose
 
 data_app = typer.Typer(
     cls=FullHelpGroup,
-    help="Inspect, convert, describe and create data sets.",
+    help="Inspect, convert, describe, create and decode data sets.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+DEFAULT_SIDE = 224  # of the presets
 ManifestOut = Annotated[
     Path, typer.Option(help="Manifest to write, in or above the folder of the images.")
 ]
@@ -162,6 +165,52 @@ def describe_command(
         f"{made.unmasked} rows without a mask unchanged; left means the {side} side. "
         f"The prompts leak the position: {out.with_suffix('.README.md').name} explains what scores with them mean."
     )
+
+
+@data_app.command("cache")
+@reads_data()
+def cache_command(
+    path: DataPath,
+    given: GivenOptions = NOTHING_GIVEN,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Rows and columns in pixels, as the runs have; repeat for several (default: 224).",
+            min=1,
+            max=MAX_SIDE,
+        ),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Split to decode; repeat for several (default: all)."),
+    ] = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Decode the images and masks into the cache on all cores, before a training or evaluation needs them.
+
+    A run with the same data options and size then starts at once. Without it, the first run decodes.
+
+    Example: textmask data cache data/QaTa-COV19 --size 224
+    """
+    from textmask.data.cache import open_split
+    from textmask.data.cache_folder import cache_folder
+    from textmask.runs.data_options import DataOptions
+    from textmask.runs.read_data import read_data
+
+    manifest = read_data(path, given.over(DataOptions()))
+    names = split or list(manifest.splits)
+    for name in names:
+        manifest.rows_of(name)  # a wrong name is an error before anything is decoded
+
+    lines = []
+    for side in size or [DEFAULT_SIDE]:
+        for name in names:
+            begin = time.perf_counter()
+            data = open_split(manifest, name, (side, side), cache_dir)
+            seconds = time.perf_counter() - begin
+            lines.append([name, str(len(data)), f"{side} x {side}", f"{seconds:.1f} s"])
+    print_table(["split", "rows", "size", "time"], lines)
+    say(f"{cache_folder(cache_dir)}: see `textmask cache ls`")
 
 
 @data_app.command()

@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedWriter
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from textmask.data.mask_sizes import may_be_fitted
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import remove_unfinished, temporary_name, write_json
 from textmask.io.images import Bytes, read_image, resize_image, resize_mask
-from textmask.progress import Progress, with_progress
+from textmask.parallel import map_in_order
+from textmask.progress import Progress, report
 from textmask.statement import Statement
 from textmask.text.grammar import parse
 
@@ -214,35 +216,33 @@ def _decode_rows(
     channels, sizes = 1, []
     numbers: list[int] = []
     seen: dict[str, int] = {}
-    last: tuple[str, Bytes] | None = None
+    done_rows, tell = 0, progress or report
+    tell("decoding", 0, len(rows))
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(stem.parent)
         with parts["images"].open("wb") as image_file, parts["masks"].open("wb") as mask_file:
-            for row in with_progress(rows, "decoding", progress):
-                # rows of one image mostly follow each other
-                image = (
-                    last[1]
-                    if last and last[0] == row.image
-                    else read_image(manifest.image_path(row))
-                )
-                last = (row.image, image)
-                mask = _mask_of(manifest, row, image)
-                sizes.append(list(image.shape[:2]))
-                np.ascontiguousarray(resize_mask(mask, size)).tofile(mask_file)
+            # decoded on all cores, written in order
+            def decode(same: tuple[Row, ...]) -> _Decoded:
+                return _decode_same(manifest, same, size)
 
-                done = len(seen)
-                numbers.append(seen.setdefault(row.image, done))
-                if len(seen) == done:
-                    continue
-                if image.ndim == 3 and channels == 1:
-                    channels = 3
-                    _spread(image_file, done, size)
+            for found in map_in_order(decode, _rows_of_images(rows)):
+                # an image is stored at its first rows
+                new = found.image not in seen
+                number = seen.setdefault(found.image, len(seen))
+                if new:
+                    if len(found.planes) == 3 and channels == 1:
+                        channels = 3
+                        _spread(image_file, number, size)
+                    planes = np.broadcast_to(found.planes, (channels, *size))
+                    np.ascontiguousarray(planes).tofile(image_file)
 
-                # appended as C H W, so that the file is the array
-                planes = resize_image(image, size)
-                planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
-                np.ascontiguousarray(np.broadcast_to(planes, (channels, *size))).tofile(image_file)
+                for mask in found.masks:
+                    mask.tofile(mask_file)
+                    numbers.append(number)
+                    sizes.append(list(found.native_size))
+                    done_rows += 1
+                    tell("decoding", done_rows, len(rows))
 
         meta = {
             "data": manifest.name or str(manifest.root),
@@ -263,6 +263,32 @@ def _decode_rows(
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """One image, C H W at the size of the cache, with the masks of its rows."""
+
+    image: str
+    planes: Bytes
+    masks: list[Bytes]
+    native_size: tuple[int, int]
+
+
+def _rows_of_images(rows: tuple[Row, ...]) -> Iterator[tuple[Row, ...]]:
+    """The rows in order; those of one image mostly follow each other, and are decoded together."""
+    for _, same in groupby(rows, key=lambda row: row.image):
+        yield tuple(same)
+
+
+def _decode_same(manifest: Manifest, rows: tuple[Row, ...], size: tuple[int, int]) -> _Decoded:
+    image = read_image(manifest.image_path(rows[0]))
+    masks = []
+    for row in rows:
+        masks.append(np.ascontiguousarray(resize_mask(_mask_of(manifest, row, image), size)))
+    planes = resize_image(image, size)
+    planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
+    return _Decoded(rows[0].image, planes, masks, (image.shape[0], image.shape[1]))
 
 
 def _spread(image_file: BufferedWriter, done: int, size: tuple[int, int]) -> None:

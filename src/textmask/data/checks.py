@@ -15,7 +15,7 @@ from textmask.data.claim_checks import (
     check_laterality,
     check_sides,
 )
-from textmask.data.facts import Facts, distinct_images, measure, near_identical
+from textmask.data.facts import Facts, distinct_images, measure
 from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_checks import (
     check_coverage,
@@ -25,6 +25,7 @@ from textmask.data.mask_checks import (
 )
 from textmask.data.mask_scan import decide_rule
 from textmask.data.mask_sizes import may_be_fitted
+from textmask.data.near_identical import near_identical
 from textmask.data.published import compare_counts
 from textmask.errors import DataError, DataWarning, PromptWarning
 from textmask.progress import Progress
@@ -152,9 +153,10 @@ def _check_prompts(manifest: Manifest, report: CheckReport) -> dict[str, Stateme
     statements: dict[str, Statement] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWarning)  # counted below instead
+        grammar = manifest.grammar
         for row in manifest.rows:
             if row.text not in statements:
-                statements[row.text] = parse(row.text, manifest.grammar)
+                statements[row.text] = parse(row.text, grammar)
 
     report.measured["distinct_texts"] = len(statements)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_scan import stored_mask
@@ -18,9 +16,6 @@ from textmask.io.images import Bytes, orientation_tag, read_image, stored_size
 from textmask.progress import Progress, with_progress
 
 THUMBNAIL = 32
-# of 23 million pairs across the splits of QaTa, three are above this; each shows one radiograph twice (inspected)
-MIN_CORRELATION = 0.985
-BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -81,23 +76,6 @@ def left_share(mask: Bytes) -> float | None:
     return float((columns[:half].sum() + middle) / total)
 
 
-def near_identical(facts: list[Facts]) -> list[tuple[Row, Row]]:
-    """Pairs of nearly identical images in different splits: the same radiograph processed differently, or frames
-    of a video.
-
-    Two images are alike if their 32 x 32 thumbnails correlate at 0.985 or more, independent of brightness and
-    contrast. Images of one flat color are left out: they all look the same.
-    """
-    splits: dict[str, list[Facts]] = {}
-    for fact in distinct_images(facts):
-        if fact.thumbnail is not None and fact.thumbnail.std() > 1:
-            splits.setdefault(fact.row.split, []).append(fact)
-    pairs = []
-    for one, two in combinations(splits.values(), 2):
-        pairs += _alike(one, two)
-    return pairs
-
-
 def distinct_images(facts: list[Facts]) -> list[Facts]:
     """The facts of one row per image."""
     found: dict[str, Facts] = {}
@@ -149,21 +127,3 @@ def _thumbnail(image: Bytes) -> Bytes:
     return np.asarray(
         small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8
     )
-
-
-def _alike(one: list[Facts], two: list[Facts]) -> list[tuple[Row, Row]]:
-    # products of standardized thumbnails are correlations
-    ones, twos = _standardized(one), _standardized(two)
-    pairs = []
-    for start in range(0, len(one), BLOCK):  # limits the memory: BLOCK x M correlations at a time
-        alike = np.argwhere(ones[start : start + BLOCK] @ twos.T >= MIN_CORRELATION)
-        pairs += [(one[start + int(i)].row, two[int(j)].row) for i, j in alike]
-    return pairs
-
-
-def _standardized(facts: list[Facts]) -> npt.NDArray[np.float32]:
-    """Thumbnails N 1024 with mean 0 and length 1: their products are correlations."""
-    images = np.stack([fact.thumbnail for fact in facts if fact.thumbnail is not None])
-    flat = images.reshape(len(images), THUMBNAIL * THUMBNAIL).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    return np.asarray(flat / np.linalg.norm(flat, axis=1, keepdims=True), np.float32)

@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from textmask.data.manifest import (
-    Manifest,
+from textmask.data.manifest import Manifest, Row, split_name, write_manifest
+from textmask.data.manifest_checks import (
     Problems,
-    Row,
     check_own_masks,
     check_unique,
-    split_name,
     text_problem,
-    write_manifest,
 )
 from textmask.errors import DataError, choose
 from textmask.io.arrays import channels_last, pixels_of_array
@@ -89,9 +86,8 @@ def from_rows(
     writer = _Writer(root, {})
     made = [_row(number, row, writer, laterality) for number, row in enumerate(rows)]
     problems = Problems(root / "rows")
-    numbered = list(enumerate(made))
-    check_unique(numbered, problems)
-    check_own_masks(numbered, problems)
+    check_unique(made, range(len(made)), problems)
+    check_own_masks(made, range(len(made)), problems)
     problems.raise_any()
 
     manifest = Manifest(root, tuple(made), name)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import posixpath
 import re
-import warnings
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 
 from textmask.data.manifest_cells import (
@@ -26,22 +26,24 @@ from textmask.data.manifest_cells import (
     label_text,
     labelled_cell,
     laterality_cell,
-    own_mask_problem,
 )
-from textmask.errors import DataError, DataWarning, choose
-from textmask.io.array_files import holds_both
+from textmask.data.manifest_checks import (
+    Problems,
+    check_own_masks,
+    check_unique,
+    text_problem,
+    warn_about_texts,
+)
+from textmask.errors import DataError, choose
 from textmask.io.files import write_whole
 from textmask.io.mask_rule import MaskRule
 from textmask.io.paths import path_problem
-from textmask.io.spreadsheets import FORMULA, read_csv, without_value
+from textmask.io.spreadsheets import FORMULA, csv_records, without_value
 from textmask.statement import Laterality
-from textmask.text.hidden_text import has_hidden_characters
 
 OPTIONAL = ("label", "grammar")  # written only if a row has one
 COLUMNS = ("image", "mask", "text", "split", "group", "laterality", "labelled", *OPTIONAL)
 REQUIRED = ("image", "text", "split")
-MAX_TEXT = 10_000
-SHOWN = 10
 SPLIT_ALIASES = {
     "train": "train", "training": "train",
     "val": "valid", "valid": "valid", "validation": "valid", "dev": "valid",
@@ -51,7 +53,7 @@ SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 ROW_NUMBER = re.compile(r"#\d+$")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One image with one mask and one prompt; see `Manifest.key` for its name.
 
@@ -165,9 +167,20 @@ class Manifest:
 
     def hash(self) -> str:
         """SHA-256 (hex) of the rows, independent of their order and of the root."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        """Computed once: a training asks for it at every better epoch."""
         # sorted, so that the order of the rows does not matter
-        lines = sorted(json.dumps(_row_cells(row), ensure_ascii=True) for row in self.rows)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        lines = [_row_json(row) for row in self.rows]
+        lines.sort()
+
+        # line by line, so that the whole text is never in memory
+        digest = hashlib.sha256()
+        for i, line in enumerate(lines):
+            digest.update(f"\n{line}".encode() if i else line.encode())
+        return digest.hexdigest()
 
     def _path(self, relative: str) -> Path:
         # rows may have been built in code: never join what could leave the root
@@ -187,65 +200,9 @@ def interval_groups(rows: Sequence[Row]) -> list[str]:
     return [row.group or (row.image if counts[row.image] > 1 else "") for row in rows]
 
 
-@dataclass
-class Problems:
-    """Collects what is wrong with a manifest, to report the first ten problems together.
-
-    Attributes:
-        path: the CSV file.
-        found: "row R, column C: what, what to do".
-    """
-
-    path: Path
-    found: list[str] = field(default_factory=list)
-
-    def add(self, row: int, column: str, what: str) -> None:
-        """Note one problem. `row` counts as a spreadsheet does: the header is row 1."""
-        self.found.append(f"row {row}, column {column}: {what}")
-
-    def raise_any(self) -> None:
-        """Raise what was found, if anything.
-
-        Raises:
-            DataError: at least one problem was noted.
-        """
-        if not self.found:
-            return
-        more = len(self.found) - SHOWN
-        lines = self.found[:SHOWN] + ([f"... and {more} more"] if more > 0 else [])
-        count = f"{len(self.found)} problem{'s' if len(self.found) > 1 else ''}"
-        raise DataError(f"{self.path}: {count}\n  " + "\n  ".join(lines))
-
-
 def split_name(text: str) -> str:
     """Normalize the name of a split: val, Val, validation -> valid; other identifiers stay as they are."""
     return SPLIT_ALIASES.get(text.strip().lower(), text.strip())
-
-
-def warn_about_texts(texts: Sequence[str], where: Path) -> None:
-    """Warn once about empty prompts and once about control or right-to-left characters."""
-    empty = sum(not text.strip() for text in texts)
-    if empty:
-        warnings.warn(
-            f"{where}: {empty} of {len(texts)} rows have no text.", DataWarning, stacklevel=3
-        )
-
-    # such characters can hide what a prompt says
-    odd = [text for text in texts if has_hidden_characters(text)]
-    if odd:
-        warnings.warn(
-            f"{where}: {len(odd)} texts contain control or right-to-left characters, kept as they are; "
-            f"the first: {odd[0][:80]!r}.",
-            DataWarning,
-            stacklevel=3,
-        )
-
-
-def text_problem(text: str) -> str | None:
-    """Why a prompt cannot be used; None if it can."""
-    if len(text) > MAX_TEXT:
-        return f"{len(text):,} characters, at most {MAX_TEXT:,}; shorten the sentence"
-    return None
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -255,12 +212,15 @@ def read_manifest(path: str | Path) -> Manifest:
         DataError: the file cannot be read, or has problems; up to ten are listed with row, column and what to do.
     """
     path = Path(path)
-    header, records = read_csv(path)
+    records = csv_records(path)
+    header = next(records)[1]
     _check_header(header, path)
 
     # collect the problems of all rows before reporting them
     problems = Problems(path)
-    rows = []
+    parser = _RowParser(header, problems)
+    rows: list[Row] = []
+    numbers = array("q")
     for number, stored in records:
         cells = without_value(stored)
         # a shifted row would be read wrongly, so that its cells are not parsed
@@ -271,19 +231,20 @@ def read_manifest(path: str | Path) -> Manifest:
                 f"{len(cells)} cells, the header has {len(header)}; quote texts that contain commas",
             )
             continue
-        rows.append((number, _parse_row(number, dict(zip(header, cells, strict=True)), problems)))
+        rows.append(parser.row(number, cells))
+        numbers.append(number)
 
-    check_unique(rows, problems)
-    check_own_masks(rows, problems)
+    check_unique(rows, numbers, problems)
+    check_own_masks(rows, numbers, problems)
     problems.raise_any()
 
     if not rows:
         raise DataError(f"{path}: has a header but no rows; add one row per image and prompt.")
 
     # manifest.csv says nothing about its data set, its folder does
-    warn_about_texts([row.text for _, row in rows], path)
+    warn_about_texts([row.text for row in rows], path)
     name = path.parent.resolve().name if path.stem in ("manifest", "texts", "index") else path.stem
-    return Manifest(path.parent, tuple(row for _, row in rows), name)
+    return Manifest(path.parent, tuple(rows), name)
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
@@ -321,61 +282,17 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     write_whole(path, buffer.getvalue().encode())
 
 
-def check_unique(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
-    """Note rows that say the same twice, an image in two splits, and names that differ only in letter case.
+def _row_json(row: Row) -> str:
+    """What the hash of a manifest covers, as a JSON list.
 
-    Many file systems ignore letter case, so that such names are one file.
+    Rows without a label and a grammar keep the hash that they had.
     """
-    images: dict[str, tuple[int, Row]] = {}
-    whole: dict[tuple[str, str | None, tuple[int, ...], str], int] = {}
-    for number, row in rows:
-        first, same = images.setdefault(row.image.casefold(), (number, row))
-        if first == number or not row.image:
-            whole.setdefault(_identity(row), number)
-            continue
-        if same.image != row.image:
-            problems.add(
-                number,
-                "image",
-                f"{row.image!r} was named in row {first} in other letter case ({same.image!r}); "
-                "write it the same way, or rename one of the files",
-            )
-        elif same.split != row.split:
-            problems.add(
-                number,
-                "split",
-                f"{row.image!r} is in split {same.split!r} in row {first} and in {row.split!r} here; "
-                "keep all rows of an image in one split",
-            )
-        elif (twin := whole.setdefault(_identity(row), number)) != number:
-            problems.add(
-                number,
-                "image",
-                f"{row.image!r} was named in row {twin} with the same mask and prompt; keep one of the rows",
-            )
-
-
-def check_own_masks(rows: Sequence[tuple[int, Row]], problems: Problems) -> None:
-    """Note every mask that is an image of the data set."""
-    images = {row.image.casefold() for _, row in rows}
-    for number, row in rows:
-        both = row.mask == row.image and holds_both(row.mask)
-        if row.mask and not both and row.mask.casefold() in images:
-            problems.add(number, "mask", own_mask_problem(row.image, row.mask))
-
-
-def _identity(row: Row) -> tuple[str, str | None, tuple[int, ...], str]:
-    return row.image, row.mask, row.label, row.text
-
-
-def _row_cells(row: Row) -> list[str]:
-    """What the hash of a manifest covers; rows without a label and a grammar keep the hash that they had."""
     cells = _plain_cells(row)
     if row.label:
         cells.append(label_text(row.label))
     if row.grammar != "auto":
         cells.append(f"grammar {row.grammar}")
-    return cells
+    return f"[{', '.join(map(encode_basestring_ascii, cells))}]"
 
 
 def _plain_cells(row: Row) -> list[str]:
@@ -408,39 +325,71 @@ def _check_header(header: list[str], path: Path) -> None:
         raise DataError(f"{path}: row 1: column {', '.join(twice)} appears twice; remove one.")
 
 
-def _parse_row(number: int, cells: dict[str, str], problems: Problems) -> Row:
-    image = _path_cell(number, "image", cells["image"], problems)
-    mask = (
-        _path_cell(number, "mask", cells["mask"], problems)
-        if cells.get("mask", "").strip()
-        else None
-    )
-    if problem := text_problem(cells["text"]):
-        problems.add(number, "text", problem)
+@dataclass
+class _RowParser:
+    """Parses the rows of one table; cells that repeat, such as splits and groups, are read and stored once.
 
-    split = split_name(cells["split"])
-    if not SPLIT.fullmatch(split):
-        problems.add(
-            number,
-            "split",
-            f"{split!r}; expected train, valid, test or another name of letters and digits",
+    Attributes:
+        header: names of the columns.
+        problems: where they are noted.
+    """
+
+    header: list[str]
+    problems: Problems
+    _places: dict[str, int] = field(init=False)
+    _splits: dict[str, str] = field(default_factory=dict)  # those that are valid
+    _shared: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # a column that the table does not have is the empty cell after the last one
+        self._places = {name: len(self.header) for name in COLUMNS}
+        self._places.update({name: place for place, name in enumerate(self.header)})
+
+    def row(self, number: int, cells: list[str]) -> Row:
+        """One row; what is wrong with it is noted."""
+        cells.append("")
+        place, problems = self._places, self.problems
+        image = self._path_cell(number, "image", cells[place["image"]])
+        named = cells[place["mask"]]
+        mask = self._path_cell(number, "mask", named) if named.strip() else None
+        text = cells[place["text"]]
+        if problem := text_problem(text):
+            problems.add(number, "text", problem)
+
+        return Row(
+            image=image,
+            mask=mask,
+            text=self._shared.setdefault(text, text),
+            split=self._split_cell(number, cells[place["split"]]),
+            group=self._group_cell(cells[place["group"]]),
+            laterality=laterality_cell(number, cells[place["laterality"]], problems),
+            labelled=labelled_cell(number, cells[place["labelled"]], mask, problems),
+            grammar=grammar_cell(number, cells[place["grammar"]], problems),
+            label=label_cell(number, cells[place["label"]], mask, problems),
         )
 
-    return Row(
-        image=image,
-        mask=mask,
-        text=cells["text"],
-        split=split,
-        group=cells.get("group", "").strip(),
-        laterality=laterality_cell(number, cells.get("laterality", ""), problems),
-        labelled=labelled_cell(number, cells.get("labelled", ""), mask, problems),
-        grammar=grammar_cell(number, cells.get("grammar", ""), problems),
-        label=label_cell(number, cells.get("label", ""), mask, problems),
-    )
+    def _path_cell(self, number: int, column: str, text: str) -> str:
+        path = text.strip(" ")
+        if problem := path_problem(path):
+            self.problems.add(number, column, problem)
+            return ""
+        return posixpath.normpath(path)
 
+    def _split_cell(self, number: int, text: str) -> str:
+        known = self._splits.get(text)
+        if known is not None:
+            return known
+        split = split_name(text)
+        if SPLIT.fullmatch(split):
+            self._splits[text] = split
+        else:
+            self.problems.add(
+                number,
+                "split",
+                f"{split!r}; expected train, valid, test or another name of letters and digits",
+            )
+        return split
 
-def _path_cell(number: int, column: str, text: str, problems: Problems) -> str:
-    if problem := path_problem(text.strip(" ")):
-        problems.add(number, column, problem)
-        return ""
-    return posixpath.normpath(text.strip(" "))
+    def _group_cell(self, text: str) -> str:
+        group = text.strip()
+        return self._shared.setdefault(group, group)

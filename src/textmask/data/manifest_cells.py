@@ -13,11 +13,12 @@ from textmask.statement import Laterality
 from textmask.text.grammar import GRAMMARS
 
 if TYPE_CHECKING:
-    from textmask.data.manifest import Problems
+    from textmask.data.manifest_checks import Problems
 
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
-LATERALITIES = frozenset(member.value for member in Laterality)
+CONVENTIONS = {member.value: member for member in Laterality}
+
 LABEL = re.compile(r"\d{1,9}(\s*\+\s*\d{1,9})*")
 
 
@@ -44,11 +45,11 @@ def parse_label(text: str) -> tuple[int, ...]:
 
 def laterality_cell(number: int, text: str, problems: Problems) -> Laterality:
     """The convention in a cell; unknown if it is empty or wrong, which is noted."""
-    name = text.strip().lower() or Laterality.UNKNOWN.value
-    if name not in LATERALITIES:
+    name = text.strip().lower() or "unknown"
+    if name not in CONVENTIONS:
         problems.add(number, "laterality", f"{text!r}; expected image, patient or unknown")
         return Laterality.UNKNOWN
-    return Laterality(name)
+    return CONVENTIONS[name]
 
 
 def grammar_cell(number: int, text: str, problems: Problems) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 
 from textmask.data.cache_folder import cache_folder
 from textmask.data.content import file_hashes
-from textmask.data.manifest import SHOWN, Manifest, Row
+from textmask.data.manifest import Manifest, Row
 from textmask.data.manifest_cells import label_text
+from textmask.data.manifest_checks import SHOWN
 from textmask.data.mask_sizes import fit_nearest, may_be_fitted
 from textmask.data.mask_sources import is_mask_source, source_mask
 from textmask.errors import DataError, DataWarning
@@ -32,6 +33,7 @@ from textmask.io.masks import (
     values_of,
     values_text,
 )
+from textmask.parallel import map_in_order
 from textmask.progress import Progress, with_progress
 
 FORMAT = 2
@@ -80,11 +82,17 @@ def scan_masks(
     if (found := _load_scan(stored)) is not None:
         return found
 
-    files = {}
-    for path in with_progress(paths, "mask values", progress):
+    def values(path: str) -> MaskValues | None:
         # a file that cannot be read is reported with its row when it is decoded
         with contextlib.suppress(DataError):
-            files[path] = values_of(*read_stored(manifest.root / path), path)
+            return values_of(*read_stored(manifest.root / path), path)
+        return None
+
+    files = {}
+    found_values = map_in_order(values, paths)
+    for path in with_progress(paths, "mask values", progress):
+        if (value := next(found_values)) is not None:
+            files[path] = value
 
     found = MaskScan(files, _copies(files, images, hashes))
     if len(files) == len(paths):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -71,20 +72,21 @@ def identify(stems: Sequence[str], texts: Sequence[str], folder: str) -> str:
     """
     folder = folder.lower()
 
-    # prompts first: they are the most specific
-    if _most(texts, lambda text: "infected area" in text.lower()):
-        if _most(stems, lambda stem: MOSMED.match(stem.lower())):
+    # prompts first: they are the most specific, and a few of them are repeated in all rows
+    prompts = Counter(texts)
+    if _most(prompts, lambda text: "infected area" in text.lower()):
+        if _most(Counter(stems), lambda stem: MOSMED.match(stem.lower())):
             return "mosmeddata+"
-        if _most(stems, lambda stem: QATA.match(stem.lower())):
+        if _most(Counter(stems), lambda stem: QATA.match(stem.lower())):
             return "qata-cov19-v2"
 
-    if _most(texts, lambda text: "nuclei" in text.lower()) and _most(
-        stems, lambda stem: TCGA.match(stem.lower())
+    if _most(prompts, lambda text: "nuclei" in text.lower()) and _most(
+        Counter(stems), lambda stem: TCGA.match(stem.lower())
     ):
         return "monuseg"
 
-    if _most(texts, lambda text: "polyp" in text.lower()):
-        if _most(stems, lambda stem: KVASIR.match(stem.lower())):
+    if _most(prompts, lambda text: "polyp" in text.lower()):
+        if _most(Counter(stems), lambda stem: KVASIR.match(stem.lower())):
             return "kvasir-seg"
         if re.search(r"clinic_?-?db|cvc-?_?612", folder):
             return "cvc-clinicdb"
@@ -132,5 +134,6 @@ def compare_counts(manifest: Manifest) -> PublishedCounts | None:
     )
 
 
-def _most(values: Sequence[str], holds: Callable[[str], object]) -> bool:
-    return bool(values) and 2 * sum(bool(holds(value)) for value in values) > len(values)
+def _most(values: Counter[str], holds: Callable[[str], object]) -> bool:
+    """Whether something holds for more than half of counted values."""
+    return 2 * sum(n for value, n in values.items() if holds(value)) > values.total()

@@ -72,6 +72,8 @@ def measure_agreement(
 
     # counted once per row, then resampled for each subset
     counted = {row.name: agreement(row.shown, _judged_by(row, scorer)) for row in rows}
+    for kept in subsets.values():
+        _prepare_f1(list(counted.values()), kept, bootstrap)
     first, *others = counted
     differences = {}
     for name in others:
@@ -173,6 +175,17 @@ def _subset_agreement(counts: AspectCounts, kept: Bools, bootstrap: Bootstrap) -
                 recall=both / true,
             )
     return SubsetAgreement(n=int(kept.sum()), **scores)
+
+
+def _prepare_f1(counted: Sequence[AspectCounts], kept: Bools, bootstrap: Bootstrap) -> None:
+    """Draw the resamples of all rows and aspects together."""
+    columns: list[np.ndarray] = []
+    for counts in counted:
+        for found in (*counts.values(), location(counts)):
+            part = found.take(kept)
+            if part.true.any():
+                columns += [part.intersection, part.predicted, part.true]
+    bootstrap.take(kept).prepare(columns)
 
 
 def _f1_differences(

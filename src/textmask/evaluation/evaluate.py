@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest, interval_groups
 from textmask.data.mask_scan import decide_rule
@@ -146,8 +148,8 @@ def _evaluate(
 
     # the model itself comes first; every difference is that of the first row
     name = loaded.recipe.method
-    probabilities = scorer.predict(name, loaded, scorer.data)
-    model = scorer.score(name, loaded, probabilities, scorer.data.prompts)
+    batches = scorer.predict(name, loaded, scorer.data)
+    model = scorer.score(name, loaded, batches, scorer.data.prompts)
     found = _with_other_rows(scorer, model, options)
     for row in folders:
         found.rows.append(row)
@@ -157,7 +159,7 @@ def _evaluate(
     # all files appear at once: a table is never next to the summary of another evaluation
     try:
         with staged(out) as folder:
-            write_evaluation(folder, summary, scores, scorer, model, probabilities)
+            write_evaluation(folder, summary, scores, scorer, model)
     except OSError as error:
         raise CheckpointError(
             f"cannot write the evaluation {out}: {error}. {what_to_do(error.errno)}"
@@ -194,8 +196,8 @@ def _with_other_rows(scorer: Scorer, model: Scored, options: EvaluationOptions) 
     for kind, prompts in prompt_kinds:
         name = f"{run.recipe.method}, {kind} text"
         if get_method(run.recipe.method).card.uses_text:
-            probabilities = scorer.predict(name, run, data, prompts)
-            found.rows.append(scorer.score(name, run, probabilities, prompts))
+            batches = scorer.predict(name, run, data, prompts)
+            found.rows.append(scorer.score(name, run, batches, prompts))
             found.kinds.append(kind)
         else:
             found.missing[name] = "the same: this method does not read the prompt"
@@ -223,12 +225,8 @@ def _summarised(
     groups = interval_groups(scorer.data.rows)
     n = options.n_bootstrap
     bootstrap = Bootstrap(groups, n, options.seed, permutations=n)
-    agreed = measure_agreement(found.rows, scorer, bootstrap)
-
-    # every row is scored under the policy of the model
-    rows, scores = {}, {}
-    for row, kind in zip(found.rows, found.kinds, strict=True):
-        rows[row.name] = _summary_row(row, kind, policy, bootstrap, agreed.rows[row.name])
+    scores = {}
+    for row in found.rows:
         scores[row.name] = ImageScores.of(
             scorer.data.keys,
             scorer.data.rows,
@@ -237,6 +235,13 @@ def _summarised(
             policy,
             row.distances,
         )
+    _prepare(bootstrap, scores)
+    agreed = measure_agreement(found.rows, scorer, bootstrap)
+
+    # every row is scored under the policy of the model
+    rows = {}
+    for row, kind in zip(found.rows, found.kinds, strict=True):
+        rows[row.name] = _summary_row(row, kind, policy, bootstrap, agreed.rows[row.name])
 
     interval = f"95 % bootstrap over groups, {n} resamples; p: paired permutation of groups, Holm"
     protocol = protocol_of(scorer, model.run, groups, interval)
@@ -256,6 +261,18 @@ def _summarised(
         agreement_bounds=agreed.bounds,
     )
     return summary, scores
+
+
+def _prepare(bootstrap: Bootstrap, scores: Mapping[str, ImageScores]) -> None:
+    """Draw what the table of all rows needs together; a policy that leaves images out draws for each row."""
+    first, *others = scores.values()
+    columns: list[np.ndarray] = []
+    for row in scores.values():
+        columns += [row.dice, row.iou, *row.distances.values()]
+        columns += [row.counts.intersection, row.counts.predicted, row.counts.true]
+    columns += [first.dice - row.dice for row in others]
+    bootstrap.prepare(column for column in columns if np.isfinite(column).all())
+    bootstrap.prepare_comparisons(first, others)
 
 
 def _summary_row(

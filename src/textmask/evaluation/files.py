@@ -17,6 +17,7 @@ from textmask.evaluation.scoring import Scored, Scorer
 from textmask.evaluation.structures import structure_table
 from textmask.evaluation.summary import EvaluationSummary, write_typed
 from textmask.evaluation.tables import bullets, evaluation_table
+from textmask.inference.predict_split import predict_split
 from textmask.io.files import write_whole
 from textmask.io.images import write_png
 from textmask.metrics.overlap import Ints, overlap
@@ -33,7 +34,6 @@ def write_evaluation(
     scores: Mapping[str, ImageScores],
     scorer: Scorer,
     model: Scored,
-    probabilities: np.ndarray,
 ) -> None:
     """Write all files; summary.json comes last and says that the others are there.
 
@@ -43,7 +43,6 @@ def write_evaluation(
         scores: name of a row -> scores of its N images.
         scorer: of the split.
         model: the first row.
-        probabilities: N H W, of the first row.
 
     Raises:
         OSError, DataError: a file cannot be written.
@@ -56,7 +55,7 @@ def write_evaluation(
     tables = f"{evaluation_table(summary)}\n{structures}{agreement_table(summary)}"
     write_whole(out / "table.md", f"{tables}\n{bullets(provenance_lines(summary))}".encode())
     scorer.store(model, out / layout.SCORES)
-    _write_cases(out / "cases", model, probabilities, scorer.data)
+    _write_cases(out / "cases", model, scorer.data)
     write_typed(out / layout.SUMMARY, summary)
 
 
@@ -73,12 +72,24 @@ def _chosen_cases(row: Scored) -> dict[CaseKind, Sequence[int]]:
     }
 
 
-def _write_cases(out: Path, row: Scored, probabilities: np.ndarray, data: SplitData) -> None:
-    """Overlays of some images at the run's size, and cases.json that says which they are."""
+def _write_cases(out: Path, row: Scored, data: SplitData) -> None:
+    """Overlays of some images at the run's size, and cases.json that says which they are.
+
+    Only these few images are predicted again: the masks of a whole split are never in memory together.
+    """
     recipe = row.run.recipe
+    chosen = _chosen_cases(row)
+    shown = sorted({i for numbers in chosen.values() for i in numbers})
+    probabilities = dict(
+        zip(
+            shown,
+            predict_split(row.run.method, data.take(np.array(shown, np.int64)), recipe),
+            strict=True,
+        )
+    )
     dice = overlap(row.counts, recipe.empty_policy).dice_per_image
     cases = []
-    for kind, numbers in _chosen_cases(row).items():
+    for kind, numbers in chosen.items():
         for rank, i in enumerate(numbers):
             image = np.ascontiguousarray(np.asarray(data.images[i]).transpose(1, 2, 0))
             image = image[:, :, 0] if image.shape[2] == 1 else image

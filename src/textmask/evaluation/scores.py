@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from textmask.data.manifest import Row
 from textmask.errors import CheckpointError, DataError
-from textmask.io.files import write_whole
+from textmask.io.files import replacing, what_to_do
 from textmask.io.spreadsheets import read_csv, safe_cell
 from textmask.metrics.overlap import Counts, EmptyPolicy, Floats, dice_per_image, iou_per_image
 
@@ -72,26 +71,39 @@ def write_scores(path: Path, rows: Mapping[str, ImageScores], *, prompts: bool =
     Raises:
         DataError: the file cannot be written.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     distances = list(next(iter(rows.values())).distances) if rows else []
     text = ["text"] if prompts else []
-    writer.writerow(["row", "image", "group", *text, *COLUMNS, *distances])
 
-    for name, scores in rows.items():
-        counts = scores.counts
-        columns = [scores.dice, scores.iou, counts.intersection, counts.predicted, counts.true]
-        columns += [scores.distances[distance] for distance in distances]
-        for i, (image, group) in enumerate(zip(scores.images, scores.groups, strict=True)):
-            words = [name, image, group]
-            if prompts:
-                words.append(scores.prompts[i])
-            values = [column[i] for column in columns]
-            figures = [f"{v:.6f}" if isinstance(v, float) else str(v) for v in values]
-            writer.writerow([safe_cell(word) for word in words] + figures)
+    # line by line into the file; a prompt may hold what UTF-8 cannot say
+    try:
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["row", "image", "group", *text, *COLUMNS, *distances])
+            for name, scores in rows.items():
+                writer.writerows(_lines_of(name, scores, distances, prompts))
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}). {what_to_do(error.errno)}"
+        ) from error
 
-    # a prompt may hold what UTF-8 cannot say
-    write_whole(path, stream.getvalue().encode("utf-8", "backslashreplace"))
+
+def _lines_of(
+    name: str, scores: ImageScores, distances: Sequence[str], prompts: bool
+) -> Iterator[list[str]]:
+    """The lines of one row, with its prompts if they are asked for."""
+    counts = scores.counts
+    columns = [scores.dice, scores.iou, counts.intersection, counts.predicted, counts.true]
+    columns += [scores.distances[distance] for distance in distances]
+    for i, (image, group) in enumerate(zip(scores.images, scores.groups, strict=True)):
+        words = [name, image, group]
+        if prompts:
+            words.append(scores.prompts[i])
+        values = [column[i] for column in columns]
+        figures = [f"{v:.6f}" if isinstance(v, float) else str(v) for v in values]
+        yield [safe_cell(word) for word in words] + figures
 
 
 def read_scores(path: Path) -> dict[str, ImageScores]:

@@ -19,7 +19,7 @@ from textmask.data.manifest import Manifest
 from textmask.data.mask_scan import row_mask
 from textmask.errors import BusyError, DataError
 from textmask.evaluation.mask_folders import read_folder
-from textmask.inference.predict_split import predict_split, resize_probability
+from textmask.inference.predict_split import predict_batches, resize_probability
 from textmask.io.files import file_sha256, write_whole
 from textmask.io.images import resize_mask
 from textmask.io.locks import only_replacer
@@ -30,6 +30,8 @@ from textmask.progress import Progress, report, with_progress
 from textmask.runs.checkpoint import Run
 from textmask.runs.environment import git_commit
 from textmask.runs.layout import EVALUATION, SCORES, is_bundled
+
+Counted = tuple[Counts, SurfaceResult | None, Shown]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,30 +104,43 @@ class Scorer:
         data: SplitData,
         prompts: Sequence[str] | None = None,
         damage: Damage | None = None,
-    ) -> np.ndarray:
-        """Probabilities N H W of a run, for the split's own or for other prompts and images."""
+    ) -> Iterator[np.ndarray]:
+        """Probabilities B H W of a run batch by batch, for the split's own or for other prompts and images."""
 
         def step(done: int, total: int) -> None:
             (self.progress or report)(name, done, total)
 
-        return predict_split(
+        return predict_batches(
             run.method, data, run.recipe, prompts=prompts, damage=damage, progress=step
         )
 
     def score(
-        self, name: str, run: Run, probabilities: np.ndarray, prompts: Sequence[str]
+        self, name: str, run: Run, batches: Iterable[np.ndarray], prompts: Sequence[str]
     ) -> Scored:
-        """Threshold at the run's own threshold and count; probabilities of another size are resized to the masks."""
+        """Threshold at the run's own threshold and count; probabilities of another size are resized to the masks.
+
+        Args:
+            name: of the row.
+            run: what made the probabilities.
+            batches: probabilities or masks B H W of all images in their order; each batch is counted and let go.
+            prompts: the N prompts that the run was given.
+        """
         threshold, truth = run.recipe.threshold, self.data.masks
-        if not self.native and probabilities.shape == truth.shape:
-            masks = probabilities > threshold
-            zones = shown(masks, self.data.statements, self.zones)
-            found, surface = self._measure(masks, truth)
-        else:
-            found, surface, zones = self._measure_each(
-                (resize_probability(probability, (mask.shape[0], mask.shape[1])) > threshold, mask)
-                for probability, mask in zip(probabilities, self._truths(), strict=True)
-            )
+        parts: list[Counted] = []
+        begin = 0
+        for batch in batches:
+            end = begin + len(batch)
+            if not self.native and batch.shape[1:] == truth.shape[1:]:
+                parts.append(self._count(batch > threshold, truth[begin:end], begin))
+            else:
+                for i, probability in enumerate(batch, start=begin):
+                    mask = self._truth(i)
+                    size = (mask.shape[0], mask.shape[1])
+                    predicted = resize_probability(probability, size) > threshold
+                    parts.append(self._count(predicted[None], mask[None], i))
+            begin = end
+
+        found, surface, zones = _joined_counts(parts)
         return Scored(
             name=name, prompts=prompts, counts=found, surface=surface, shown=zones, run=run
         )
@@ -139,10 +154,13 @@ class Scorer:
         truth = self.data.masks
         size = None if self.native else (int(truth.shape[1]), int(truth.shape[2]))
         made = read_folder(name, folder, self.manifest, self.data.rows, size, self.progress)
-        found, surface, zones = self._measure_each(
-            ((mask if size is None else resize_mask(mask, size)) > 0, true)
-            for mask, true in zip(made.masks, self._truths(), strict=True)
-        )
+        parts: list[Counted] = []
+        numbers = with_progress(range(len(self.data)), "scoring")
+        for i, mask in zip(numbers, made.masks, strict=True):
+            predicted = (mask if size is None else resize_mask(mask, size)) > 0
+            parts.append(self._count(predicted[None], self._truth(i)[None], i))
+
+        found, surface, zones = _joined_counts(parts)
         return ScoredFolder(
             name=name,
             prompts=self.data.prompts,
@@ -231,35 +249,30 @@ class Scorer:
             }
         )
 
-    def _measure(
-        self, prediction: np.ndarray, truth: np.ndarray
-    ) -> tuple[Counts, SurfaceResult | None]:
+    def _truth(self, i: int) -> np.ndarray:
+        """The true mask of one image, at the size at which it is scored."""
+        if self.native:
+            return row_mask(self.manifest, self.data.rows[i])
+        return np.asarray(self.data.masks[i])
+
+    def _count(self, prediction: np.ndarray, truth: np.ndarray, begin: int) -> Counted:
+        """Count masks B H W of one size, those of the images from number `begin` on."""
+        statements = self.data.statements[begin : begin + len(prediction)]
         distances = surface_distances(prediction, truth) if self.surface else None
-        return counts(prediction, truth), distances
+        return counts(prediction, truth), distances, shown(prediction, statements, self.zones)
 
-    def _truths(self) -> Iterator[np.ndarray]:
-        """The true masks one by one, at the size at which they are scored."""
-        for i, row in enumerate(self.data.rows):
-            yield row_mask(self.manifest, row) if self.native else np.asarray(self.data.masks[i])
 
-    def _measure_each(
-        self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
-    ) -> tuple[Counts, SurfaceResult | None, Shown]:
-        """Count (prediction, truth) one by one, since each mask may have its own size."""
-        parts, places = [], []
-        numbers = with_progress(range(len(self.data)), "scoring")
-        for i, (found, mask) in zip(numbers, pairs, strict=True):
-            parts.append(self._measure(found[None], mask[None]))
-            places.append(shown(found[None], self.data.statements[i : i + 1], self.zones))
-
-        surfaces = [distances for _, distances in parts if distances is not None]
-        zones = Shown(
-            np.concatenate([place.zones for place in places]),
-            np.concatenate([place.pieces for place in places]),
-            np.concatenate([place.empty for place in places]),
-        )
-        joined = Counts.concatenate(part for part, _ in parts)
-        return joined, SurfaceResult.concatenate(surfaces) if surfaces else None, zones
+def _joined_counts(parts: Sequence[Counted]) -> Counted:
+    """What was counted of several batches, as of one."""
+    surfaces = [distances for _, distances, _ in parts if distances is not None]
+    places = [place for _, _, place in parts]
+    zones = Shown(
+        np.concatenate([place.zones for place in places]),
+        np.concatenate([place.pieces for place in places]),
+        np.concatenate([place.empty for place in places]),
+    )
+    joined = Counts.concatenate(part for part, _, _ in parts)
+    return joined, SurfaceResult.concatenate(surfaces) if surfaces else None, zones
 
 
 def _stored_surface(file: Mapping[str, Any]) -> SurfaceResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from textmask.data.loaders import SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import ConfigError, DataError
-from textmask.inference.predict_split import predict_split
+from textmask.inference.predict_split import predict_batches
 from textmask.inference.screening import Calibration, confidence
 from textmask.io.files import file_sha256, write_json
 from textmask.io.locks import only_replacer
@@ -99,10 +99,10 @@ def _calibrated(
         return report
 
     # the split with its own prompts, and with those of other images
-    own = predict_split(loaded.method, data, recipe, progress=step(0))
-    others, _ = shuffled_prompts(data, recipe.seed)
-    foreign = predict_split(loaded.method, data, recipe, prompts=others, progress=step(len(data)))
+    own = predict_batches(loaded.method, data, recipe, progress=step(0))
     own_sure = _confidences(own, recipe.threshold)
+    others, _ = shuffled_prompts(data, recipe.seed)
+    foreign = predict_batches(loaded.method, data, recipe, prompts=others, progress=step(len(data)))
     foreign_sure = _confidences(foreign, recipe.threshold)
     sure = [value for value in own_sure if value is not None]
     if len(sure) < MIN_CASES:
@@ -156,9 +156,13 @@ def _share_needed(prompts: list[str], words: list[str], level: float) -> tuple[f
     return ((lowest + best) / 2 if lowest > best else 0.0), best
 
 
-def _confidences(probabilities: np.ndarray, threshold: float) -> list[float | None]:
+def _confidences(batches: Iterable[np.ndarray], threshold: float) -> list[float | None]:
     """The confidence of each image; None if nothing is marked."""
-    return [confidence(probability.astype(np.float32), threshold) for probability in probabilities]
+    found: list[float | None] = []
+    for batch in batches:
+        for probability in batch:
+            found.append(confidence(probability.astype(np.float32), threshold))
+    return found
 
 
 def _withheld(found: Calibration, prompts: list[str], sure: list[float | None]) -> float:

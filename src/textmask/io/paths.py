@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 
-WINDOWS = re.compile(r"[A-Za-z]:|\\\\")
+# nearly all paths: no control character, backslash or colon, and no slash or space at the begin
+ORDINARY = re.compile(r"[^\x00-\x20\x7f\\:/][^\x00-\x1f\x7f\\:]*")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+WINDOWS = re.compile(r"[A-Za-z]:|\\\\")
 
 
 def path_problem(text: str) -> str | None:
     """Why `text` cannot be a path below a root, judged by the text alone; None if it can."""
+    if ORDINARY.fullmatch(text) and ".." not in text:
+        return None
     if not text.strip():
         return "is empty; write a path relative to the table's folder"
     if CONTROL.search(text):

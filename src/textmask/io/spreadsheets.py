@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 import zipfile
@@ -35,21 +34,47 @@ def read_csv(path: Path, delimiter: str = ",") -> tuple[list[str], Records]:
     Raises:
         DataError: the file is missing, empty, not UTF-8, or not a CSV.
     """
+    records = csv_records(path, delimiter)
+    return next(records)[1], list(records)
+
+
+def csv_records(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV one by one, as `read_csv` returns them; the first is the header, with the number 1.
+
+    Raises:
+        DataError: as `read_csv`, when the row at fault is reached.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a CSV file.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except UnicodeDecodeError as error:
+        with path.open(encoding="utf-8-sig") as file:
+            records = csv.reader(file, delimiter=delimiter, strict=True)
+            header = next(records, [])
+            if not any(header):
+                raise DataError(f"{path}: is empty; expected a header row.")
+            yield 1, [name.strip() for name in header]
+
+            for number, cells in enumerate(records, start=2):
+                if any(cells):
+                    # only such a row may hold an escaped cell
+                    if "'" in "".join(cells):
+                        cells = [_unescaped(cell) for cell in cells]
+                    yield number, cells
+    except UnicodeDecodeError:
         raise DataError(
-            f"{path}: is not UTF-8 (byte {error.start}); save it as 'CSV UTF-8'."
-        ) from error
+            f"{path}: is not UTF-8 (byte {_first_wrong_byte(path)}); save it as 'CSV UTF-8'."
+        ) from None
     except (csv.Error, OSError) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}).") from error
-    if not records or not any(records[0]):
-        raise DataError(f"{path}: is empty; expected a header row.")
-    header, body = _split_header(records)
-    return header, [(number, [_unescaped(cell) for cell in cells]) for number, cells in body]
+
+
+def _first_wrong_byte(path: Path) -> int:
+    """Where a file stops to be UTF-8."""
+    try:
+        path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        return error.start
+    return 0
 
 
 def _split_header(records: list[list[str]]) -> tuple[list[str], Records]:

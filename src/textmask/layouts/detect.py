@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from textmask.data.manifest import COLUMNS, REQUIRED
 from textmask.errors import DataError
 from textmask.io.array_files import has_mask_array
 from textmask.io.spreadsheets import (
     column_of,
+    csv_records,
     read_csv,
     sheet_headers,
+    without_value,
 )
+from textmask.layouts.choice import TableChoice
 from textmask.layouts.pairing import bare_stems, named_kind, plain_stem
 from textmask.layouts.source import (
     IMAGE_NAMES,
@@ -122,8 +126,58 @@ def _what_lacks(header: list[str]) -> str:
     return " (nearest layout: csv; add a column mask or split)"
 
 
+def native_table(path: Path, choice: TableChoice | None = None) -> Path | None:
+    """The table of a manifest, found without a look at the other files of its folder.
+
+    None does not mean that there is none: a table without a column for masks, or with names of files that must be
+    searched for, depends on the other files.
+
+    Args:
+        path: a folder, or a table.
+        choice: a choice of sheet or columns says that the table is not a manifest.
+    """
+    if choice is not None and choice != TableChoice():
+        return None
+    if path.is_dir():
+        tables = sorted(file for file in path.iterdir() if _is_visible_csv(file.name))
+        tables.sort(key=lambda file: file.name != "manifest.csv")
+    else:
+        tables = [path] if path.is_file() and _is_visible_csv(path.name) else []
+
+    for table in tables:
+        try:
+            header, first = _first_rows(table)
+        except DataError:
+            return None
+        if set(REQUIRED) <= set(header) <= set(COLUMNS):
+            named = table.name == "manifest.csv" or not _must_search(table.parent, header, first)
+            return table if "mask" in header and named else None
+        if table.name == "manifest.csv":
+            return None
+    return None
+
+
+def _is_visible_csv(name: str) -> bool:
+    return name.lower().endswith(".csv") and not name.startswith((".", "~$"))
+
+
+def _first_rows(table: Path) -> tuple[list[str], list[str]]:
+    """The header of a CSV and its first row; an empty one if it has none."""
+    records = csv_records(table)
+    header = next(records)[1]
+    return header, without_value(next(records, (0, []))[1])
+
+
+def _must_search(root: Path, header: list[str], first: list[str]) -> bool:
+    """Whether a table names its images in a way that only a search finds: a.png for images/a.png, C:\\a.png."""
+    if len(first) != len(header) or not {"label", "grammar"}.isdisjoint(header):
+        return False
+    cell = first[header.index("image")].strip()
+    return bool(cell) and (cell.startswith("/") or not (root / cell).is_file())
+
+
 def native_tables(source: LayoutSource) -> list[str]:
-    """Tables in the manifest format; manifest.csv always counts, so that its errors are reported."""
+    """Tables in the manifest format."""
     # a manifest with a misspelled column must not be taken for another layout
     names = source.top_csv()
     if source.choice.columns:
@@ -140,12 +194,8 @@ def native_tables(source: LayoutSource) -> list[str]:
 
 
 def _names_files_otherwise(source: LayoutSource, name: str) -> bool:
-    """Whether a table in the manifest format names its images in a way that only a search finds: a.png, C:\\a.png."""
     header, records = source.table(name)
-    if not records or not {"label", "grammar"}.isdisjoint(header):
-        return False
-    cell = records[0][1][header.index("image")].strip()
-    return bool(cell) and (cell.startswith("/") or not (source.tree.root / cell).is_file())
+    return _must_search(source.tree.root, header, records[0][1] if records else [])
 
 
 def _has_no_masks(header: list[str]) -> bool:

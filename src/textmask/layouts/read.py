@@ -6,8 +6,9 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from textmask.data.manifest import Manifest, Row, read_manifest, warn_about_texts
+from textmask.data.manifest import Manifest, Row, read_manifest
 from textmask.data.manifest_cells import own_mask_problem
+from textmask.data.manifest_checks import warn_about_texts
 from textmask.data.published import group_of, identify, known_laterality
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.io.array_files import holds_both
@@ -18,6 +19,7 @@ from textmask.layouts.detect import (
     LAYOUTS,
     LOOKED_FOR,
     detect_in,
+    native_table,
     native_tables,
 )
 from textmask.layouts.entries import (
@@ -34,7 +36,7 @@ from textmask.layouts.entries import (
 )
 from textmask.layouts.name_pairs import read_name_pairs, read_npz
 from textmask.layouts.nnunet import read_nnunet, structures
-from textmask.layouts.pairing import stem_of
+from textmask.layouts.pairing import Tree, stem_of
 from textmask.layouts.plain_csv import read_imagefolder, read_plain
 from textmask.layouts.refcoco import read_refcoco
 from textmask.layouts.rows import Pairing
@@ -70,6 +72,8 @@ def detect(path: str | Path, choice: TableChoice | None = None) -> str:
     Raises:
         DataError: no layout fits; the message lists what was looked for.
     """
+    if native_table(Path(path), choice) is not None:
+        return "manifest"
     return detect_in(LayoutSource.open(Path(path), choice))
 
 
@@ -97,7 +101,14 @@ def read_layout(
         DataError: no layout fits, or tables name files that do not exist (the first ten are listed).
         ConfigError: the layout or a column is unknown.
     """
-    source = LayoutSource.open(Path(path), choice)
+    # a manifest names its files, so that the folder need not be searched for them
+    path = Path(path)
+    if layout in ("auto", "manifest") and text_column is None and split_column is None:
+        table = native_table(path, choice)
+        if table is not None:
+            return _with_laterality(_read_native(path, table), laterality)
+
+    source = LayoutSource.open(path, choice)
     if layout == "auto":
         layout = detect_in(source)
     choose("layout", layout, LAYOUTS)
@@ -122,11 +133,30 @@ def read_layout(
     warn_about_unused_tables(source, used, prompts=prompts)
     warn_about_other_sheets(source, used)
 
-    # the caller knows better than the table
-    if laterality is not None:
-        manifest = replace(
-            manifest, rows=tuple(replace(row, laterality=laterality) for row in manifest.rows)
-        )
+    return _with_laterality(manifest, laterality)
+
+
+def _with_laterality(manifest: Manifest, laterality: Laterality | None) -> Manifest:
+    """The same rows with the convention that the caller says, who knows better than the table; None changes nothing."""
+    if laterality is None:
+        return manifest
+    rows = tuple(replace(row, laterality=laterality) for row in manifest.rows)
+    return replace(manifest, rows=rows)
+
+
+def _read_native(path: Path, table: Path) -> Manifest:
+    """Read a manifest, and warn about tables next to its files that may hold more."""
+    manifest = read_manifest(table)
+    if path.is_file():
+        return manifest
+
+    # without prompts they may be in any table of the folder, otherwise next to a file that the manifest names
+    prompts = any(row.text for row in manifest.rows)
+    if prompts:
+        source = LayoutSource(path, Tree(path, tuple(row.image for row in manifest.rows), ()), ())
+    else:
+        source = LayoutSource.open(path)
+    warn_about_unused_tables(source, {table.name}, prompts=prompts)
     return manifest
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from textmask.data.manifest import SHOWN, SPLIT, Row, text_problem
+from textmask.data.manifest import SPLIT, Row
 from textmask.data.manifest_cells import TRUTH
+from textmask.data.manifest_checks import SHOWN, text_problem
 from textmask.data.mask_sources import is_mask_source
 from textmask.errors import DataError
 from textmask.io.array_files import has_mask_array, holds_both

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from textmask.errors import DataWarning
 from textmask.io.spreadsheets import column_of, sheet_headers
-from textmask.layouts.pairing import plain_stem
-from textmask.layouts.source import IMAGE_NAMES, LayoutSource
+from textmask.layouts.pairing import TABLE_SUFFIXES, plain_stem
+from textmask.layouts.source import IMAGE_NAMES, LayoutSource, is_text_table
 
 # read by no layout, but people keep prompts in them
 OTHER_TABLES = (
@@ -36,9 +36,10 @@ def warn_about_unused_tables(source: LayoutSource, used: Iterable[str], *, promp
     stems = {plain_stem(path) for path in source.tree.images}
     if not prompts:
         _warn_about_texts(source, stems)
-    unused = []
     seen = [] if prompts else list(source.tree.tables)
-    for name in (*seen, *_other_tables(source)):
+    names = (*seen, *_other_tables(source))
+    unused = []
+    for name in names:
         if not any(place.startswith(name) for place in places) and _names_images(
             source, name, stems
         ):
@@ -111,10 +112,14 @@ def _other_tables(source: LayoutSource) -> list[str]:
     folders = {""} | {os.path.dirname(path) for path in (*source.tree.tables, *source.tree.images)}
     found = []
     for folder in sorted(folders):
+        if not os.path.isdir(source.tree.root / folder):
+            continue  # a manifest may name files that are missing
         for name in sorted(os.listdir(source.tree.root / folder)):
-            if name.lower().endswith(OTHER_TABLES) and not name.startswith((".", "~$")):
+            lower = name.lower()
+            if lower.endswith(OTHER_TABLES) and not name.startswith((".", "~$")):
                 path = os.path.join(folder, name).replace(os.sep, "/")
-                if path not in source.tree.tables:
+                text = not folder and is_text_table(source.tree.root / path)
+                if not (lower.endswith(TABLE_SUFFIXES) or text):
                     found.append(path)
     return found
 

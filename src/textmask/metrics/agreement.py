@@ -19,6 +19,7 @@ ASPECTS = ("side", "level", "zone", "lateral", "count", "absence")
 SUBSETS = ("all", "one_sided")
 # share of a mask's area; smaller pieces are specks, which have no count and no place
 PIECE = 0.02
+BLOCK = 256  # masks that are summed together
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ def shown(masks: npt.ArrayLike, statements: Sequence[Statement], table: str | No
 
     # all masks of one zone map at once; some maps go by the centers of pieces instead of by area
     for name in dict.fromkeys(names):
-        chosen = np.array([other == name for other in names])
-        zones[chosen] = _by_share(array[chosen], ZONE_MAPS[name])
+        chosen = np.flatnonzero([other == name for other in names])
+        for begin in range(0, len(chosen), BLOCK):  # bounds the memory
+            part = chosen[begin : begin + BLOCK]
+            zones[part] = _by_share(array[part], ZONE_MAPS[name])
     for i, (mask, name) in enumerate(zip(array, names, strict=True)):
         centres = _pieces(mask)
         pieces[i] = len(centres)

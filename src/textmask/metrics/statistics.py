@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from textmask.errors import ConfigError, DataError
 from textmask.metrics.overlap import Counts, Floats, Ints, Kind, pooled
+from textmask.metrics.resampling import Groups, Resampling, as_resampling
 
 Statistic = Literal["mean"] | Callable[[Floats], float]
-Groups = Sequence[str] | None
 _OTHER_IMAGES = "paired comparison: {} and {} images, whose truth must be the same in order."
-CHUNK = 1 << 21  # drawn numbers in memory at a time, 16 MB
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,6 @@ class Interval:
         return value < self.low or value > self.high
 
 
-def _codes(groups: Groups, n: int) -> tuple[Ints, int]:
-    """N group numbers, and the number of groups; each name "" is a group of its own."""
-    if groups is None:
-        return np.arange(n), n
-    if len(groups) != n:
-        raise DataError(
-            f"groups: got {len(groups)} names, expected one for each of the {n} images."
-        )
-
-    numbers: dict[str | int, int] = {}
-    codes = np.empty(n, np.int64)
-    for i, name in enumerate(groups):
-        key = name if name != "" else i
-        codes[i] = numbers.setdefault(key, len(numbers))
-    return codes, len(numbers)
-
-
 def _finite(values: npt.ArrayLike, what: str) -> Floats:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not len(array):
@@ -78,27 +60,6 @@ def _check_resampling(n: int, level: float) -> None:
         raise ConfigError(
             f"got n={n}, level={level}; expected n of at least 1 and a level between 0 and 1."
         )
-
-
-def _group_sums(columns: npt.NDArray[np.number], codes: Ints, n_groups: int) -> Floats:
-    """G K, the sum of each of K columns in each group."""
-    return np.stack([np.bincount(codes, column, n_groups) for column in columns.T], axis=1)
-
-
-def _resampled_sums(sums: Floats, n: int, seed: int) -> Floats:
-    """Column sums (n K) over G groups drawn with replacement, n times."""
-    rng = np.random.default_rng(seed)
-    n_groups = len(sums)
-
-    # in chunks, to bound the memory
-    step = max(1, CHUNK // n_groups)
-    out = np.empty((n, sums.shape[1]))
-    for start in range(0, n, step):
-        stop = min(start + step, n)
-        drawn = rng.integers(0, n_groups, (stop - start, n_groups))
-        for k, column in enumerate(sums.T):
-            out[start:stop, k] = column[drawn].sum(1)
-    return out
 
 
 def _interval(estimate: float, replicates: Floats, level: float, n: int, n_groups: int) -> Interval:
@@ -129,7 +90,7 @@ def _any_replicates(
 
 def bootstrap_ci(
     values: npt.ArrayLike,
-    groups: Groups = None,
+    groups: Groups | Resampling = None,
     statistic: Statistic = "mean",
     n: int = 2000,
     level: float = 0.95,
@@ -139,7 +100,8 @@ def bootstrap_ci(
 
     Args:
         values: N finite scores, one per image.
-        groups: N names (patients); each "" is a group of its own; None makes every image its own group.
+        groups: N names (patients); each "" is a group of its own; None makes every image its own group; or draws that
+            other columns share, which have their own `n` and `seed`.
         statistic: "mean" (vectorized) or a function of the resampled values, e.g. `np.median`.
         n: number of resamples.
         level: nominal coverage.
@@ -150,15 +112,15 @@ def bootstrap_ci(
     """
     array = _finite(values, "values")
     _check_resampling(n, level)
-    codes, n_groups = _codes(groups, len(array))
+    draws = as_resampling(groups, n, seed)
+    codes, n_groups = draws.codes(len(array))
 
     # the mean of a resample needs only sums and sizes of its groups
     if statistic == "mean":
-        columns = np.stack([array, np.ones_like(array)], 1)
-        sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
+        sums = draws.resampled(np.stack([array, np.ones_like(array)], 1))
         return _interval(float(array.mean()), sums[:, 0] / sums[:, 1], level, len(array), n_groups)
 
-    replicates = _any_replicates(array, codes, n_groups, statistic, n, seed)
+    replicates = _any_replicates(array, codes, n_groups, statistic, draws.n, draws.seed)
     return _interval(float(statistic(array)), replicates, level, len(array), n_groups)
 
 
@@ -192,7 +154,7 @@ def _same_images(a: Counts, b: Counts) -> None:
 
 def bootstrap_pooled(
     counts: Counts | Sequence[Counts],
-    groups: Groups,
+    groups: Groups | Resampling,
     kind: Kind,
     n: int = 2000,
     level: float = 0.95,
@@ -211,8 +173,8 @@ def bootstrap_pooled(
     """
     columns = _all_columns(counts)
     _check_resampling(n, level)
-    codes, n_groups = _codes(groups, len(columns))
-    sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
+    draws = as_resampling(groups, n, seed)
+    sums, n_groups = draws.resampled(columns), draws.codes(len(columns))[1]
     estimate = float(_mean_pooled(kind, columns.sum(0)))
     return _interval(estimate, _mean_pooled(kind, sums), level, len(columns), n_groups)
 
@@ -229,7 +191,7 @@ def _paired_values(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
 def paired_difference(
     a: npt.ArrayLike,
     b: npt.ArrayLike,
-    groups: Groups = None,
+    groups: Groups | Resampling = None,
     n: int = 2000,
     level: float = 0.95,
     seed: int = 0,
@@ -250,7 +212,7 @@ def paired_difference(
 def paired_difference_pooled(
     a: Counts | Sequence[Counts],
     b: Counts | Sequence[Counts],
-    groups: Groups,
+    groups: Groups | Resampling,
     kind: Kind,
     n: int = 2000,
     level: float = 0.95,
@@ -272,33 +234,13 @@ def paired_difference_pooled(
         raise DataError(_OTHER_IMAGES.format(len(first), len(second)))
     columns, split = np.concatenate([first, second], axis=1), first.shape[1]
     _check_resampling(n, level)
-    codes, n_groups = _codes(groups, len(columns))
-    sums = _resampled_sums(_group_sums(columns, codes, n_groups), n, seed)
+    draws = as_resampling(groups, n, seed)
+    sums, n_groups = draws.resampled(columns), draws.codes(len(columns))[1]
 
     total = columns.sum(0)
     estimate = float(_mean_pooled(kind, total[:split]) - _mean_pooled(kind, total[split:]))
     replicates = _mean_pooled(kind, sums[:, :split]) - _mean_pooled(kind, sums[:, split:])
     return _interval(estimate, replicates, level, len(columns), n_groups)
-
-
-def _swapped_sums(sums: Floats, n: int, seed: int) -> tuple[Floats, bool]:
-    """Column sums (R K) over the groups that swap their two models, one row per relabelling.
-
-    All 2^G relabellings if these are at most n (then True), otherwise n random ones.
-    """
-    n_groups = len(sums)
-    if n_groups < 63 and 1 << n_groups <= n:
-        swaps = np.arange(1 << n_groups)[:, None] >> np.arange(n_groups) & 1
-        return swaps @ sums, True
-
-    # in chunks, to bound the memory
-    rng = np.random.default_rng(seed)
-    step = max(1, CHUNK // n_groups)
-    parts: list[Floats] = []
-    for start in range(0, n, step):
-        swaps = rng.integers(0, 2, (min(step, n - start), n_groups), dtype=np.uint8)
-        parts.append(swaps @ sums)
-    return np.concatenate(parts), False
 
 
 def _p_value(observed: float, relabelled: Floats, exact: bool) -> float:
@@ -309,7 +251,11 @@ def _p_value(observed: float, relabelled: Floats, exact: bool) -> float:
 
 
 def paired_permutation(
-    a: npt.ArrayLike, b: npt.ArrayLike, groups: Groups = None, n: int = 10_000, seed: int = 0
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    groups: Groups | Resampling = None,
+    n: int = 10_000,
+    seed: int = 0,
 ) -> float:
     """Two-sided p value of the mean of a - b; the two models are exchanged group by group.
 
@@ -322,25 +268,25 @@ def paired_permutation(
     """
     differences = _paired_values(a, b)
     _check_resampling(n, 0.5)
-    codes, n_groups = _codes(groups, len(differences))
+    draws = as_resampling(groups, n, seed)
 
     # exchanging a group turns the sign of its differences
-    moved, exact = _swapped_sums(_group_sums(differences[:, None], codes, n_groups), n, seed)
+    moved, exact = draws.swapped(differences[:, None])
     mean = float(differences.mean())
     return _p_value(mean, mean - 2 * moved[:, 0] / len(differences), exact)
 
 
 def paired_permutation_pooled(
-    a: Counts, b: Counts, groups: Groups, kind: Kind, n: int = 10_000, seed: int = 0
+    a: Counts, b: Counts, groups: Groups | Resampling, kind: Kind, n: int = 10_000, seed: int = 0
 ) -> float:
     """Two-sided p value of the difference of pooled Dice (or IoU); arguments as in `paired_difference_pooled`."""
     _same_images(a, b)
     _check_resampling(n, 0.5)
-    codes, n_groups = _codes(groups, len(a))
-    first, second = (_group_sums(_columns(x), codes, n_groups) for x in (a, b))
+    draws = as_resampling(groups, n, seed)
+    first, second = _columns(a), _columns(b)
 
     # exchanging a group moves its counts from one model to the other
-    moved, exact = _swapped_sums(second - first, n, seed)
+    moved, exact = draws.swapped(second - first)
     relabelled = pooled(kind, first.sum(0) + moved) - pooled(kind, second.sum(0) - moved)
     observed = float(pooled(kind, first.sum(0)) - pooled(kind, second.sum(0)))
     return _p_value(observed, relabelled, exact)

@@ -7,6 +7,7 @@ import numpy as np
 from textmask.config import Recipe
 from textmask.data.cache import SplitData
 from textmask.data.loaders import Loader
+from textmask.inference.predict_split import in_batches
 from textmask.methods.registry import get_method
 from textmask.training.splits import TrainSplits
 from textmask.training.validation import scores_of, validate
@@ -59,8 +60,8 @@ def below_trivial(recipe: Recipe, splits: TrainSplits, score: float) -> list[str
 
 def _all_foreground(recipe: Recipe, valid: SplitData) -> float:
     """Score of a mask that covers the image."""
-    masks = np.ones(valid.masks.shape, dtype=bool)
-    return scores_of(masks, valid, recipe)[recipe.select_on]
+    masks = np.broadcast_to(np.True_, valid.masks.shape)  # one value in memory
+    return scores_of(in_batches(masks), valid, recipe)[recipe.select_on]
 
 
 def _text_prior(recipe: Recipe, splits: TrainSplits, valid: SplitData) -> float:

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from textmask.config import Recipe
 from textmask.data.cache import SplitData
-from textmask.inference.predict_split import predict_split
+from textmask.inference.predict_split import predict_batches
 from textmask.methods.base import Method
 from textmask.metrics.overlap import Counts, counts, overlap
 
 
 def validate(method: Method, data: SplitData, recipe: Recipe) -> dict[str, float]:
     """Mean per-image and pooled overlap of a split at the recipe's size and threshold."""
-    masks = predict_split(method, data, recipe) > recipe.threshold
-    return scores_of(masks, data, recipe)
+    return scores_of(predict_batches(method, data, recipe), data, recipe)
 
 
-def scores_of(masks: np.ndarray, data: SplitData, recipe: Recipe) -> dict[str, float]:
-    """Mean per-image and pooled overlap of predicted masks N H W with those of a split."""
-    return _named_scores(counts(masks, data.masks), recipe)
+def scores_of(batches: Iterable[np.ndarray], data: SplitData, recipe: Recipe) -> dict[str, float]:
+    """Mean per-image and pooled overlap with the masks of a split.
+
+    Args:
+        batches: probabilities or masks B H W of all images in their order; each batch is counted and let go.
+        data: the split.
+        recipe: gives the threshold and the policy of empty masks.
+    """
+    return _named_scores(_counted(batches, data, recipe), recipe)
+
+
+def _counted(batches: Iterable[np.ndarray], data: SplitData, recipe: Recipe) -> Counts:
+    parts: list[Counts] = []
+    begin = 0
+    for batch in batches:
+        end = begin + len(batch)
+        parts.append(counts(batch > recipe.threshold, data.masks[begin:end]))
+        begin = end
+    return Counts.concatenate(parts)
 
 
 def _named_scores(counted: Counts, recipe: Recipe) -> dict[str, float]:
@@ -47,8 +64,7 @@ def validate_shared(
     mine = _rows_of(data, part)
     found = torch.zeros(3, len(data), dtype=torch.long)
     if len(mine):
-        masks = predict_split(method, mine, recipe) > recipe.threshold
-        here = counts(masks, mine.masks)
+        here = _counted(predict_batches(method, mine, recipe), mine, recipe)
         each = np.stack([here.intersection, here.predicted, here.true])
         found[:, part] = torch.from_numpy(each)
 

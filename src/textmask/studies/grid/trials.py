@@ -234,8 +234,8 @@ class TrialSet:
         sized = open_split(self.manifest, self.split, run.recipe.image_size, self.cache_dir)
 
         scorer = Scorer(self.manifest, self.split, masks, cache_dir=self.cache_dir)
-        probabilities = scorer.predict(trial.arm.name, run, sized)
-        scored = scorer.score(trial.arm.name, run, probabilities, sized.prompts)
+        batches = scorer.predict(trial.arm.name, run, sized)
+        scored = scorer.score(trial.arm.name, run, batches, sized.prompts)
         row = self._row(trial, run, scored)
 
         row_path, images_path = self._paths(trial)

@@ -26,6 +26,7 @@ from textmask.evaluation.protocol import protocol_of, refuse_leaks
 from textmask.evaluation.records import CLEAN_KIND
 from textmask.evaluation.scoring import Scored, Scorer
 from textmask.evaluation.summary import RobustnessProtocol
+from textmask.inference.predict_split import in_batches
 from textmask.io.files import write_whole
 from textmask.methods.registry import get_method
 from textmask.metrics.overlap import Bools
@@ -241,7 +242,7 @@ class RobustnessBench:
         statements = self.data.statements
         if prompts is not self.data.prompts:
             statements = read_prompts(prompts, self.data.rows)
-        scored = self.scorer.score(perturbation.name, self.run, masks, prompts)
+        scored = self.scorer.score(perturbation.name, self.run, in_batches(masks), prompts)
         return PerturbedResult(perturbation, prompts, statements, changed, masks, scored)
 
     def _masks(
@@ -266,8 +267,15 @@ class RobustnessBench:
         if kept is not None:
             return kept
 
-        found = self.scorer.predict(perturbation.name, self.run, data, prompts, perturbation.image)
-        masks = np.asarray(found > self.run.recipe.threshold, np.bool_)
+        # one byte a pixel; the probabilities are never together in memory
+        masks = np.empty(shape, np.bool_)
+        batches = self.scorer.predict(
+            perturbation.name, self.run, data, prompts, perturbation.image
+        )
+        begin = 0
+        for batch in batches:
+            masks[begin : begin + len(batch)] = batch > self.run.recipe.threshold
+            begin += len(batch)
         stream = io.BytesIO()
         np.savez_compressed(
             stream, key=np.array(key), masks=np.packbits(masks.reshape(len(masks), -1), axis=1)
