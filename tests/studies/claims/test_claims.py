@@ -26,13 +26,12 @@ from textmask.evaluation.summary import StudyProtocol, StudySummary, write_typed
 from textmask.methods.registry import get_method, list_methods
 from textmask.runs.data_options import DataOptions
 from textmask.runs.read_data import read_data
+from textmask.studies.claims.differences import read_image_scores, read_results
 from textmask.studies.claims.ledger import ClaimGroup, LedgerEntry, PaperClaim, ledger, read_ledger
 from textmask.studies.claims.page import claims_chart, claims_page, page, write_claims
 from textmask.studies.claims.verdicts import (
     ClaimResult,
     judge_claims,
-    read_image_scores,
-    read_results,
     rule,
     tally,
 )

@@ -10,6 +10,7 @@ from textmask.evaluation.tables import bullets, markdown
 from textmask.io.files import write_whole
 from textmask.io.images import few_colors
 from textmask.plots.charts import forest_png
+from textmask.studies.claims.differences import read_image_scores, read_results
 from textmask.studies.claims.ledger import Ledger, ledger
 from textmask.studies.claims.verdicts import (
     VERDICTS,
@@ -18,8 +19,6 @@ from textmask.studies.claims.verdicts import (
     Counted,
     count,
     judge_claims,
-    read_image_scores,
-    read_results,
     tally,
 )
 
