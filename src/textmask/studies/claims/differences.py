@@ -137,7 +137,8 @@ def differences_of(
 
     else:  # a robustness study: one model, whose first row is the clean input
         for row in summary.rows:
-            values, levels = {}, {}
+            values = {}
+            levels: dict[Metric, tuple[float, float]] = {}
             if row.dice_per_image_minus_clean is not None:
                 values["dice_per_image"] = row.dice_per_image_minus_clean
             if row.dice_pooled_minus_clean is not None:
