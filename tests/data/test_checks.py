@@ -92,7 +92,7 @@ def test_report_as_json_and_as_table(tmp_path: Path) -> None:
 def test_progress_counts_rows(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     check(data_set(tmp_path, 5), progress=lambda *step: seen.append(step))
-    assert [step for step in seen if step[0] == "images"] == [("images", i, 5) for i in range(1, 6)]
+    assert [step for step in seen if step[0] == "images"] == [("images", i, 5) for i in range(6)]
 
 
 def test_without_pixels_nothing_is_read(tmp_path: Path) -> None:

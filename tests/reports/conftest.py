@@ -9,6 +9,10 @@ EVIL = '<img src=x onerror="alert(1)"> {{ 7 * 7 }} </details><script>alert(2)</s
 EVIL_NAME = "images/<img src=x onerror=alert(3)>.png"
 
 
+# a few more steps, so that masks are not empty
+FINDS_SOMETHING = "stages.segment.steps_per_epoch=40", "stages.segment.optim.lr=0.02"
+
+
 @pytest.fixture(scope="session")
 def evaluated(phantom_manifest, tmp_path_factory):
     """Two trained runs, evaluated on test, the text model on train too; one prompt and one file name are hostile."""
@@ -25,6 +29,7 @@ def evaluated(phantom_manifest, tmp_path_factory):
     manifest = replace(phantom_manifest, root=root / "data", rows=tuple(rows), name="<b>films</b>")
     for name in ("unet", "text_prior"):
         recipe = get_method(name).recipe().smoke()
+        recipe = recipe.override(*FINDS_SOMETHING) if name == "unet" else recipe
         train(recipe, manifest, root / "runs" / name, cache_dir=root / "cache", progress=False)
     for name, split in (("unet", "test"), ("text_prior", "test"), ("text_prior", "train")):
         options = EvaluationOptions(n_bootstrap=50, cache_dir=root / "cache")

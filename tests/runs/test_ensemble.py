@@ -23,12 +23,19 @@ from textmask.runs.ensemble import make_ensemble
 from textmask.runs.folder import write_names
 from textmask.training.loop import train
 
+# a few steps, so that the members differ and their masks are not empty
+FINDS_SOMETHING = (
+    "stages.segment.steps_per_epoch=8",
+    "stages.segment.optim.lr=0.01",
+    "threshold=0.05",
+)
+
 
 @pytest.fixture(scope="module")
 def runs(phantom_manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("ensemble")
     for name, seed in (("statement_unet", 0), ("statement_unet", 1), ("unet", 2)):
-        recipe = get_method(name).recipe().smoke().override(f"seed={seed}")
+        recipe = get_method(name).recipe().smoke().override(f"seed={seed}", *FINDS_SOMETHING)
         train(recipe, phantom_manifest, out / f"{name}{seed}", cache_dir=out, progress=False)
     return out
 

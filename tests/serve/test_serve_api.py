@@ -525,13 +525,13 @@ def test_a_volume_is_uploaded_once_and_asked_per_slice(client, name, data):
         assert shown == other
 
     answer = client.post(f"/v1/images/{first}/masks", json={**about, "index": 3})
-    assert "contains 3 images" in refused(answer, 422, "no_such_index")
+    assert "contains 3 images" in refused(answer, 404, "no_such_index")
 
 
 def test_a_single_image_has_one_index(client, png):
     path = f"/v1/images/{upload(client, png)}/masks"
     assert client.post(path, json={**LOWER_LEFT, "index": 0}).status_code == 200
-    refused(client.post(path, json={**LOWER_LEFT, "index": 1}), 422, "no_such_index")
+    refused(client.post(path, json={**LOWER_LEFT, "index": 1}), 404, "no_such_index")
 
 
 def test_a_volume_counts_with_all_its_voxels_and_must_fit(client_of):

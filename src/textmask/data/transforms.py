@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -179,6 +180,13 @@ def _tone(geometry: Geometry, i: int) -> np.ndarray | None:
     return np.asarray(table, np.uint8)
 
 
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast on the device of a tensor; the meta device has none."""
+    if x.device.type == "meta":
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def warp(
     x: Float[Tensor, "b c _h _w"],
     matrices: np.ndarray,
@@ -204,7 +212,7 @@ def warp(
     # in the normalized coordinates of affine_grid, -1 to 1
     theta = torch.from_numpy(np.concatenate([linear, offset[:, :, None]], 2)).float()
     shape = [len(x), x.shape[1], rows, columns]
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         grid = torch.nn.functional.affine_grid(send(theta, x.device), shape, align_corners=True)
         warped = torch.nn.functional.grid_sample(x.float(), grid, mode=mode, align_corners=True)
     return warped.to(x.dtype)
@@ -283,7 +291,7 @@ def photometric(image: Image, preset: Photometric, generator: torch.Generator) -
             noise = torch.randn(image.shape, dtype=image.dtype, device=image.device)
         x = x + sigma * noise
 
-    with torch.autocast(image.device.type, enabled=False):  # the filters are convolutions
+    with full_precision(image):  # the filters are convolutions
         x = _motion(x, preset, generator)
         return _blur(x, preset, generator).clamp(0, 1)
 

@@ -17,6 +17,7 @@ from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -49,8 +50,8 @@ Index = Annotated[
     int, Query(ge=0, le=100_000, description="Slice or frame of a file that contains several.")
 ]
 Slice = Annotated[
-    int | SkipJsonSchema[None],
-    Query(ge=0, le=100_000, description="Slice or frame; default: the one chosen with the upload."),
+    Annotated[int, Field(ge=0, le=100_000)] | SkipJsonSchema[None],
+    Query(description="Slice or frame; default: the one chosen with the upload."),
 ]
 Parameters = Annotated[MaskQuery, Query()]
 BINARY = {"type": "string", "format": "binary"}

@@ -109,7 +109,7 @@ class Upload:
             return known
         if self.slices is None or index >= self.count:
             raise Problem(
-                422, "no_such_index", f"the file contains {self.count} images, got index {index}."
+                404, "no_such_index", f"the file contains {self.count} images, got index {index}."
             )
 
         try:
