@@ -160,10 +160,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", nargs="?", type=Path, help="folder of the runs")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--case", choices=("kvasir", "source"), action="append")
     arguments = parser.parse_args()
+    if arguments.out is None or "TEXTMASK_DATA" not in os.environ:
+        print("skipped: give a folder for the runs, and TEXTMASK_DATA for the data")
+        return 0
+
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     data, cases = Path(os.environ["TEXTMASK_DATA"]), arguments.case or ["kvasir", "source"]
     goals = Goals()
