@@ -214,8 +214,11 @@ def read_run_data(record: RunRecord, path: Path, options: DataOptions) -> Manife
 def print_table(head: list[str], lines: list[list[str]]) -> None:
     """Print a table to the width of the terminal; what does not fit is folded and never cut."""
     table = Table()
-    for name in head:
-        table.add_column(escape(name), overflow="fold")
+    # names of the rows stay whole where they take at most a quarter of the width
+    longest = max((len(cells[0]) for cells in lines), default=0)
+    for i, name in enumerate(head):
+        whole = i == 0 and longest <= out_console.width // 4
+        table.add_column(escape(name), overflow="fold", no_wrap=whole)
     for line in lines:
         table.add_row(*(escape(cell) for cell in line))
     make_way()
