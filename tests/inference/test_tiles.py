@@ -171,6 +171,8 @@ def run(phantom_manifest, tmp_path_factory):
     recipe = recipe.override(
         "image_size=[64,64]", 'tiles={"size":[32,32],"overlap":8}', "stages.*.labelled_fraction=0.5"
     )
+    # a few steps, so that what the network sees makes a difference
+    recipe = recipe.override("stages.*.optim.lr=0.01", "stages.*.steps_per_epoch=8")
     train(recipe, phantom_manifest, out / "run", cache_dir=out, progress=False)
     return load_run(out / "run")
 

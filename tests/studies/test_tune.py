@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
@@ -119,7 +120,7 @@ def test_another_search_in_the_folder_and_data_without_valid_are_refused(search,
     with pytest.raises(ConfigError, match="differs in space"):
         search(Fake(), trials=2, over=[LR])
     rows = tuple(row for row in phantom_manifest.rows if row.split != "valid")
-    manifest = type(phantom_manifest)(**{**vars(phantom_manifest), "rows": rows})
+    manifest = replace(phantom_manifest, rows=rows)
     with pytest.raises(DataError, match="no valid rows"):
         search(Fake(), manifest=manifest, out="none")
 
