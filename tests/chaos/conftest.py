@@ -25,7 +25,7 @@ def pristine(data, tmp_path_factory):
     """A run with an evaluation and a report, before the command that is killed."""
     folder = tmp_path_factory.mktemp("pristine")
     manifest = read_manifest(data)
-    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]")
+    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]", "threshold=0.05")
     train(recipe, manifest, folder / "run", progress=False)
     evaluate(folder / "run", manifest, "test", FAST)
     write_report(folder / "run")

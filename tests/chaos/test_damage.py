@@ -115,7 +115,9 @@ def whole(data, tmp_path_factory):
     """A finished run with an evaluation, a report, limits and a study."""
     work = tmp_path_factory.mktemp("whole")
     manifest = read_manifest(data)
-    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]", "stages.*.epochs=2")
+    recipe = preset_recipe("unet", "smoke").override(
+        "image_size=[32,32]", "threshold=0.05", "stages.*.epochs=2"
+    )
     options = textmask.training.loop.TrainOptions(source=data, accelerator="cpu")
     textmask.training.loop.train(recipe, manifest, work / "run", progress=False, options=options)
     calibrate_run(work / "run", manifest, device="cpu")

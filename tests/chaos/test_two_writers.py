@@ -22,7 +22,7 @@ def test_the_second_of_two_commands_is_refused_and_names_the_first(
     run = tmp_path / "run"
     shutil.copytree(pristine / "run", run)
     manifest = read_manifest(data)
-    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]")
+    recipe = preset_recipe("unet", "smoke").override("image_size=[32,32]", "threshold=0.05")
     locked, call = {
         "train": (only_writer(run), lambda: train(recipe, manifest, run, resume=True)),
         "evaluate": (only_replacer(run / "evaluation/test"), lambda: evaluate(run, manifest)),

@@ -28,10 +28,10 @@ def scores_of(batches: Iterable[np.ndarray], data: SplitData, recipe: Recipe) ->
         data: the split.
         recipe: gives the threshold and the policy of empty masks.
     """
-    return _named_scores(_counted(batches, data, recipe), recipe)
+    return _named_scores(_counts_of(batches, data, recipe), recipe)
 
 
-def _counted(batches: Iterable[np.ndarray], data: SplitData, recipe: Recipe) -> Counts:
+def _counts_of(batches: Iterable[np.ndarray], data: SplitData, recipe: Recipe) -> Counts:
     parts: list[Counts] = []
     begin = 0
     for batch in batches:
@@ -64,7 +64,7 @@ def validate_shared(
     mine = _rows_of(data, part)
     found = torch.zeros(3, len(data), dtype=torch.long)
     if len(mine):
-        here = _counted(predict_batches(method, mine, recipe), mine, recipe)
+        here = _counts_of(predict_batches(method, mine, recipe), mine, recipe)
         each = np.stack([here.intersection, here.predicted, here.true])
         found[:, part] = torch.from_numpy(each)
 

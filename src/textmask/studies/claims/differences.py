@@ -103,7 +103,7 @@ def differences_of(
                     protocol.n,
                     seeds=(protocol.seed,),
                     values=values,
-                    levels=_levels(*pair),
+                    levels=_pair_of_levels(*pair),
                     equal_budget=_same_training(*pair),
                 )
             )
@@ -122,7 +122,7 @@ def differences_of(
                         "dice_per_image": of_seeds.dice_per_image,
                         "dice_pooled": of_seeds.dice_pooled,
                     },
-                    levels=_levels(*trained),
+                    levels=_pair_of_levels(*trained),
                     equal_budget=_equal_steps(*trained),
                     by_seed={
                         "dice_per_image": of_seeds.dice_per_image_by_seed,
@@ -158,7 +158,7 @@ def differences_of(
     return found
 
 
-def _levels(a: Figures | None, b: Figures | None) -> dict[Metric, tuple[float, float]]:
+def _pair_of_levels(a: Figures | None, b: Figures | None) -> dict[Metric, tuple[float, float]]:
     """The figures of both models, per metric that both have."""
     found: dict[Metric, tuple[float, float]] = {}
     if a is None or b is None:
