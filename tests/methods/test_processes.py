@@ -156,7 +156,9 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one(name, two, monkeyp
         for key, value in one.items():
             # in norm: single entries of a gradient are differences of large numbers in fp32
             error = (found[name][key] - value).norm()
-            assert error <= 5e-3 * value.norm() + 1e-4, (key, float(error), float(value.norm()))
+            # the number of threads alone moves gradients of c2seg by 2 %, a contrast per process by 30 % and more
+            share = 3e-2 if "/gradient/" in key else 5e-3
+            assert error <= share * value.norm() + 1e-4, (key, float(error), float(value.norm()))
 
 
 if __name__ == "__main__":
