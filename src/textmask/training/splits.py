@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def open_train_splits(
 @contextmanager
 def _one_of_this_host(folder: Path) -> Iterator[None]:
     """Wait until no other process of this host is in the block; in a folder that cannot be written all go on."""
-    lock = FileLock(folder / f"decoding-{this_host()}.lock")
+    lock = FileLock(folder / f".decoding-{this_host()}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -86,8 +86,6 @@ def _one_of_this_host(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            Path(lock.lock_file).unlink()
         lock.release()
 
 

@@ -27,7 +27,7 @@ from textmask.evaluation.summary import (
     write_typed,
 )
 from textmask.evaluation.tables import DISTANCES, METRICS, bar, bullets, cell, markdown
-from textmask.io.files import write_whole
+from textmask.io.files import remove_unfinished, write_whole
 from textmask.io.spreadsheets import safe_cell
 from textmask.methods.registry import Arm
 from textmask.metrics.overlap import Bools, Counts, EmptyPolicy, Floats, Overlap, overlap
@@ -283,6 +283,7 @@ def write_study(out: Path, summary: StudySummary, scores: Mapping[str, ImageScor
         cells = [values[name] for name in columns]
         writer.writerow([safe_cell(v) if isinstance(v, str) else v for v in cells])
 
+    remove_unfinished(out)  # what a killed study left
     write_whole(out / "study.csv", stream.getvalue().encode())
     write_scores(out / SCORES, scores)
     write_whole(out / "table.md", study_table(summary).encode())
