@@ -34,6 +34,24 @@ RELEASED_STAGE = BACKBONE_STAGE.model_copy(
         "augment": Augment(p=0.1, rotate_deg=0.0, translate=0.0, scale=(0.95, 1.2)),
     }
 )
+# where these settings come from, for the cards of both
+RELEASED_SOURCES = {
+    "image_size": "code: 224",
+    "text_encoder": "paper: CXR-BERT, frozen",
+    "net.head": "code: 332 185 parameters, does not see the image",
+    "net.intensity": "code: each channel of each image",
+    "net.head_channels": "code: 24",
+    "stages.segment.epochs": "code: at most 100",
+    "stages.segment.batch_size": "code: 32",
+    "stages.segment.optim.name": "code: AdamW",
+    "stages.segment.optim.lr": "code: 3e-4, whatever the configuration says",
+    "stages.segment.schedule.*": "code: cosine, T_max 200, to 1e-6",
+    "stages.segment.augment.p": "code: 0.1",
+    "stages.segment.augment.scale": "code: zoom 0.95 to 1.2, bicubic (here bilinear)",
+    "stages.segment.weights.dice": "code: Dice and cross-entropy; with the pinned MONAI the latter is 0",
+    "stages.segment.weights.bce": "code: Dice and cross-entropy; with the pinned MONAI the latter is 0",
+    "stages.segment.patience": "code: 20, on the validation loss (here on select_on)",
+}
 # for the CPU presets on EfficientNet-Lite0: its two finest scales are frozen, which saves a quarter of a step, and the
 # other scales learn more slowly than the layers after them
 LITE0_LR = {

@@ -13,7 +13,19 @@ class BatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose statistics in training are those of the whole batch, however many processes share it.
 
     In one process, and in eval mode, it is torch's. torch's own `SyncBatchNorm` does not run on CPUs.
+
+    Args:
+        channels: C.
+        eps, momentum: as in torch. There are always running statistics.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """B C H W -> B C H W; every process must have the same B H W."""
@@ -36,11 +48,6 @@ class BatchNorm2d(nn.BatchNorm2d):
     @torch.no_grad()
     def _follow(self, mean: Tensor, var: Tensor, values: int) -> None:
         """Update the running statistics, with the unbiased variance, as torch does."""
-        if self.running_mean is None or self.running_var is None or self.momentum is None:
-            raise NotImplementedError(
-                "batch norm over processes needs running statistics and a momentum"
-            )
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (values / max(values - 1, 1)), self.momentum)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        self.num_batches_tracked.add_(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
-from textmask.methods.presets import LITE0_LR, LITE0_STEPS, RELEASED_STAGE
+from textmask.methods.presets import LITE0_LR, LITE0_STEPS, RELEASED_SOURCES, RELEASED_STAGE
 from textmask.methods.registry import Card, MethodSpec
 from textmask.nn.fields import (
     LITE_BACKBONE,
@@ -32,27 +32,13 @@ CARD = Card(
     },
     limits="Reads max_tokens tokens of a prompt; the text tokens never attend to the image.",
     sources={
-        "image_size": "code: 224",
+        **RELEASED_SOURCES,
         "image_encoder": "paper: ConvNeXt-Tiny",
-        "text_encoder": "paper: CXR-BERT, frozen",
-        "net.head": "code: 332 185 parameters, does not see the image",
         "net.blocks": "code: LeakyReLU(0.01), no bias",
-        "net.intensity": "code: each channel of each image",
         "net.token_counts": "code: 24, 12, 9",
         "net.max_tokens": "code: 24",
         "net.gate": "code: 1.421; 0.01 in the copies in MMI-UNet, SGSeg and Semi-MedRef",
         "net.heads": "code: 4",
-        "net.head_channels": "code: 24",
-        "stages.segment.epochs": "code: at most 100",
-        "stages.segment.batch_size": "code: 32",
-        "stages.segment.optim.name": "code: AdamW",
-        "stages.segment.optim.lr": "code: 3e-4, whatever the configuration says",
-        "stages.segment.schedule.*": "code: cosine, T_max 200, to 1e-6",
-        "stages.segment.augment.p": "code: 0.1",
-        "stages.segment.augment.scale": "code: zoom 0.95 to 1.2, bicubic (here bilinear)",
-        "stages.segment.weights.dice": "code: Dice and cross-entropy; with the pinned MONAI the latter is 0",
-        "stages.segment.weights.bce": "code: Dice and cross-entropy; with the pinned MONAI the latter is 0",
-        "stages.segment.patience": "code: 20, on the validation loss (here on select_on)",
     },
     deviations=(
         "padding is masked; in the released code it enters the map over token positions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from textmask.config import Recipe, Stage
-from textmask.methods.presets import LITE0_LR, LITE0_STEPS, RELEASED_STAGE
+from textmask.methods.presets import LITE0_LR, LITE0_STEPS, RELEASED_SOURCES, RELEASED_STAGE
 from textmask.methods.registry import Card, MethodSpec
 from textmask.nn.fields import LITE_BACKBONE, RELEASED_MMI_UNET, SMOKE_BACKBONE, MMIUNetFields
 
@@ -27,28 +27,14 @@ CARD = Card(
     },
     limits="The text tokens of a scale depend on the finer scales, so the effect of a wrong prompt spreads.",
     sources={
-        "image_size": "code: 224",
+        **RELEASED_SOURCES,
         "image_encoder": "code: ConvNeXt-Tiny, pretrained on ImageNet-22k (here ImageNet-1k)",
-        "text_encoder": "paper: CXR-BERT, frozen",
-        "net.head": "code: 332 185 parameters, does not see the image",
         "net.blocks": "code: kaiming fan-out in the bridgers",
-        "net.intensity": "code: each channel of each image",
         "net.scales": "code: 4",
         "net.fused": "code: 4",
         "net.heads": "code: 8",
         "net.hidden": "code: 128",
         "net.dropout": "code: 0.1",
-        "net.head_channels": "code: 24",
-        "stages.segment.epochs": "code: at most 100",
-        "stages.segment.batch_size": "code: 32",
-        "stages.segment.optim.name": "code: AdamW",
-        "stages.segment.optim.lr": "code: 3e-4, whatever the configuration says",
-        "stages.segment.schedule.*": "code: cosine, T_max 200, to 1e-6",
-        "stages.segment.augment.p": "code: 0.1",
-        "stages.segment.augment.scale": "code: zoom 0.95 to 1.2, bicubic (here bilinear)",
-        "stages.segment.weights.dice": "code: Dice and cross-entropy; with the pinned MONAI the latter is 0",
-        "stages.segment.weights.bce": "code: Dice and cross-entropy; with the pinned MONAI the latter is 0",
-        "stages.segment.patience": "code: 20, on the validation loss (here on select_on)",
     },
     deviations=(
         "of the released 56.17 M parameters 6.70 M are read by nothing and do not exist here: the text half of the "
