@@ -127,16 +127,18 @@ class Manifest:
     @cached_property
     def _numbers(self) -> dict[Row, str]:
         """The names of rows whose image has several rows."""
+        # most images have one row, and a list for each of them costs more than counting
+        counts = Counter(row.image for row in self.rows)
         rows_of: dict[str, list[Row]] = {}
         for row in self.rows:
-            rows_of.setdefault(row.image, []).append(row)
+            if counts[row.image] > 1:
+                rows_of.setdefault(row.image, []).append(row)
 
         # numbered by what they say, so that another order of the table gives the same names
         names = {}
         for image, rows in rows_of.items():
-            if len(rows) > 1:
-                rows.sort(key=lambda row: (row.mask or "", row.label, row.text))
-                names.update({row: f"{image}#{i}" for i, row in enumerate(rows, start=1)})
+            rows.sort(key=lambda row: (row.mask or "", row.label, row.text))
+            names.update({row: f"{image}#{i}" for i, row in enumerate(rows, start=1)})
         return names
 
     @property
