@@ -196,6 +196,25 @@ def test_eq_10_and_the_region_of_eq_11():
     torch.testing.assert_close(pooled_region(pixels, logits)[0], expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_eq_10_and_the_region_are_in_fp32_under_autocast(dtype):
+    """In bf16 a logit of y_text near -8 would be a multiple of 0.06."""
+    torch.manual_seed(0)
+    decoder = GroundingDecoder(6)
+    with torch.autocast("cpu", dtype):
+        pixels, logits = decoder(torch.randn(2, 6, 3, 4), sentence := torch.randn(2, 6))
+        region = pooled_region(pixels, logits)
+    assert pixels.dtype == dtype
+    exact = pixels.double()
+    cosine = torch.cosine_similarity(exact, sentence[:, :, None, None].double(), 1)
+    torch.testing.assert_close(
+        logits[:, 0].double(), 10 * cosine - 2.5, atol=1e-5, rtol=1e-5, check_dtype=False
+    )
+    weight = 1 / (1 + (2.5 - 10 * cosine).exp())
+    expected = (exact * weight[:, None]).sum((2, 3)) / weight.sum((1, 2))[:, None]
+    torch.testing.assert_close(region.double(), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_eq_11_written_out():
     method = smoke("merge_equal_text=false").eval()
     b = batch(unlabelled=False)

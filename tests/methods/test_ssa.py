@@ -271,6 +271,20 @@ def test_eq_3_and_4_written_out():
     assert guide_loss(logits, target, found, None) != loss
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_guide_loss_of_a_batch_of_large_images_is_summed_in_fp32(dtype):
+    """Its 524 288 pixels sum up to more than fp16 can hold."""
+    attention = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = guidance(attention, claims(LOWER_LEFT, UPPER_RIGHT), (512, 512), "image")
+    logits = torch.randn(2, 1, 512, 512, generator=torch.Generator().manual_seed(1))
+    p = torch.sigmoid(logits.double())
+    target = 0.7 * p + 0.3 * found.guide
+    expected = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
+    with torch.autocast("cpu", dtype):
+        loss = guide_loss(logits, refined(logits, found.guide, 0.3), found, None)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_the_guide_loss_is_exactly_0_without_a_direction():
     found = guidance(torch.rand(2, 1, 4, 4), claims("Hello World", ""), (16, 16), "image")
     logits = torch.randn(2, 1, 16, 16, requires_grad=True)

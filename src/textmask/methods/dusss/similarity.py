@@ -135,18 +135,19 @@ class GroundingDecoder(nn.Module):
         The logits are scale x cosine + shift: a product of unit vectors alone gives probabilities of 0.27 to 0.73.
         """
         pixels = self.ups(self.project(patches))
-        cosine = torch.einsum(
-            "bchw,bc->bhw",
-            nn.functional.normalize(pixels.float(), dim=1),
-            nn.functional.normalize(sentence.float(), dim=1),
-        )
+        with torch.autocast(pixels.device.type, enabled=False):
+            cosine = torch.einsum(
+                "bchw,bc->bhw",
+                nn.functional.normalize(pixels.float(), dim=1),
+                nn.functional.normalize(sentence.float(), dim=1),
+            )
         return pixels, (self.scale * cosine + self.shift)[:, None]
 
 
 def pooled_region(pixels: Float[Tensor, "b e h w"], logits: Float[Tensor, "b 1 h w"]) -> Embedding:
-    """v_f^t: pixel features averaged over the mask of the prompt, B E."""
-    weight = rearrange(torch.sigmoid(logits), "b 1 h w -> b (h w)")
+    """v_f^t: pixel features averaged over the mask of the prompt, B E in fp32."""
+    weight = rearrange(torch.sigmoid(logits.float()), "b 1 h w -> b (h w)")
     flat = rearrange(pixels.float(), "b e h w -> b (h w) e")
-    return torch.einsum("bne,bn->be", flat, weight) / weight.sum(dim=1, keepdim=True).clamp(
-        min=1e-6
-    )
+    with torch.autocast(pixels.device.type, enabled=False):
+        total = torch.einsum("bne,bn->be", flat, weight)
+    return total / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)

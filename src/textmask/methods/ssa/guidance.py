@@ -197,7 +197,9 @@ def guide_loss(
 
     x = logits.float()
     each = nn.functional.softplus(x) - target * x  # BCE of a logit
-    total: Tensor = torch.linalg.vecdot(each.flatten(), counted.flatten())
+    # autocast would make this sum one of bf16 or fp16, and over a batch of pixels fp16 is infinite
+    with torch.autocast(x.device.type, enabled=False):
+        total: Tensor = torch.linalg.vecdot(each.flatten(), counted.flatten())
     return counted_mean(total, counted.sum())
 
 

@@ -48,6 +48,10 @@ images (paired bootstrap of groups, each at 95 %, none corrected for the number 
 trainings. The effect of another seed is known only if several are listed; their interval (Student's t) is given in
 brackets.
 
+All results here are of trainings before version 0.2. Since then the sub-pixel heads of the `lite` presets start at the
+prior of a lesion (`SubPixelHead`), so the same commands give other figures today; by how much has not been measured.
+What else has changed is said under each paper.
+
 "Protocol" is what the two printed (Dice, IoU) pairs can be, by D = 2I/(1+I) (`textmask verify-table`): pooled, per
 image, mixed (one of each, so that their difference measures no method), or impossible (one is neither). Our results
 have one protocol on both sides, that of the paper's own rows. IoU is not listed separately.
