@@ -5,11 +5,14 @@ Nothing of textmask is imported here, and only tensors are read, because torch r
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 
 # keys under which trainers store the weights
 NESTED = ("state_dict", "model_state_dict", "model", "network", "net")
+# in the messages of torch's restricted reader
+UNSUPPORTED = re.compile(r"unsupported (?:global|class|operand)\b[^\n]*?(?=[.]?\s*$)", re.I | re.M)
 
 
 def convert_pickle(source: str, out: str) -> int:
@@ -20,7 +23,7 @@ def convert_pickle(source: str, out: str) -> int:
     try:
         found = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
-        print(next(iter(str(error).splitlines()), type(error).__name__)[:300], file=sys.stderr)
+        print(_reason(error), file=sys.stderr)
         return 1
     for key in NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
@@ -38,6 +41,15 @@ def convert_pickle(source: str, out: str) -> int:
         tensors[key.removeprefix("module.")] = value.clone().contiguous()
     save_file(tensors, out, {"format": "pt"})
     return 0
+
+
+def _reason(error: Exception) -> str:
+    """The line of torch's message that says what was found; never its advice to read the file unguarded."""
+    found = UNSUPPORTED.search(str(error))
+    if found:
+        return found.group()[:300]
+    first = next(iter(str(error).splitlines()), "")
+    return type(error).__name__ if not first or first.startswith("Weights only") else first[:300]
 
 
 if __name__ == "__main__":

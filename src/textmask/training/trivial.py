@@ -52,7 +52,7 @@ def below_trivial(recipe: Recipe, splits: TrainSplits, score: float) -> list[str
         if score < trivial:
             found.append(
                 f"the validation score {score:.4f} ({recipe.select_on}) is below {trivial:.4f}, the score of {name}: "
-                "the model has not learnt to use the images. Train for more steps, check masks and prompts with "
+                "the model has not learned to use the images. Train for more steps, check masks and prompts with "
                 "`textmask data inspect`, or start from trained weights with --init."
             )
     return found
