@@ -77,6 +77,22 @@ def test_clean_data_has_no_errors_and_no_warnings(tmp_path: Path) -> None:
     assert report.measured["splits"] == {"train": 18, "test": 6}
 
 
+def test_splits_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    manifest = data_set(tmp_path)
+    for index, split in enumerate(["tr", "tr", "holdout"]):
+        manifest = changed(manifest, index, split=split)
+    report = check(manifest, pixels=False)
+    assert codes(report)["unread-split"] == "warning"
+    assert keys(report, "unread-split") == {"i0.png", "i1.png", "i2.png"}
+    message = next(f.message for f in report.findings if f.code == "unread-split")
+    for part in ("'holdout' (1 row)", "'tr' (2 rows)", "train, valid and test"):
+        assert part in message
+
+    # further test splits are there to be asked for
+    tested = changed(changed(data_set(tmp_path), 0, split="testA"), 1, split="test-site2")
+    assert "unread-split" not in codes(check(tested, pixels=False))
+
+
 def test_report_as_json_and_as_table(tmp_path: Path) -> None:
     report = check(changed(data_set(tmp_path), 0, group="p20"))
     content = json.loads(report.to_json())

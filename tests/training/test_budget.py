@@ -121,6 +121,21 @@ def test_the_plan_is_printed_stored_and_kept_when_a_run_is_resumed(
     assert again == log
 
 
+def test_the_plan_names_splits_that_are_not_used(phantom_manifest, tmp_path, capsys):
+    rows = list(phantom_manifest.rows)
+    held = [i for i, row in enumerate(rows) if row.split == "train"][:2]
+    for i in held:
+        rows[i] = replace(rows[i], split="holdout")
+    recipe = get_method("unet").recipe().smoke()
+    manifest = replace(phantom_manifest, rows=tuple(rows))
+    train(recipe, manifest, tmp_path / "run", cache_dir=tmp_path, progress=False)
+    shown = capsys.readouterr().out
+    assert "'holdout' (2 rows)" in shown.split(" 1/")[0]
+
+    train(recipe, phantom_manifest, tmp_path / "whole", cache_dir=tmp_path, progress=False)
+    assert "not used" not in capsys.readouterr().out
+
+
 def test_a_run_of_an_earlier_version_is_resumed(phantom_manifest, tmp_path):
     run = tmp_path / "run"
     recipe = get_method("unet").recipe().smoke()

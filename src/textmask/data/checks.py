@@ -27,6 +27,7 @@ from textmask.data.mask_scan import decide_rule
 from textmask.data.mask_sizes import may_be_fitted
 from textmask.data.near_identical import near_identical
 from textmask.data.published import compare_counts
+from textmask.data.splits import READ_SPLITS, unread_splits
 from textmask.errors import DataError, DataWarning, PromptWarning
 from textmask.progress import Progress
 from textmask.statement import Statement
@@ -48,6 +49,9 @@ def check(
         rows=len(manifest), splits=manifest.splits, declared_laterality=manifest.laterality
     )
     _check_counts(manifest, report)
+    if unread := unread_splits(manifest):
+        unknown = [row for row in manifest.rows if row.split not in READ_SPLITS]
+        report.add("unread-split", "warning", f"{unread[0].upper()}{unread[1:]}", unknown)
     _check_groups(manifest, report)
     statements = _check_prompts(manifest, report)
     if pixels:

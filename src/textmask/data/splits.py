@@ -10,6 +10,26 @@ from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError
 
 
+READ_SPLITS = ("train", "valid", "test")
+
+
+def unread_splits(manifest: Manifest) -> str:
+    """Name the splits that no command reads unless they are asked for, such as `tr`; "" if there are none.
+
+    Names that begin with `test` (testA, test-external) are meant to be asked for, with `evaluate --split`.
+    """
+    unread = []
+    for split, rows in manifest.splits.items():
+        if split not in READ_SPLITS and not split.lower().startswith("test"):
+            unread.append(f"{split!r} ({rows} {'row' if rows == 1 else 'rows'})")
+    if not unread:
+        return ""
+    return (
+        f"not used: the split{'s' if len(unread) > 1 else ''} {', '.join(unread)}. Only the names train, valid and "
+        "test are read, unless `--split` names another one; check the spelling."
+    )
+
+
 def hold_out(
     manifest: Manifest,
     fraction: float = 0.1,

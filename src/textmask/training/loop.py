@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from textmask.config import Recipe
 from textmask.data.manifest import Manifest
 from textmask.data.mask_scan import decide_rule
+from textmask.data.splits import unread_splits
 from textmask.io.locks import one_writer
 from textmask.methods.base import Method
 from textmask.runs.environment import deterministic, prepare_cpu
@@ -116,7 +117,7 @@ def train(
     with TrainConsole(progress and fabric.is_global_zero) as console:
         found: list[str] = []
         if fabric.is_global_zero:
-            found = _say_plan(console, plans, splits, init, adapted)
+            found = _say_plan(console, manifest, plans, splits, init, adapted)
         training = Training(
             fabric, folder, recipe, splits, method, saved, console, trackers, options
         )
@@ -156,6 +157,7 @@ def _describe_run(
 
 def _say_plan(
     console: TrainConsole,
+    manifest: Manifest,
     plans: Sequence[StagePlan],
     splits: TrainSplits,
     init: InitReport | None,
@@ -166,6 +168,8 @@ def _say_plan(
     for plan in plans:
         lines += plan.lines()
     lines += [f"  adapted: {line}" for line in adapted]
+    if unread := unread_splits(manifest):
+        lines.append(f"  {unread}")
     for line in lines:
         console.say(line)
     return [*few_steps(plans), *empty_splits(splits)]
