@@ -69,8 +69,10 @@ def test_weights_that_do_not_fit_and_files_that_are_none_are_refused(state, tmp_
     root = state[0]
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pt")
     torch.save({"a": torch.zeros(2), "lr": 1e-3}, tmp_path / "mixed.pt")
+    torch.save({"module.a": torch.ones(2), "a": torch.zeros(2)}, tmp_path / "twice.pt")
     for name, said in (
         ("other", "do not fit the recipe"),
+        ("twice", "with and without the prefix"),
         ("mixed", "are not tensors"),
         ("none", "does not exist"),
     ):

@@ -39,6 +39,9 @@ def convert_pickle(source: str, out: str) -> int:
     tensors = {}
     for key, value in found.items():
         tensors[key.removeprefix("module.")] = value.clone().contiguous()
+    if len(tensors) < len(found):
+        print("it contains the same name with and without the prefix `module.`", file=sys.stderr)
+        return 1
     save_file(tensors, out, {"format": "pt"})
     return 0
 
