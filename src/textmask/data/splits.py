@@ -9,7 +9,6 @@ import numpy as np
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError
 
-
 READ_SPLITS = ("train", "valid", "test")
 
 
