@@ -279,6 +279,35 @@ def test_what_cannot_be_rewritten_is_refused_where_it_would_have_to_be(models, s
     models[IMAGE].open(film()).segment(sentence)  # nothing to exchange
 
 
+@pytest.mark.parametrize(
+    ("sentence", "marked_side"),
+    [
+        ("Opacity in the middle lobe.", "left"),
+        ("Consolidation in the lingula.", "right"),
+        ("Lingular opacity and right lower lobe opacity", None),
+        ("Verschattung im Mittellappen", None),
+    ],
+)
+def test_a_side_that_only_anatomy_implies_is_never_one_of_the_image(models, sentence, marked_side):
+    with pytest.raises(LateralityError, match="only one lung of the patient"):
+        models[IMAGE].open(film()).segment(sentence)
+    with pytest.raises(LateralityError, match="only one lung of the patient"):
+        models[PATIENT].open(film(), "pa").segment(sentence, laterality="image")
+
+    # the patient's middle lobe is on the left of a usual radiograph
+    if marked_side:
+        found = models[IMAGE].open(film(), "pa").segment(sentence, laterality="patient")
+        assert marked(found)[0] == marked_side
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["Opacity in the right middle lobe.", "right upper lobe and middle lobe", "RML opacity"],
+)
+def test_a_side_that_is_written_is_one_of_the_image(models, sentence):
+    assert marked(models[IMAGE].open(film()).segment(sentence))[0] == "right"
+
+
 def test_hidden_characters_do_not_smuggle_a_side(models):
     for sentence in ("le\u200bft lung", "\u202eleft lung", "ｌｅｆｔ lung\u200b"):
         found = models[IMAGE].open(dicom(film(), "L", "F")).segment(sentence)

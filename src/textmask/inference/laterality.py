@@ -27,9 +27,12 @@ OF_THE_IMAGE = ("polyp", "nuclei", "lesion")
 # names of a place in one lung, and the zone they are in: the other lung has no such name
 _PLAIN = (
     (re.compile(r"\brml\b", re.IGNORECASE), "right middle zone"),
+    (re.compile(r"(?<!right )(?<!left )\bmiddle lobe\b", re.IGNORECASE), "right middle zone"),
     (re.compile(r"\b(?:lml|lingular?)\b", re.IGNORECASE), "left middle zone"),
     (re.compile(r"\blobe(s?)\b", re.IGNORECASE), r"zone\1"),
 )
+# names that imply the side of the patient, in the languages that have a word for it
+_IMPLIES_SIDE = re.compile(r"\b(?:middle[\s-]+lobes?|mittellappens?|lingul\w*)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def translate(
         said = Laterality(assume) if said is Laterality.UNKNOWN else said
         model = Laterality(assume) if model is Laterality.UNKNOWN else model
     _refuse_unknown(text, said, model)
+    _refuse_implied_side(text, said)
 
     # the sides agree in what the network sees
     if not _must_swap(text, said, model, orientation):
@@ -216,6 +220,19 @@ def _refuse_unknown(text: str, said: Laterality, model: Laterality) -> None:
             "with --laterality image or patient, or assume one for all that is unknown with --assume image or patient; "
             "both are recorded."
         )
+
+
+def _refuse_implied_side(text: str, said: Laterality) -> None:
+    """Raise if "middle lobe" or "lingula" alone tells the side, which is the patient's, in a prompt on the image."""
+    if said is not Laterality.IMAGE or not _IMPLIES_SIDE.search(legible(text)):
+        return
+    named = {side for side, _ in parse(_IMPLIES_SIDE.sub("", legible(text))).zones}
+    if {side for side, _ in parse(text).zones} <= named:
+        return
+    raise LateralityError(
+        f"{text[:80]!r} names a place that only one lung of the patient has, and no side of the image. Write the side "
+        "of the image (right middle zone), or mean the patient with --laterality patient and the view with --view pa."
+    )
 
 
 def _refuse_turned_levels(text: str, orientation: Orientation | None) -> None:
