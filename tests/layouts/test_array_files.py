@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from textmask.cli.app import app
 from textmask.data.cache import open_split
 from textmask.data.checks import check
-from textmask.data.manifest import read_manifest
 from textmask.errors import ConfigError, DataError, DataWarning
 from textmask.io.images import read_image, read_mask_pixels, stored_size
 from textmask.io.nifti import read_nifti
@@ -201,3 +200,40 @@ def test_label_maps_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     label.unlink()
     with pytest.raises(DataError, match="has no label map c1 in labelsTr"):
         write_slices(root, out)
+
+
+def test_a_label_map_with_other_axes_than_its_image_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "volumes"
+    nnunet(root, (20, 14, 3))
+    label = root / "labelsTr/c1.nii.gz"
+    values = np.asarray(nibabel.load(label).dataobj)
+    mirrored = np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirrored[0, 3] = 19
+
+    # the same voxels in the patient, stored from the other side: a mask in the wrong half of every slice
+    nibabel.save(nibabel.Nifti1Image(values[::-1], mirrored), label)
+    with pytest.raises(DataError, match=r"c1\.nii\.gz: its affine gives its axes other"):
+        write_slices(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+    # an affine without a meaning, or one with rounding, says nothing against the pair
+    nameless = nibabel.Nifti1Image(values, mirrored)
+    nameless.set_qform(None, 0)
+    nameless.set_sform(None, 0)
+    nibabel.save(nameless, label)
+    assert write_slices(root, tmp_path / "nameless") == 6
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4) + 0.01), label)
+    assert write_slices(root, tmp_path / "rounded") == 6
+
+
+def test_a_slice_with_a_mirrored_mask_is_refused_and_inspected(tmp_path: Path) -> None:
+    nnunet(tmp_path, (20, 14, 1))
+    label = tmp_path / "labelsTr/c1.nii.gz"
+    values = np.asarray(nibabel.load(label).dataobj)
+    nibabel.save(nibabel.Nifti1Image(values[:, ::-1], np.diag([1.0, -1.0, 1.0, 1.0])), label)
+    manifest = read_layout(tmp_path)
+    with pytest.raises(DataError, match="other directions"):
+        open_split(manifest, "train", (14, 20), tmp_path / "cache")
+    unreadable = next(f for f in check(manifest).findings if f.code == "unreadable")
+    assert unreadable.keys == ("imagesTr/c1_0000.nii.gz",)
+    assert "other directions" in unreadable.message

@@ -20,7 +20,7 @@ from textmask.data.manifest_checks import SHOWN
 from textmask.data.mask_sizes import fit_nearest, may_be_fitted
 from textmask.data.mask_sources import is_mask_source, source_mask
 from textmask.errors import DataError, DataWarning
-from textmask.io.array_files import holds_both
+from textmask.io.array_files import holds_both, is_nifti_name
 from textmask.io.files import write_whole
 from textmask.io.images import Bytes, stored_size
 from textmask.io.mask_rule import MaskRule
@@ -33,6 +33,7 @@ from textmask.io.masks import (
     values_of,
     values_text,
 )
+from textmask.io.nifti import refuse_other_axes
 from textmask.parallel import map_in_order
 from textmask.progress import Progress, with_progress
 
@@ -175,12 +176,17 @@ def stored_mask(manifest: Manifest, row: Row) -> Bytes:
         row: a row with a mask.
 
     Raises:
-        DataError: the mask cannot be read, or its values do not say what is foreground.
+        DataError: the mask cannot be read, its values do not say what is foreground, or its affine has other axes than
+            that of its image.
     """
     path = manifest.mask_path(row)
     if is_mask_source(row.mask):
         return source_mask(path, row.label, row.image, manifest.image_path(row))
-    return read_mask(path, manifest.mask_rule, row.label)
+    mask = read_mask(path, manifest.mask_rule, row.label)
+    image = manifest.image_path(row)
+    if is_nifti_name(path) and is_nifti_name(image) and image.is_file():
+        refuse_other_axes(path, image)
+    return mask
 
 
 def refuse_same_pixels(row: Row, image: Bytes, mask: Bytes) -> None:

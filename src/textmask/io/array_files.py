@@ -47,7 +47,7 @@ def array_image(path: Path) -> Pixels:
         DataError: the file is missing, damaged, or holds another kind of array, such as a volume.
         ConfigError: the file is NIfTI and nibabel is not installed.
     """
-    if _is_nifti_name(path):
+    if is_nifti_name(path):
         slice_values(path)  # refuses volumes
         return read_nifti(path)[0].pixels
     return _plane(_stored_array(path, IMAGE_KEYS), path, channels=True)
@@ -60,7 +60,7 @@ def array_mask(path: Path) -> Pixels:
         DataError: as `array_image`.
         ConfigError: as `array_image`.
     """
-    if _is_nifti_name(path):
+    if is_nifti_name(path):
         return slice_values(path)
     return _plane(_stored_array(path, MASK_KEYS), path, channels=False)
 
@@ -72,11 +72,12 @@ def array_size(path: Path) -> tuple[int, int]:
         DataError: as `array_image`.
         ConfigError: as `array_image`.
     """
-    pixels = slice_values(path) if _is_nifti_name(path) else array_image(path)
+    pixels = slice_values(path) if is_nifti_name(path) else array_image(path)
     return pixels.shape[0], pixels.shape[1]
 
 
-def _is_nifti_name(path: Path) -> bool:
+def is_nifti_name(path: Path) -> bool:
+    """Whether a file has the ending of NIfTI."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 

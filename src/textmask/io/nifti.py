@@ -21,6 +21,7 @@ from textmask.io.nifti_header import (
     nibabel_modules,
     parse_header,
     parse_nifti,
+    runs_otherwise,
     slice_axis,
     slice_orientation,
     slice_spacing,
@@ -205,13 +206,37 @@ def is_one_slice(path: Path) -> bool:
         DataError: the file is not NIfTI, or its header is damaged.
         ConfigError: nibabel is not installed.
     """
+    shape = tuple(int(n) for n in nifti_header_of(path).get_data_shape())
+    return sum(size > 1 for size in shape) <= 2
+
+
+def nifti_header_of(path: Path) -> Any:
+    """Nibabel's header of a file, of which only the first bytes are read.
+
+    Raises:
+        DataError: the file is not NIfTI, or its header is damaged.
+        ConfigError: nibabel is not installed.
+    """
     with path.open("rb") as file:
         head = first_bytes(file.read(1 << 16), HEADER_BYTES)
     mark = magic_of(head)
     if mark is None:
         raise DataError(f"{path}: is not NIfTI, or its first bytes are damaged.")
-    shape = tuple(int(n) for n in parse_header(head, path.name, mark).get_data_shape())
-    return sum(size > 1 for size in shape) <= 2
+    return parse_header(head, path.name, mark)
+
+
+def refuse_other_axes(mask: Path, image: Path) -> None:
+    """Check that the voxels of a mask and of its image are pairs, as far as the affines of the files say.
+
+    Raises:
+        DataError: an axis of the mask has another direction in the patient than that of the image.
+        ConfigError: nibabel is not installed.
+    """
+    if runs_otherwise(nifti_header_of(mask), nifti_header_of(image)):
+        raise DataError(
+            f"{mask}: its affine gives its axes other directions than those of its image {image}, so that it may lie "
+            "mirrored on it. Resample it to its image."
+        )
 
 
 def slice_values(path: Path) -> Pixels:

@@ -19,6 +19,7 @@ SINGLE = (b"n+1\0", b"n+2\0")  # header and voxels in one file
 PAIR = (b"ni1\0", b"ni2\0")
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 SAME = 1.01  # ratio up to which two spacings count as equal
+SAME_DIRECTION = 0.9  # cosine: oblique axes may be rounded, a mirrored one has -1
 
 
 @lru_cache(maxsize=1)
@@ -169,3 +170,15 @@ def slice_orientation(header: Any, affine: np.ndarray, axis: int) -> Orientation
     lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, :3]
     along_columns, along_rows = (lps[:, i] for i in range(3) if i != axis)
     return orientation_of_cosines([*map(float, along_columns), *map(float, along_rows)], "affine")
+
+
+def runs_otherwise(header: Any, other: Any) -> bool:
+    """Whether the axes of two volumes have other directions in the patient, so that their voxels are no pairs.
+
+    Headers that say that their affine has no meaning (both codes 0) are not compared, nor are axes without a length.
+    """
+    if any(int(h["qform_code"]) <= 0 and int(h["sform_code"]) <= 0 for h in (header, other)):
+        return False
+    ours, theirs = (np.asarray(h.get_best_affine(), np.float64)[:3, :3] for h in (header, other))
+    lengths = np.linalg.norm(ours, axis=0) * np.linalg.norm(theirs, axis=0)
+    return bool((np.sum(ours * theirs, axis=0) < SAME_DIRECTION * lengths).any())

@@ -11,7 +11,7 @@ from textmask.errors import ConfigError, DataError
 from textmask.io.files import write_json
 from textmask.io.images import write_png
 from textmask.io.intensity import Pixels
-from textmask.io.nifti import read_nifti, volume_values
+from textmask.io.nifti import read_nifti, refuse_other_axes, volume_values
 from textmask.io.staging import staged
 from textmask.layouts.detect import nnunet_json
 from textmask.layouts.nnunet import CHANNEL, PARTS
@@ -40,7 +40,7 @@ def write_slices(root: Path, out: Path, axis: int | None = None) -> int:
     Raises:
         ConfigError: `out` exists, or nibabel is not installed.
         DataError: there is no dataset.json or no volume, a volume cannot be read or has no label map, or its label map
-            has another shape or values that are not whole numbers from 0 to 65535.
+            has another shape, axes of other directions, or values that are not whole numbers from 0 to 65535.
     """
     if out.exists():
         raise ConfigError(f"{out} exists and is not replaced; give another --out.")
@@ -74,6 +74,8 @@ def write_slices(root: Path, out: Path, axis: int | None = None) -> int:
                 raise DataError(
                     f"{root}: {path} has no label map {case} in labelsTr. Add it, or remove the image."
                 )
+            if label is not None:
+                refuse_other_axes(label, source.tree.root / path)
             values = None if label is None else _label_slices(label, images[0].header.axis)
             if values is not None and values.shape != (len(images), *images[0].pixels.shape):
                 raise DataError(
