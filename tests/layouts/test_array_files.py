@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from textmask.cli.app import app
 from textmask.data.cache import open_split
 from textmask.data.checks import check
+from textmask.data.manifest import read_manifest
 from textmask.errors import ConfigError, DataError, DataWarning
 from textmask.io.images import read_image, read_mask_pixels, stored_size
 from textmask.io.nifti import read_nifti
