@@ -14,6 +14,27 @@ BASELINE_STAGE = Stage(
     weights={"dice": 0.5, "bce": 0.5},
     patience=20,
 )
+# printed by TransUNet and Swin-Unet alike; rate and loss are those of each
+TRANSFORMER_STAGE = Stage(
+    name="segment",
+    epochs=150,
+    batch_size=24,
+    optim=Optim(name="sgd", weight_decay=1e-4),
+    schedule=Schedule(name="poly", lr_min=0.0),
+)
+# where these settings come from, for the cards of both
+TRANSFORMER_SOURCES = {
+    "image_size": "paper: 224",
+    "stages.segment.epochs": "code: 150",
+    "stages.segment.batch_size": "paper: 24",
+    "stages.segment.optim.name": "paper: SGD",
+    "stages.segment.optim.betas": "paper: momentum 0.9 (the first number)",
+    "stages.segment.optim.weight_decay": "paper: 1e-4",
+    "stages.segment.schedule.name": "code: poly, exponent 0.9",
+    "stages.segment.schedule.lr_min": "code: 0",
+    "stages.segment.augment.rotate_deg": "paper: random rotation and flip; here small and without flips, which "
+    "make the prompt false (code: 20 degrees)",
+}
 # settings of the released code of GuideDecoder and MMI-UNet, also for the methods built on them
 BACKBONE_STAGE = Stage(
     name="segment",

@@ -34,9 +34,14 @@ class UNetDecoder(nn.Module):
         """Features fine to coarse -> the finest decoded feature; `films` conditions each block, coarse to fine."""
         x = features[-1]
         for i, (block, skip) in enumerate(zip(self.blocks, reversed(features[:-1]), strict=True)):
+            skip = self.skip(i, skip, x)
             x = nn.functional.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skip], 1), None if films is None else films[i])
         return x
+
+    def skip(self, i: int, skip: Tensor, x: Tensor) -> Tensor:
+        """What block i (coarse to fine) reads of its skip, given the coarser decoded map x: here all of it."""
+        return skip
 
 
 class UpBlock(nn.Module):

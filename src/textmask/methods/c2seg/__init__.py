@@ -212,6 +212,16 @@ ALONE = (
     'stages.segment.lr_scale={"image_head.*": 0.0}',
 )
 ABLATION_TABLES = {
+    # every row whose network is here, in the paper's order; Table 2 has the same ones on other data
+    "table1": (
+        Arm("unet", "U-Net", method="unet"),
+        Arm("unet_pp", "U-Net++", method="unet_pp"),
+        Arm("nnunet_like", "nnU-Net, plain network", method="nnunet_like"),
+        Arm("trans_unet", "TransUNet", method="trans_unet"),
+        Arm("swin_unet", "Swin-Unet", method="swin_unet"),
+        Arm("ukan", "U-KAN", method="ukan"),
+        Arm("c2seg", "C2Seg"),
+    ),
     "table3": (
         Arm("a", "image only", (*ALONE, "fusion=none")),
         Arm("b", "+ text by DualA", (*ALONE, "fusion=dual_a", "gate=none")),

@@ -207,13 +207,16 @@ PRETRAIN = (
     "stages.pretrain.unlabelled_batch_size=16",
 )
 ABLATION_TABLES = {
-    "table1": tuple(
-        Arm(
-            f"labels-{percent}",
-            f"{percent} % of the labels",
-            (f"stages.*.labelled_fraction={percent / 100}",),
-        )
-        for percent in (25, 50)
+    "table1": (
+        Arm("unet", "U-Net, all labels", ("stages.*.labelled_fraction=1.0",), method="unet"),
+        *(
+            Arm(
+                f"labels-{percent}",
+                f"{percent} % of the labels",
+                (f"stages.*.labelled_fraction={percent / 100}",),
+            )
+            for percent in (25, 50)
+        ),
     ),
     "table2": (
         Arm("baseline", "teacher and student", TEACHER_ALONE),
