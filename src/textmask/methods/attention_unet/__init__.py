@@ -60,7 +60,7 @@ class AttentionUNetRecipe(Recipe):
     )
 
     def lite(self) -> Self:
-        """2.1 M parameters at stride 4."""
+        """2.0 M parameters at stride 4."""
         stages = (self.stages[0].lite(epochs=8),)
         return self.model_copy(update={"widths": LITE_WIDTHS, "stem_stride": 4, "stages": stages})
 

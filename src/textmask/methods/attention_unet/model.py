@@ -23,7 +23,7 @@ class AttentionGate(nn.Module):
 
     def __init__(self, channels: int, gate_channels: int, between: int) -> None:
         super().__init__()
-        self.w_x = nn.Conv2d(channels, between, 1, stride=2, bias=False)
+        self.w_x = nn.Conv2d(channels, between, 1, bias=False)
         self.w_g = nn.Conv2d(gate_channels, between, 1)
         self.psi = nn.Conv2d(between, 1, 1)
 
@@ -31,7 +31,9 @@ class AttentionGate(nn.Module):
         self, x: Float[Tensor, "b c h w"], g: Float[Tensor, "b d rows columns"]
     ) -> Float[Tensor, "b c h w"]:
         """Skip B C H W and the gating signal B D H/2 W/2 (rounded up) -> B C H W."""
-        alpha = torch.sigmoid(self.psi(torch.relu(self.w_x(x) + self.w_g(g))))
+        # sliced, because 1x1 convolutions with a stride corrupt memory on CPUs (torch 2.13, fp32, channels last)
+        q = self.psi(torch.relu(self.w_x(x[..., ::2, ::2]) + self.w_g(g)))
+        alpha = torch.sigmoid(q)
         alpha = nn.functional.interpolate(alpha, x.shape[-2:], mode="bilinear", align_corners=False)
         return x * alpha
 

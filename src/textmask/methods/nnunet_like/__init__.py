@@ -118,7 +118,7 @@ class NNUNetLikeRecipe(Recipe):
     )
 
     def lite(self) -> Self:
-        """1.9 M parameters at full size, AdamW in one cycle: momentum of 0.99 needs more steps than this budget has."""
+        """1.3 M parameters at full size, AdamW in one cycle: momentum of 0.99 needs more steps than this budget has."""
         stages = (self.stages[0].lite(epochs=8, steps_per_epoch=None, clip_norm=1.0),)
         return self.model_copy(update={"widths": (8, 16, 32, 64, 128, 128), "stages": stages})
 

@@ -111,7 +111,7 @@ class SwinUNetRecipe(Recipe):
         return self
 
     def lite(self) -> Self:
-        """3.1 M parameters: a third of the channels."""
+        """3.0 M parameters: a third of the channels."""
         stages = (self.stages[0].lite(epochs=8, optim=Optim(lr=1e-3)),)
         return self.model_copy(update={"width": 32, "heads": (1, 2, 4, 8), "stages": stages})
 

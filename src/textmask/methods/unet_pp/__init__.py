@@ -99,7 +99,7 @@ class UNetPPRecipe(Recipe):
     )
 
     def lite(self) -> Self:
-        """2.7 M parameters at stride 4."""
+        """2.4 M parameters at stride 4."""
         stages = (self.stages[0].lite(epochs=8),)
         return self.model_copy(update={"widths": LITE_WIDTHS, "stem_stride": 4, "stages": stages})
 
