@@ -183,4 +183,5 @@ class SwinUNetBody(nn.Module):
         steps = zip(self.expand, self.join, self.decoder, skips[::-1], strict=True)
         for expand, join, blocks, skip in steps:
             x = blocks(join(torch.cat([expand(x), skip], dim=-1)))
-        return rearrange(self.decoder_norm(x), "b h w c -> b c h w")
+        out: Tensor = rearrange(self.decoder_norm(x), "b h w c -> b c h w")
+        return out

@@ -107,14 +107,15 @@ class GridTransformer(nn.Module):
     def forward(self, x: Float[Tensor, "b _i h w"]) -> Float[Tensor, "b _c h w"]:
         """B I h w -> B C h w; position embeddings are interpolated to other sizes than the trained one."""
         rows, columns = x.shape[-2:]
-        position = self.position
+        position: Tensor = self.position
         if position.shape[-2:] != (rows, columns):
             position = nn.functional.interpolate(
                 position, (rows, columns), mode="bilinear", align_corners=False
             )
         tokens = rearrange(self.embed(x) + position, "b c h w -> b (h w) c")
         tokens = self.norm(self.blocks(self.dropout(tokens)))
-        return rearrange(tokens, "b (h w) c -> b c h w", h=rows)
+        out: Tensor = rearrange(tokens, "b (h w) c -> b c h w", h=rows)
+        return out
 
 
 class CascadedUpsampler(nn.Module):

@@ -40,7 +40,7 @@ def learning_rate(
         return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * (step % period) / period))
 
     if schedule.name == "poly":
-        return low + (lr - low) * max(1 - step / steps, 0.0) ** POLY_POWER
+        return low + (lr - low) * math.pow(max(1 - step / steps, 0.0), POLY_POWER)
 
     # cosine up to lr, then cosine down to lr_min
     warm = round(schedule.warmup * steps) if schedule.name == "one_cycle" else 0

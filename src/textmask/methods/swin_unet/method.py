@@ -33,5 +33,5 @@ class SwinUNet(ImageOnlyMethod):
         """The head, without the padding: B 1 H W."""
         rows, columns = image.shape[-2:]
         pixels = self.expand(rearrange(features[-1], "b c h w -> b h w c"))
-        logits = rearrange(self.out(pixels), "b h w 1 -> b 1 h w")
+        logits: Logits = rearrange(self.out(pixels), "b h w 1 -> b 1 h w")
         return logits[..., :rows, :columns]
