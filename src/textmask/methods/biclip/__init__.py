@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Self
 
 from textmask.config import Augment, Optim, Recipe, Schedule, Stage
-from textmask.methods.registry import Card, MethodSpec
+from textmask.methods.registry import Arm, Card, MethodSpec
 from textmask.nn.fields import LITE_WIDTHS, NormName
 
 if TYPE_CHECKING:
@@ -136,6 +136,18 @@ class BiCLIPRecipe(Recipe):
         return super().smoke().model_copy(update={**small, **net})
 
 
+ABLATION_TABLES = {
+    # every row whose network is here, in the paper's order
+    "table1": (
+        Arm("unet", "U-Net", method="unet"),
+        Arm("lavt", "LAVT", method="lavt"),
+        Arm("tganet", "TGANet", method="tganet"),
+        Arm("lvit", "LViT", method="lvit"),
+        Arm("biclip", "BiCLIP"),
+    ),
+}
+
+
 def build_biclip(recipe: BiCLIPRecipe) -> Method:
     """Build the network; only this imports torch."""
     from textmask.methods.biclip.method import BiCLIP
@@ -143,4 +155,4 @@ def build_biclip(recipe: BiCLIPRecipe) -> Method:
     return BiCLIP(recipe)
 
 
-SPEC = MethodSpec("biclip", CARD, BiCLIPRecipe, build_biclip)
+SPEC = MethodSpec("biclip", CARD, BiCLIPRecipe, build_biclip, ablation_tables=ABLATION_TABLES)

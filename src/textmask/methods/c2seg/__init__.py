@@ -214,6 +214,18 @@ ALONE = (
     'stages.segment.lr_scale={"image_head.*": 0.0}',
 )
 ABLATION_TABLES = {
+    # every row whose network is here, in the paper's order; Table 2 has the same ones on other data
+    "table1": (
+        Arm("unet", "U-Net", method="unet"),
+        Arm("ukan", "U-KAN", method="ukan"),
+        Arm("clip", "contrast of CLIP, network of C2Seg", ("contrast=clip",)),
+        Arm("gloria", "contrast of GLoRIA, network of C2Seg", ("contrast=gloria",)),
+        Arm("tganet", "TGANet", method="tganet"),
+        Arm("convirt", "contrast of ConVIRT, network of C2Seg", ("contrast=convirt",)),
+        Arm("lavt", "LAVT", method="lavt"),
+        Arm("lvit", "LViT", method="lvit"),
+        Arm("c2seg", "C2Seg"),
+    ),
     "table3": (
         Arm("a", "image only", (*ALONE, "fusion=none")),
         Arm("b", "+ text by DualA", (*ALONE, "fusion=dual_a", "gate=none")),

@@ -207,13 +207,28 @@ PRETRAIN = (
     "stages.pretrain.unlabelled_batch_size=16",
 )
 ABLATION_TABLES = {
-    "table1": tuple(
-        Arm(
-            f"labels-{percent}",
-            f"{percent} % of the labels",
-            (f"stages.*.labelled_fraction={percent / 100}",),
-        )
-        for percent in (25, 50)
+    # LViT has the same labelled images, and the others without their masks
+    "table1": (
+        *(
+            Arm(
+                f"lvit-{percent}",
+                f"LViT, {percent} % of the labels",
+                (
+                    f"stages.*.labelled_fraction={percent / 100}",
+                    "stages.*.unlabelled_batch_size=32",
+                ),
+                method="lvit",
+            )
+            for percent in (25, 50)
+        ),
+        *(
+            Arm(
+                f"labels-{percent}",
+                f"{percent} % of the labels",
+                (f"stages.*.labelled_fraction={percent / 100}",),
+            )
+            for percent in (25, 50)
+        ),
     ),
     "table2": (
         Arm("baseline", "teacher and student", TEACHER_ALONE),
