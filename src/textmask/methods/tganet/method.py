@@ -136,10 +136,10 @@ class TGANet(Method):
         maps = [enhance(m) for enhance, m in zip(self.enhance, maps, strict=True)]
         x, decoded = maps[-1], []
         for i, skip in enumerate(maps[-2::-1]):
-            x = self.blocks[i](torch.cat([_resized(x, skip), skip], dim=1))
+            x = self.blocks[i](torch.cat([_grown_to(x, skip), skip], dim=1))
             x = x * self.label_attention[i](label)[..., None, None]
             decoded.append(x)
-        feature = self.aggregate(torch.cat([_resized(d, x) for d in decoded], dim=1))
+        feature = self.aggregate(torch.cat([_grown_to(d, x) for d in decoded], dim=1))
         return feature, number, size
 
     def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
@@ -166,6 +166,6 @@ class TGANet(Method):
         }
 
 
-def _resized(x: Tensor, like: Tensor) -> Tensor:
+def _grown_to(x: Tensor, like: Tensor) -> Tensor:
     """A map at the size of another one."""
     return nn.functional.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
