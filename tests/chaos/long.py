@@ -23,6 +23,7 @@ from promises import SMALL, assert_whole, content, evaluation, leftovers, study,
 METHODS = ("unet", "statement_unet", "text_prior", "ukan", "mmi_unet", "biclip", "dusss", "c2seg")
 METHODS += ("guide_decoder", "mean_teacher", "semi_medref", "ssa")
 METHODS += ("unet_pp", "attention_unet", "nnunet_like", "trans_unet", "swin_unet")
+METHODS += ("lvit", "lavt", "tganet")
 MOST_KILLS = 3
 
 

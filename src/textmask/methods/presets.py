@@ -81,5 +81,7 @@ LITE0_LR = {
     "net.encoder.blocks.[012].*": 0.0,
     "net.encoder.*": 0.25,
 }
+# the same for methods whose encoder is not part of a `net`
+ENCODER_LR = {pattern.removeprefix("net."): factor for pattern, factor in LITE0_LR.items()}
 # their budget: the encoder knows images already, and each step costs more than one of a small U-Net
 LITE0_STEPS = 240

@@ -19,13 +19,24 @@ class UNetDecoder(nn.Module):
     """Bilinear up-sampling to the skip's size, concatenation, two convolutions; once per scale.
 
     Returns the finest decoded feature: B C_0 H/s_0 W/s_0.
+
+    Args:
+        channels: of the encoder's maps, fine to coarse.
+        norm: after every convolution.
+        narrow: each block hands on the width of the next finer map, not of its own.
     """
 
-    def __init__(self, channels: Sequence[int], norm: NormName = "batch") -> None:
+    def __init__(
+        self, channels: Sequence[int], norm: NormName = "batch", narrow: bool = False
+    ) -> None:
         super().__init__()
         # from the coarsest scale to the finest
-        pairs = list(zip(channels[1:], channels[:-1], strict=True))[::-1]
-        self.blocks = nn.ModuleList(ConvBlock(coarse + fine, fine, norm) for coarse, fine in pairs)
+        self.blocks = nn.ModuleList()
+        width = channels[-1]
+        for level in reversed(range(len(channels) - 1)):
+            out = channels[max(level - 1, 0) if narrow else level]
+            self.blocks.append(ConvBlock(width + channels[level], out, norm))
+            width = out
         self.out_channels = channels[0]
 
     def forward(

@@ -209,6 +209,19 @@ PRETRAIN = (
 ABLATION_TABLES = {
     "table1": (
         Arm("unet", "U-Net, all labels", ("stages.*.labelled_fraction=1.0",), method="unet"),
+        # LViT has the same labelled images, and the others without their masks
+        *(
+            Arm(
+                f"lvit-{percent}",
+                f"LViT, {percent} % of the labels",
+                (
+                    f"stages.*.labelled_fraction={percent / 100}",
+                    "stages.*.unlabelled_batch_size=32",
+                ),
+                method="lvit",
+            )
+            for percent in (25, 50)
+        ),
         *(
             Arm(
                 f"labels-{percent}",

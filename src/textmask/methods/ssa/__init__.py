@@ -167,6 +167,7 @@ ABLATION_TABLES = {
         Arm("unet_pp", "U-Net++", method="unet_pp"),
         Arm("attention_unet", "Attention U-Net", method="attention_unet"),
         Arm("nnunet_like", "nnU-Net, plain network", method="nnunet_like"),
+        Arm("lvit", "LViT", method="lvit"),
         Arm("guide_decoder", "GuideDecoder", method="guide_decoder"),
         Arm("mmi_unet", "MMI-UNet", method="mmi_unet"),
         Arm("ssa", "SSA"),
