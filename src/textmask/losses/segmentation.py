@@ -40,6 +40,11 @@ def bce(logits: Logits, mask: Mask, counted: Counted | None = None) -> Float[Ten
     return (each.flatten(1).mean(dim=1) * counted).mean()
 
 
+def hard_label(logits: Logits) -> Mask:
+    """The more likely class of each pixel, without gradient: B 1 H W -> B 1 H W, 0 or 1."""
+    return (logits.detach() > 0).float()
+
+
 def confident_bce(logits: Logits, label: Mask, tau: float) -> Float[Tensor, ""]:
     """Binary cross-entropy with hard labels where they are confident, 0 elsewhere; the mean is over all pixels.
 

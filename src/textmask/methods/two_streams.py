@@ -13,6 +13,7 @@ from textmask.methods.base import Method
 from textmask.nn.backbones import build_backbone
 from textmask.nn.compact_unet import ImageOnly
 from textmask.nn.guide_decoder import GuideDecoder
+from textmask.nn.maps_decoder import Enlarging, MapsDecoder
 from textmask.nn.mmi_unet import MMIUNet
 from textmask.nn.pretrained_text import build_text_encoder
 from textmask.types import Batch, Image, Logits, Mask, Output, Text
@@ -45,6 +46,11 @@ class TwoStreams(Method):
         if self.text_encoder is None:
             return ImageOnly(self.recipe.unet)
         return build_backbone(self.recipe.backbone, self.text_encoder.width)
+
+    def new_decoder(self, enlarging: Enlarging) -> MapsDecoder:
+        """Build a further decoder over the fused maps of `net` (of an image-only network: over its encoder's maps)."""
+        info = self.net.info if isinstance(self.net, ImageOnly) else self.net.encoder.info
+        return MapsDecoder([c for c, _ in self.net.widths], info.strides[-1], enlarging)
 
     def features(self, text: Text) -> Any:
         """Features of the prompts for the network; None if it does not read them."""

@@ -13,6 +13,8 @@ NormName = Literal["batch", "group"]
 HeadName = Literal["released", "image"]
 BlocksName = Literal["released", "plain"]
 IntensityName = Literal["released", "encoder"]
+# of maps, see `textmask.nn.perturbations.perturbed_maps`
+Perturbing = Literal["noise", "drop", "channels", "context", "objects"]
 # for the CPU presets: 2 M parameters with a stem at stride 4
 LITE_WIDTHS = (32, 80, 144, 208)
 UKAN_WIDTHS = (16, 32, 128, 160, 256)

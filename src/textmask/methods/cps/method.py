@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from textmask.losses.segmentation import bce
+from textmask.losses.segmentation import bce, hard_label
 from textmask.methods.two_streams import TwoStreams, joined_streams, supervised
 from textmask.types import Batch, Image, Logits, Mask, Text
 
@@ -47,8 +47,3 @@ def cross_pseudo(first: Logits, second: Logits) -> Float[Tensor, ""]:
     Source: CPS, section 3, L_cps^u. Two classes are one logit, whose hard label is whether it is above 0.
     """
     return bce(first, hard_label(second)) + bce(second, hard_label(first))
-
-
-def hard_label(logits: Logits) -> Mask:
-    """The more likely class of each pixel, without gradient: B 1 H W, 0 or 1."""
-    return (logits.detach() > 0).float()
