@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -63,17 +63,19 @@ class UAMT(TwoStreams):
     def uncertainty(self, unlabelled: Batch) -> Mask:
         """U (Eq. 2): entropy in nats of the mean of T stochastic predictions of the teacher, B 1 H W."""
         features = self.features(unlabelled.text)
+        net: Any = self.teacher.net
         total = torch.zeros((), device=unlabelled.image.device)
         for _ in range(self.passes):
             noise = (torch.randn_like(unlabelled.image) * self.noise).clamp(
                 -2 * self.noise, 2 * self.noise
             )
             image = unlabelled.image + noise
-            maps = channels_dropped(self.teacher.net.encode(image), self.dropout)
-            found = self.teacher.net.decode(maps, image, features).logits
+            maps = channels_dropped(net.encode(image), self.dropout)
+            found = net.decode(maps, image, features).logits
             total = total + torch.sigmoid(found.float())
         mean = total / self.passes
-        return torch.special.entr(mean) + torch.special.entr(1 - mean)
+        entropy: Mask = torch.special.entr(mean) + torch.special.entr(1 - mean)
+        return entropy
 
     def threshold(self) -> Tensor:
         """H of this step: 3/4 of the highest uncertainty, rising to all of it by a Gaussian."""
