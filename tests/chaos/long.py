@@ -24,6 +24,7 @@ METHODS = ("unet", "statement_unet", "text_prior", "ukan", "mmi_unet", "biclip",
 METHODS += ("guide_decoder", "mean_teacher", "semi_medref", "ssa")
 METHODS += ("unet_pp", "attention_unet", "nnunet_like", "trans_unet", "swin_unet")
 METHODS += ("lvit", "lavt", "tganet")
+METHODS += ("cps", "fixmatch", "unimatch", "ua_mt", "cct", "bcp", "mc_net", "ucmt", "spc")
 MOST_KILLS = 3
 
 

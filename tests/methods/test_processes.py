@@ -30,6 +30,11 @@ NOT_RANDOM = {
     "biclip": ("warp=input", "strong=weak"),
     "c2seg": ("chunk=null",),
     "semi_medref": ("text_view=none", "mix=none"),
+    "unimatch": ("feature_drop=0.0",),
+    "ua_mt": ("dropout=0.0", "noise=0.0"),
+    "cct": ('perturbations=["context","objects"]',),
+    "bcp": ("beta=1.0",),
+    "spc": ("flip=0.0",),
     # embedded again while going backward; batch norm would see one chunk
     "c2seg in chunks": ("chunk=1", "norm=group"),
     # batch norm over these small maps would move the gradients by more than the rounding of other layers

@@ -205,6 +205,18 @@ class UNet(nn.Module):
         feature = self.features(image, films, extra)
         return self.head(feature, image), feature
 
+    def encode(self, image: Image) -> list[Tensor]:
+        """Image B C H W -> the map of each scale, fine to coarse."""
+        features: list[Tensor] = self.encoder(image)
+        return features
+
+    def decode(
+        self, features: Sequence[Tensor], image: Image
+    ) -> tuple[Logits, Float[Tensor, "b _c _h _w"]]:
+        """The maps of `encode` and the image, which the head reads -> as `forward`."""
+        feature = self.decoder(features)
+        return self.head(feature, image), feature
+
     def features(
         self, image: Image, films: Sequence[Tensor] | None = None, extra: Tensor | None = None
     ) -> Float[Tensor, "b _c _h _w"]:

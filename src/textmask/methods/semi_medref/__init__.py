@@ -213,6 +213,7 @@ ABLATION_TABLES = {
         Arm("teacher", "strong pictures only", (*NO_ITCL, *PLAIN)),
         Arm("text-strong", "TextStrong", (*NO_ITCL, "text_view=generic", "mix=none")),
         Arm("cutmix", "w/ CutMix", (*NO_ITCL, "text_view=none", "mix=naive")),
+        Arm("spc", "w/ SPC", method="spc"),
         Arm("v1", "PosAug", (*NO_ITCL, "mix=none")),
         Arm("v2", "T-PatchMix", (*NO_ITCL, "text_view=none")),
         Arm(
