@@ -14,8 +14,9 @@ from textmask.data.loaders import SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.data.shuffled_text import shuffled_prompts
 from textmask.errors import ConfigError, DataError
+from textmask.inference.domain import Domain
 from textmask.inference.predict_split import predict_batches
-from textmask.inference.screening import Calibration, confidence
+from textmask.inference.screening import Calibration, confidence, evidence
 from textmask.io.files import file_sha256, write_json
 from textmask.io.locks import only_replacer
 from textmask.runs.checkpoint import Run, load_run
@@ -42,11 +43,14 @@ def calibrate_run(
 ) -> dict[str, Any]:
     """Write calibration.json, by which `Predictor` abstains from then on, and return its content.
 
-    There are two signals, which every method has. Text: the share of the content words of a prompt that are known
-    from the training prompts or from medicine. The limit is half way between the lowest validation prompts (quantile
-    `level`) and the best of `text.edit.UNRELATED`. Mask: the mean probability inside the mask, compared with its
-    quantile `level` on the split. Prompts are not stored, only words that occur in at least two training rows. What
+    There are two signals to abstain by, which every method has. Text: the share of the content words of a prompt that
+    are known from the training prompts or from medicine. The limit is half way between the lowest validation prompts
+    (quantile `level`) and the best of `text.edit.UNRELATED`. Mask: the mean probability inside the mask, compared with
+    its quantile `level` on the split. Prompts are not stored, only words that occur in at least two training rows. What
     the limits would withhold on the split itself, with its own prompts and with those of other images, is stored too.
+
+    Two more are reported as `Scores`: how unlike the training images an image is, and how sure the model is that
+    anything is there, each compared with the split.
 
     Args:
         run: folder of a finished run, or `default` for the bundled model, which needs `out`.
@@ -72,9 +76,13 @@ def calibrate_run(
     # a wrong folder or device is answered before anything is predicted
     path = output_folder(run_path(run), out) / CALIBRATION
     loaded = load_run(run, device)
-    data = open_split(manifest, split, loaded.recipe.image_size, cache_dir)
+    size = loaded.recipe.image_size
+    data = open_split(manifest, split, size, cache_dir)
+    train = open_split(manifest, "train", size, cache_dir)
     with only_replacer(path):
         value = _calibrated(loaded, manifest, split, data, level, progress)
+        domain = Domain.of_images(train.images, data.images)
+        value["domain"] = None if domain is None else domain.as_json()
         # atomic: a reader sees the old or the new limits
         write_json(path, value)
     return value
@@ -99,8 +107,14 @@ def _calibrated(
         return report
 
     # the split with its own prompts, and with those of other images
-    own = predict_batches(loaded.method, data, recipe, progress=step(0))
-    own_sure = _confidences(own, recipe.threshold)
+    own_sure: list[float | None] = []
+    own_evidence: list[float] = []
+    for batch in predict_batches(loaded.method, data, recipe, progress=step(0)):
+        for probability in batch.astype(np.float32):
+            # only findings that are there
+            if data.masks[len(own_sure)].any():
+                own_evidence.append(evidence(probability))
+            own_sure.append(confidence(probability, recipe.threshold))
     others, _ = shuffled_prompts(data, recipe.seed)
     foreign = predict_batches(loaded.method, data, recipe, prompts=others, progress=step(len(data)))
     foreign_sure = _confidences(foreign, recipe.threshold)
@@ -127,6 +141,7 @@ def _calibrated(
         "share_of_unrelated": best_unrelated,
         "confidence_needed": float(np.quantile(sure, level)),
         "confidence_quantiles": quantiles,
+        "existence_quantiles": np.quantile(own_evidence or [0.0], QUANTILES).tolist(),
         "withheld_own_sentence": _withheld(found, list(data.prompts), own_sure),
         "withheld_other_sentence": _withheld(found, others, foreign_sure),
         "data": manifest.hash(),

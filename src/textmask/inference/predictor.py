@@ -23,7 +23,7 @@ from textmask.errors import (
 from textmask.inference.backends.graphs import Backend, open_backend
 from textmask.inference.inputs import ImageInput, as_loaded_image, image_prompt_pairs
 from textmask.inference.laterality import CONVENTIONS, DEFAULTS, convention, translate
-from textmask.inference.screening import NOT_MIRRORED, Calibration, screen
+from textmask.inference.screening import Calibration, geometry_codes, screen
 from textmask.inference.segmentation import Segmentation as Segmentation
 from textmask.inference.segmentation import Segmentations, warned_of
 from textmask.inference.segmentation import explanation as explanation
@@ -124,6 +124,8 @@ class Opened:
             planes["probability"],
             recipe.threshold,
             predictor.calibration,
+            read=shown,
+            domain=self.domain,
             cut=cut or bool(complaints),
         )
 
@@ -134,20 +136,17 @@ class Opened:
         if abstain and screening.empty:
             mask = np.zeros_like(mask)
 
-        codes = screening.codes
-        if self._view_is_overruled():
-            codes += ("view_overruled",)
-        if self.mirrored is not None and flipped is None:
-            codes += (NOT_MIRRORED,)
+        not_mirrored = self.mirrored is not None and flipped is None
         found = Segmentation(
             mask,
             probability,
             statement,
-            codes,
+            screening.codes
+            + geometry_codes(self.loaded.orientation, self.orientation, not_mirrored=not_mirrored),
             maps,
             asked,
             screening.abstained,
-            screening.compatibility,
+            screening.scores,
             screening.unknown_words,
             sentence,
             self.loaded.pixels,
@@ -196,12 +195,12 @@ class Opened:
             plane = np.asarray(resized, np.float32)
         return plane if self.orientation is None else self.orientation.from_usual(plane)
 
-    def _view_is_overruled(self) -> bool:
-        """Whether the user named another view than the file has."""
-        file, named = self.loaded.orientation, self.orientation
-        if file is None or named is None:
-            return False
-        return (file.columns, file.rows) != (named.columns, named.rows)
+    @cached_property
+    def domain(self) -> float | None:
+        """`Domain.rank` of the image; None without a calibration that knows the training images."""
+        calibration = self.predictor.calibration
+        known = None if calibration is None else calibration.domain
+        return None if known is None else known.rank(self.planes)
 
 
 class Predictor:
