@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from textmask import __version__
+from textmask.data.phantom import PhantomConfig, make_phantom
+from textmask.io.images import png_bytes
 from textmask.serve.bodies import job_body
 from textmask.serve.guard import OPEN_PATHS, Guard
 from textmask.serve.problems import PROBLEM_TYPE, STATUSES, Problem, problem_body
@@ -144,10 +147,8 @@ def _add_images(app: FastAPI, service: Service) -> None:
     )
     async def get_picture(id: Id, index: Slice = None) -> Response:
         """The image as 8-bit PNG, before it is resized for the network."""
-        service.image(id)  # an unknown id is refused before it waits for a reader
-        data = await service.readers.run(
-            lambda: service.picture(id, index), service.limits.decode_seconds
-        )
+        await service.decode(id, index)
+        data = await service.readers.run(lambda: service.picture(id, index))
         return Response(data, media_type="image/png")
 
 
@@ -160,7 +161,7 @@ def _add_masks(app: FastAPI, service: Service) -> None:
     )
     async def segment_image(request: Request, id: Id, wanted: MaskRequest) -> MaskBody:
         """Segment a prompt: the mask, what the parser understood, and warnings."""
-        service.image(id)  # an unknown id is refused before it waits for a worker
+        await service.decode(id, wanted.index)
         return await service.workers.run(lambda: service.mask_body(id, wanted, _who(request)))
 
     async def one_part(
@@ -255,7 +256,17 @@ def _add_page(app: FastAPI) -> None:
     async def icon() -> FileResponse:
         return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
 
+    @app.get("/example.png", include_in_schema=False)
+    async def example() -> Response:
+        return Response(await asyncio.to_thread(_example_png), media_type="image/png")
+
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+@cache
+def _example_png() -> bytes:
+    """A synthetic radiograph, so that the page can be tried without an image."""
+    return png_bytes(make_phantom(PhantomConfig(size=(448, 448)), seed=1).image)
 
 
 def _handle_errors(app: FastAPI) -> None:

@@ -24,7 +24,7 @@ Count = Callable[[str, str, int, float], None]
 
 UPLOAD = "/v1/images"
 # what a browser needs before a token can be entered, and the health checks
-OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
+OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico", "/example.png")
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"

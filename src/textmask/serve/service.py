@@ -168,6 +168,16 @@ class Service:
             )
         return found
 
+    async def decode(self, name: str, index: int | None) -> None:
+        """Decode a slice of an upload in a reader, so that no prompt waits for it; nothing if that has been done.
+
+        Raises:
+            Problem: 404 if there is no such image or slice, 422 if it is damaged or decoding takes too long.
+        """
+        upload = self.image(name)  # an unknown id is refused before it waits
+        if not upload.decoded(index):
+            await self.readers.run(lambda: upload.slice(index), self.limits.decode_seconds)
+
     def forget(self, name: str, who: str) -> None:
         """Remove an image.
 
@@ -243,7 +253,7 @@ class Service:
         )
 
     def picture(self, name: str, index: int | None) -> bytes:
-        """An image as PNG; runs in a reader, because another slice is decoded first.
+        """An image as PNG; runs in a reader, because large images take a while to compress.
 
         Raises:
             Problem: 404 if there is no such image or slice, 422 if it is damaged.

@@ -107,6 +107,10 @@ class Upload:
         self.opened.clear()
         self.recent.clear()
 
+    def decoded(self, index: int | None) -> bool:
+        """Whether `slice` has nothing to do."""
+        return index is None or index == (self.image.index or 0) or index in self.recent
+
     def slice(self, index: int | None) -> Upload:
         """Another image of the same file, without a new upload; None is the one that was chosen with the upload.
 

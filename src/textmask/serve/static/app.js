@@ -6,12 +6,13 @@
 // the one that the page waits for. So an answer never meets another image, and the last request wins, not the last reply.
 
 const MOST_SIDE = 1600; // pixels of the longer side that are drawn; downloads have the full size
+const EXAMPLES = ["opacity in the lower left lung", "consolidation in the right upper lobe", "no effusion. Opacities in both lower lungs."];
 const WHOSE = { image: "image's", patient: "patient's", unknown: "unknown" };
 const byId = (id) => document.getElementById(id);
 const state = {
   token: "", // kept only in this page
   reading: null, // {name, work} of the upload in progress
-  opened: null, // {name, file, info, bitmap, asked, pending, now, before}
+  opened: null, // {name, file, info, bitmap, index, turning, asked, pending, now, before, zoom}
   held: null, // what a held key shows
 };
 
@@ -88,12 +89,53 @@ async function upload(file, signal) {
 
 function open(file, info, bitmap) {
   state.reading = null;
-  state.opened = { name: file.name, file, info, bitmap, asked: false, pending: null, now: null, before: null };
+  state.opened = {
+    name: file.name, file, info, bitmap, index: info.index || 0, turning: null,
+    asked: false, pending: null, now: null, before: null, zoom: { scale: 1, x: 0, y: 0 },
+  };
+  Object.assign(byId("slice"), { max: info.count - 1, value: info.index || 0 });
+  resetTones();
   choose("laterality", info.format === "picture" ? "image" : "patient");
   choose("shown", "now");
   show();
   say("The image is open. Type a prompt.");
   byId("sentence").focus();
+}
+
+async function turn(index) {
+  const image = state.opened;
+  if (!image || index === image.index || index < 0 || index >= image.info.count) return;
+  cancel(image);
+  if (image.turning) image.turning.abort();
+  const turning = image.turning = new AbortController();
+  image.index = index;
+  image.now = image.before = null; // an answer belongs to one slice
+  byId("slice").value = index;
+  complain("");
+  show();
+  const current = () => state.opened === image && image.turning === turning;
+  try {
+    const picture = await call(`/v1/images/${image.info.id}/picture.png?index=${index}`, { signal: turning.signal });
+    const bitmap = await createImageBitmap(await picture.blob());
+    if (!current()) return;
+    image.bitmap = bitmap;
+    image.turning = null;
+    show();
+    if (image.asked) ask();
+  } catch (error) {
+    if (!current()) return;
+    close(); // the slice that is shown would not be the one that is asked
+    complain(`${image.name}: ${error.message}`);
+  }
+}
+
+async function example() {
+  try {
+    const bytes = await (await call("/example.png")).blob();
+    load(new File([bytes], "synthetic.png", { type: "image/png" }));
+  } catch (error) {
+    complain(error.message);
+  }
 }
 
 function close() {
@@ -102,6 +144,7 @@ function close() {
   state.reading = state.opened = state.held = null;
   if (image) {
     cancel(image);
+    if (image.turning) image.turning.abort();
     forget(image.info);
   }
   say("");
@@ -118,6 +161,7 @@ function forget(info) {
 function question() {
   const asked = { sentence: byId("sentence").value.trim(), laterality: checked("laterality") };
   if (byId("view").value) asked.view = byId("view").value;
+  if (state.opened && state.opened.info.count > 1) asked.index = state.opened.index;
   return asked;
 }
 
@@ -129,6 +173,7 @@ async function ask() {
   cancel(image);
   complain("");
   image.asked = true;
+  if (image.turning) return; // asked when the slice has arrived
   if (image.now && image.now.key === key) return answered(image);
 
   const pending = { key, work: new AbortController() };
@@ -139,9 +184,11 @@ async function ask() {
     const begin = performance.now();
     const answer = await segment(image, asked, pending.work.signal);
     const values = await probabilities(answer.probability, image.info);
+    const parts = [];
+    for (const one of answer.results) parts.push(await probabilities(one.probability, image.info));
     if (!current()) return;
     if (image.now) image.before = image.now;
-    image.now = { key, asked, answer, values, ms: Math.round(performance.now() - begin) };
+    image.now = { key, asked, answer, values, parts, ms: Math.round(performance.now() - begin) };
     image.pending = null;
     choose("shown", "now");
     answered(image);
@@ -196,7 +243,8 @@ async function probabilities(text, info) {
 async function save(kind) {
   const image = state.opened;
   if (!image || !image.now) return;
-  const name = `${image.name.replace(/\.(nii\.gz|[^.]*)$/i, "")}.${kind}`;
+  const slice = image.info.count > 1 ? `.slice-${image.now.asked.index}` : "";
+  const name = `${image.name.replace(/\.(nii\.gz|[^.]*)$/i, "")}${slice}.${kind}`;
   try {
     const query = new URLSearchParams({ ...image.now.asked, threshold: byId("threshold").value / 100 });
     const blob = await (await call(`/v1/images/${image.info.id}/${kind}?${query}`)).blob();
@@ -241,6 +289,11 @@ const KEYS = {
   "]": () => move("threshold", 1),
   "-": () => move("opacity", -5),
   "+": () => move("opacity", 5),
+  ",": () => turn(state.opened ? state.opened.index - 1 : 0),
+  ".": () => turn(state.opened ? state.opened.index + 1 : 0),
+  z: () => zoom(1.25),
+  x: () => zoom(0.8),
+  0: resetView,
   l: nextLaterality,
   s: () => save("mask.png"),
 };
@@ -268,6 +321,31 @@ byId("file").addEventListener("change", (event) => {
 });
 for (const id of ["opacity", "threshold"]) byId(id).addEventListener("input", () => { labels(); draw(); });
 byId("outline").addEventListener("change", draw);
+for (const id of ["level", "window"]) byId(id).addEventListener("input", () => { labels(); draw(); });
+byId("slice").addEventListener("input", () => turn(Number(byId("slice").value)));
+byId("zoom-in").addEventListener("click", () => zoom(1.25));
+byId("zoom-out").addEventListener("click", () => zoom(0.8));
+byId("fit").addEventListener("click", resetView);
+byId("example").addEventListener("click", example);
+byId("examples").replaceChildren(...EXAMPLES.map((sentence) => {
+  const button = element("button", sentence);
+  button.type = "button";
+  button.className = "button small";
+  button.addEventListener("click", () => {
+    byId("sentence").value = sentence;
+    if (state.opened) ask();
+  });
+  return button;
+}));
+byId("stage").addEventListener("wheel", (event) => {
+  if (!event.ctrlKey) return; // the page scrolls
+  event.preventDefault();
+  const box = byId("stage").getBoundingClientRect();
+  zoom(event.deltaY < 0 ? 1.1 : 1 / 1.1, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+}, { passive: false });
+byId("stage").addEventListener("pointermove", (event) => {
+  if (event.buttons & 1) pan(event.movementX, event.movementY);
+});
 byId("shown").addEventListener("change", draw);
 for (const id of ["laterality", "view"]) {
   byId(id).addEventListener("change", () => {
@@ -296,6 +374,7 @@ document.addEventListener("paste", (event) => {
 });
 
 choose("laterality", "image");
+resetTones();
 labels();
 show();
 connect();

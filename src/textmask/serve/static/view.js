@@ -2,6 +2,8 @@
 // What the page shows of its state. Prompts and file names are always set as text, never as markup.
 
 const NOW = [0, 158, 115], BEFORE = [86, 180, 233]; // Okabe and Ito
+const COLORS = [NOW, [230, 159, 0], [204, 121, 167], [240, 228, 66], [213, 94, 0], [0, 114, 178]]; // of the findings of a report
+const TONES = { level: 128, window: 256 }; // as the image is stored
 
 // the whole page, from its state
 
@@ -14,6 +16,9 @@ function show() {
   byId("busy").textContent = image && image.pending ? "segmenting" : "";
   byId("about").textContent = image ? `${image.name}: ${image.info.rows} x ${image.info.columns} pixels` : "";
   byId("answer").hidden = !(image && image.now);
+  byId("tools").hidden = !image;
+  for (const one of document.querySelectorAll(".of-volume")) one.hidden = !(image && image.info.count > 1);
+  byId("slice-value").textContent = image ? `${image.index + 1} of ${image.info.count}` : "";
   if (image) byId("stage").style.setProperty("--aspect", image.info.columns / image.info.rows);
   if (image && image.now) tell(image);
   markers();
@@ -45,9 +50,15 @@ function draw() {
   context.drawImage(image.bitmap, 0, 0, width, height);
   const layers = visible(image), pixels = context.getImageData(0, 0, width, height);
   const alpha = byId("opacity").value / 100, outline = byId("outline").checked;
+  toned(pixels);
   for (const [one, color] of layers) {
-    if (!one.answer.withheld) tint(pixels, one.values, color, alpha, outline);
+    if (one.answer.withheld) continue;
+    if (layers.length > 1 || one.parts.length < 2) tint(pixels, one.values, color, alpha, outline);
+    else one.parts.forEach((values, i) => {
+      if (!one.answer.results[i].abstained) tint(pixels, values, COLORS[i % COLORS.length], alpha, outline);
+    });
   }
+  place(image);
   context.putImageData(pixels, 0, 0);
   const names = layers.map(([one]) => (one === image.now ? "this result" : "previous result"));
   byId("tag").hidden = !(image.before && layers.length);
@@ -55,6 +66,50 @@ function draw() {
   const what = layers.map(([one]) => one.asked.sentence).join(" and ");
   canvas.setAttribute("aria-label", layers.length ? `The image with the mask for: ${what}` : "The image without a mask");
   compare(image);
+}
+
+function toned({ data }) {
+  const level = Number(byId("level").value), width = Number(byId("window").value);
+  if (level === TONES.level && width === TONES.window) return;
+  const table = Uint8ClampedArray.from({ length: 256 }, (_, v) => ((v - level + width / 2) * 256) / width);
+  for (let i = 0; i < data.length; i++) if (i % 4 !== 3) data[i] = table[data[i]];
+}
+
+function resetTones() {
+  for (const [id, value] of Object.entries(TONES)) byId(id).value = value;
+  labels();
+}
+
+function resetView() {
+  if (state.opened) state.opened.zoom = { scale: 1, x: 0, y: 0 };
+  resetTones();
+  draw();
+}
+
+// zoom: x and y are the share of the image at the left and the top edge
+
+function zoom(factor, x = 0.5, y = 0.5) {
+  if (!state.opened) return;
+  const old = state.opened.zoom, scale = Math.min(16, Math.max(1, old.scale * factor));
+  const kept = (start, at) => start + at / old.scale - at / scale; // what is under the pointer stays there
+  state.opened.zoom = { scale, x: kept(old.x, x), y: kept(old.y, y) };
+  place(state.opened);
+}
+
+function pan(dx, dy) {
+  if (!state.opened) return;
+  const box = byId("stage").getBoundingClientRect(), { scale, x, y } = state.opened.zoom;
+  state.opened.zoom = { scale, x: x - dx / box.width / scale, y: y - dy / box.height / scale };
+  place(state.opened);
+}
+
+function place(image) {
+  const { zoom } = image, most = 1 - 1 / zoom.scale;
+  zoom.x = Math.min(most, Math.max(0, zoom.x));
+  zoom.y = Math.min(most, Math.max(0, zoom.y));
+  byId("canvas").style.transform = `scale(${zoom.scale}) translate(${-100 * zoom.x}%, ${-100 * zoom.y}%)`;
+  byId("stage").classList.toggle("moves", zoom.scale > 1);
+  byId("zoom-value").textContent = `${Math.round(100 * zoom.scale)} %`;
 }
 
 function tint(pixels, values, color, alpha, outline) {
@@ -96,6 +151,7 @@ function tell({ info, now }) {
   zones(answer.statement);
   facts(now);
   findings(answer.statement.findings);
+  masks(answer.results);
   const dicom = info.format === "dicom";
   byId("save-seg").disabled = !dicom;
   byId("seg-why").textContent = dicom ? "" : "DICOM SEG needs a DICOM image.";
@@ -138,8 +194,8 @@ function facts({ asked: question, answer }) {
   if (asked.said) pairs.push(["left means", `the ${WHOSE[asked.said] || asked.said} left${asked.assumed ? " (assumed)" : ""}`]);
   if (asked.sentence && asked.sentence !== question.sentence) pairs.push(["model input", asked.sentence]);
   const { domain, existence, agreement } = answer.scores, percent = (share) => `${Math.round(100 * share)} %`;
-  if (domain !== null) pairs.push(["image", `as usual as or more usual than ${percent(domain)} of the images that the model was checked on`]);
-  if (existence !== null) pairs.push(["finding", `the model is surer than in ${percent(existence)} of true findings`]);
+  if (domain !== null) pairs.push(["image", `${percent(domain)} of the images that the model knows are as unusual`]);
+  if (existence !== null) pairs.push(["finding", `the model is as sure as in ${percent(existence)} of true findings, or surer`]);
   if (agreement !== null) pairs.push(["place", `${percent(agreement)} of the mask lies where the prompt says`]);
   byId("facts").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
 }
@@ -155,6 +211,19 @@ function findings(found) {
     if (one.change) parts.push(one.change);
     const item = element("li", [...parts, ...one.attributes].join(", "));
     item.className = one.polarity === "absent" ? "free" : "named";
+    return item;
+  }));
+}
+
+function masks(results) {
+  const list = byId("masks");
+  list.hidden = results.length < 2;
+  list.replaceChildren(...results.map((one, i) => {
+    const area = one.abstained ? "no result" : `${one.foreground_px.toLocaleString("en")} pixels`;
+    const item = element("li", `${one.sentence}: ${area}`), key = element("span");
+    key.className = "key";
+    key.style.backgroundColor = `rgb(${COLORS[i % COLORS.length].join(" ")})`;
+    item.prepend(key);
     return item;
   }));
 }
