@@ -2,7 +2,7 @@
 
 The bundled model on the test split of QaTa-COV19, and on images of other kinds, from the folder in TEXTMASK_DATA.
 
-domain: images of the test split against images of each other set, and against noise, black, white and stripes. Color
+likeness: images of the test split against images of each other set, and against noise, black, white and stripes. Color
 gives other sets away, so they are also measured in gray.
 existence: a prompt for a zone that shows lesion in the true mask against a prompt for a zone of a lung that shows none,
 in the same images.
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from timing import Goals
 
-from textmask.inference.domain import Domain
+from textmask.inference.likeness import KnownImages
 from textmask.inference.predictor import Opened, Predictor
 from textmask.inference.screening import DOUBTFUL, ELSEWHERE
 from textmask.inference.segmentation import Segmentation
@@ -38,7 +38,7 @@ from textmask.text.grammar import parse
 LEVELS = ("upper", "middle", "lower")
 SIDES = {0: "left", 2: "right"}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif")
-FLAGGED = 0.01  # of the domain rank: the level of the calibration
+FLAGGED = 0.01  # of the likeness: the level of the calibration
 
 
 def area(good: list[float], bad: list[float]) -> float:
@@ -94,18 +94,18 @@ def made_up(n: int, size: tuple[int, int]) -> dict[str, list[np.ndarray]]:
     }
 
 
-def measure_domain(domain: Domain, usual: list[float], options: argparse.Namespace) -> float:
+def measure_likeness(known: KnownImages, usual: list[float], options: argparse.Namespace) -> float:
     """Print one line per set; returns the smallest area of the sets other than chest radiographs."""
     rng, size, worst = random.Random(0), (224, 224), 1.0
     images = made_up(options.others, size)
     for name, paths in other_sets(options.data, options.others, rng).items():
         images[name] = [planes_of(path, size) for path in paths]
     for name, kind in images.items():
-        found = line(f"domain, {name}", usual, [domain.rank(one) for one in kind], FLAGGED)
+        found = line(f"likeness, {name}", usual, [known.rank(one) for one in kind], FLAGGED)
         worst = worst if name.startswith("jsrt") else min(worst, found)
         if any(one.shape[0] == 3 for one in kind):
             gray = [one.mean(axis=0, keepdims=True).round().astype(np.uint8) for one in kind]
-            line(f"domain, {name} in gray", usual, [domain.rank(one) for one in gray], FLAGGED)
+            line(f"likeness, {name} in gray", usual, [known.rank(one) for one in gray], FLAGGED)
     return worst
 
 
@@ -144,7 +144,7 @@ def existence_of(opened: Opened, prompt: str) -> float:
     """The existence score of a prompt."""
     found = opened.segment(prompt, abstain=False).scores.existence
     if found is None:
-        raise SystemExit("the calibration of the model has no existence quantiles.")
+        raise SystemExit("the calibration of the model is missing.")
     return found
 
 
@@ -161,8 +161,10 @@ def main() -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     predictor = Predictor(options.run, device="cpu")
-    if predictor.calibration is None or predictor.calibration.domain is None:
-        raise SystemExit(f"{options.run} has no calibration with a domain: textmask calibrate RUN.")
+    if predictor.calibration is None or predictor.calibration.known_images is None:
+        raise SystemExit(
+            f"{options.run} has no calibration with known images: textmask calibrate RUN."
+        )
 
     manifest = read_layout(options.data / "qata-cov19-v2")
     rows = manifest.rows_of("test")
@@ -174,7 +176,7 @@ def main() -> int:
     for row in rng.sample(rows, min(options.images, len(rows))):
         opened = predictor.open(manifest.root / row.image)
         truth = np.asarray(read_image(manifest.root / row.mask)) > 127
-        usual.append(opened.domain or 0.0)
+        usual.append(opened.likeness or 0.0)
         found = opened.segment(row.text, abstain=False)
         if found.scores.agreement is not None:
             bad = dice_of(found.mask > 0, truth) < 0.5
@@ -188,8 +190,8 @@ def main() -> int:
 
     print(f"{options.run} on {len(usual)} of {len(rows)} images of the test split, seed 0")
     goals = Goals()
-    domain = measure_domain(predictor.calibration.domain, usual, options)
-    goals.at_least("auc_domain_worst_set", domain, 0.95)
+    likeness = measure_likeness(predictor.calibration.known_images, usual, options)
+    goals.at_least("auc_likeness_worst_set", likeness, 0.95)
     goals.at_least("auc_existence", line("existence", *existence, DOUBTFUL), 0.8)
     goals.at_least("auc_agreement", line("agreement, mirrored prompt", *agreement, ELSEWHERE), 0.95)
     if outlines[1]:

@@ -54,7 +54,7 @@ def test_it_answers_straight_after_install(film):
     )
     assert found.mask.shape == (224, 224)
     assert (found.asked.said, found.asked.model) == ("image", "image")
-    assert found.scores.domain is not None
+    assert found.scores.likeness is not None
     assert found.scores.existence is not None
 
 

@@ -1,6 +1,7 @@
 """Codes of odd requests, and when no mask is given: unrelated text, denied findings, and what a calibration adds."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_a_medical_sentence_is_answered(predictor, sentence):
     found = predictor.open(PIXELS).segment(sentence)
     assert not found.abstained
     assert found.mask.all()
-    assert found.scores.domain is None
+    assert found.scores.likeness is None
     assert found.scores.existence is None
 
 
@@ -145,10 +146,11 @@ def test_a_calibration_withholds_strange_words_and_unsure_masks():
     sentence = "pulmonary lung"
     good = screen(sentence, parse(sentence), sure, 0.5, made())
     assert not good.abstained
-    assert good.scores == Scores()  # of a calibration of version 0.1
+    assert good.scores == Scores(existence=pytest.approx(0.67, abs=0.02))
     bad = screen(sentence, parse(sentence), unsure, 0.5, made())
     assert bad.abstained
     assert "unlike_validation_masks" in bad.codes
+    assert bad.scores.existence == 0
     strange = "the lung of a dog that likes cake"
     found = screen(strange, parse(strange), sure, 0.5, made())
     assert found.abstained
@@ -171,16 +173,16 @@ def test_words_that_neither_the_training_nor_medicine_knows_are_listed():
 
 
 def test_a_finding_that_is_hardly_seen_may_be_absent():
-    known = made(existence=tuple(np.linspace(0.6, 1, 101)))
     sentence = "opacity in both lungs"
-    for top, expected, doubtful in ((0.99, 0.97, False), (0.61, 0.03, True)):
-        probability = np.full((10, 10), 0.55)
-        probability[0, 0] = top
-        found = screen(sentence, parse(sentence), probability, 0.5, replace(known, level=0.001))
+    for sure, expected, doubtful in ((0.89, 0.97, False), (0.605, 0.02, True)):
+        found = screen(sentence, parse(sentence), np.full((4, 4), sure), 0.5, made())
         assert found.scores.existence == pytest.approx(expected, abs=0.02)
         assert ("may_be_absent" in found.codes) == doubtful
+        assert not found.abstained
+    nothing = np.zeros((4, 4))
+    assert screen(sentence, parse(sentence), nothing, 0.5, made()).scores.existence == 0
     denied = "no opacity in either lung"
-    assert screen(denied, parse(denied), probability, 0.5, known).scores.existence is None
+    assert screen(denied, parse(denied), nothing, 0.5, made()).scores.existence is None
 
 
 def test_a_mask_beside_the_place_that_was_asked_is_named():
@@ -202,10 +204,12 @@ def test_a_mask_beside_the_place_that_was_asked_is_named():
 
 def test_an_image_unlike_the_training_images_is_named():
     sentence = "opacity in both lungs"
-    for domain, expected in ((0.5, ()), (0.0, ("unlike_training_images",))):
-        found = screen(sentence, parse(sentence), np.full((4, 4), 0.8), 0.5, made(), domain=domain)
+    for likeness, expected in ((0.5, ()), (0.0, ("unlike_training_images",))):
+        found = screen(
+            sentence, parse(sentence), np.full((4, 4), 0.8), 0.5, made(), likeness=likeness
+        )
         assert found.codes == expected
-        assert found.scores.domain == domain
+        assert found.scores.likeness == likeness
 
 
 def test_the_vocabulary_holds_words_of_two_rows_and_no_sentence():
@@ -246,7 +250,7 @@ def test_calibrate_writes_what_predict_reads(calibrated):
     row = manifest.rows_of("valid")[0]
     found = opened.segment(row.text)
     assert not found.abstained
-    assert found.scores.domain is not None
+    assert found.scores.likeness is not None
     assert found.scores.existence is not None
     assert 0 < found.scores.existence <= 1
     assert "unlike_training_images" in found.warnings  # an image of one gray level
@@ -261,8 +265,7 @@ def test_a_calibration_of_other_weights_or_a_damaged_one_is_refused(calibrated, 
         ("other", json.dumps(value | {"weights_sha256": "0" * 64}), "different weights"),
         ("damaged", json.dumps({"n": 3}), "Run textmask calibrate again"),
         ("odd", json.dumps(value | {"confidence_quantiles": [0.9, 0.1]}), "ascending"),
-        ("order", json.dumps(value | {"existence_quantiles": [0.9, 0.1]}), "ascending"),
-        ("domain", json.dumps(value | {"domain": {"layout": {}}}), "domain"),
+        ("known", json.dumps(value | {"known_images": {"layout": {}}}), "known_images"),
     ):
         folder = tmp_path / name
         folder.mkdir()
@@ -270,6 +273,23 @@ def test_a_calibration_of_other_weights_or_a_damaged_one_is_refused(calibrated, 
         (folder / CALIBRATION).write_text(text)
         with pytest.raises(CheckpointError, match=message):
             Predictor(replace(loaded, path=folder)).open(PIXELS).segment("lower left lung")
+
+
+def test_images_alone_can_be_described_anew(calibrated, tmp_path):
+    run, manifest, value, root = calibrated
+    old = {name: kept for name, kept in value.items() if name != "known_images"}
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / CALIBRATION).write_text(json.dumps(old))
+    assert Predictor(copy).open(PIXELS).segment("opacity").scores.likeness is None
+    found = calibrate_run(copy, manifest, cache_dir=root, images_only=True)
+    assert found == value == json.loads((copy / CALIBRATION).read_text())
+    (copy / CALIBRATION).write_text(json.dumps(old | {"weights_sha256": "0" * 64}))
+    with pytest.raises(CheckpointError, match="different weights"):
+        calibrate_run(copy, manifest, cache_dir=root, images_only=True)
+    (copy / CALIBRATION).unlink()
+    with pytest.raises(CheckpointError):
+        calibrate_run(copy, manifest, cache_dir=root, images_only=True)
 
 
 def test_calibrate_says_what_is_missing(calibrated):

@@ -13,11 +13,11 @@ import numpy as np
 from textmask.data.loaders import SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.data.shuffled_text import shuffled_prompts
-from textmask.errors import ConfigError, DataError
-from textmask.inference.domain import Domain
+from textmask.errors import CheckpointError, ConfigError, DataError
+from textmask.inference.likeness import KnownImages
 from textmask.inference.predict_split import predict_batches
-from textmask.inference.screening import Calibration, confidence, evidence
-from textmask.io.files import file_sha256, write_json
+from textmask.inference.screening import Calibration, confidence
+from textmask.io.files import file_sha256, read_json, write_json
 from textmask.io.locks import only_replacer
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION, output_folder, run_path
@@ -39,6 +39,7 @@ def calibrate_run(
     out: Path | None = None,
     cache_dir: Path | None = None,
     device: str = "auto",
+    images_only: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write calibration.json, by which `Predictor` abstains from then on, and return its content.
@@ -49,8 +50,7 @@ def calibrate_run(
     its quantile `level` on the split. Prompts are not stored, only words that occur in at least two training rows. What
     the limits would withhold on the split itself, with its own prompts and with those of other images, is stored too.
 
-    Two more are reported as `Scores`: how unlike the training images an image is, and how sure the model is that
-    anything is there, each compared with the split.
+    The training images are described too (`KnownImages`), so that `Scores` tell how unlike them an image is.
 
     Args:
         run: folder of a finished run, or `default` for the bundled model, which needs `out`.
@@ -60,6 +60,7 @@ def calibrate_run(
         out: folder of calibration.json; None means the run, where `Predictor` finds it.
         cache_dir: folder of the decoded images.
         device: auto, cpu, cuda, cuda:N or mps.
+        images_only: predict nothing: describe the training images anew, and keep the rest of the run's calibration.
         progress: called with (done, total).
 
     Raises:
@@ -80,11 +81,29 @@ def calibrate_run(
     data = open_split(manifest, split, size, cache_dir)
     train = open_split(manifest, "train", size, cache_dir)
     with only_replacer(path):
-        value = _calibrated(loaded, manifest, split, data, level, progress)
-        domain = Domain.of_images(train.images, data.images)
-        value["domain"] = None if domain is None else domain.as_json()
+        value = (
+            _kept(loaded)
+            if images_only
+            else _calibrated(loaded, manifest, split, data, level, progress)
+        )
+        known = KnownImages.of_images(train.images, data.images)
+        value["known_images"] = None if known is None else known.as_json()
         # atomic: a reader sees the old or the new limits
         write_json(path, value)
+    return value
+
+
+def _kept(loaded: Run) -> dict[str, Any]:
+    """The calibration that a run has.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it was computed for other weights.
+    """
+    value = read_json(loaded.path / CALIBRATION)
+    if Calibration.from_json(value).weights_sha256 != file_sha256(loaded.weights):
+        raise CheckpointError(
+            f"{loaded.path / CALIBRATION} was computed for different weights. Calibrate without --images-only."
+        )
     return value
 
 
@@ -107,14 +126,8 @@ def _calibrated(
         return report
 
     # the split with its own prompts, and with those of other images
-    own_sure: list[float | None] = []
-    own_evidence: list[float] = []
-    for batch in predict_batches(loaded.method, data, recipe, progress=step(0)):
-        for probability in batch.astype(np.float32):
-            # only findings that are there
-            if data.masks[len(own_sure)].any():
-                own_evidence.append(evidence(probability))
-            own_sure.append(confidence(probability, recipe.threshold))
+    own = predict_batches(loaded.method, data, recipe, progress=step(0))
+    own_sure = _confidences(own, recipe.threshold)
     others, _ = shuffled_prompts(data, recipe.seed)
     foreign = predict_batches(loaded.method, data, recipe, prompts=others, progress=step(len(data)))
     foreign_sure = _confidences(foreign, recipe.threshold)
@@ -141,7 +154,6 @@ def _calibrated(
         "share_of_unrelated": best_unrelated,
         "confidence_needed": float(np.quantile(sure, level)),
         "confidence_quantiles": quantiles,
-        "existence_quantiles": np.quantile(own_evidence or [0.0], QUANTILES).tolist(),
         "withheld_own_sentence": _withheld(found, list(data.prompts), own_sure),
         "withheld_other_sentence": _withheld(found, others, foreign_sure),
         "data": manifest.hash(),

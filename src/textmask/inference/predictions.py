@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas
 
 PREDICTIONS = "predictions.csv"
-SCORES = ("domain", "existence", "agreement")
+SCORES = ("likeness", "existence", "agreement")
 COLUMNS = (
     *("name", "image", "index", "text", "status", "message", "mask_file", "overlay_file"),
     *("rows", "columns", "foreground_px", "foreground_fraction", "mean_probability"),

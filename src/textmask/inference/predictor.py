@@ -23,7 +23,7 @@ from textmask.errors import (
 from textmask.inference.backends.graphs import Backend, open_backend
 from textmask.inference.inputs import ImageInput, as_loaded_image, image_prompt_pairs
 from textmask.inference.laterality import CONVENTIONS, DEFAULTS, convention, translate
-from textmask.inference.screening import Calibration, geometry_codes, screen
+from textmask.inference.screening import NOT_MIRRORED, Calibration, screen, view_codes
 from textmask.inference.segmentation import Segmentation as Segmentation
 from textmask.inference.segmentation import Segmentations, warned_of
 from textmask.inference.segmentation import explanation as explanation
@@ -69,6 +69,14 @@ class Opened:
     shown_size: tuple[int, int]
     features: tuple[Tensor, ...] | None
     mirrored: Opened | None = None
+
+    @cached_property
+    def likeness(self) -> float | None:
+        """`KnownImages.rank` of the image; None without a calibration that knows the training images."""
+        known = (
+            None if self.predictor.calibration is None else self.predictor.calibration.known_images
+        )
+        return None if known is None else known.rank(self.planes)
 
     def segment(
         self,
@@ -125,7 +133,7 @@ class Opened:
             recipe.threshold,
             predictor.calibration,
             read=shown,
-            domain=self.domain,
+            likeness=self.likeness,
             cut=cut or bool(complaints),
         )
 
@@ -136,13 +144,15 @@ class Opened:
         if abstain and screening.empty:
             mask = np.zeros_like(mask)
 
-        not_mirrored = self.mirrored is not None and flipped is None
+        codes = screening.codes
+        codes += view_codes(self.loaded.orientation, self.orientation)
+        if self.mirrored is not None and flipped is None:
+            codes += (NOT_MIRRORED,)
         found = Segmentation(
             mask,
             probability,
             statement,
-            screening.codes
-            + geometry_codes(self.loaded.orientation, self.orientation, not_mirrored=not_mirrored),
+            codes,
             maps,
             asked,
             screening.abstained,
@@ -194,13 +204,6 @@ class Opened:
             resized = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
             plane = np.asarray(resized, np.float32)
         return plane if self.orientation is None else self.orientation.from_usual(plane)
-
-    @cached_property
-    def domain(self) -> float | None:
-        """`Domain.rank` of the image; None without a calibration that knows the training images."""
-        calibration = self.predictor.calibration
-        known = None if calibration is None else calibration.domain
-        return None if known is None else known.rank(self.planes)
 
 
 class Predictor:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from textmask.errors import CheckpointError
-from textmask.inference.domain import Domain
+from textmask.inference.likeness import KnownImages
 from textmask.io.orientation import Orientation
 from textmask.metrics.agreement import share_in_zones
 from textmask.statement import Statement
@@ -21,7 +21,6 @@ CUT = "longer_than_window"
 # the masks of the split were predicted in half precision, and values may repeat
 HALF = 1e-3
 NOT_MIRRORED = "not_mirrored"
-TOP = 0.01  # share of the pixels, those with the highest probability, that tell whether a finding is there
 DOUBTFUL = 0.05  # rank of `existence` below which the finding may be absent
 ELSEWHERE = 0.5  # of `agreement`: most of the mask lies outside the places
 CODES: Mapping[str, str] = {
@@ -54,8 +53,7 @@ class Calibration:
         confidence: 101 ascending quantiles of the mean probability inside the mask, over the validation split.
         level: share of the validation masks below which the model abstains, in (0, 0.5).
         weights_sha256: hash of the weights that were calibrated.
-        domain: the training images; None in a calibration of version 0.1, or with fewer than 20 images.
-        existence: 101 ascending quantiles of `evidence` over the validation split; () in a calibration of version 0.1.
+        known_images: the training images; None in a calibration of version 0.1, or with fewer than 20 images.
     """
 
     vocabulary: frozenset[str]
@@ -63,8 +61,7 @@ class Calibration:
     confidence: tuple[float, ...]
     level: float
     weights_sha256: str
-    domain: Domain | None = None
-    existence: tuple[float, ...] = ()
+    known_images: KnownImages | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Calibration:
@@ -76,16 +73,14 @@ class Calibration:
         # the file may be edited by hand or truncated
         try:
             quantiles = tuple(map(float, value["confidence_quantiles"]))
-            existence = tuple(map(float, value.get("existence_quantiles", ())))
-            domain = value.get("domain")
+            known = value.get("known_images")
             found = cls(
                 frozenset(map(str, value["vocabulary"])),
                 float(value["share_needed"]),
                 quantiles,
                 float(value["level"]),
                 str(value["weights_sha256"]),
-                None if domain is None else Domain.from_json(domain),
-                existence,
+                None if known is None else KnownImages.from_json(known),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -93,9 +88,8 @@ class Calibration:
             ) from error
 
         # ranks need ascending quantiles
-        finite = bool(quantiles) and bool(np.isfinite((*quantiles, *existence)).all())
-        ascending = list(quantiles) == sorted(quantiles) and list(existence) == sorted(existence)
-        if not finite or not ascending:
+        finite = bool(quantiles) and bool(np.isfinite(quantiles).all())
+        if not finite or list(quantiles) != sorted(quantiles):
             raise CheckpointError(
                 "calibration.json is malformed: expected ascending quantiles. Run textmask calibrate again."
             )
@@ -106,26 +100,19 @@ class Calibration:
         place = np.searchsorted(self.confidence, confidence + HALF, side="right")
         return float(place / len(self.confidence))
 
-    def existence_rank(self, value: float) -> float | None:
-        """Share of the validation images, whose findings are there, with at most so much `evidence`."""
-        if not self.existence:
-            return None
-        place = np.searchsorted(self.existence, value + HALF, side="right")
-        return float(place / len(self.existence))
-
 
 @dataclass(frozen=True)
 class Scores:
     """Three numbers in [0, 1] about a result; low ones are reasons to doubt it. docs/predict.md has what they detect.
 
     Attributes:
-        domain: share of the validation images that are at least as unlike the training images as this one.
-        existence: share of the validation images, whose findings are there, in which the model was at most as sure
-            that something is there.
+        likeness: share of the validation images that are at least as unlike the training images as this one.
+        existence: `Calibration.rank` of the confidence in the mask: share of the validation masks, whose findings are
+            there, in which the model was at most as confident; 0 if nothing is marked.
         agreement: share of the mask that lies in the places that the prompt names; None without a place or a mask.
     """
 
-    domain: float | None = None
+    likeness: float | None = None
     existence: float | None = None
     agreement: float | None = None
 
@@ -175,7 +162,7 @@ def screen(
     calibration: Calibration | None = None,
     *,
     read: Statement | None = None,
-    domain: float | None = None,
+    likeness: float | None = None,
     cut: bool = False,
 ) -> Screening:
     """Assess a prompt and the prediction for it.
@@ -187,7 +174,7 @@ def screen(
         threshold: probability above which a pixel is foreground.
         calibration: of the run, if it has been calibrated.
         read: what the prompt claims as the network reads it, after the conversion of sides; None means `statement`.
-        domain: `Domain.rank` of the image.
+        likeness: `KnownImages.rank` of the image.
         cut: the text encoder did not read the prompt to its end.
     """
     vocabulary = frozenset() if calibration is None else calibration.vocabulary
@@ -225,15 +212,15 @@ def screen(
     if calibration is not None:
         if share < calibration.share and not reasons:
             reasons.append("unlike_training_text")
-        if sure is not None and not denied and calibration.rank(sure) < calibration.level:
-            reasons.append("unlike_validation_masks")
         if not denied:
-            existence = calibration.existence_rank(evidence(probability))
+            existence = 0.0 if sure is None else calibration.rank(sure)
+            if sure is not None and existence < calibration.level:
+                reasons.append("unlike_validation_masks")
     if sure is not None and not denied:
         agreement = share_in_zones(probability > threshold, read or statement)
 
     # what is doubtful but answered
-    if domain is not None and calibration is not None and domain < calibration.level:
+    if likeness is not None and calibration is not None and likeness < calibration.level:
         codes.append("unlike_training_images")
     if existence is not None and existence < DOUBTFUL:
         codes.append("may_be_absent")
@@ -244,25 +231,15 @@ def screen(
     abstained = bool(reasons)
     if abstained:
         codes += ["abstained", *reasons]
-    scores = Scores(domain, existence, agreement)
+    scores = Scores(likeness, existence, agreement)
     return Screening(tuple(codes), abstained or denied, abstained, scores, strange)
 
 
-def geometry_codes(
-    file: Orientation | None, named: Orientation | None, *, not_mirrored: bool
-) -> tuple[str, ...]:
-    """Codes about how the image was shown to the model.
-
-    Args:
-        file: orientation in the file.
-        named: orientation that was used.
-        not_mirrored: a mirrored prediction was wanted, and the prompt cannot be mirrored.
-    """
-    codes: tuple[str, ...] = ()
-    if file is not None and named is not None:
-        overruled = (file.columns, file.rows) != (named.columns, named.rows)
-        codes += ("view_overruled",) if overruled else ()
-    return (*codes, NOT_MIRRORED) if not_mirrored else codes
+def view_codes(file: Orientation | None, named: Orientation | None) -> tuple[str, ...]:
+    """The code for an orientation that was named and differs from the one in the file."""
+    if file is None or named is None or (file.columns, file.rows) == (named.columns, named.rows):
+        return ()
+    return ("view_overruled",)
 
 
 def _other_organ(sentence: str, statement: Statement, calibration: Calibration) -> bool:
@@ -276,13 +253,6 @@ def confidence(probability: np.ndarray, threshold: float) -> float | None:
     """Mean probability inside the mask; None if nothing is marked."""
     inside = probability[probability > threshold]
     return float(inside.mean()) if inside.size else None
-
-
-def evidence(probability: np.ndarray) -> float:
-    """Mean probability of the pixels with the highest ones, 1 % of the image: whether anything is there at all."""
-    flat = probability.reshape(-1)
-    most = max(1, round(TOP * flat.size))
-    return float(np.partition(flat, flat.size - most)[-most:].mean(dtype=np.float64))
 
 
 def _has_other_script(sentence: str) -> bool:

@@ -198,7 +198,7 @@ class RunLengthsBody(BaseModel):
 class ScoresBody(BaseModel):
     """Numbers from 0 to 1; low ones are reasons to doubt the result. null: unknown, e.g. without a calibration."""
 
-    domain: float | None = Field(
+    likeness: float | None = Field(
         description="Share of the validation images that are at least as unlike the training images."
     )
     existence: float | None = Field(

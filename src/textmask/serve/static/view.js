@@ -193,8 +193,8 @@ function facts({ asked: question, answer }) {
   pairs.push(["read as", said.grammar || "unknown style"]);
   if (asked.said) pairs.push(["left means", `the ${WHOSE[asked.said] || asked.said} left${asked.assumed ? " (assumed)" : ""}`]);
   if (asked.sentence && asked.sentence !== question.sentence) pairs.push(["model input", asked.sentence]);
-  const { domain, existence, agreement } = answer.scores, percent = (share) => `${Math.round(100 * share)} %`;
-  if (domain !== null) pairs.push(["image", `${percent(domain)} of the images that the model knows are as unusual`]);
+  const { likeness, existence, agreement } = answer.scores, percent = (share) => `${Math.round(100 * share)} %`;
+  if (likeness !== null) pairs.push(["image", `${percent(likeness)} of the images that the model knows are as unusual`]);
   if (existence !== null) pairs.push(["finding", `the model is as sure as in ${percent(existence)} of true findings, or surer`]);
   if (agreement !== null) pairs.push(["place", `${percent(agreement)} of the mask lies where the prompt says`]);
   byId("facts").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));

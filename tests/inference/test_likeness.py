@@ -7,7 +7,7 @@ import pytest
 
 from textmask.data.phantom import PhantomConfig, make_phantom
 from textmask.errors import CheckpointError
-from textmask.inference.domain import Domain, image_numbers
+from textmask.inference.likeness import KnownImages, image_numbers
 
 
 def radiographs(seeds, size=(48, 48)):
@@ -15,8 +15,8 @@ def radiographs(seeds, size=(48, 48)):
 
 
 @pytest.fixture(scope="module")
-def domain():
-    return Domain.of_images(radiographs(range(120)), radiographs(range(200, 260)))
+def known():
+    return KnownImages.of_images(radiographs(range(120)), radiographs(range(200, 260)))
 
 
 def unlike():
@@ -34,43 +34,43 @@ def unlike():
 
 
 @pytest.mark.parametrize("name", unlike())
-def test_what_is_no_radiograph_is_far(domain, name):
-    assert domain.rank(unlike()[name]) < 0.01
+def test_what_is_no_radiograph_is_far(known, name):
+    assert known.rank(unlike()[name]) < 0.01
 
 
-def test_further_radiographs_are_near(domain):
-    ranks = [domain.rank(image) for image in radiographs(range(300, 340))]
+def test_further_radiographs_are_near(known):
+    ranks = [known.rank(image) for image in radiographs(range(300, 340))]
     assert np.mean(np.array(ranks) < 0.01) <= 0.1
     assert 0.3 < np.median(ranks) < 0.7
     assert all(0 <= rank <= 1 for rank in ranks)
 
 
-def test_size_and_channels_do_not_matter(domain):
+def test_size_and_channels_do_not_matter(known):
     image = radiographs([301])[0]
     large = image.repeat(20, 1).repeat(20, 2)  # reduced before it is compared
     colored = np.broadcast_to(image, (3, 48, 48))
-    near = domain.distance(*image_numbers(image))
-    assert domain.distance(*image_numbers(colored)) == pytest.approx(near, rel=1e-3)
-    assert domain.distance(*image_numbers(large)) == pytest.approx(near, rel=0.3)
+    near = known.distance(*image_numbers(image))
+    assert known.distance(*image_numbers(colored)) == pytest.approx(near, rel=1e-3)
+    assert known.distance(*image_numbers(large)) == pytest.approx(near, rel=0.3)
 
 
-def test_it_is_stored_small_and_read_back(domain):
-    text = json.dumps(domain.as_json())
+def test_it_is_stored_small_and_read_back(known):
+    text = json.dumps(known.as_json())
     assert len(text) < 40_000
-    again = Domain.from_json(json.loads(text))
+    again = KnownImages.from_json(json.loads(text))
     for image in radiographs(range(300, 305)):
-        assert again.rank(image) == domain.rank(image)
+        assert again.rank(image) == known.rank(image)
 
 
 def test_too_few_images_say_nothing():
     few = radiographs(range(5))
-    assert Domain.of_images(few, radiographs(range(30))) is None
-    assert Domain.of_images(radiographs(range(30)), few) is None
+    assert KnownImages.of_images(few, radiographs(range(30))) is None
+    assert KnownImages.of_images(radiographs(range(30)), few) is None
 
 
 @pytest.mark.parametrize(
     "change", [{"layout": {}}, {"tones": None}, {"distance_quantiles": [2, 1]}, {"layout": 3}]
 )
-def test_a_damaged_file_is_refused(domain, change):
+def test_a_damaged_file_is_refused(known, change):
     with pytest.raises(CheckpointError, match="Run textmask calibrate again"):
-        Domain.from_json({**domain.as_json(), **change})
+        KnownImages.from_json({**known.as_json(), **change})

@@ -117,8 +117,8 @@ class _Spread:
 
 
 @dataclass(frozen=True, eq=False)
-class Domain:
-    """The images of a run.
+class KnownImages:
+    """The training images of a run, as far as their look goes.
 
     Attributes:
         layout, tones: of the training images, see `image_numbers`.
@@ -132,7 +132,7 @@ class Domain:
     @classmethod
     def of_images(
         cls, train: Iterable[npt.NDArray[np.uint8]], valid: Iterable[npt.NDArray[np.uint8]]
-    ) -> Domain | None:
+    ) -> KnownImages | None:
         """Describe the training images; the quantiles are those of other images. None if there are too few.
 
         Args:
@@ -166,7 +166,7 @@ class Domain:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Domain:
+    def from_json(cls, value: Mapping[str, Any]) -> KnownImages:
         """Read back `as_json`.
 
         Raises:
@@ -179,7 +179,7 @@ class Domain:
                 raise ValueError("distances that do not ascend")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"calibration.json is malformed: domain ({error!r}). Run textmask calibrate again."
+                f"calibration.json is malformed: known_images ({error!r}). Run textmask calibrate again."
             ) from error
         return cls(layout, tones, distances)
 
