@@ -56,8 +56,8 @@ def image_numbers(planes: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
     # texture: what is lost by smoothing over 2 and over 4 pixels
     middle = cv2.resize(gray, (FINE, FINE), interpolation=cv2.INTER_AREA)
     texture = []
-    for size in (FINE // 2, FINE // 4):
-        smooth = cv2.resize(middle, (size, size), interpolation=cv2.INTER_AREA)
+    for side in (FINE // 2, FINE // 4):
+        smooth = cv2.resize(middle, (side, side), interpolation=cv2.INTER_AREA)
         back = cv2.resize(smooth, (FINE, FINE), interpolation=cv2.INTER_LINEAR)
         texture.append(float(np.abs(middle - back).mean()))
     tones = [float(small.mean()), float(small.std()), color, *texture]
