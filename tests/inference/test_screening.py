@@ -202,6 +202,14 @@ def test_a_mask_beside_the_place_that_was_asked_is_named():
     assert screen(sentence, image, np.zeros((60, 60)), 0.5).scores.agreement is None
 
 
+def test_doubts_about_the_result_raise_no_warning_about_the_prompt(predictor):
+    """The mask covers the whole image, most of it elsewhere."""
+    predictor.set_image(PIXELS)
+    found = predictor.segment("opacity in the upper left lung")
+    assert found.warnings == ("mask_elsewhere",)
+    assert found.scores.agreement < 0.5
+
+
 def test_an_image_unlike_the_training_images_is_named():
     sentence = "opacity in both lungs"
     for likeness, expected in ((0.5, ()), (0.0, ("unlike_training_images",))):

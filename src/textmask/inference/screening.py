@@ -23,6 +23,8 @@ HALF = 1e-3
 NOT_MIRRORED = "not_mirrored"
 DOUBTFUL = 0.05  # rank of `existence` below which the finding may be absent
 ELSEWHERE = 0.5  # of `agreement`: most of the mask lies outside the places
+# codes about image and mask rather than about the prompt
+DOUBTS = ("unlike_training_images", "may_be_absent", "mask_elsewhere")
 CODES: Mapping[str, str] = {
     **WARNINGS,
     CUT: "the text encoder does not read the prompt to its end; the rest is lost",

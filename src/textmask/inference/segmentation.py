@@ -12,7 +12,7 @@ import numpy as np
 
 from textmask.errors import ConfigError, DataError, PromptWarning
 from textmask.inference.laterality import NOTHING_ASKED, SideConversion
-from textmask.inference.screening import CODES, CUT, NO_SCORES, Scores
+from textmask.inference.screening import CODES, CUT, DOUBTS, NO_SCORES, Scores
 from textmask.io.data_frames import data_frame
 from textmask.io.images import png_bytes
 from textmask.plots.overlays import GREEN, Color, heat, side_by_side
@@ -153,12 +153,12 @@ def explanation(pixels: np.ndarray, found: Segmentation) -> np.ndarray:
 
 
 def warned_of(answer: tuple[Segmentation, list[str]]) -> Segmentation:
-    """The result, after a Python warning for each of its codes."""
+    """The result, after a Python warning for each of its codes about the prompt; doubts are in its scores."""
     found, complaints = answer
     # the text encoder's own message says more than the code
     messages = list(complaints)
     for code in found.warnings:
-        if code != CUT or not complaints:
+        if code not in DOUBTS and (code != CUT or not complaints):
             messages.append(f"{found.prompt[:80]!r}: {CODES[code]}")
     for message in messages:
         warnings.warn(message, PromptWarning, stacklevel=3)
