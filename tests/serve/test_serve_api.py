@@ -447,7 +447,7 @@ def test_unknown_routes_and_methods_are_problems(client):
     answer = client.put("/v1/images")
     refused(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
-    assert client.put(f"/v1/jobs/{'a' * 22}").headers["allow"] == "DELETE, GET"
+    assert client.put(f"/v1/jobs/{'a' * 22}").headers["allow"] == "DELETE, GET, HEAD"
     refused(client.get("/static/../app.py"), 404, "no_such_route")
     refused(client.get("/static/%2e%2e/app.py"), 404, "no_such_route")
 
