@@ -23,7 +23,7 @@ from textmask.errors import (
 from textmask.inference.backends.graphs import Backend, open_backend
 from textmask.inference.inputs import ImageInput, as_loaded_image, image_prompt_pairs
 from textmask.inference.laterality import CONVENTIONS, DEFAULTS, convention, translate
-from textmask.inference.screening import NOT_MIRRORED, Calibration, screen
+from textmask.inference.screening import NOT_MIRRORED, Calibration, screen, view_codes
 from textmask.inference.segmentation import Segmentation as Segmentation
 from textmask.inference.segmentation import Segmentations, warned_of
 from textmask.inference.segmentation import explanation as explanation
@@ -69,6 +69,14 @@ class Opened:
     shown_size: tuple[int, int]
     features: tuple[Tensor, ...] | None
     mirrored: Opened | None = None
+
+    @cached_property
+    def likeness(self) -> float | None:
+        """`KnownImages.rank` of the image; None without a calibration that knows the training images."""
+        known = (
+            None if self.predictor.calibration is None else self.predictor.calibration.known_images
+        )
+        return None if known is None else known.rank(self.planes)
 
     def segment(
         self,
@@ -124,6 +132,8 @@ class Opened:
             planes["probability"],
             recipe.threshold,
             predictor.calibration,
+            read=shown,
+            likeness=self.likeness,
             cut=cut or bool(complaints),
         )
 
@@ -135,8 +145,7 @@ class Opened:
             mask = np.zeros_like(mask)
 
         codes = screening.codes
-        if self._view_is_overruled():
-            codes += ("view_overruled",)
+        codes += view_codes(self.loaded.orientation, self.orientation)
         if self.mirrored is not None and flipped is None:
             codes += (NOT_MIRRORED,)
         found = Segmentation(
@@ -147,7 +156,7 @@ class Opened:
             maps,
             asked,
             screening.abstained,
-            screening.compatibility,
+            screening.scores,
             screening.unknown_words,
             sentence,
             self.loaded.pixels,
@@ -195,13 +204,6 @@ class Opened:
             resized = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
             plane = np.asarray(resized, np.float32)
         return plane if self.orientation is None else self.orientation.from_usual(plane)
-
-    def _view_is_overruled(self) -> bool:
-        """Whether the user named another view than the file has."""
-        file, named = self.loaded.orientation, self.orientation
-        if file is None or named is None:
-            return False
-        return (file.columns, file.rows) != (named.columns, named.rows)
 
 
 class Predictor:
