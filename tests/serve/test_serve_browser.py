@@ -110,6 +110,10 @@ def test_everything_works_by_keyboard(opened, film):
     opened.wait("!byId('error').hidden")  # the view is not known
     assert (opened.pixels() == bare).all()  # no mask of another question beside it
     opened.said.clear()  # the browser notes the refusal, 422
+    page.keyboard.press("l")
+    page.keyboard.press("l")  # back to the image: after a refusal there is nothing to download
+    opened.wait("!byId('answer').hidden")
+    opened.said.clear()
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "sentence"
     with page.expect_file_chooser():
