@@ -147,7 +147,7 @@ class Service:
             raise Problem(
                 413,
                 "too_many_voxels",
-                f"the volume has {upload.size_bytes:,} bytes without compression; the limit is "
+                f"the volume has {upload.pixel_bytes:,} bytes without compression; the limit is "
                 f"{self.limits.store_bytes:,}. Upload a part of it.",
             )
         model = self.segmenter.sha256

@@ -90,12 +90,15 @@ class Upload:
         others = sum(other.size_bytes for other in list(self.recent.values()))
         return self._file_bytes + computed + others
 
+    @property
+    def pixel_bytes(self) -> int:
+        """Size of the pixels, and of the whole file if other slices can be asked for."""
+        return self.image.pixels.nbytes + (0 if self.slices is None else self.slices.size_bytes)
+
     @cached_property
     def _file_bytes(self) -> int:
-        size = OVERHEAD + self.image.pixels.nbytes
-        if self.image.format == "dicom":
-            size += header_bytes(self.image.header)
-        return size + (0 if self.slices is None else self.slices.size_bytes)
+        header = header_bytes(self.image.header) if self.image.format == "dicom" else 0
+        return OVERHEAD + self.pixel_bytes + header
 
     def keep(self, view: str | None, opened: Opened) -> None:
         """Keep what the model computed for a view; that of the views before the last one is forgotten."""
