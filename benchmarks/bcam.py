@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from timing import Goals, interleave
 
-from textmask.methods.c2seg.model import BCAM
+from textmask.nn.c2seg import BCAM
 from textmask.nn.fields import UKAN_WIDTHS
 from textmask.nn.kan import KANLinear
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from textmask.errors import ConfigError
 from textmask.methods.c2seg import C2SegRecipe
-from textmask.methods.c2seg.model import BCAM, MLP, DualA, Fusion, KGate, Normed
 from textmask.methods.registry import build_method, get_method, load_recipe, preset_recipe
+from textmask.nn.c2seg import BCAM, MLP, DualA, Fusion, KGate, Normed
 from textmask.nn.kan import KANLinear
 from textmask.text.grammar import parse
 from textmask.types import Batch, Text

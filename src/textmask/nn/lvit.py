@@ -10,12 +10,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from textmask.nn.attention import Attention, position_codes
+from textmask.nn.attention import position_codes
 from textmask.nn.batch_norm import BatchNorm2d
 from textmask.nn.decoders import SubPixelHead, UNetDecoder
 from textmask.nn.guide_decoder import fixed_length
 from textmask.nn.image_encoders import UNetEncoder, convolved, padded_to, standardise
 from textmask.nn.referring import Feature
+from textmask.nn.transformer import PreNormBlock, SelfAttention
 from textmask.types import Image, Logits, TextFeatures
 
 
@@ -41,26 +42,11 @@ class PLAM(nn.Module):
         return out
 
 
-class PlaceTransformer(nn.Module):
-    """One transformer block over the places of a map: norm, attention, norm, MLP of four times the width."""
-
-    def __init__(self, channels: int, heads: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
-        self.attention = Attention(channels, heads)
-        self.mlp = nn.Sequential(
-            *(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Dropout(dropout)),
-            *(nn.Linear(4 * channels, channels), nn.GELU(), nn.Dropout(dropout)),
-        )
-
-    def forward(self, x: Feature) -> Feature:
-        """B C h w -> B C h w."""
-        tokens = rearrange(x, "b c h w -> b (h w) c")
-        y = self.norms[0](tokens)
-        tokens = tokens + self.attention(y, y, y)
-        tokens = tokens + self.mlp(self.norms[1](tokens))
-        out: Tensor = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
-        return out
+def over_places(block: nn.Module, x: Feature) -> Feature:
+    """A transformer block over the places of a map: B C h w -> B C h w."""
+    tokens = block(rearrange(x, "b c h w -> b (h w) c"))
+    out: Tensor = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
+    return out
 
 
 class TextMap(nn.Module):
@@ -123,8 +109,10 @@ class LViTNet(nn.Module):
         self.patch = nn.ModuleList(
             nn.Conv2d(c, c, 2 ** (len(own) - i), 2 ** (len(own) - i)) for i, c in enumerate(own)
         )
-        self.down = nn.ModuleList(PlaceTransformer(c, heads) for c in own)
-        self.up = nn.ModuleList(PlaceTransformer(c, heads) for c in own)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for c in own:
+            for blocks in (self.down, self.up):
+                blocks.append(PreNormBlock(c, SelfAttention(c, heads), 4 * c, dropout=0.1))
         pairs = list(pairwise(own))
         self.join_down = nn.ModuleList(convolved(b, b - a, 3) for a, b in pairs)
         self.join_up = nn.ModuleList(convolved(b, a, 3) for a, b in pairs)
@@ -153,14 +141,16 @@ class LViTNet(nn.Module):
             codes = position_codes(x.shape[1], rows, columns, x.device).to(x.dtype)
             x = x + rearrange(codes, "(h w) c -> c h w", h=rows)
             if i == 0:
-                found.append(block(x + self.text(text, rows, columns)))
+                found.append(over_places(block, x + self.text(text, rows, columns)))
             else:
-                found.append(torch.cat([self.join_down[i - 1](block(x)), found[-1]], dim=1))
+                found.append(
+                    torch.cat([self.join_down[i - 1](over_places(block, x)), found[-1]], dim=1)
+                )
 
         # up: from the coarsest to the finest, and back into the skips of the U-Net
         above: Tensor | None = None
         for i in reversed(range(len(skips))):
-            x = self.up[i](found[i])
+            x = over_places(self.up[i], found[i])
             above = x if above is None else x + self.join_up[i](above)
             grown = nn.functional.interpolate(self.back[i](above), skips[i].shape[2:])
             skips[i] = self.attention[i](skips[i] + grown)

@@ -21,8 +21,8 @@ from textmask.losses.contrastive import (
 )
 from textmask.losses.segmentation import bce, soft_dice
 from textmask.methods.base import Method
-from textmask.methods.c2seg.model import BCAM, MLP, DualA, Fusion, ImageHead, Normed
 from textmask.nn.attention import stretched
+from textmask.nn.c2seg import BCAM, MLP, DualA, Fusion, ImageHead, Normed
 from textmask.nn.gradient_cache import in_chunks
 from textmask.nn.image_encoders import standardise
 from textmask.nn.kan import KANLinear
