@@ -19,7 +19,6 @@ install_import_hook(
     [
         "textmask.nn",
         "textmask.losses",
-        "textmask.methods.biclip.model",
         "textmask.data.patch_mix",
         "textmask.methods.ssa.alignment",
         "textmask.methods.ssa.guidance",

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from textmask.data.transforms import sample_affine, warp
-from textmask.methods.biclip.model import (
+from textmask.methods.registry import build_method, get_method
+from textmask.nn.biclip import (
     BMF,
     PseudoImageGenerator,
     cycle_loss,
     generation_loss,
     iac_loss,
 )
-from textmask.methods.registry import build_method, get_method
 from textmask.nn.image_encoders import standardise
 from textmask.types import Batch, Text
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from textmask.errors import ConfigError, DataError
-from textmask.methods.attention_unet.model import AttentionGate
-from textmask.methods.nnunet_like.model import PlainUNet
 from textmask.methods.registry import build_method, get_method, preset_recipe
-from textmask.methods.unet_pp.model import NestedUNet
+from textmask.nn.attention_unet import AttentionGate
+from textmask.nn.nnunet_like import PlainUNet
 from textmask.nn.swin_unet import PatchExpanding, PatchMerging, WindowAttention
 from textmask.nn.trans_unet import GridTransformer
+from textmask.nn.unet_pp import NestedUNet
 from textmask.types import Batch, Text
 
 NAMES = ("unet_pp", "attention_unet", "nnunet_like", "trans_unet", "swin_unet")

@@ -50,6 +50,16 @@ class Card:
     deviations: tuple[str, ...] = ()
 
 
+def per_image(dice: float, iou: float, hd95: float, assd: float) -> dict[str, float]:
+    """Published figures in the order of C2Seg's tables, as `Card.published` names them: percent, then pixels."""
+    return {
+        "dice_per_image": dice,
+        "iou_per_image": iou,
+        "hd95_pooled_px": hd95,
+        "assd_px": assd,
+    }
+
+
 @dataclass(frozen=True)
 class Arm:
     """One row of an ablation table: settings as for `Recipe.override`, and another method if `method` is set."""

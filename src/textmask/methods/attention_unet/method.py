@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from textmask.methods.attention_unet.model import GatedDecoder
 from textmask.methods.base import ImageOnlyMethod
+from textmask.nn.attention_unet import GatedDecoder
 from textmask.nn.decoders import SubPixelHead
 from textmask.nn.image_encoders import UNetEncoder, standardise
 from textmask.types import Image, Logits

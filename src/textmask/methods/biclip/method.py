@@ -12,7 +12,7 @@ from textmask.data.transforms import PHOTOMETRIC, photometric, sample_affine, wa
 from textmask.errors import DataError
 from textmask.losses.segmentation import bce, soft_dice
 from textmask.methods.base import Method
-from textmask.methods.biclip.model import (
+from textmask.nn.biclip import (
     BMF,
     PooledBranch,
     ProjectionHead,

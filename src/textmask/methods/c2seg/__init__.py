@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from textmask.config import Optim, Recipe, Schedule, Stage
-from textmask.methods.registry import Arm, Card, MethodSpec
+from textmask.methods.registry import Arm, Card, MethodSpec, per_image
 from textmask.nn.fields import UKAN_LITE_WIDTHS, UKAN_WIDTHS, NormName
 
 if TYPE_CHECKING:
@@ -17,30 +17,10 @@ CARD = Card(
     title="C2Seg: cluster-aware contrastive pretraining, then bidirectional complementary attention with KAN gates",
     paper="Towards Text-Mask Consistency in Medical Image Segmentation (C2Seg), anonymous authors, under review",
     published={
-        "qata-cov19": {
-            "dice_per_image": 85.25,
-            "iou_per_image": 76.97,
-            "hd95_pooled_px": 12.71,
-            "assd_px": 3.38,
-        },
-        "mosmeddata+": {
-            "dice_per_image": 77.81,
-            "iou_per_image": 65.17,
-            "hd95_pooled_px": 15.02,
-            "assd_px": 3.76,
-        },
-        "cvc-clinicdb": {
-            "dice_per_image": 91.82,
-            "iou_per_image": 86.81,
-            "hd95_pooled_px": 6.53,
-            "assd_px": 2.23,
-        },
-        "kvasir": {
-            "dice_per_image": 91.92,
-            "iou_per_image": 85.27,
-            "hd95_pooled_px": 13.62,
-            "assd_px": 3.98,
-        },
+        "qata-cov19": per_image(85.25, 76.97, 12.71, 3.38),
+        "mosmeddata+": per_image(77.81, 65.17, 15.02, 3.76),
+        "cvc-clinicdb": per_image(91.82, 86.81, 6.53, 2.23),
+        "kvasir": per_image(91.92, 85.27, 13.62, 3.98),
     },
     symbols={
         "V_0 ... V_4": ("features of UKANEncoder", "B C_l H/s_l W/s_l"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field
 
 from textmask.config import Augment, Optim, Recipe, Schedule, Stage
-from textmask.methods.registry import Card, MethodSpec
+from textmask.methods.registry import Card, MethodSpec, per_image
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -20,33 +20,17 @@ CARD = Card(
     # per image and in pixels: C2Seg, Tables 1 and 2; pooled: SSA, Table I
     published={
         "qata-cov19": {
-            "dice_per_image": 80.42,
-            "iou_per_image": 70.81,
-            "hd95_pooled_px": 28.14,
-            "assd_px": 9.86,
+            **per_image(80.42, 70.81, 28.14, 9.86),
             "dice_pooled": 84.39,
             "iou_pooled": 72.35,
         },
         "mosmeddata+": {
-            "dice_per_image": 72.59,
-            "iou_per_image": 60.36,
-            "hd95_pooled_px": 22.75,
-            "assd_px": 5.56,
+            **per_image(72.59, 60.36, 22.75, 5.56),
             "dice_pooled": 69.30,
             "iou_pooled": 52.53,
         },
-        "cvc-clinicdb": {
-            "dice_per_image": 85.69,
-            "iou_per_image": 77.72,
-            "hd95_pooled_px": 13.48,
-            "assd_px": 5.84,
-        },
-        "kvasir": {
-            "dice_per_image": 86.95,
-            "iou_per_image": 79.19,
-            "hd95_pooled_px": 20.39,
-            "assd_px": 5.81,
-        },
+        "cvc-clinicdb": per_image(85.69, 77.72, 13.48, 5.84),
+        "kvasir": per_image(86.95, 79.19, 20.39, 5.81),
     },
     symbols={
         "L = w_1 L_1 + w_2 L_2 + ...": (

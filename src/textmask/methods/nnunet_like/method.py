@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from textmask.methods.base import ImageOnlyMethod
-from textmask.methods.nnunet_like.model import PlainUNet
 from textmask.nn.image_encoders import padded_to, zscored
+from textmask.nn.nnunet_like import PlainUNet
 from textmask.types import Image, Logits, Mask
 
 if TYPE_CHECKING:

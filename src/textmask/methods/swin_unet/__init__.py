@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from textmask.config import Optim, Recipe, Stage
 from textmask.methods.presets import TRANSFORMER_SOURCES, TRANSFORMER_STAGE
-from textmask.methods.registry import Card, MethodSpec
+from textmask.methods.registry import Card, MethodSpec, per_image
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -20,30 +20,10 @@ CARD = Card(
     uses_text=False,
     # C2Seg, Tables 1 and 2
     published={
-        "qata-cov19": {
-            "dice_per_image": 78.07,
-            "iou_per_image": 68.34,
-            "hd95_pooled_px": 31.51,
-            "assd_px": 9.20,
-        },
-        "mosmeddata+": {
-            "dice_per_image": 63.29,
-            "iou_per_image": 50.19,
-            "hd95_pooled_px": 25.31,
-            "assd_px": 7.69,
-        },
-        "cvc-clinicdb": {
-            "dice_per_image": 81.19,
-            "iou_per_image": 71.64,
-            "hd95_pooled_px": 26.38,
-            "assd_px": 8.67,
-        },
-        "kvasir": {
-            "dice_per_image": 77.24,
-            "iou_per_image": 66.90,
-            "hd95_pooled_px": 21.25,
-            "assd_px": 8.80,
-        },
+        "qata-cov19": per_image(78.07, 68.34, 31.51, 9.20),
+        "mosmeddata+": per_image(63.29, 50.19, 25.31, 7.69),
+        "cvc-clinicdb": per_image(81.19, 71.64, 26.38, 8.67),
+        "kvasir": per_image(77.24, 66.90, 21.25, 8.80),
     },
     symbols={
         "z^l": ("after block l", "B H/s W/s C"),

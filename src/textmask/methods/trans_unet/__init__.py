@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from textmask.config import Optim, Recipe, Stage
 from textmask.methods.presets import TRANSFORMER_SOURCES, TRANSFORMER_STAGE
-from textmask.methods.registry import Card, MethodSpec
+from textmask.methods.registry import Card, MethodSpec, per_image
 
 if TYPE_CHECKING:
     from textmask.methods.base import Method
@@ -19,18 +19,8 @@ CARD = Card(
     uses_text=False,
     # C2Seg, Table 1
     published={
-        "qata-cov19": {
-            "dice_per_image": 78.63,
-            "iou_per_image": 69.13,
-            "hd95_pooled_px": 29.88,
-            "assd_px": 8.42,
-        },
-        "mosmeddata+": {
-            "dice_per_image": 71.24,
-            "iou_per_image": 58.44,
-            "hd95_pooled_px": 23.41,
-            "assd_px": 6.38,
-        },
+        "qata-cov19": per_image(78.63, 69.13, 29.88, 8.42),
+        "mosmeddata+": per_image(71.24, 58.44, 23.41, 6.38),
     },
     symbols={
         "E, E_pos": ("GridTransformer.embed, position", "1x1 convolution, 1 C h w"),

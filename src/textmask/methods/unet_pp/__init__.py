@@ -8,7 +8,7 @@ from pydantic import Field
 
 from textmask.config import Optim, Recipe, Stage
 from textmask.methods.presets import BASELINE_STAGE
-from textmask.methods.registry import Card, MethodSpec
+from textmask.methods.registry import Card, MethodSpec, per_image
 from textmask.nn.fields import LITE_WIDTHS, NormName
 
 if TYPE_CHECKING:
@@ -21,33 +21,17 @@ CARD = Card(
     # per image and in pixels: C2Seg, Tables 1 and 2; pooled: SSA, Table I
     published={
         "qata-cov19": {
-            "dice_per_image": 79.62,
-            "iou_per_image": 70.25,
-            "hd95_pooled_px": 36.14,
-            "assd_px": 9.91,
+            **per_image(79.62, 70.25, 36.14, 9.91),
             "dice_pooled": 83.66,
             "iou_pooled": 71.91,
         },
         "mosmeddata+": {
-            "dice_per_image": 71.75,
-            "iou_per_image": 58.39,
-            "hd95_pooled_px": 24.06,
-            "assd_px": 5.45,
+            **per_image(71.75, 58.39, 24.06, 5.45),
             "dice_pooled": 68.20,
             "iou_pooled": 51.75,
         },
-        "cvc-clinicdb": {
-            "dice_per_image": 88.94,
-            "iou_per_image": 82.91,
-            "hd95_pooled_px": 12.16,
-            "assd_px": 3.99,
-        },
-        "kvasir": {
-            "dice_per_image": 87.00,
-            "iou_per_image": 79.71,
-            "hd95_pooled_px": 20.87,
-            "assd_px": 6.63,
-        },
+        "cvc-clinicdb": per_image(88.94, 82.91, 12.16, 3.99),
+        "kvasir": per_image(87.00, 79.71, 20.87, 6.63),
     },
     symbols={
         "X^{i,0}": ("features of UNetEncoder", "B C_i H/s_i W/s_i"),

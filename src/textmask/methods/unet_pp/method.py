@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from textmask.methods.base import ImageOnlyMethod
-from textmask.methods.unet_pp.model import NestedUNet
 from textmask.nn.decoders import SubPixelHead
 from textmask.nn.image_encoders import standardise
+from textmask.nn.unet_pp import NestedUNet
 from textmask.types import Image, Logits, Mask
 
 if TYPE_CHECKING:
