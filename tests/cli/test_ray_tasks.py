@@ -135,9 +135,8 @@ def test_ray_gives_the_results_of_this_process_although_a_worker_is_killed(run, 
 class FakeRay:
     """Runs a task when it is waited for, the last one first."""
 
-    def __init__(self):
-        self.most, self.waiting = 0, []
-        self.exceptions = SimpleNamespace(RayError=ZeroDivisionError)
+    exceptions = SimpleNamespace(RayError=ZeroDivisionError)
+    most = 0
 
     def is_initialized(self):
         return True
@@ -146,40 +145,34 @@ class FakeRay:
         return [{"Alive": True, "Resources": {"CPU": 2.0}}]
 
     def put(self, value):
-        return ("put", value)
+        return SimpleNamespace(get=lambda: value)
 
     def remote(self, function):
-        self.function = function
-        return self
+        def submit(*given):
+            return Submitted(lambda: function(*given))
 
-    def options(self, **options):
-        self.asked = options
-        return self
+        def options(**asked):
+            self.asked = asked
+            return SimpleNamespace(remote=submit)
 
-    def __getattr__(self, name):
-        raise AttributeError(name)
+        return SimpleNamespace(options=options)
 
     def wait(self, waiting, num_returns):
         self.most = max(self.most, len(waiting))
         return [waiting[-1]], waiting[:-1]
 
-    def get(self, task):
-        if task[0] == "put":
-            return task[1]
-        return self.function(*task[1])
+    def get(self, held):
+        return held.get()
 
 
-class FakeFunction(FakeRay):
-    def remote(self, *given):
-        if len(given) == 1 and callable(given[0]):
-            self.function = given[0]
-            return self
-        return ("task", given)
+class Submitted:
+    def __init__(self, get):
+        self.get = get
 
 
 @pytest.fixture
 def ray(monkeypatch):
-    fake = FakeFunction()
+    fake = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", fake)
     cluster._read_shared.cache_clear()
     return fake
@@ -196,13 +189,13 @@ def test_few_tasks_of_ray_wait_at_a_time_and_all_are_run_once(ray):
 
 def test_a_shared_value_is_read_once_by_a_process_of_ray(ray, monkeypatch):
     real, reads = ray.get, []
-    monkeypatch.setattr(ray, "get", lambda task: (reads.append(task[0]), real(task))[1])
+    monkeypatch.setattr(ray, "get", lambda held: (reads.append(type(held)), real(held))[1])
     shared = SharedValue([1, 2, 3])
     for engine in (Launcher("ray", threads=1), Launcher()):
         tasks = [(0,), (1,), (2,)]
         found = run_tasks(engine, lambda held, i: held.get()[i], tasks, shared=shared)
         assert sorted(result for _, result, _ in found) == [1, 2, 3]
-    assert reads.count("put") == 1
+    assert reads.count(SimpleNamespace) == 1
 
 
 def test_parts_that_ray_counts_in_any_order_are_the_whole(run, ray, tmp_path, monkeypatch):
