@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from textmask.cluster import Launcher, SharedValue, run_tasks
 from textmask.data.manifest import read_manifest
 from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.data.shards import write_shards
-from textmask.errors import CheckpointError
+from textmask.errors import CheckpointError, ConfigError
 from textmask.evaluation import scoring
 from textmask.evaluation.evaluate import EvaluationOptions, evaluate
 from textmask.inference.batch import predict_folder
@@ -22,6 +23,8 @@ from textmask.inference.jobs import read_jobs
 from textmask.layouts.read import read_layout
 from textmask.methods.registry import get_method
 from textmask.runs.environment import limited_threads
+from textmask.studies.grid import launch
+from textmask.studies.grid.launch import TrialOutcome
 from textmask.training.loop import train
 
 # in a process of its own, whose functions Ray takes by value: one worker kills itself in the middle of each work
@@ -196,6 +199,49 @@ def test_a_shared_value_is_read_once_by_a_process_of_ray(ray, monkeypatch):
         found = run_tasks(engine, lambda held, i: held.get()[i], tasks, shared=shared)
         assert sorted(result for _, result, _ in found) == [1, 2, 3]
     assert reads.count(SimpleNamespace) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "reserved"),
+    [("auto", 2.0, 1), ("cuda", 2.0, 1), ("cpu", 2.0, 0), ("auto", 0.0, 0), ("cuda", 0.0, None)],
+)
+def test_a_task_of_ray_reserves_the_gpu_that_it_uses(ray, monkeypatch, device, gpus, reserved):
+    nodes = [{"Alive": True, "Resources": {"CPU": 2.0, "GPU": gpus}}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    launcher = Launcher("ray", threads=1)
+
+    @dataclass
+    class Study:
+        device: str
+
+        def decode(self):
+            pass
+
+    made = []
+    monkeypatch.setattr(
+        launch,
+        "work_elsewhere",
+        lambda study, trial, threads: (
+            made.append((study.get().device, trial, threads)),
+            TrialOutcome(None),
+        )[1],
+    )
+
+    def trials():
+        return launch.run_trials(launcher, Study(f"{device}:1"), ["a"], lambda *_: None, False)
+
+    if reserved is None:
+        for start in (lambda: run_tasks(launcher, int, [()], device=device), trials):
+            with pytest.raises(ConfigError, match="no machine of the Ray cluster has a GPU"):
+                list(start())
+        return
+    assert list(run_tasks(launcher, int, [()], device=device)) == [(0, 0, "")]
+    assert ray.asked["num_gpus"] == reserved
+
+    # Ray shows a trial only the GPU it has reserved
+    assert [outcome.trial for outcome in trials()] == ["a"]
+    assert ray.asked["num_gpus"] == reserved
+    assert made == [(device, "a", 1)]
 
 
 def test_parts_that_ray_counts_in_any_order_are_the_whole(run, ray, tmp_path, monkeypatch):

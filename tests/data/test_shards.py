@@ -1,8 +1,10 @@
 """Shards: the same rows, files and results as the folder they were made of; resumed, checked, unpacked once."""
 
 import gc
+import io
 import json
 import shutil
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -144,8 +146,10 @@ def test_a_damaged_or_missing_shard_is_named(many, cache, tmp_path):
     broken.unlink()
     with pytest.raises(DataError, match=r"shard-00001\.tar: cannot be read"):
         read_layout(out)
-    data[700] ^= 1
     broken.write_bytes(data)
+    assert write_shards(many, out, shard_bytes=SMALL) == index  # it is written again
+    data[700] ^= 1
+    assert broken.read_bytes() == data
     assert read_layout(out).rows == many.rows
 
     (out / "manifest.csv").write_text("image,text,split\n")
@@ -170,6 +174,22 @@ def test_a_shard_from_elsewhere_cannot_write_outside_of_its_folder(many, cache, 
     replace(index, shards=(replace(shard, name="../shards/shard-00000.tar"),)).write()
     with pytest.raises(DataError, match="is not the name of a shard"):
         read_layout(out)
+
+
+def test_a_shard_that_would_unpack_to_more_than_it_has_is_refused(tmp_path):
+    path = tmp_path / "shard.tar"
+    for mode in ("w:gz", "w"):
+        with tarfile.open(path, mode) as tar:
+            file = tarfile.TarInfo("0.image.png")
+            file.size = 1 << 20
+            tar.addfile(file, io.BytesIO(bytes(file.size)))
+        if mode == "w:gz":
+            with pytest.raises(DataError, match="cannot be read as a tar file"):
+                list(tar_samples.read_samples(path))
+    assert len(list(tar_samples.read_samples(path))) == 1
+    path.write_bytes(path.read_bytes()[:2048])
+    with pytest.raises(DataError, match=r"announces 1,048,576 bytes|cannot be read as a tar file"):
+        list(tar_samples.read_samples(path))
 
 
 def test_only_shards_that_are_not_unpacked_are_read(many, cache, tmp_path, monkeypatch):

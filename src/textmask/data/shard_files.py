@@ -7,13 +7,13 @@ from the local copy, by the same code and with the same results as from the fold
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -59,7 +59,7 @@ class ShardIndex:
         folder: that holds the shards.
         content: SHA-256 of the rows, of the content of their files, and of how they are divided.
         name: of the data set.
-        mask_rule: how masks are read, as fields of `MaskRule`; None if there are no masks.
+        mask_rule: how masks are read; None if there are no masks.
         resize_masks: whether masks are fitted to their images.
         classes: names of the values of label maps.
         table: checksum of the manifest.
@@ -70,9 +70,9 @@ class ShardIndex:
     folder: Path
     content: str
     name: str
-    mask_rule: Mapping[str, Any] | None
+    mask_rule: MaskRule | None
     resize_masks: bool
-    classes: Mapping[str, str] | None
+    classes: Mapping[int, str] | None
     table: str
     shards: tuple[Shard, ...] = ()
     complete: bool = False
@@ -90,7 +90,9 @@ class ShardIndex:
     @property
     def root(self) -> Path:
         """Where the files are unpacked on this machine; equal shards share it, wherever they are."""
-        return cache_folder() / UNPACKED / self.content[:24]
+        identity = [self.content, *(shard.checksum for shard in self.shards)]
+        name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+        return cache_folder() / UNPACKED / name
 
 
 def shard_folder(path: str | Path) -> Path | None:
@@ -130,8 +132,14 @@ def stored_index(folder: Path) -> ShardIndex:
             raise DataError(
                 f"{path}: has format {version!r}, expected {FORMAT}. Install the version of textmask that wrote it."
             )
-        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
-        return ShardIndex(folder, shards=shards, **fields)
+        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+
+        # JSON has lists for tuples and text for numbers
+        if (rule := fields["mask_rule"]) is not None:
+            fields["mask_rule"] = MaskRule(**{**rule, "values": tuple(rule["values"])})
+        if (classes := fields["classes"]) is not None:
+            fields["classes"] = {int(value): name for value, name in classes.items()}
+        return ShardIndex(folder, **fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: cannot be read as the index of shards ({error}). Copy it again from where it was made."
@@ -160,11 +168,9 @@ def read_shards(path: str | Path) -> Manifest:
         read_manifest(table),
         root=index.root,
         name=index.name,
-        mask_rule=None if index.mask_rule is None else _rule_of_fields(index.mask_rule),
+        mask_rule=index.mask_rule,
         resize_masks=index.resize_masks,
-        classes=None
-        if index.classes is None
-        else {int(value): name for value, name in index.classes.items()},
+        classes=index.classes,
         shards=folder.absolute(),
     )
     unpack(index)
@@ -221,11 +227,6 @@ def unpack(index: ShardIndex, progress: Progress | None = None) -> Path:
 def unpack_folder(folder: Path) -> Path:
     """`unpack` of a folder that a process of a cluster asks for again and again."""
     return unpack(read_index(folder))
-
-
-def _rule_of_fields(fields: Mapping[str, Any]) -> MaskRule:
-    """JSON has lists where a rule has tuples."""
-    return MaskRule(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 def _waiting(index: ShardIndex, root: Path) -> list[Shard]:

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 
 import xxhash
@@ -152,16 +153,13 @@ def _started(
 
     # the table has the paths that the files will have when they are unpacked
     table = out / TABLE
-    rule = manifest.mask_rule
     index = ShardIndex(
         folder=out,
         content=digest.hexdigest(),
         name=manifest.name or manifest.root.resolve().name,
-        mask_rule=None if rule is None else asdict(rule),
+        mask_rule=manifest.mask_rule,
         resize_masks=manifest.resize_masks,
-        classes=None
-        if manifest.classes is None
-        else {str(value): name for value, name in manifest.classes.items()},
+        classes=manifest.classes,
         table="",
     )
     if (out / INDEX).exists():
@@ -170,10 +168,12 @@ def _started(
             raise DataError(
                 f"{out} has shards of other data, or of another size. Give another --out, or remove the folder."
             )
-        kept = [shard for shard in earlier.shards if _is_there(out, shard)]
-        if len(kept) < len(earlier.shards):
-            kept = kept[: next(i for i, shard in enumerate(earlier.shards) if shard not in kept)]
-        index = replace(index, shards=tuple(kept))
+        # those up to the first one that is missing or damaged
+        whole = (hash_file(out / shard.name) == shard.checksum for shard in earlier.shards)
+        kept = earlier.shards[: len(list(takewhile(bool, whole)))]
+        if earlier.complete and kept == earlier.shards and hash_file(table) == earlier.table:
+            return earlier
+        index = replace(index, shards=kept)
 
     write_manifest(replace(manifest, root=out), table)
     with warnings.catch_warnings():
@@ -187,11 +187,6 @@ def _started(
     index = replace(index, table=hash_file(table))
     index.write()
     return index
-
-
-def _is_there(out: Path, shard: Shard) -> bool:
-    path = out / shard.name
-    return path.is_file() and path.stat().st_size == shard.bytes
 
 
 def _write_shard(

@@ -62,6 +62,7 @@ def read_samples(path: Path) -> Iterator[tuple[str, Sample]]:
     """
     tar = import_webdataset().tariterators
     try:
+        _refuse_bombs(path)
         with path.open("rb") as stream:
             files = ({**file, "__url__": path.name} for file in tar.tar_file_iterator(stream))
             for sample in tar.group_by_keys(files):
@@ -71,3 +72,14 @@ def read_samples(path: Path) -> Iterator[tuple[str, Sample]]:
         raise DataError(
             f"{path}: cannot be read as a tar file ({error}). Copy it again from where it was made."
         ) from error
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Refuse a tar file that is compressed or has sparse files: a few bytes would fill the memory or the disk."""
+    with tarfile.open(path, "r:") as tar:
+        announced = sum(member.size for member in tar)
+    if announced > path.stat().st_size:
+        raise DataError(
+            f"{path}: announces {announced:,} bytes and has {path.stat().st_size:,}. Copy it again from where it was "
+            "made."
+        )
