@@ -145,7 +145,7 @@ def read_jobs(
 def _shard_items(source: Path, sentence: str | None, common: BatchItem) -> list[BatchItem]:
     """An item per row, or with a prompt one per image."""
     manifest = read_shards(source)
-    items = {}
+    items: dict[BatchItem, None] = {}
     for row in manifest.rows:
         item = replace(common, image=manifest.image_path(row), shards=manifest.shards)
         if sentence is not None:
