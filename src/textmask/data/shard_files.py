@@ -187,7 +187,7 @@ def on_this_machine(manifest: Manifest) -> Manifest:
         return manifest
     index = read_index(manifest.shards)
     unpack(index)
-    return replace(manifest, root=index.root)
+    return manifest if manifest.root == index.root else replace(manifest, root=index.root)
 
 
 def unpack(index: ShardIndex, progress: Progress | None = None) -> Path:
