@@ -138,7 +138,7 @@ def test_a_job_that_is_stopped_within_its_training_is_queued_again_and_resumes(g
 
     def stop(controller):
         deadline = time.monotonic() + 200
-        while not (path / "last.safetensors").exists() and time.monotonic() < deadline:
+        while not (path / "log.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.005)
         children = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
         stopped.append(len((path / "log.jsonl").read_text().splitlines()))
