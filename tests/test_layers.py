@@ -59,6 +59,7 @@ ONE_FILE = {
     "openvino",
     "uvicorn",
     "prometheus_client",
+    "webdataset",
     "monai",
 }
 NEVER = {"torchvision", "timm", "medpy", "torchmetrics", "pickle"}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from typing import Any, TypeVar
 
 from textmask.errors import ConfigError, choose
@@ -14,6 +17,8 @@ from textmask.errors import ConfigError, choose
 THREADS = 4  # of a task on a cluster, by default
 POLL_S = 1.0
 DAY_MIN = 24 * 60
+AHEAD = 4  # tasks of Ray that wait for each free place
+RETRIES = 3  # of a task whose process or machine dies
 LAUNCHERS = ("local", "slurm", "ray")
 Result = TypeVar("Result")
 
@@ -45,17 +50,55 @@ class Launcher:
             )
 
 
+@dataclass(frozen=True)
+class SharedValue:
+    """A large argument that all tasks of `run_tasks` have in common: each process reads it once.
+
+    Attributes:
+        value: the argument; None in another process, which reads it where `sent` says.
+        sent: on a cluster, a list with Ray's reference. In a list, it is not read for each task.
+        name: tells values apart in a process that works for several callers.
+    """
+
+    value: Any = field(default=None, compare=False)
+    sent: list[Any] = field(default_factory=list, compare=False)
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def get(self) -> Any:
+        """The value."""
+        return self.value if not self.sent else _read_shared(self)
+
+    def for_tasks(self, ray: Any) -> SharedValue:
+        """The same value as tasks of Ray are given it."""
+        return SharedValue(None, [ray.put(self.value)], self.name)
+
+
+@lru_cache(maxsize=2)
+def _read_shared(shared: SharedValue) -> Any:
+    return import_ray().get(shared.sent[0])
+
+
 def run_tasks(
     engine: Launcher,
     function: Callable[..., Result],
     tasks: Sequence[tuple[Any, ...]],
     *,
     device: str = "cpu",
+    shared: SharedValue | None = None,
 ) -> Iterator[tuple[int, Result | None, str]]:
     """Call a function of this package with each tuple of arguments; yields (number, result, error) as each ends.
 
     The processes share the folders that the arguments name. On a cluster, an error of a task is yielded, not raised:
-    its result is None then. A task reserves a GPU if `device` says that it uses one, see `ray_gpus`.
+    its result is None then. A task reserves a GPU if `device` says that it uses one, see `ray_gpus`. A few tasks per
+    free place are handed out at a time, so that the memory does not grow with their number. A task whose process or
+    machine dies is run again elsewhere, at most `RETRIES` times: the function must be able to find its own leftovers.
+
+    Args:
+        engine: where they run.
+        function: what is called.
+        tasks: its arguments.
+        device: what it computes on.
+        shared: goes before the arguments of each task.
 
     Raises:
         ConfigError: the launcher is not installed or not reachable, or cannot run single tasks (slurm).
@@ -64,7 +107,7 @@ def run_tasks(
         raise ConfigError("single tasks run with --engine local or ray, got slurm.")
     if engine.name == "local" or not tasks:
         for i, task in enumerate(tasks):
-            yield i, function(*task), ""
+            yield i, function(*([shared] if shared else []), *task), ""
         return
 
     # on a cluster, yield each result as soon as it is there
@@ -72,12 +115,22 @@ def run_tasks(
     with ray_cluster(ray):
         threads = ray_threads(ray, engine)
         remote = ray.remote(function).options(
-            num_cpus=threads, num_gpus=ray_gpus(ray, device), name="textmask"
+            num_cpus=threads,
+            num_gpus=ray_gpus(ray, device),
+            name="textmask",
+            max_retries=RETRIES,
         )
-        waiting = {remote.remote(*task): i for i, task in enumerate(tasks)}
+        first = () if shared is None else (shared.for_tasks(ray),)
+        places = sum(node.get("CPU", 0) for node in ray_nodes(ray)) // threads
+        rest = enumerate(tasks)
+        waiting = {}
+        for i, task in islice(rest, AHEAD * max(1, int(places))):
+            waiting[remote.remote(*first, *task)] = i
         while waiting:
             (ended,), _ = ray.wait(list(waiting), num_returns=1)
             i = waiting.pop(ended)
+            for following, task in islice(rest, 1):
+                waiting[remote.remote(*first, *task)] = following
             try:
                 yield i, ray.get(ended), ""
             except ray.exceptions.RayError as error:

@@ -25,6 +25,7 @@ def test_the_options_become_those_of_the_training():
     ("options", "said"),
     [
         (["--strategy", "dpp"], "'ddp'"),
+        (["--strategy", "fsdp"], "'fsdp' is not offered: Lightning Fabric runs FSDP on GPUs only"),
         (["--accelerator", "tpu"], "unknown accelerator 'tpu'"),
         (["--accelerator", "cpu", "--device", "cpu"], "name the same thing"),
         (["--precision", "fp64"], "unknown precision 'fp64'"),

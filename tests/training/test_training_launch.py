@@ -159,6 +159,13 @@ def test_processes_wait_longer_for_each_other_than_decoding_takes(monkeypatch):
         assert given["strategy"]._timeout.days >= 1
 
 
+def test_sharded_weights_are_refused_as_long_as_no_cpu_can_test_them():
+    with pytest.raises(ConfigError, match="'fsdp' is not offered"):
+        TrainOptions(strategy="fsdp")
+    with pytest.raises(ValueError, match="FSDP is only available on GPU"):
+        Fabric(accelerator="cpu", devices=2, strategy="fsdp")
+
+
 class OneOfThree:
     """Process `rank` of three; `all_reduce` adds what the others had."""
 

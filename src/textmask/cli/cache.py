@@ -24,7 +24,13 @@ def ls_command() -> None:
 
     Example: textmask cache ls
     """
-    from textmask.data.cache_folder import cache_entries, cache_folder, size_limit
+    from textmask.data.cache_folder import (
+        cache_entries,
+        cache_folder,
+        folder_bytes,
+        size_limit,
+        unpacked_folders,
+    )
 
     entries = cache_entries()
     print_table(
@@ -40,6 +46,9 @@ def ls_command() -> None:
             for entry in entries
         ],
     )
+    if folders := unpacked_folders():
+        size = _in_bytes(sum(map(folder_bytes, folders)))
+        say(f"unpacked shards: {len(folders)} data sets, {size}; the limit does not count them")
     limit = size_limit()
     bound = "no limit (set TEXTMASK_CACHE_LIMIT, e.g. 20G)" if limit is None else _in_bytes(limit)
     say(f"{cache_folder()}: {_in_bytes(sum(entry.size for entry in entries))}; limit: {bound}")

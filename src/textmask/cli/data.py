@@ -213,6 +213,37 @@ def cache_command(
     say(f"{cache_folder(cache_dir)}: see `textmask cache ls`")
 
 
+@data_app.command("shard")
+@reads_data()
+def shard_command(
+    path: DataPath,
+    out: Annotated[Path, typer.Option(help="Folder to write; the same one resumes.")],
+    size: Annotated[
+        str,
+        typer.Option(
+            metavar="BYTES", help="Size of a shard, such as 500M or 1G; one image at least."
+        ),
+    ] = "256M",
+    given: GivenOptions = NOTHING_GIVEN,
+) -> None:
+    """Write a data set as shards: WebDataset tar files of many images each, with their masks and rows.
+
+    Every command reads the folder of shards as DATA. The data options belong here, and not to later commands.
+
+    Example: textmask data shard data/table.csv --out shards
+    """
+    from textmask.data.cache_folder import byte_count
+    from textmask.data.shards import write_shards
+    from textmask.runs.data_options import DataOptions
+    from textmask.runs.read_data import read_data
+
+    shard_bytes = byte_count(size, "--size")
+    index = write_shards(read_data(path, given.over(DataOptions())), out, shard_bytes=shard_bytes)
+    images = sum(shard.images for shard in index.shards)
+    total = sum(shard.bytes for shard in index.shards)
+    say(f"{out}: {images} images in {len(index.shards)} shards, {total:,} bytes")
+
+
 @data_app.command()
 def slices(
     path: Annotated[

@@ -14,6 +14,8 @@ from textmask.cli.options import (
     Device,
     RunPath,
     Split,
+    TaskEngine,
+    TaskThreads,
     Verify,
     ZoneMap,
     check_zone_map,
@@ -21,6 +23,7 @@ from textmask.cli.options import (
     print_table,
     read_run_data,
     say,
+    task_launcher,
     verify_data,
 )
 from textmask.config import MAX_SEED
@@ -61,6 +64,8 @@ def evaluate_command(
     ] = 0,
     zones: ZoneMap = None,
     device: Device = "auto",
+    engine: TaskEngine = "local",
+    threads: TaskThreads = None,
     cache_dir: CacheDir = None,
     verify: Verify = False,
 ) -> None:
@@ -70,6 +75,7 @@ def evaluate_command(
 
     Example: textmask evaluate runs/biclip data/table.csv --split test
     """
+    launcher = task_launcher(engine, threads)
     record = find_run(run)
     neighbors = tuple(find_run(path).path for path in beside or ())
     folders = _mask_folders(masks or [])
@@ -102,6 +108,7 @@ def evaluate_command(
         cache_dir=cache_dir,
         device=device,
         progress=report,
+        engine=launcher,
     )
     summary = run_evaluation(record.path, manifest, split, scoring)
 

@@ -8,6 +8,7 @@ import typer
 
 from textmask.cli.options import MAX_DEVICES, check_device
 from textmask.errors import ConfigError, choose
+from textmask.training.options import refuse_sharding
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 STRATEGIES = ("auto", "ddp", "single_device")
@@ -74,6 +75,7 @@ def process_options(
     Raises:
         ConfigError: options contradict each other, a name is unknown, or this machine does not have the device.
     """
+    refuse_sharding(strategy)
     choose("strategy", strategy, STRATEGIES)
     if accelerator is not None:
         choose("accelerator", accelerator, ACCELERATORS)

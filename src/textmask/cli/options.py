@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from textmask.cluster import Launcher
 from textmask.config import MAX_SEED
 from textmask.errors import CheckpointError, ConfigError, DataError, choose
 from textmask.progress import make_way
@@ -117,6 +118,27 @@ CacheDir = Annotated[
     Path | None,
     typer.Option(help="Folder for decoded images (default: the user cache)."),
 ]
+
+TaskEngine = Annotated[
+    str,
+    typer.Option("--engine", help="Launcher: local, or ray to share the images among a cluster."),
+]
+TaskThreads = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads per Ray task (default: 4).")
+]
+
+
+def task_launcher(engine: str, threads: int | None) -> Launcher | None:
+    """The launcher of `--engine` and `--threads`; None means this process.
+
+    Raises:
+        ConfigError: the launcher is unknown, or threads are given without it.
+    """
+    if engine == "local":
+        if threads is not None:
+            raise ConfigError("--threads requires --engine ray.")
+        return None
+    return Launcher(engine, threads)
 
 
 def say(text: str) -> None:

@@ -15,12 +15,14 @@ from textmask.cli.options import (
     DataPath,
     Device,
     RunPath,
+    TaskEngine,
+    TaskThreads,
     complain,
     find_run,
     read_run_data,
     say,
+    task_launcher,
 )
-from textmask.cluster import Launcher
 from textmask.errors import ConfigError
 from textmask.progress import report as tell
 
@@ -92,12 +94,8 @@ def predict_command(
         typer.Option(help="Test-time augmentation: none, or flip (image and prompt mirrored)."),
     ] = "none",
     device: Device = "auto",
-    engine: Annotated[
-        str, typer.Option(help="Launcher: local, or ray to share the images among a cluster.")
-    ] = "local",
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads per Ray task (default: 4).")
-    ] = None,
+    engine: TaskEngine = "local",
+    threads: TaskThreads = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -120,13 +118,9 @@ def predict_command(
     from textmask.inference.jobs import read_jobs, split_reports
     from textmask.runs.layout import DEFAULT, is_run, run_path
 
-    launcher = None
-    if engine != "local":
-        launcher = Launcher(engine, threads)
-        if processes is not None:
-            raise ConfigError("--processes requires --engine local.")
-    elif threads is not None:
-        raise ConfigError("--threads requires --engine ray.")
+    launcher = task_launcher(engine, threads)
+    if launcher is not None and processes is not None:
+        raise ConfigError("--processes requires --engine local.")
 
     # the first word is the run if it is the folder of one
     first = run_path(what[0])

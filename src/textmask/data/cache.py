@@ -27,6 +27,7 @@ from textmask.data.content import content_hash, file_hashes
 from textmask.data.manifest import Manifest, Row
 from textmask.data.mask_scan import decide_rule, refuse_same_pixels, row_mask
 from textmask.data.mask_sizes import may_be_fitted
+from textmask.data.shard_files import on_this_machine
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import remove_unfinished, temporary_name, write_json
 from textmask.io.images import Bytes, read_image, resize_image, resize_mask
@@ -78,6 +79,19 @@ class SplitData:
             statements=tuple(self.statements[i] for i in numbers),
             keys=tuple(self.keys[i] for i in numbers),
             native_sizes=self.native_sizes[numbers],
+        )
+
+    def part(self, rows: slice) -> SplitData:
+        """Consecutive rows, read from the memory map without a copy if each image has one row."""
+        return SplitData(
+            rows=self.rows[rows],
+            images=self.images[rows],
+            masks=self.masks[rows],
+            has_mask=self.has_mask[rows],
+            prompts=self.prompts[rows],
+            statements=self.statements[rows],
+            keys=self.keys[rows],
+            native_sizes=self.native_sizes[rows],
         )
 
 
@@ -132,6 +146,7 @@ def open_split(
             masks do not say what is foreground, the cache is corrupt, or the disk is full.
     """
     rows = manifest.rows_of(split)
+    manifest = on_this_machine(manifest)
     # the rule of masks is that of all splits
     has_masks = any(row.mask for row in manifest.rows)
     wanted = _files_of(manifest.rows if has_masks else rows)

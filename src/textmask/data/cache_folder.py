@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ ALWAYS_CHECKED = (
     1 << 30
 )  # bytes; larger files are read for their checksums only if their size or time has changed
 MAPS = ("images", "masks")
+UNPACKED = "unpacked"  # folder of the files of shards
 SUFFIXES = (".json", *(f".{name}.memmap" for name in MAPS))
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -37,16 +39,22 @@ def size_limit() -> int | None:
     Raises:
         ConfigError: the variable is not a size.
     """
-    text = os.environ.get("TEXTMASK_CACHE_LIMIT", "").strip().upper().removesuffix("B")
-    if not text:
-        return None
-    number, unit = (text[:-1], text[-1]) if text[-1] in UNITS else (text, "")
+    text = os.environ.get("TEXTMASK_CACHE_LIMIT", "").strip()
+    return byte_count(text, "TEXTMASK_CACHE_LIMIT") if text else None
+
+
+def byte_count(text: str, what: str) -> int:
+    """The number of bytes in a size such as 500M or 20G.
+
+    Raises:
+        ConfigError: it is not a size; the message begins with `what`.
+    """
+    plain = text.strip().upper().removesuffix("B")
+    number, unit = (plain[:-1], plain[-1]) if plain[-1:] in ("K", "M", "G", "T") else (plain, "")
     try:
         return int(float(number) * UNITS[unit])
-    except ValueError:
-        raise ConfigError(
-            f"TEXTMASK_CACHE_LIMIT is {text!r}, expected a size such as 500M or 20G."
-        ) from None
+    except (ValueError, OverflowError):
+        raise ConfigError(f"{what} is {text!r}, expected a size such as 500M or 20G.") from None
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def remove_entries(entries: Iterable[CacheEntry]) -> int:
 
 
 def remove_other_files(cache_dir: Path | None = None, older_than: float = 0.0) -> int:
-    """Remove all other files of the cache that are `older_than` seconds old, such as leftovers; returns their bytes."""
+    """Remove the rest of the cache that is `older_than` seconds old: leftovers, unpacked shards. Returns the bytes."""
     freed = 0
     for path in cache_folder(cache_dir).glob("*"):
         with contextlib.suppress(OSError):
@@ -114,7 +122,26 @@ def remove_other_files(cache_dir: Path | None = None, older_than: float = 0.0) -
             ):
                 path.unlink()
                 freed += stat.st_size
+    for folder in unpacked_folders(cache_dir):
+        if time.time() - folder.stat().st_mtime >= older_than:
+            freed += folder_bytes(folder)
+            shutil.rmtree(folder, ignore_errors=True)
     return freed
+
+
+def unpacked_folders(cache_dir: Path | None = None) -> list[Path]:
+    """The folders of the files of shards; the time of each says when it was last used."""
+    return sorted(path for path in (cache_folder(cache_dir) / UNPACKED).glob("*") if path.is_dir())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files below a folder."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total
 
 
 def keep_to_limit(keep: Path, cache_dir: Path | None = None) -> None:

@@ -92,6 +92,7 @@ class Manifest:
         mask_rule: which values of a binary mask are foreground; None finds out from the values of all masks.
         resize_masks: fit masks that differ from their image by a pixel or a common factor; else they are errors.
         classes: names of the values of label maps, if they are known.
+        shards: the folder of shards that the files at `root` are unpacked from, see `data.shard_files`.
     """
 
     root: Path
@@ -100,6 +101,7 @@ class Manifest:
     mask_rule: MaskRule | None = None
     classes: Mapping[int, str] | None = None
     resize_masks: bool = False
+    shards: Path | None = None
 
     def __len__(self) -> int:
         """Number of rows."""

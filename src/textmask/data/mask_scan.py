@@ -19,6 +19,7 @@ from textmask.data.manifest_cells import label_text
 from textmask.data.manifest_checks import SHOWN
 from textmask.data.mask_sizes import fit_nearest, may_be_fitted
 from textmask.data.mask_sources import is_mask_source, source_mask
+from textmask.data.shard_files import on_this_machine
 from textmask.errors import DataError, DataWarning
 from textmask.io.array_files import holds_both, is_nifti_name
 from textmask.io.files import write_whole
@@ -122,6 +123,7 @@ def decide_rule(
     Raises:
         DataError: a mask is a copy of an image or a photograph, or the values do not say what is foreground.
     """
+    manifest = on_this_machine(manifest)
     if not any(row.mask for row in manifest.rows):
         return manifest
     scan = scan_masks(manifest, cache_dir, progress, hashes)

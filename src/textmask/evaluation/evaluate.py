@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from textmask.cluster import Launcher
 from textmask.data.loaders import open_split
 from textmask.data.manifest import Manifest, interval_groups
 from textmask.data.mask_scan import decide_rule
@@ -58,6 +59,7 @@ class EvaluationOptions:
         cache_dir: folder of the decoded images.
         device: auto, cpu, cuda, cuda:N or mps.
         progress: called with (row name, done, total).
+        engine: where the images are predicted and counted, local or ray; None means here.
     """
 
     beside: Sequence[Path] = ()
@@ -71,6 +73,13 @@ class EvaluationOptions:
     cache_dir: Path | None = None
     device: str = "auto"
     progress: Progress | None = None
+    engine: Launcher | None = None
+
+    @property
+    def device_here(self) -> str:
+        """The device of this process: one that hands out tasks need not have that of the tasks."""
+        here = self.engine is None or self.engine.name == "local"
+        return self.device if here else "cpu"
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ def _evaluate(
     run: Path, manifest: Manifest, split: str, options: EvaluationOptions, out: Path
 ) -> EvaluationSummary:
     """`evaluate`, by the only process that writes `out`."""
-    loaded = load_run(run, options.device)
+    loaded = load_run(run, options.device_here)
     refuse_leaks(loaded.path, manifest.rows_of(split), split)
     manifest = decide_rule(manifest, options.cache_dir)
     data = open_split(manifest, split, loaded.recipe.image_size, options.cache_dir)
@@ -139,6 +148,8 @@ def _evaluate(
         cache_dir=options.cache_dir,
         progress=options.progress,
         zones=options.zones,
+        engine=options.engine,
+        device=options.device,
     )
 
     _refuse_taken_names(loaded, options)
@@ -148,8 +159,7 @@ def _evaluate(
 
     # the model itself comes first; every difference is that of the first row
     name = loaded.recipe.method
-    batches = scorer.predict(name, loaded, scorer.data)
-    model = scorer.score(name, loaded, batches, scorer.data.prompts)
+    model = scorer.predict_and_score(name, loaded, scorer.data)
     found = _with_other_rows(scorer, model, options)
     for row in folders:
         found.rows.append(row)
@@ -196,8 +206,7 @@ def _with_other_rows(scorer: Scorer, model: Scored, options: EvaluationOptions) 
     for kind, prompts in prompt_kinds:
         name = f"{run.recipe.method}, {kind} text"
         if get_method(run.recipe.method).card.uses_text:
-            batches = scorer.predict(name, run, data, prompts)
-            found.rows.append(scorer.score(name, run, batches, prompts))
+            found.rows.append(scorer.predict_and_score(name, run, data, prompts))
             found.kinds.append(kind)
         else:
             found.missing[name] = "the same: this method does not read the prompt"
@@ -211,7 +220,7 @@ def _with_other_rows(scorer: Scorer, model: Scored, options: EvaluationOptions) 
             found.missing[baseline] = f"not trained; {command}"
     for name, path in neighbors.items():
         refuse_leaks(path, data.rows, scorer.split)
-        found.rows.append(scorer.score_neighbor(name, load_run(path, options.device)))
+        found.rows.append(scorer.score_neighbor(name, load_run(path, options.device_here)))
         found.kinds.append("own")
     return found
 

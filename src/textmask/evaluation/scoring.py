@@ -7,17 +7,19 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from textmask.cluster import Launcher, SharedValue, run_tasks
 from textmask.data.loaders import Damage, SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.data.mask_scan import row_mask
-from textmask.errors import BusyError, DataError
+from textmask.errors import BusyError, CheckpointError, DataError
 from textmask.evaluation.mask_folders import read_folder
 from textmask.inference.predict_split import predict_batches, resize_probability
 from textmask.io.files import file_sha256, write_whole
@@ -27,10 +29,11 @@ from textmask.metrics.agreement import Shown, shown
 from textmask.metrics.overlap import Counts, EmptyPolicy, Floats, Overlap, counts, overlap
 from textmask.metrics.surface import SurfaceResult, surface_distances
 from textmask.progress import Progress, report, with_progress
-from textmask.runs.checkpoint import Run
-from textmask.runs.environment import git_commit
+from textmask.runs.checkpoint import Run, load_run
+from textmask.runs.environment import git_commit, prepare_cpu
 from textmask.runs.layout import EVALUATION, SCORES, is_bundled
 
+PART = 256  # images per task of a cluster: whole batches
 Counted = tuple[Counts, SurfaceResult | None, Shown]
 
 
@@ -86,6 +89,8 @@ class Scorer:
         cache_dir: folder of the decoded images.
         progress: called with (row name, done, total).
         zones: key of `ZONE_MAPS`; None chooses by the grammar of each prompt.
+        engine: where the images are predicted and counted; None means here.
+        device: what the tasks of a cluster compute on.
     """
 
     manifest: Manifest
@@ -96,6 +101,60 @@ class Scorer:
     cache_dir: Path | None = None
     progress: Progress | None = None
     zones: str | None = None
+    engine: Launcher | None = None
+    device: str = "auto"
+
+    def predict_and_score(
+        self, name: str, run: Run, data: SplitData, prompts: Sequence[str] | None = None
+    ) -> Scored:
+        """Predict the images with a run, and score them: here, or in parts on a cluster with the same result.
+
+        Args:
+            name: of the row.
+            run: what predicts.
+            data: the split at the size of the run.
+            prompts: the N prompts that replace the split's own.
+
+        Raises:
+            CheckpointError: a part could not be scored on the cluster.
+        """
+        given = data.prompts if prompts is None else prompts
+        if self.engine is None or self.engine.name == "local":
+            return self.score(name, run, self.predict(name, run, data, prompts), given)
+
+        # parts are whole batches, so that every image is predicted together with the same others
+        tasks = []
+        for begin in range(0, len(data), PART):
+            part = slice(begin, begin + PART)
+            asked = None if prompts is None else tuple(prompts[part])
+            tasks.append((run.path.resolve(), part, asked))
+        rows, columns = self.data.masks.shape[1:]
+        device = self.device.partition(":")[0]  # Ray shows a task only the GPU it has reserved
+        shared = SharedValue(
+            ScoringTask(
+                manifest=replace(self.manifest, root=self.manifest.root.absolute()),
+                split=self.split,
+                size=(rows, columns),
+                surface=self.surface,
+                native=self.native,
+                cache_dir=self.cache_dir and self.cache_dir.absolute(),
+                zones=self.zones,
+                device=device,
+            )
+        )
+        parts: dict[int, Counted] = {}
+        ended = run_tasks(self.engine, count_part, tasks, device=device, shared=shared)
+        for number, counted, problem in ended:
+            if counted is None:
+                part = tasks[number][1]
+                images = f"images {part.start} to {min(part.stop, len(data)) - 1}"
+                raise CheckpointError(
+                    f"{name}: {images} could not be scored on the cluster: {problem} Run the command again."
+                )
+            parts[number] = counted
+            (self.progress or report)(name, min(len(data), len(parts) * PART), len(data))
+        found, surface, zones = _joined_counts([parts[number] for number in range(len(tasks))])
+        return Scored(name=name, prompts=given, counts=found, surface=surface, shown=zones, run=run)
 
     def predict(
         self,
@@ -125,9 +184,15 @@ class Scorer:
             batches: probabilities or masks B H W of all images in their order; each batch is counted and let go.
             prompts: the N prompts that the run was given.
         """
+        found, surface, zones = self.count(run, batches)
+        return Scored(
+            name=name, prompts=prompts, counts=found, surface=surface, shown=zones, run=run
+        )
+
+    def count(self, run: Run, batches: Iterable[np.ndarray], begin: int = 0) -> Counted:
+        """What `score` counts, of the images from number `begin` on."""
         threshold, truth = run.recipe.threshold, self.data.masks
         parts: list[Counted] = []
-        begin = 0
         for batch in batches:
             end = begin + len(batch)
             if not self.native and batch.shape[1:] == truth.shape[1:]:
@@ -139,11 +204,7 @@ class Scorer:
                     predicted = resize_probability(probability, size) > threshold
                     parts.append(self._count(predicted[None], mask[None], i))
             begin = end
-
-        found, surface, zones = _joined_counts(parts)
-        return Scored(
-            name=name, prompts=prompts, counts=found, surface=surface, shown=zones, run=run
-        )
+        return _joined_counts(parts)
 
     def score_folder(self, name: str, folder: Path) -> ScoredFolder:
         """Score the masks that another tool wrote, at their own size or resized as the true masks are.
@@ -179,7 +240,7 @@ class Scorer:
             return stored
 
         sized = open_split(self.manifest, self.split, run.recipe.image_size, self.cache_dir)
-        scored = self.score(name, run, self.predict(name, run, sized), sized.prompts)
+        scored = self.predict_and_score(name, run, sized)
         if is_bundled(run.path):
             return scored
         # the folder of a neighbor may be read-only, or another process may write it; then nothing is stored, and the
@@ -260,6 +321,61 @@ class Scorer:
         statements = self.data.statements[begin : begin + len(prediction)]
         distances = surface_distances(prediction, truth) if self.surface else None
         return counts(prediction, truth), distances, shown(prediction, statements, self.zones)
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """What every task of an evaluation on a cluster needs; the fields are those of `Scorer`.
+
+    Attributes:
+        size: rows and columns of the masks that are scored against.
+    """
+
+    manifest: Manifest
+    split: str
+    size: tuple[int, int]
+    surface: bool
+    native: bool
+    cache_dir: Path | None
+    zones: str | None
+    device: str
+
+
+def count_part(
+    shared: SharedValue, run_path: Path, part: slice, prompts: Sequence[str] | None
+) -> Counted:
+    """Predict and count some images of a split in a process of a cluster."""
+    scorer, run = _opened_scorer(shared), _loaded_run(run_path, shared.get().device)
+    data = _opened_data(shared, run.recipe.image_size).part(part)
+    batches = scorer.predict(run.recipe.method, run, data, prompts)
+    return scorer.count(run, batches, part.start)
+
+
+# a process that gets several parts opens the split and loads the run once
+@lru_cache(maxsize=1)
+def _opened_scorer(shared: SharedValue) -> Scorer:
+    task: ScoringTask = shared.get()
+    return Scorer(
+        task.manifest,
+        task.split,
+        _opened_data(shared, task.size),
+        surface=task.surface,
+        native=task.native,
+        cache_dir=task.cache_dir,
+        zones=task.zones,
+    )
+
+
+@lru_cache(maxsize=2)
+def _opened_data(shared: SharedValue, size: tuple[int, int]) -> SplitData:
+    task: ScoringTask = shared.get()
+    return open_split(task.manifest, task.split, size, task.cache_dir)
+
+
+@lru_cache(maxsize=1)
+def _loaded_run(path: Path, device: str) -> Run:
+    prepare_cpu()
+    return load_run(path, device)
 
 
 def _joined_counts(parts: Sequence[Counted]) -> Counted:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -189,7 +189,14 @@ def _on_cluster(
     there = (backend, export, device.partition(":")[0], tta)
     parts = _parts(groups, PART)
     tasks = _tasks(predictor, parts, out, wanted, there)
-    return _collected(run_tasks(engine, work_part, tasks, device=device), parts, report)
+    old = {job for part in parts for job in part if is_done(out, job, wanted.extra)}
+    found = _collected(run_tasks(engine, work_part, tasks, device=device), parts, report)
+
+    # a task that was run again, because its process had died, finds the results of its first half
+    for i, result in enumerate(found):
+        if result.status == "skipped" and result.job not in old:
+            found[i] = replace(result, status="done")
+    return found
 
 
 def _in_processes(
@@ -273,6 +280,8 @@ def work_part(
     how: tuple[str, Path | None, str, str],
 ) -> list[BatchResult]:
     """Some items in a process on a cluster; `how` is backend, export, device and tta."""
+    for job in jobs:
+        job.unpack()
     groups = prompts_by_image(jobs)
     return _segment_groups(_loaded(run, *how), groups, out, wanted, lambda done: None)
 

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from textmask.data.cache_folder import UNPACKED
+from textmask.data.shard_files import read_shards, shard_folder, unpack_folder
 from textmask.errors import DataError, choose
 from textmask.inference.folder_images import images_below
 from textmask.inference.laterality import CONVENTIONS
 from textmask.io.orientation import VIEWS
 from textmask.io.spreadsheets import column_of, read_json_records, read_table
 from textmask.layouts.pairing import TABLE_SUFFIXES
+from textmask.statement import Laterality
 from textmask.text.findings import read_findings
 
 # of a file name: with the longest ending of a result it stays below the 255 bytes of a file system
@@ -34,6 +37,7 @@ class BatchItem:
         laterality: see `Opened.segment`.
         view: see `Predictor.open`.
         index: slice or frame, see `load_image`.
+        shards: folder of the shards that `image` was unpacked from; another machine unpacks them again.
     """
 
     image: Path
@@ -42,6 +46,7 @@ class BatchItem:
     laterality: str | None = None
     view: str | None = None
     index: int | None = None
+    shards: Path | None = None
 
     @property
     def stem(self) -> str:
@@ -54,12 +59,24 @@ class BatchItem:
         shown = shown.strip("-") or "picture"
 
         # only the hash distinguishes "lung?" from "lung!", and two items of one name
-        parts = [str(self.image), self.text]
+        where = str(self.image)
+        if self.shards is not None:  # the same name with any cache folder
+            where = where.rpartition(f"/{UNPACKED}/")[2]
+        parts = [where, self.text]
         options = [self.laterality, self.view, self.index]
         if options != [None] * 3:
             parts += map(str, options)
         digest = hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:10]
         return f"{shown}-{digest}"
+
+    def unpack(self) -> None:
+        """Unpack the shards of the image, if it is from any and this machine does not have them yet.
+
+        Raises:
+            DataError, ConfigError: as `unpack`.
+        """
+        if self.shards is not None:
+            unpack_folder(self.shards)
 
     @property
     def shown(self) -> tuple[Path, int | None, str | None]:
@@ -76,6 +93,8 @@ def read_jobs(
     index: int | None = None,
 ) -> list[BatchItem]:
     """Items of an image, a folder of images (one prompt for all), or a table of (image, text): csv, json, tsv, xlsx ...
+
+    A folder of shards contains the prompts of its rows; a prompt replaces them.
 
     Hidden files, masks and results of an earlier prediction in a folder are ignored, see `images_below`. Paths in a
     jobs file are relative to its folder; its columns `laterality`, `view` and `index` replace the arguments of the same
@@ -94,7 +113,9 @@ def read_jobs(
     """
     # what the arguments say holds for every item that does not say otherwise
     common = BatchItem(source, "", "", laterality, view, index)
-    if source.is_dir():
+    if shard_folder(source) is not None:
+        items = _shard_items(source, sentence, common)
+    elif source.is_dir():
         found = [replace(common, image=path) for path in images_below(source)]
         items = [replace(item, text=_required(sentence, source)) for item in found]
     elif not source.exists():
@@ -119,6 +140,22 @@ def read_jobs(
         if item.view is not None:
             choose("view", item.view, list(VIEWS))
     return items
+
+
+def _shard_items(source: Path, sentence: str | None, common: BatchItem) -> list[BatchItem]:
+    """An item per row, or with a prompt one per image."""
+    manifest = read_shards(source)
+    items: dict[BatchItem, None] = {}
+    for row in manifest.rows:
+        item = replace(common, image=manifest.image_path(row), shards=manifest.shards)
+        if sentence is not None:
+            item = replace(item, text=sentence)
+        else:
+            known = row.laterality is not Laterality.UNKNOWN
+            side = row.laterality.value if known else common.laterality
+            item = replace(item, text=row.text, laterality=side)
+        items[item] = None
+    return list(items)
 
 
 def split_reports(jobs: Sequence[BatchItem]) -> tuple[list[BatchItem], list[str]]:

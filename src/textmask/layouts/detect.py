@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from textmask.data.manifest import COLUMNS, REQUIRED
+from textmask.data.shard_files import INDEX
 from textmask.errors import DataError
 from textmask.io.array_files import has_mask_array
 from textmask.io.spreadsheets import (
@@ -32,6 +33,7 @@ from textmask.layouts.yolo_files import yolo_labels
 PROMPT_FOLDERS = ("prompt", "prompts")
 
 LOOKED_FOR = """looked for
+  shards           shards.json next to tar files, as `textmask data shard` writes them
   manifest         a CSV with the columns image, text, split (and mask, group, laterality, labelled)
   imagefolder      metadata.jsonl or metadata.csv with file_name and text, in the folder of the images
   nnunet           dataset.json with labels, next to imagesTr and labelsTr (PNG, TIFF, ...)
@@ -360,6 +362,7 @@ def coco_jsons(source: LayoutSource) -> list[str]:
 
 
 TESTS: dict[str, Callable[[LayoutSource], Collection[str]]] = {
+    "shards": lambda source: [name for name in source.names if name == INDEX],
     "manifest": native_tables,
     "imagefolder": metadata_tables,
     "nnunet": nnunet_json,

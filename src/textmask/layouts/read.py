@@ -10,6 +10,7 @@ from textmask.data.manifest import Manifest, Row, read_manifest
 from textmask.data.manifest_cells import own_mask_problem
 from textmask.data.manifest_checks import warn_about_texts
 from textmask.data.published import group_of, identify, known_laterality
+from textmask.data.shard_files import read_shards, shard_folder
 from textmask.errors import ConfigError, DataError, DataWarning, choose
 from textmask.io.array_files import holds_both
 from textmask.io.paths import path_problem
@@ -72,6 +73,8 @@ def detect(path: str | Path, choice: TableChoice | None = None) -> str:
     Raises:
         DataError: no layout fits; the message lists what was looked for.
     """
+    if shard_folder(path) is not None:
+        return "shards"
     if native_table(Path(path), choice) is not None:
         return "manifest"
     return detect_in(LayoutSource.open(Path(path), choice))
@@ -101,8 +104,20 @@ def read_layout(
         DataError: no layout fits, or tables name files that do not exist (the first ten are listed).
         ConfigError: the layout or a column is unknown.
     """
-    # a manifest names its files, so that the folder need not be searched for them
+    # what was chosen of tables is in the manifest of the shards already
     path = Path(path)
+    if layout == "shards" or (layout == "auto" and shard_folder(path) is not None):
+        if (
+            text_column is not None
+            or split_column is not None
+            or choice not in (None, TableChoice())
+        ):
+            raise ConfigError(
+                f"{path}: is a folder of shards; give columns and sheets to `textmask data shard` instead."
+            )
+        return _with_laterality(read_shards(path), laterality)
+
+    # a manifest names its files, so that the folder need not be searched for them
     if layout in ("auto", "manifest") and text_column is None and split_column is None:
         table = native_table(path, choice)
         if table is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from textmask.errors import ConfigError
 from textmask.runs.data_options import DataOptions
 
 
@@ -41,6 +42,28 @@ class TrainOptions:
     init: Path | None = None
     accept_changes: bool = False
     save_every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not offered.
+
+        Raises:
+            ConfigError: the strategy shards the weights.
+        """
+        refuse_sharding(self.strategy)
+
+
+def refuse_sharding(strategy: str) -> None:
+    """Refuse strategies that divide the weights among the processes.
+
+    Raises:
+        ConfigError: it is one of them.
+    """
+    if strategy.startswith("fsdp"):
+        raise ConfigError(
+            f"strategy {strategy!r} is not offered: Lightning Fabric runs FSDP on GPUs only, so that no test without "
+            "GPUs can show that its checkpoints are whole and a resumed run is exact. Use ddp. A frozen text encoder "
+            "needs no sharding: it reads each prompt once, and its output is cached."
+        )
 
 
 @dataclass(frozen=True)

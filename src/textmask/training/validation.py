@@ -61,7 +61,7 @@ def validate_shared(
     # consecutive rows, which are read from the memory map without a copy
     share = -(-len(data) // fabric.world_size)
     part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
-    mine = _rows_of(data, part)
+    mine = data.part(part)
     found = torch.zeros(3, len(data), dtype=torch.long)
     if len(mine):
         here = _counts_of(predict_batches(method, mine, recipe), mine, recipe)
@@ -72,20 +72,6 @@ def validate_shared(
     summed = fabric.all_reduce(found, reduce_op="sum")
     intersection, predicted, true = torch.as_tensor(summed).cpu().numpy()
     return _named_scores(Counts(intersection, predicted, true), recipe)
-
-
-def _rows_of(data: SplitData, part: slice) -> SplitData:
-    """Consecutive rows of a split."""
-    return SplitData(
-        rows=data.rows[part],
-        images=data.images[part],
-        masks=data.masks[part],
-        has_mask=data.has_mask[part],
-        prompts=data.prompts[part],
-        statements=data.statements[part],
-        keys=data.keys[part],
-        native_sizes=data.native_sizes[part],
-    )
 
 
 def share_buffers(method: Method, fabric: Fabric) -> None:

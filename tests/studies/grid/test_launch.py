@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -124,6 +126,40 @@ def test_a_job_at_its_time_limit_goes_into_the_queue_again():
     again = ClusterTask().checkpoint("study", "trial", 2)
     assert isinstance(again.function, ClusterTask)
     assert again.args == ("study", "trial", 2)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_within_its_training_is_queued_again_and_resumes(go, quick, tmp_path):
+    """By the signal that SLURM sends before the time limit; submitit's local executor starts the job again."""
+    plan = StudyPlan("ablation", "x", "x", "unet", PLAN.arms[:1], ())
+    longer = (*SETTINGS, "stages.segment.epochs=12")
+    path = tmp_path / "jobs" / TRIALS[0]
+    stopped = []
+
+    def stop(controller):
+        deadline = time.monotonic() + 200
+        while not (path / "log.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        children = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+        stopped.append(len((path / "log.jsonl").read_text().splitlines()))
+        os.kill(int(children[0]), signal.SIGUSR2)
+
+    def progress(line):
+        if found := re.search(r": job (\d+)", line):
+            threading.Thread(target=stop, args=(found[1],)).start()
+
+    slurm = Launcher("slurm", threads=1, slurm=("timeout_min=60",), cluster="local")
+    go(tmp_path / "jobs", plan, settings=longer, launcher=slurm, progress=progress)
+    go(tmp_path / "here", plan, settings=longer, launcher=Launcher(threads=1))
+    assert 0 < stopped[0] < 12
+    logs = "".join(file.read_text() for file in (tmp_path / "jobs/jobs").rglob("*.err"))
+    logs += "".join(file.read_text() for file in (tmp_path / "jobs/jobs").rglob("*.out"))
+    assert "Requeued job" in logs
+    rows = []
+    for folder in (path, tmp_path / "here" / TRIALS[0]):
+        assert len((folder / "log.jsonl").read_text().splitlines()) == 12
+        rows.append(json.loads((folder / "study-test.json").read_text()) | {"seconds": 0})
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.slow
