@@ -21,6 +21,7 @@ from textmask.errors import (
     collected_prompt_warnings,
 )
 from textmask.inference.backends.graphs import Backend, open_backend
+from textmask.inference.domain import domain_of, screen_image
 from textmask.inference.inputs import ImageInput, as_loaded_image, image_prompt_pairs
 from textmask.inference.laterality import CONVENTIONS, DEFAULTS, convention, translate
 from textmask.inference.screening import NOT_MIRRORED, Calibration, screen, view_codes
@@ -28,6 +29,7 @@ from textmask.inference.segmentation import Segmentation as Segmentation
 from textmask.inference.segmentation import Segmentations, warned_of
 from textmask.inference.segmentation import explanation as explanation
 from textmask.inference.tiles import predict_tiles
+from textmask.io.dicom.domain import Domain
 from textmask.io.files import file_sha256, read_json
 from textmask.io.images import resize_image
 from textmask.io.loaded import LoadedImage
@@ -136,6 +138,7 @@ class Opened:
             likeness=self.likeness,
             cut=cut or bool(complaints),
         )
+        screening = screen_image(screening, predictor.domain, self.loaded, self.orientation)
 
         # back to the size and geometry of the stored image
         maps = {name: self._as_stored(plane) for name, plane in planes.items()}
@@ -269,6 +272,11 @@ class Predictor:
         """The grammar of the prompts: that of the training data, or `auto`."""
         name = str(self.run.data.get("grammar") or "auto")
         return choose("grammar in data.json", name, ["auto", *GRAMMARS])
+
+    @cached_property
+    def domain(self) -> Domain | None:
+        """The images that the run knows; None set here lets it answer for all."""
+        return domain_of(self.run.data)
 
     @cached_property
     def weights_sha256(self) -> str:
