@@ -58,7 +58,7 @@ def list_tasks(
     with open_state(state, shared=True) as opened:
         entries, counts = opened.entries(wanted), opened.counts()
     for entry in entries:
-        say(_line(entry))
+        say(_task_line(entry))
         if uids:
             say(f"    {entry.key.subject}")
         if trace and entry.trace:
@@ -82,7 +82,7 @@ def retry(
     from textmask.pacs.state import open_state
 
     with open_state(state, shared=True) as opened:
-        found = _chosen(opened, ids, failed)
+        found = _named_tasks(opened, ids, failed)
         for entry in found:
             opened.retry(entry.key)
     say(f"{len(found)} tasks are tried again in the next round of the watcher")
@@ -103,13 +103,13 @@ def drop(
     from textmask.pacs.state import open_state
 
     with open_state(state, shared=True) as opened:
-        found = _chosen(opened, ids, failed)
+        found = _named_tasks(opened, ids, failed)
         for entry in found:
             opened.finish(entry.key, "dropped", entry.reason)
     say(f"{len(found)} tasks are dropped; `textmask dicom tasks retry` takes one up again")
 
 
-def _line(entry: TaskEntry) -> str:
+def _task_line(entry: TaskEntry) -> str:
     from textmask.pacs.state import short_hash
 
     parts = [
@@ -126,7 +126,7 @@ def _line(entry: TaskEntry) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def _chosen(state: State, ids: list[str] | None, failed: bool) -> list[TaskEntry]:
+def _named_tasks(state: State, ids: list[str] | None, failed: bool) -> list[TaskEntry]:
     """The tasks that the user names.
 
     Raises:

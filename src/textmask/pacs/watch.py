@@ -385,19 +385,21 @@ class Watcher:
         entry, now = self.state.get(key), self.health.clock()
         since = now if entry is None or not entry.since else entry.since
         faults = 1 if entry is None else entry.faults + 1
-        kind, reason = type(error).__name__, str(error)
+        # names of files of this machine are not for the log, nor are messages of other libraries
+        kind = type(error).__name__
+        reason = str(error) if isinstance(error, TextMaskError) else "on this machine"
         if now - since > self.settings.retry_days * DAY_S:
             self.state.release(key)
             reason = f"tried {faults} times in {self.settings.retry_days:g} days: {reason}"
             return self._failed(key, task, kind, reason, trace_of(error))
 
-        # names of files of this machine are not for the log, nor are messages of other libraries
-        reason = reason if isinstance(error, TextMaskError) else kind
         after = retry_after_s(faults)
         self.state.postpone(key, f"{kind}: {reason}", since, now + after)
         late = now - since > OVERDUE_S
         self._log(
-            "overdue" if late else "later", task, f"try {faults}, next in {after:.0f} s: {reason}"
+            "overdue" if late else "later",
+            task,
+            f"try {faults}, next in {after:.0f} s: {kind}: {reason}",
         )
         return "later"
 
