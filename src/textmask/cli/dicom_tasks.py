@@ -25,7 +25,7 @@ StateFile = Annotated[Path, typer.Option(help="State file of the watcher.")]
 Ids = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[ID]...",
+        metavar="ID",
         help="Tasks: the id of the list, or the image hash of the log, or the first letters of one (default: none).",
     ),
 ]
