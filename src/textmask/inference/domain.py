@@ -45,9 +45,9 @@ def screen_image(
         orientation: with which it was segmented: that of the file, or of the view that the user named.
     """
     codes, file = screening.codes, loaded.orientation
-    both = file is not None and orientation is not None
-    if both and (file.columns, file.rows) != (orientation.columns, orientation.rows):
-        codes += (OVERRULED,)
+    if file is not None and orientation is not None:
+        overruled = (file.columns, file.rows) != (orientation.columns, orientation.rows)
+        codes += (OVERRULED,) if overruled else ()
     if loaded.format != "dicom" or domain is None:
         return replace(screening, codes=codes)
     if not domain.mismatch(loaded.header, orientation, named=orientation != file):
