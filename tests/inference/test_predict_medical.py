@@ -152,6 +152,5 @@ def test_a_run_stores_the_domain_of_its_data(run):
     assert CHEST_RADIOGRAPH.as_json() == DOMAINS["qata"].as_json()
     assert Predictor("default").domain == CHEST_RADIOGRAPH
     assert Predictor(run).domain == DOMAINS.get(run.data["grammar"], Domain())
-    damaged = Predictor(replace(run, data={**run.data, "domain": "chest"}))
     with pytest.raises(CheckpointError, match="domain in data"):
-        _ = damaged.domain
+        Predictor(replace(run, data={**run.data, "domain": "chest"}))

@@ -13,11 +13,10 @@ from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
 
 OUTSIDE = "outside_domain_header"
-OVERRULED = "view_overruled"
 
 
-def domain_of(data: Mapping[str, Any]) -> Domain:
-    """The domain that a run has stored in data.json; a run without one knows every image.
+def domain_of(data: Mapping[str, Any]) -> Domain | None:
+    """The domain that a run has stored in data.json, or one of every image; `Predictor.domain`, where None answers all.
 
     Raises:
         CheckpointError: the stored domain is malformed.
@@ -34,7 +33,7 @@ def screen_image(
     loaded: LoadedImage,
     orientation: Orientation | None,
 ) -> Screening:
-    """Add what is questionable about the image to the assessment of a request.
+    """Withhold the mask of an image that the model does not know.
 
     An image whose DICOM header says that the model does not know its kind has no mask: the model abstains.
 
@@ -44,15 +43,12 @@ def screen_image(
         loaded: the image.
         orientation: with which it was segmented: that of the file, or of the view that the user named.
     """
-    codes, file = screening.codes, loaded.orientation
-    if file is not None and orientation is not None:
-        overruled = (file.columns, file.rows) != (orientation.columns, orientation.rows)
-        codes += (OVERRULED,) if overruled else ()
+    named = orientation != loaded.orientation
     if loaded.format != "dicom" or domain is None:
-        return replace(screening, codes=codes)
-    if not domain.mismatch(loaded.header, orientation, named=orientation != file):
-        return replace(screening, codes=codes)
+        return screening
+    if not domain.mismatch(loaded.header, orientation, named):
+        return screening
 
     # the reasons follow the code that they explain
-    codes += (OUTSIDE,) if screening.abstained else ("abstained", OUTSIDE)
-    return replace(screening, codes=codes, empty=True, abstained=True)
+    more = (OUTSIDE,) if screening.abstained else ("abstained", OUTSIDE)
+    return replace(screening, codes=(*screening.codes, *more), empty=True, abstained=True)

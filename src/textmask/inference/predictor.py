@@ -29,7 +29,6 @@ from textmask.inference.segmentation import Segmentation as Segmentation
 from textmask.inference.segmentation import Segmentations, warned_of
 from textmask.inference.segmentation import explanation as explanation
 from textmask.inference.tiles import predict_tiles
-from textmask.io.dicom.domain import Domain
 from textmask.io.files import file_sha256, read_json
 from textmask.io.images import resize_image
 from textmask.io.loaded import LoadedImage
@@ -75,9 +74,8 @@ class Opened:
     @cached_property
     def likeness(self) -> float | None:
         """`KnownImages.rank` of the image; None without a calibration that knows the training images."""
-        known = (
-            None if self.predictor.calibration is None else self.predictor.calibration.known_images
-        )
+        calibration = self.predictor.calibration
+        known = None if calibration is None else calibration.known_images
         return None if known is None else known.rank(self.planes)
 
     def segment(
@@ -147,8 +145,7 @@ class Opened:
         if abstain and screening.empty:
             mask = np.zeros_like(mask)
 
-        codes = screening.codes
-        codes += view_codes(self.loaded.orientation, self.orientation)
+        codes = screening.codes + view_codes(self.loaded.orientation, self.orientation)
         if self.mirrored is not None and flipped is None:
             codes += (NOT_MIRRORED,)
         found = Segmentation(
@@ -204,8 +201,7 @@ class Opened:
         # first the size, then the orientation: it may swap rows and columns
         if plane.shape != self.shown_size:
             size = self.shown_size[::-1]
-            resized = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
-            plane = np.asarray(resized, np.float32)
+            plane = np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR), np.float32)
         return plane if self.orientation is None else self.orientation.from_usual(plane)
 
 
@@ -257,7 +253,7 @@ class Predictor:
         self.session = self.run.session(device)
         self.backend = backend
         self.model: Backend = open_backend(self.run, backend, export)
-
+        self.domain = domain_of(self.run.data)
         self._calibration = calibration or self.run.path / CALIBRATION
         self._opened: Opened | None = None
 
@@ -272,11 +268,6 @@ class Predictor:
         """The grammar of the prompts: that of the training data, or `auto`."""
         name = str(self.run.data.get("grammar") or "auto")
         return choose("grammar in data.json", name, ["auto", *GRAMMARS])
-
-    @cached_property
-    def domain(self) -> Domain | None:
-        """The images that the run knows; None set here lets it answer for all."""
-        return domain_of(self.run.data)
 
     @cached_property
     def weights_sha256(self) -> str:
