@@ -86,6 +86,44 @@ def slices(study=None, n=4, rows=32, columns=40, **more):
     return made
 
 
+def corpus():
+    """One source of each class of image, with what its headers lack or hold in practice: name to data sets."""
+    photo, sc, us, mg, mr, pt = (
+        f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("77.1.4", "7", "6.1", "1.2", "4", "128")
+    )
+    return {
+        "CR": [film()],
+        "CR of unknown orientation": [film(orientation=None)],
+        "CR with spacing, no thickness": [film(PixelSpacing=[0.15, 0.15])],
+        "CR with spacing and thickness": [film(PixelSpacing=[0.15, 0.15], SliceThickness=1)],
+        "CR with an empty thickness": [film(PixelSpacing=[0.15, 0.15], SliceThickness=None)],
+        "CR with a frame of reference": [film(FrameOfReferenceUID=generate_uid())],
+        "CR after lossy compression": [
+            film(
+                LossyImageCompression="01",
+                LossyImageCompressionRatio=[10, 2.5],
+                LossyImageCompressionMethod=["ISO_10918_1", "ISO_15444_1"],
+            )
+        ],
+        "DX": [film(modality="DX")],
+        "MG": [film(modality="MG", SOPClassUID=mg, ImageLaterality="L")],
+        "US": [film(modality="US", SOPClassUID=us, PatientOrientation=None)],
+        "SC": [film(modality="OT", SOPClassUID=sc, PatientOrientation=None)],
+        "photograph": [film(modality="XC", SOPClassUID=photo, PatientOrientation=None)],
+        "CT": slices(),
+        "CT of one slice": slices(n=1),
+        "CT without thickness": slices(SliceThickness=None),
+        "CT of one slice without thickness": slices(n=1, SliceThickness=None),
+        "CT of one slice without spacing": slices(n=1, PixelSpacing=None),
+        "CT, oblique": slices(ImageOrientationPatient=[1, 0, 0, 0, 0.8, 0.6]),
+        "CT after lossy compression": slices(
+            LossyImageCompression="01", LossyImageCompressionRatio=8
+        ),
+        "MR": slices(Modality="MR", SOPClassUID=mr),
+        "PT": slices(Modality="PT", SOPClassUID=pt),
+    }
+
+
 def report(study, texts, images=(), manufacturer="report maker"):
     """A basic text SR with findings as text, which may refer to images."""
     found = Dataset()

@@ -24,6 +24,10 @@ class LateralityError(DataError):
     """A prompt names a side, and it is unknown which side of the image that is."""
 
 
+class DomainError(DataError):
+    """An image is of a kind that the model does not know."""
+
+
 class CheckpointError(TextMaskError):
     """A run folder or weights file is missing, damaged, not safetensors, or belongs to another method."""
 
@@ -42,6 +46,10 @@ class PacsError(TextMaskError):
 
 class PacsDownError(PacsError):
     """A PACS does not respond now and may respond later."""
+
+
+class PacsAccessError(ConfigError):
+    """A PACS refuses the credentials, in general or for one of its objects."""
 
 
 class TextMaskWarning(UserWarning):

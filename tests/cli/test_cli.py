@@ -31,7 +31,8 @@ COMMANDS = [
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"], ["study", "mix"],
     ["study", "labels"], ["study", "sensitivity"], ["study", "folds"], ["study", "tune"], ["dicom", "segment"],
-    ["dicom", "watch"], ["export"], ["import-weights"], ["cache", "ls"], ["cache", "clear"],
+    ["dicom", "watch"], ["dicom", "tasks", "list"], ["dicom", "tasks", "retry"], ["dicom", "tasks", "drop"],
+    ["export"], ["import-weights"], ["cache", "ls"], ["cache", "clear"],
     ["weights", "list"], ["weights", "get"], ["weights", "convert"],
     ["figure", "grid"],
 ]  # fmt: skip

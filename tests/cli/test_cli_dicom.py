@@ -14,15 +14,18 @@ from textmask.cli import dicom as cli_dicom
 from textmask.cli.app import app
 from textmask.cli.options import complain
 from textmask.errors import ConfigError, DataError
+from textmask.io.dicom.domain import Domain
 from textmask.io.dicom.facts import ModelFacts, RequestFacts
 from textmask.io.orientation import Orientation
 from textmask.pacs.answers import DicomSegmentation
 from textmask.pacs.client import Pacs
+from textmask.pacs.state import TaskKey, open_state, short_hash
+from textmask.pacs.watch import watched_modalities
 from textmask.pacs.worklist import WorklistRows
 
 
 class Bright:
-    model, settings = ModelFacts("fake", "1", "cd" * 32, 0.5), ""
+    model, settings, domain = ModelFacts("fake", "1", "cd" * 32, 0.5), "", Domain()
 
     def __call__(self, files, sentence):
         sources = [pydicom.dcmread(io.BytesIO(data)) for data in files]
@@ -182,3 +185,63 @@ def test_a_worklist_that_breaks_keeps_its_last_rows(tmp_path, capsys):
     assert capsys.readouterr().err.count("warning") == 1
     path.write_text("SOPInstanceUID,text\n1.2.4,left lung\n")
     assert rows() != first
+
+
+class TestTasks:
+    FAILED, STORED = TaskKey("1.2.3", "a" * 64, "b" * 64), TaskKey("1.2.4", "a" * 64, "b" * 64)
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        with open_state(tmp_path / "s") as state:
+            for key in (self.FAILED, self.STORED):
+                state.start(key, 1, "0123456789ab")
+            state.finish(self.FAILED, "failed", "DataError: bad", trace="file.py, line 3")
+            state.finish(self.STORED, "stored")
+        return tmp_path / "s"
+
+    def test_failed_and_waiting_tasks_are_listed_without_uids(self, run, path):
+        done = run("tasks", "list", "--state", path)
+        assert self.FAILED.id in done.output
+        assert "DataError: bad" in done.output
+        assert "1 listed" in done.output
+        assert "1 stored, 1 failed" in done.output
+        assert "1.2.3" not in done.output
+        assert "file.py" not in done.output
+        more = run("tasks", "list", "--state", path, "--status", "failed", "--uids", "--trace")
+        assert "1.2.3" in more.output
+        assert "file.py, line 3" in more.output
+
+    @pytest.mark.parametrize("name", ["id", "image", "--failed"])
+    def test_a_task_is_named_by_its_id_or_its_image(self, run, path, name):
+        named = {"id": self.FAILED.id[:6], "image": short_hash("1.2.3"), "--failed": "--failed"}
+        done = run("tasks", "retry", named[name], "--state", path)
+        assert "1 tasks are tried again" in done.output
+        done = run("tasks", "drop", named[name], "--state", path)
+        assert "1 tasks are dropped" in done.output
+        with open_state(path) as state:
+            assert state.get(self.FAILED).status == "dropped"
+            assert state.get(self.STORED).status == "stored"
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["list", "--status", "lost"], "unknown status"),
+            (["retry"], "either ids"),
+            (["drop", "abcd", "--failed"], "either ids"),
+            (["retry", "abcd"], "no task is named 'abcd'"),
+            (["retry", "a"], "4 letters"),
+        ],
+    )
+    def test_other_names_are_refused(self, run, path, arguments, said):
+        done = run("tasks", *arguments, "--state", path)
+        assert isinstance(done.exception, ConfigError)
+        assert said in str(done.exception)
+
+
+def test_only_modalities_that_the_model_knows_are_watched():
+    known = Domain(("CR", "DX"), "CHEST", "frontal")
+    assert watched_modalities((), known) == ("CR", "DX")
+    assert watched_modalities(("DX",), known) == ("DX",)
+    assert watched_modalities((), Domain()) == ("CR", "DX", "CT")
+    with pytest.raises(ConfigError, match="modality CT; it knows CR, DX"):
+        watched_modalities(("CR", "CT"), known)

@@ -9,14 +9,16 @@ import pytest
 import torch
 from dicom_files import cr, film, mr, to_bytes
 
-from textmask.errors import LateralityError
+from textmask.errors import CheckpointError, LateralityError
 from textmask.inference.batch import predict_folder
 from textmask.inference.jobs import BatchItem, read_jobs
 from textmask.inference.predictor import Predictor
+from textmask.io.dicom.domain import CHEST_RADIOGRAPH, Domain
 from textmask.io.read import load_image
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
 from textmask.runs.checkpoint import load_run
+from textmask.runs.folder import DOMAINS
 from textmask.training.loop import train
 from textmask.types import Output
 
@@ -129,3 +131,26 @@ def test_frames_of_a_dicom_file_are_asked_one_at_a_time(run, tmp_path):
     )
     assert (many.status, one.status, none.status) == ("failed", "done", "failed")
     assert "mr.dcm: contains 3 frames, expected one. Give --index" in many.message
+
+
+def test_an_image_outside_of_the_domain_has_no_mask_unless_it_is_wanted(obedient, tmp_path):
+    obedient.domain = CHEST_RADIOGRAPH
+    chest = store(tmp_path / "chest.dcm", cr(BodyPartExamined="CHEST"))
+    wrist = store(tmp_path / "wrist.dcm", cr(BodyPartExamined="WRIST"))
+    known, other = (obedient.set_image(path).segment(LEFT) for path in (chest, wrist))
+    assert known.mask.any()
+    assert not known.abstained
+    assert other.abstained
+    assert not other.mask.any()
+    assert other.warnings[-2:] == ("abstained", "outside_domain_header")
+    kept = obedient.set_image(wrist).segment(LEFT, abstain=False)
+    assert kept.mask.any()
+    assert kept.warnings == other.warnings
+
+
+def test_a_run_stores_the_domain_of_its_data(run):
+    assert CHEST_RADIOGRAPH.as_json() == DOMAINS["qata"].as_json()
+    assert Predictor("default").domain == CHEST_RADIOGRAPH
+    assert Predictor(run).domain == DOMAINS.get(run.data["grammar"], Domain())
+    with pytest.raises(CheckpointError, match="domain in data"):
+        Predictor(replace(run, data={**run.data, "domain": "chest"}))

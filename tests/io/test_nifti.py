@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textmask.errors import DataError
+from textmask.errors import DataError, DataWarning
 from textmask.io import nifti, nifti_header
 from textmask.io.files import inflate
 from textmask.io.nifti import NiftiVolume, read_nifti, write_nifti_mask
@@ -375,3 +375,30 @@ def test_index_and_too_many_slices(monkeypatch):
     monkeypatch.setattr(nifti, "MAX_SLICES", 4)
     refused(to_bytes(), "has 5 slices; the limit is 4")
     assert len(read_nifti(to_bytes(), 4)) == 1
+
+
+def with_forms(sform: np.ndarray, qform: np.ndarray, codes: tuple[int, int] = (1, 1)) -> bytes:
+    image = nibabel.Nifti1Image(np.zeros((8, 9, 10), np.int16), np.eye(4))
+    image.header.set_sform(sform, codes[0])
+    image.header.set_qform(qform, codes[1])
+    return image.to_bytes()
+
+
+MIRRORED = np.diag([-1.0, 1.0, 1.0, 1.0])
+TURNED = np.array([[0.9848, -0.1736, 0, 5], [0.1736, 0.9848, 0, 5], [0, 0, 1, 5], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("other", [MIRRORED, np.diag([-1.0, -1.0, 1.0, 1.0])])
+def test_two_affines_that_disagree_on_left_and_right_are_an_unknown_orientation(other):
+    with pytest.warns(DataWarning, match="sform and qform"):
+        (found,) = read_nifti(with_forms(np.eye(4), other), 3, "x.nii")
+    assert found.orientation is None
+
+
+@pytest.mark.parametrize(
+    ("other", "codes"),
+    [(MIRRORED, (1, 0)), (MIRRORED, (0, 1)), (TURNED, (2, 1)), (np.eye(4), (1, 1))],
+)
+def test_one_affine_or_two_that_agree_are_known(other, codes):
+    (found,) = read_nifti(with_forms(np.eye(4), other, codes), 3, "x.nii")
+    assert found.orientation is not None

@@ -12,7 +12,7 @@ from dicom_sources import film
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textmask.errors import ConfigError, PacsDownError, PacsError
+from textmask.errors import ConfigError, PacsAccessError, PacsDownError, PacsError
 from textmask.pacs import client as dicomweb
 from textmask.pacs import session
 from textmask.pacs.client import Instance, Pacs, Series, _only_part
@@ -169,7 +169,7 @@ def test_an_answer_that_never_ends_is_given_up(server, monkeypatch):
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, ConfigError), (403, ConfigError), (503, PacsDownError), (500, PacsError)],
+    [(401, PacsAccessError), (403, PacsAccessError), (503, PacsDownError), (500, PacsError)],
 )
 def test_each_status_is_one_kind_of_error(server, status, kind):
     server.answer = lambda path: (status, {}, b"secret <script>")

@@ -12,13 +12,13 @@ from orthanc import Orthanc
 
 from textmask.errors import ConfigError, DataError, LateralityError, PacsDownError, PacsError
 from textmask.inference.dicom_request import patient_side
+from textmask.io.dicom.domain import Domain
 from textmask.io.dicom.facts import ModelFacts, RequestFacts
 from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
 from textmask.pacs.answers import DicomSegmentation, PredictorSegmenter, segment_files
 from textmask.pacs.client import Instance, Pacs
-from textmask.pacs.results import short_hash
-from textmask.pacs.state import State, TaskKey, open_state
+from textmask.pacs.state import State, TaskKey, open_state, short_hash
 from textmask.pacs.watch import MAX_ATTEMPTS, Watcher, WatchSettings
 from textmask.pacs.worklist import ReportReader, WorklistItem, read_worklist
 from textmask.statement import Laterality
@@ -49,7 +49,7 @@ def state(tmp_path):
 class BrightSegmenter:
     """Marks what is bright, read by pydicom alone."""
 
-    model, settings = MODEL, "laterality=patient"
+    model, settings, domain = MODEL, "laterality=patient", Domain()
 
     def __init__(self):
         self.asked = []
@@ -248,13 +248,16 @@ def test_bad_images_and_sentences_fail_alone(pacs, state):
 def test_a_job_that_ends_the_process_each_time_is_given_up(pacs, tmp_path):
     study = store(pacs, film())
 
+    class Killed(BaseException):
+        """Stands for the end of the process, as by a lack of memory."""
+
     class Kills(BrightSegmenter):
         def __call__(self, files, sentence):
-            raise KeyboardInterrupt
+            raise Killed
 
     with open_state(tmp_path / "s") as state:
         for _ in range(MAX_ATTEMPTS):
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(Killed):
                 watcher(pacs, state, [WorklistItem("study", study, SENTENCE)], segmenter=Kills())[
                     0
                 ].run(once=True)
@@ -276,9 +279,10 @@ def test_a_server_that_refuses_one_job_does_not_stop_the_others(pacs, state, mon
     monkeypatch.setattr(Pacs, "fetch", fetch)
     made, _ = watcher(pacs, state, [WorklistItem("study", study["StudyInstanceUID"], SENTENCE)])
     assert made.run(once=True) == {"later": 1, "stored": 1}
-    for _ in range(MAX_ATTEMPTS - 2):
-        assert made.run(once=True) == {"later": 1, "known": 1}
-    assert made.run(once=True) == {"failed": 1, "known": 1}
+    for _ in range(MAX_ATTEMPTS + 2):  # however often: the server may take it tomorrow
+        assert made.run(once=True)["failed"] == 0
+    monkeypatch.undo()
+    assert made.run(once=True)["stored"] == 1
 
 
 def test_another_image_than_asked_for_is_not_answered(pacs, state, monkeypatch):
@@ -296,7 +300,7 @@ def test_sentences_of_reports_are_asked_of_the_images_they_refer_to(pacs, state)
     store(pacs, *films, report(study, ["Opacity in the left lung", "No effusion."], [films[1]]))
     reader = ReportReader(pacs)
     asks = list(reader.items(since="20300101"))
-    assert [item.prompt for item in asks] == ["Opacity in the left lung. No effusion."]
+    assert [item.prompt for item in asks] == ["Opacity in the left lung"]
     made, _ = watcher(pacs, state, asks, settings=WatchSettings(with_capture=True))
     assert made.run(once=True) == {"stored": 1}
     assert stored(pacs, study["StudyInstanceUID"]) == {"SEG": 1, "SR": 2, "OT": 1}
@@ -534,7 +538,7 @@ class TestAnswer:
     class Fake:
         """Marks the patient's left half of the image as it is stored."""
 
-        weights_sha256 = "ef" * 32
+        weights_sha256, domain = "ef" * 32, Domain()
 
         class run:
             class recipe:

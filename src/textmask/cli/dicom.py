@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textmask.cli.dicom_tasks import tasks_app
 from textmask.cli.options import (
     Device,
     FullHelpGroup,
@@ -36,6 +37,7 @@ dicom_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+dicom_app.add_typer(tasks_app, name="tasks")
 CONVENTIONS = ["image", "patient"]
 
 Convention = Annotated[
@@ -77,6 +79,13 @@ def segment(
         ),
     ] = None,
     fractional: Fractional = False,
+    any_image: Annotated[
+        bool,
+        typer.Option(
+            "--any-image",
+            help="Segment images of a kind that the model does not know too; the results say so.",
+        ),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Segment a DICOM image or series; write SEG, report and secondary capture. Research use only.
@@ -84,12 +93,13 @@ def segment(
     Example: textmask dicom segment default image.dcm "left lung" --out results
     """
     files = _files(source)
-    segmenter = _segmenter(run, laterality, assume, view, device)
+    segmenter = _segmenter(run, laterality, assume, view, device, any_image)
 
     from textmask.io.dicom.facts import ResultUids
     from textmask.io.dicom.results import encode
     from textmask.io.files import write_whole
-    from textmask.pacs.results import results, short_hash
+    from textmask.pacs.results import results
+    from textmask.pacs.state import short_hash
 
     found = segmenter([path.read_bytes() for path in files], prompt)
     instances = [str(one.SOPInstanceUID) for one in found.sources]
@@ -142,11 +152,26 @@ def watch(
         typer.Option(help="Environment variable with the password (default: no password)."),
     ] = None,
     modality: Annotated[
-        str, typer.Option(help="Comma-separated modalities to segment.")
-    ] = "CR,DX,CT",
+        str,
+        typer.Option(
+            help="Comma-separated modalities to segment, such as CR,DX (default: those that the model knows)."
+        ),
+    ] = "",
     since: Annotated[
         str | None,
         typer.Option(help="Earliest study date of a report, YYYYMMDD (default: any)."),
+    ] = None,
+    retry_days: Annotated[
+        float,
+        typer.Option(help="Days for which a task is tried again after faults that may pass."),
+    ] = 7.0,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of GET /health on the loopback interface; 0 picks a free one (default: none).",
+            min=0,
+            max=65535,
+        ),
     ] = None,
     capture: Annotated[
         bool, typer.Option("--capture", help="Store a secondary capture too.")
@@ -162,11 +187,15 @@ def watch(
 
     Example: textmask dicom watch default --dicomweb https://pacs/dicom-web
     """
+    from textmask.pacs.health import Health, serve_health
     from textmask.pacs.state import open_state
-    from textmask.pacs.watch import Watcher, WatchSettings
+    from textmask.pacs.watch import Watcher, WatchSettings, watched_modalities
     from textmask.pacs.worklist import ReportReader, WorklistRows
 
-    settings = WatchSettings(tuple(split_names(modality)), since, capture, fractional, interval)
+    named = tuple(split_names(modality))
+    settings = WatchSettings(
+        named or WatchSettings.modalities, since, capture, fractional, interval, retry_days
+    )
     pacs = _pacs(dicomweb, token_env, user_env, password_env)
     read_items: Callable[[], Iterable[WorklistItem]]
     if worklist is None:
@@ -175,16 +204,27 @@ def watch(
     else:
         read_items = WorklistRows(worklist, lambda message: complain(message, "yellow"))
     segmenter = _segmenter(run, laterality, assume, None, device)
+    settings.modalities = watched_modalities(named, segmenter.domain)
 
     # SIGTERM ends like Ctrl-C; a task that was started is repeated at the next start
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with open_state(state) as opened, nullcontext() if once else silenced():
-        done = Watcher(pacs, segmenter, opened, read_items, settings, _show_event).run(once)
+    health = Health()
+    with (
+        open_state(state) as opened,
+        serve_health(health, health_port) as port,
+        nullcontext() if once else silenced(),
+    ):
+        if port is not None:
+            say(f"health: http://127.0.0.1:{port}/health")
+        watcher = Watcher(
+            pacs, segmenter, opened, read_items, settings, _show_event, time.sleep, health
+        )
+        done = watcher.run(once)
         total = opened.counts()
     say(
         f"this round: {done['stored']} stored, {done['known']} done before, {done['failed']} failed, "
-        f"{done['later']} for later; in {state}: {total['stored']} stored, {total['failed']} failed, "
-        f"{total['started']} begun"
+        f"{done['skipped']} skipped, {done['later']} for later; in {state}: {total['stored']} stored, "
+        f"{total['failed']} failed, {total['waiting']} waiting, {total['started']} begun"
     )
     if done["failed"] or done["later"]:
         raise typer.Exit(1)
@@ -238,7 +278,12 @@ def _files(source: Path) -> list[Path]:
 
 
 def _segmenter(
-    run: Path, laterality: str | None, assume: str | None, view: str | None, device: str
+    run: Path,
+    laterality: str | None,
+    assume: str | None,
+    view: str | None,
+    device: str,
+    any_image: bool = False,
 ) -> PredictorSegmenter:
     """The model of a run, ready to segment DICOM files."""
     from textmask import __version__
@@ -260,4 +305,6 @@ def _segmenter(
 
     prepare_cpu()
     predictor = Predictor(path, device=device)
-    return PredictorSegmenter(predictor, read_bytes, __version__, laterality, assume, view)
+    return PredictorSegmenter(
+        predictor, read_bytes, __version__, laterality, assume, view, any_image
+    )

@@ -14,6 +14,23 @@ from textmask.runs.environment import git_commit
 from textmask.runs.layout import EVALUATION, SUMMARY
 from textmask.statement import ZONES
 
+VALUES = (
+    "float32 in [0, 1]: 8-bit gray levels or RGB divided by 255 after the resize; gray images are repeated in three "
+    "channels; the graph normalizes further"
+)
+RESIZE = (
+    "to the rows and columns of the shape, whatever the aspect ratio, in 8-bit levels: area averaging if rows x "
+    "columns become fewer (each pixel is the mean of the area that it covers; OpenCV INTER_AREA), otherwise bilinear "
+    "with pixel centers at halves (OpenCV INTER_LINEAR); an image of that size is unchanged"
+)
+MASK_RESIZE = (
+    "the probability, in float32, to the rows and columns of the image, bilinear with pixel centers at halves (OpenCV "
+    "INTER_LINEAR); then foreground is where it is greater than the threshold"
+)
+VIEW = (
+    "an image whose orientation is known is turned first, so that the patient's left is on the right of the image and "
+    "the head (axial: the front) at the top, and the mask is turned back"
+)
 USE = "Research use only: not a medical device, not validated for any clinical use."
 
 
@@ -37,11 +54,16 @@ def describe_graphs(run: Run) -> dict[str, Any]:
         "result": run.result,
         "image": {
             "shape": ["batch", 3, *size],
-            "values": "float32 in [0, 1], gray images repeated; the graph normalizes further",
-            "resize": "bilinear to the shape, as textmask.io.images.resize_image does",
+            "values": VALUES,
+            "resize": RESIZE,
+            "view": VIEW,
             "tiles": None if recipe.tiles is None else recipe.tiles.model_dump(mode="json"),
         },
-        "mask": {"from": "sigmoid of the logits", "threshold": recipe.threshold},
+        "mask": {
+            "from": "sigmoid of the logits",
+            "resize": MASK_RESIZE,
+            "threshold": recipe.threshold,
+        },
         "laterality": str(run.data.get("laterality", "unknown")),
         "text": {
             "used": get_method(recipe.method).card.uses_text,
@@ -52,6 +74,26 @@ def describe_graphs(run: Run) -> dict[str, Any]:
             "zones": "float32 batch 9, 1 where textmask.text.grammar.parse finds the zone, in this order",
             "zone_order": [f"{side} {level}" for side, level in ZONES],
         },
+    }
+
+
+def graph_facts(run: Run) -> dict[str, str]:
+    """The facts that each ONNX file carries itself, as text: the model, its input, its mask and its laterality."""
+    found = describe_graphs(run)
+    return {
+        "made_by": f"textmask {found['textmask_version']}",
+        "method": found["model_type"],
+        "weights_sha256": found["weights_sha256"],
+        "image_size": "x".join(str(side) for side in run.recipe.image_size),
+        "image_values": VALUES,
+        "image_resize": RESIZE,
+        "image_view": VIEW,
+        "mask_from": found["mask"]["from"],
+        "mask_resize": MASK_RESIZE,
+        "threshold": str(run.recipe.threshold),
+        "laterality": found["laterality"],
+        "zone_order": ", ".join(found["text"]["zone_order"]),
+        "use": USE,
     }
 
 
@@ -80,7 +122,20 @@ def run_card(run: Run, description: Mapping[str, Any]) -> str:
         description: the content of `export.json`.
     """
     gate = description["gate"]
-    lines = [*_about(run), "", "## Graphs", ""]
+    lines = [
+        *_about(run),
+        "",
+        "## Input and mask",
+        "",
+        f"- view: {VIEW}",
+        f"- resize: {RESIZE}",
+        f"- values: {VALUES}",
+        f"- mask: sigmoid of the logits; {MASK_RESIZE} ({run.recipe.threshold})",
+        "- zones: 1 where the prompt names the zone, in the order of `zone_order` in export.json",
+        "",
+        "## Graphs",
+        "",
+    ]
     for graph in description["graphs"].values():
         inputs, outputs = ", ".join(graph["inputs"]), ", ".join(graph["outputs"])
         lines.append(f"- `{graph['file']}`: {inputs} -> {outputs}; sha256 {graph['sha256']}")

@@ -18,7 +18,7 @@ import torch
 from textmask.data.loaders import SplitData, build_text, open_split, to_image
 from textmask.data.manifest import Manifest
 from textmask.errors import ConfigError, DataError, choose
-from textmask.export.cards import describe_graphs, gate_lines, hub_card, run_card
+from textmask.export.cards import describe_graphs, gate_lines, graph_facts, hub_card, run_card
 from textmask.export.graphs import write_graphs
 from textmask.export.monai import write_bundle
 from textmask.export.parity import BOUNDS, Parity, compare_backends
@@ -32,7 +32,7 @@ from textmask.inference.backends.graphs import (
     graph_backend,
     load_graphs,
 )
-from textmask.inference.backends.onnxruntime import OnnxGraph, quantise
+from textmask.inference.backends.onnxruntime import OnnxGraph, add_metadata, quantise
 from textmask.io.files import file_sha256, what_to_do, write_json, write_whole
 from textmask.io.staging import staged
 from textmask.progress import Progress
@@ -256,6 +256,11 @@ def _write_graphs(
             eight = folder / f"{name}.int8.onnx"
             quantise(files[name], eight, feeds, keep_first=name != DECODER, kept=kept)
             eight.replace(files[name])
+
+    # a file that is passed on alone still says what it is
+    facts = graph_facts(run)
+    for path in files.values():
+        add_metadata(path, facts)
     return files
 
 

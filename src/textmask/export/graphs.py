@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from textmask.data.loaders import build_text
 from textmask.inference.backends.graphs import DECODER, IMAGE, TEXT, WHOLE, feature_names
+from textmask.inference.backends.onnxruntime import fix_outputs
 from textmask.methods.base import Method
 from textmask.nn.text_cache import TextCache
 from textmask.nn.text_encoders import TextEncoder
@@ -181,6 +182,17 @@ def _trace(
             opset_version=OPSET,
             dynamo=False,
         )
+        found = module(*given)
+
+    # the exporter leaves the outputs open, except for the named axes
+    arrays = [found] if isinstance(found, Tensor) else list(found)
+    shapes: dict[str, list[int | str]] = {}
+    for name, array in zip(outputs, arrays, strict=True):
+        shape: list[int | str] = list(array.shape)
+        for axis, word in axes[name].items():
+            shape[axis] = word
+        shapes[name] = shape
+    fix_outputs(path, shapes)
     return path
 
 

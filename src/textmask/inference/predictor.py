@@ -21,6 +21,7 @@ from textmask.errors import (
     collected_prompt_warnings,
 )
 from textmask.inference.backends.graphs import Backend, open_backend
+from textmask.inference.domain import domain_of, screen_image
 from textmask.inference.inputs import ImageInput, as_loaded_image, image_prompt_pairs
 from textmask.inference.laterality import CONVENTIONS, DEFAULTS, convention, translate
 from textmask.inference.screening import NOT_MIRRORED, Calibration, screen, view_codes
@@ -73,9 +74,8 @@ class Opened:
     @cached_property
     def likeness(self) -> float | None:
         """`KnownImages.rank` of the image; None without a calibration that knows the training images."""
-        known = (
-            None if self.predictor.calibration is None else self.predictor.calibration.known_images
-        )
+        calibration = self.predictor.calibration
+        known = None if calibration is None else calibration.known_images
         return None if known is None else known.rank(self.planes)
 
     def segment(
@@ -136,6 +136,7 @@ class Opened:
             likeness=self.likeness,
             cut=cut or bool(complaints),
         )
+        screening = screen_image(screening, predictor.domain, self.loaded, self.orientation)
 
         # back to the size and geometry of the stored image
         maps = {name: self._as_stored(plane) for name, plane in planes.items()}
@@ -144,8 +145,7 @@ class Opened:
         if abstain and screening.empty:
             mask = np.zeros_like(mask)
 
-        codes = screening.codes
-        codes += view_codes(self.loaded.orientation, self.orientation)
+        codes = screening.codes + view_codes(self.loaded.orientation, self.orientation)
         if self.mirrored is not None and flipped is None:
             codes += (NOT_MIRRORED,)
         found = Segmentation(
@@ -201,8 +201,7 @@ class Opened:
         # first the size, then the orientation: it may swap rows and columns
         if plane.shape != self.shown_size:
             size = self.shown_size[::-1]
-            resized = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
-            plane = np.asarray(resized, np.float32)
+            plane = np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR), np.float32)
         return plane if self.orientation is None else self.orientation.from_usual(plane)
 
 
@@ -254,7 +253,7 @@ class Predictor:
         self.session = self.run.session(device)
         self.backend = backend
         self.model: Backend = open_backend(self.run, backend, export)
-
+        self.domain = domain_of(self.run.data)
         self._calibration = calibration or self.run.path / CALIBRATION
         self._opened: Opened | None = None
 

@@ -41,6 +41,8 @@ CODES: Mapping[str, str] = {
     "no_medical_word": "neither a place nor a medical word was found in the prompt",
     "unlike_training_text": "too few words of the prompt are known from the training prompts or from medicine",
     "other_organ": "the prompt is about an organ that no training prompt named",
+    "outside_domain_header": "the DICOM header names a kind of image that the model does not know (modality, body "
+    "part, view, localizer or raw data)",
     "unlike_validation_masks": "the model is less confident in this mask than in nearly all of its validation masks",
 }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
+import warnings
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from textmask.errors import ConfigError, DataError
+from textmask.errors import ConfigError, DataError, DataWarning
 from textmask.io.files import GZIP, MAX_FILE_BYTES, check_size, first_bytes, inflate
 from textmask.io.intensity import MAX_PIXELS, Pixels
 from textmask.io.orientation import Orientation, orientation_of_cosines
@@ -19,6 +20,9 @@ SINGLE = (b"n+1\0", b"n+2\0")  # header and voxels in one file
 PAIR = (b"ni1\0", b"ni2\0")
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 SAME = 1.01  # ratio up to which two spacings count as equal
+FORMS_AGREE = (
+    0.5  # cosine: a registration turns axes a little, a mirrored one has -1, a swapped one 0
+)
 SAME_DIRECTION = 0.9  # cosine: oblique axes may be rounded, a mirrored one has -1
 
 
@@ -164,12 +168,41 @@ def slice_spacing(affine: np.ndarray, axis: int) -> tuple[float, float] | None:
 
 
 def slice_orientation(header: Any, affine: np.ndarray, axis: int) -> Orientation | None:
-    """Directions of the patient in a slice; None if the affine has no meaning."""
+    """Directions of the patient in a slice; None if the affine has no meaning, or if the file has two that differ.
+
+    Warns:
+        DataWarning: the two affines of the file (sform and qform) give an axis another direction, such as left and
+            right exchanged.
+    """
     if int(header["qform_code"]) <= 0 and int(header["sform_code"]) <= 0:
+        return None
+    if _forms_disagree(header):
+        warnings.warn(
+            "sform and qform of the NIfTI header give the axes other directions in the patient; the orientation is "
+            "treated as unknown. Correct one of them, or name the view.",
+            DataWarning,
+            stacklevel=2,
+        )
         return None
     lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, :3]
     along_columns, along_rows = (lps[:, i] for i in range(3) if i != axis)
     return orientation_of_cosines([*map(float, along_columns), *map(float, along_rows)], "affine")
+
+
+def _forms_disagree(header: Any) -> bool:
+    """Whether both affines of a header are meant, and an axis of one runs otherwise than that of the other."""
+    if int(header["qform_code"]) <= 0 or int(header["sform_code"]) <= 0:
+        return False
+    try:
+        pair = [
+            np.asarray(form, np.float64)[:3, :3]
+            for form in (header.get_sform(), header.get_qform())
+        ]
+    except Exception:  # nibabel raises any kind of exception on a damaged quaternion
+        return False
+    lengths = [np.linalg.norm(axes, axis=0) for axes in pair]
+    products = np.sum(pair[0] * pair[1], axis=0)
+    return bool((products < FORMS_AGREE * lengths[0] * lengths[1]).any())
 
 
 def runs_otherwise(header: Any, other: Any) -> bool:

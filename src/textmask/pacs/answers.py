@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from textmask.errors import DataError
+from textmask.errors import DataError, DomainError
 from textmask.inference.dicom_request import request_of
 from textmask.inference.predictor import Predictor
+from textmask.io.dicom.domain import Domain
 from textmask.io.dicom.facts import ModelFacts, RequestFacts, is_uid
 from textmask.io.loaded import LoadedImage
 from textmask.io.orientation import Orientation
@@ -46,10 +47,12 @@ class DicomSegmenter(Protocol):
     Attributes:
         model: the model.
         settings: what else changes the result, e.g. the laterality convention; other settings make other results.
+        domain: the images that the model knows.
     """
 
     model: ModelFacts
     settings: str
+    domain: Domain
 
     def __call__(self, files: Sequence[bytes], prompt: str) -> DicomSegmentation:
         """Segment the files.
@@ -81,6 +84,7 @@ def segment_files(
         view: view of the images, e.g. pa; it replaces the orientation in the files.
 
     Raises:
+        DomainError: an image is of a kind that the model does not know.
         DataError: a file is not a DICOM image of one frame, or the slices differ in size.
         LateralityError: the prompt names a side, and it is unknown which side of the image that is.
     """
@@ -91,8 +95,14 @@ def segment_files(
             f"the {len(images)} images differ in size or orientation; expected slices of one series."
         )
 
+    named = None if view is None else Orientation.of_view(view)
+    if predictor.domain is not None:
+        for image in images:
+            shown = image.orientation if named is None else named
+            if outside := predictor.domain.mismatch(image.header, shown, named is not None):
+                raise DomainError(f"the model does not know images of this kind: {outside}.")
     found = [predictor.open(image, view).segment(prompt, laterality, assume) for image in images]
-    orientation = images[0].orientation if view is None else Orientation.of_view(view)
+    orientation = images[0].orientation if named is None else named
     return DicomSegmentation(
         tuple(image.header for image in images),
         np.stack([image.pixels for image in images]),
@@ -104,7 +114,17 @@ def segment_files(
 
 
 class PredictorSegmenter:
-    """`segment_files` with a fixed predictor and fixed settings."""
+    """`segment_files` with a fixed predictor and fixed settings.
+
+    Args:
+        predictor: the model.
+        read: see `segment_files`.
+        version: of this software.
+        laterality: see `segment_files`.
+        assume: see `segment_files`.
+        view: see `segment_files`.
+        any_image: segment images outside of the domain of the model too; the results say so.
+    """
 
     def __init__(
         self,
@@ -114,8 +134,12 @@ class PredictorSegmenter:
         laterality: str | None = None,
         assume: str | None = None,
         view: str | None = None,
+        any_image: bool = False,
     ) -> None:
         recipe = predictor.run.recipe
+        self.domain = predictor.domain or Domain()
+        if any_image:
+            predictor.domain = None
         self.predictor, self.read = predictor, read
         self.convention = (laterality, assume, view)
         self.model = ModelFacts(recipe.method, version, predictor.weights_sha256, recipe.threshold)
@@ -125,7 +149,21 @@ class PredictorSegmenter:
 
     def __call__(self, files: Sequence[bytes], prompt: str) -> DicomSegmentation:
         """Segment the files of one image or series."""
-        return segment_files(self.predictor, files, prompt, self.read, *self.convention)
+        found = segment_files(self.predictor, files, prompt, self.read, *self.convention)
+        notes = _domain_notes(self.domain, found, named=self.convention[2] is not None)
+        return replace(found, request=replace(found.request, notes=(*found.request.notes, *notes)))
+
+
+def _domain_notes(domain: Domain, found: DicomSegmentation, named: bool) -> list[str]:
+    """What results say about the kind of the images, each remark once."""
+    notes: list[str] = []
+    for header in found.sources:
+        if outside := domain.mismatch(header, found.orientation, named):
+            notes.append(f"Outside of what the model knows, by order of the operator: {outside}.")
+        if unknown := domain.unknown(header):
+            missing = ", ".join(unknown)
+            notes.append(f"The file does not say its {missing}, which the model depends on.")
+    return list(dict.fromkeys(notes))
 
 
 def _only_image(images: Sequence[LoadedImage]) -> LoadedImage:

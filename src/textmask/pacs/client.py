@@ -110,6 +110,14 @@ class Pacs:
         with self._limits(MAX_JSON_BYTES):
             self._client.search_for_studies(limit=1)
 
+    def responds(self) -> bool:
+        """Whether the server answers a minimal query; it may have failed for one object only."""
+        try:
+            self.ping()
+        except (PacsError, ConfigError):
+            return False
+        return True
+
     def series(
         self, modality: str, study: str | None = None, since: str | None = None
     ) -> list[Series]:

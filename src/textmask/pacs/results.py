@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from textmask.io.dicom.facts import ResultUids
@@ -45,8 +44,3 @@ def results(
     for dataset in made:
         encode(dataset)
     return made
-
-
-def short_hash(text: str) -> str:
-    """Name of an image or a prompt in logs: the first twelve letters of its SHA-256."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from textmask.errors import ConfigError, PacsDownError, PacsError
+from textmask.errors import ConfigError, PacsAccessError, PacsDownError, PacsError
 
 try:
     import requests
@@ -80,7 +80,7 @@ class LimitedSession(requests.Session):
 
 def _check_status(status: int) -> None:
     if status in (401, 403):
-        raise ConfigError(
+        raise PacsAccessError(
             f"the PACS refused the credentials (status {status}). Check the environment variables that hold them."
         )
     if status in LATER:

@@ -2,7 +2,9 @@
 
 Exactly-once semantics: a task is identified by image, request and model. The UIDs of its results are derived
 from these three, so after a crash between storing and recording it, the same instances are found or stored again.
-Events never identify a patient: images and prompts are hashed.
+A fault of the server or of this machine may pass: the task waits and is tried again for days, and its results are kept.
+A fault of the image or the prompt does not pass: the task has failed. Events never identify a patient: images and
+prompts are hashed.
 """
 
 from __future__ import annotations
@@ -11,24 +13,41 @@ import hashlib
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from textmask.errors import ConfigError, DataError, PacsDownError, PacsError, TextMaskError
+from textmask.errors import (
+    ConfigError,
+    DataError,
+    DomainError,
+    PacsAccessError,
+    PacsDownError,
+    PacsError,
+    TextMaskError,
+)
+from textmask.io.dicom.domain import Domain
 from textmask.io.dicom.facts import ResultUids
+from textmask.io.dicom.reader import read_result
+from textmask.io.dicom.results import encode
 from textmask.pacs.answers import DicomSegmentation, DicomSegmenter
 from textmask.pacs.client import Instance, Pacs, Series
-from textmask.pacs.results import results, short_hash
-from textmask.pacs.state import State, TaskKey
+from textmask.pacs.faults import OVERDUE_S, PASSING, RETRY_DAYS, retry_after_s, trace_of
+from textmask.pacs.health import DOWN_S, Health
+from textmask.pacs.results import results
+from textmask.pacs.state import State, TaskEntry, TaskKey, short_hash
 from textmask.pacs.worklist import WorklistItem, prompt_problem
 
 SLICED = ("CT", "MR", "PT")  # one task per series; other modalities have one task per image
 NOT_IMAGES = ("SEG", "SR", "OT", "SC", "PR", "KO", "DOC", "RTSTRUCT")  # results and other objects
 MAX_SLICES = 2000
 MAX_SERIES_BYTES = 2 << 30
-MAX_ATTEMPTS = 5  # then a task has failed, even if each attempt ended this process
+MAX_ATTEMPTS = 5  # starts of a task that ended this process; then it has failed
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 WAITS_ONCE = 8  # with --once, about two minutes
+DAY_S = 86_400.0
+# events that need a person: a task failed, a task waits for long, the server is down for long
+ALARMS = ("failed", "overdue", "down")
 
 
 @dataclass(frozen=True)
@@ -50,12 +69,13 @@ class WatchEvent:
     detail: str = ""
 
     def __str__(self) -> str:
-        """The event as one line of a log."""
+        """The event as one line of a log; it begins with ALARM if a person has to look at it."""
         named = [
             f"image {self.image}" if self.image else "",
             f"prompt {self.prompt}" if self.prompt else "",
         ]
-        return " ".join(part for part in (self.what, *named, self.detail) if part)
+        mark = "ALARM" if self.what in ALARMS else ""
+        return " ".join(part for part in (mark, self.what, *named, self.detail) if part)
 
 
 @dataclass
@@ -68,6 +88,7 @@ class WatchSettings:
         with_capture: also store a secondary capture.
         fractional: the SEG contains probabilities.
         interval_s: seconds between two rounds, at least 1.
+        retry_days: days for which a task with a passing fault is tried again, more than 0.
 
     Raises:
         ConfigError: there are no modalities, one of them has no images, or another value is invalid.
@@ -78,6 +99,7 @@ class WatchSettings:
     with_capture: bool = False
     fractional: bool = False
     interval_s: float = 30.0
+    retry_days: float = RETRY_DAYS
 
     def __post_init__(self) -> None:
         wrong = [
@@ -93,6 +115,23 @@ class WatchSettings:
             raise ConfigError(f"since is {self.since!r}, expected a date as YYYYMMDD.")
         if not self.interval_s >= 1:
             raise ConfigError(f"interval is {self.interval_s} s, expected at least 1.")
+        if not self.retry_days > 0:
+            raise ConfigError(f"retry days is {self.retry_days}, expected more than 0.")
+
+
+def watched_modalities(wanted: Sequence[str], domain: Domain) -> tuple[str, ...]:
+    """The modalities to watch: those that the user names, or those that the model knows.
+
+    Raises:
+        ConfigError: the user names a modality that the model does not know.
+    """
+    wrong = [name for name in wanted if domain.modality and name not in domain.modality]
+    if wrong:
+        raise ConfigError(
+            f"the model does not know images of modality {', '.join(wrong)}; it knows {', '.join(domain.modality)}. "
+            "Give another --modality, or another run."
+        )
+    return tuple(wanted) or domain.modality or WatchSettings.modalities
 
 
 @dataclass
@@ -107,6 +146,7 @@ class Watcher:
         settings: see `WatchSettings`.
         report: called with every event.
         wait: sleeps this number of seconds.
+        health: what a monitoring system sees; it has the clock.
     """
 
     pacs: Pacs
@@ -116,6 +156,7 @@ class Watcher:
     settings: WatchSettings = field(default_factory=WatchSettings)
     report: Callable[[WatchEvent], None] = lambda event: None
     wait: Callable[[float], None] = time.sleep
+    health: Health = field(default_factory=Health)
     _sizes: dict[str, int] = field(default_factory=dict)
     _reported: set[TaskKey] = field(default_factory=set)
 
@@ -126,7 +167,7 @@ class Watcher:
             once: run one round only.
 
         Returns:
-            Number of tasks by outcome: `stored`, `known`, `failed` and `later`.
+            Number of tasks by outcome: `stored`, `known`, `skipped`, `failed` and `later`.
 
         Raises:
             PacsDownError: `once` is set, and the server did not answer for about two minutes.
@@ -136,12 +177,13 @@ class Watcher:
         delay, waits = FIRST_WAIT_S, 0
         while True:
             try:
-                self._round(done, settle=not once)
+                self._round(done, once)
             except PacsDownError as error:
                 waits += 1
                 if once and waits > WAITS_ONCE:
                     raise
-                self.report(WatchEvent("waiting", detail=f"{delay:.0f} s: {error}"))
+                what = "down" if self.health.unanswered() > DOWN_S else "waiting"
+                self.report(WatchEvent(what, detail=f"{delay:.0f} s: {error}"))
                 self.wait(delay)
                 delay = min(2 * delay, LONGEST_WAIT_S)
                 continue
@@ -151,25 +193,36 @@ class Watcher:
             delay, waits = FIRST_WAIT_S, 0
             self.wait(self.settings.interval_s)
 
-    def _round(self, done: Counter[str], settle: bool) -> None:
+    def _round(self, done: Counter[str], once: bool) -> None:
         sizes = self._sizes
         self._sizes = {}
         try:
             for item in self.worklist():
-                for task in self._tasks(item, sizes if settle else None):
-                    done[self._do(task)] += 1
+                for task in self._tasks(item, None if once else sizes):
+                    done[self._do(task, at_once=once)] += 1
+                    self._note_health()
         except PacsDownError:
             raise
         except PacsError as error:
-            self.report(WatchEvent("cannot search", detail=str(error)))
+            # without its reports or studies, there is nothing to do in this round
+            what = "down" if self.health.unanswered() > DOWN_S else "cannot search"
+            self.report(WatchEvent(what, detail=str(error)))
+        else:
+            self._note_health()
+
+    def _note_health(self) -> None:
+        self.health.tasks = self.state.counts()
+        self.health.waiting_since = self.state.waiting_since()
+        self.health.answered()
 
     def _tasks(self, item: WorklistItem, before: dict[str, int] | None) -> Iterator[PacsTask]:
         """The tasks of an item; a series only if it has as many slices as one round ago (`before`)."""
         try:
             groups = list(self._groups(item))
-        except PacsDownError:
-            raise
-        except PacsError as error:
+        except (PacsError, PacsAccessError) as error:
+            # a server that answers else has a fault with this item only, which must not stop the others
+            if isinstance(error, PacsDownError | PacsAccessError) and not self.pacs.responds():
+                raise
             prompt = short_hash(item.prompt)
             self.report(WatchEvent("cannot search", prompt=prompt, detail=str(error)))
             return
@@ -206,42 +259,62 @@ class Watcher:
             for one in instances:
                 yield one.uid, [one]
 
-    def _do(self, task: PacsTask) -> str:
-        """Do a task unless it was done before; returns `stored`, `known`, `failed` or `later`."""
+    def _do(self, task: PacsTask, at_once: bool = False) -> str:
+        """Do a task unless it has ended; returns `stored`, `known`, `skipped`, `failed` or `later`.
+
+        Args:
+            task: the task.
+            at_once: do not wait for the time of the next try.
+        """
         request = f"{task.prompt}\0{self.segmenter.settings}\0{self.settings.fractional}"
         digest = hashlib.sha256(request.encode(errors="surrogatepass")).hexdigest()
         key = TaskKey(task.subject, digest, self.segmenter.model.weights_sha256)
         entry = self.state.get(key)
-        if entry is not None and entry.status in ("stored", "failed"):
-            more = len(task.instances) - entry.images
-            if entry.status == "stored" and more > 0 and key not in self._reported:
-                self._reported.add(key)
-                self._log("grown", task, f"{more} slices arrived after it was segmented")
+        if entry is not None and entry.status not in ("started", "waiting"):
+            self._report_growth(entry, task)
             return "known"
+        if entry is not None and not at_once and self.health.clock() < entry.next_try:
+            return "later"
 
         # the attempt is recorded first, so that an image that ends the process is not tried forever
-        if self.state.start(key, len(task.instances)) > MAX_ATTEMPTS:
-            return self._failed(key, task, "Stopped", f"{MAX_ATTEMPTS} attempts did not finish")
+        attempts = self.state.start(key, len(task.instances), short_hash(task.prompt))
+        if attempts > MAX_ATTEMPTS:
+            reason = f"the process ended {MAX_ATTEMPTS} times while it segmented this image"
+            return self._failed(key, task, "Stopped", reason)
         uids = ResultUids.of(*key.parts)
         try:
-            known = self._store(task, uids)
-        except PacsDownError as error:
-            return self._interrupted(key, task, error)
-        except PacsError as error:
-            return self._later(key, task, error)
+            known = self._store(key, task, uids)
+        except (
+            KeyboardInterrupt
+        ):  # the operator stops the watcher, which is not a fault of the image
+            self.state.release(key)
+            raise
+        except PASSING as error:
+            return self._postponed(key, task, error)
+        except DomainError as error:
+            self.state.finish(key, "skipped", f"{type(error).__name__}: {error}")
+            self._log("skipped", task, str(error))
+            return "skipped"
         except ConfigError:
             self.state.release(key)
             raise
-        except (TextMaskError, OSError) as error:
-            return self._failed(key, task, type(error).__name__, str(error))
+        except TextMaskError as error:
+            return self._failed(key, task, type(error).__name__, str(error), trace_of(error))
         except Exception as error:  # one bad image does not stop the others
-            return self._failed(key, task, type(error).__name__, "unexpected; please report it")
+            reason = "unexpected; please report it with the output of `textmask dicom tasks list --trace`"
+            return self._failed(key, task, type(error).__name__, reason, trace_of(error))
 
         self.state.finish(key, "stored", seg=uids.seg)
         self._log("was there" if known else "stored", task)
         return "stored"
 
-    def _store(self, task: PacsTask, uids: ResultUids) -> bool:
+    def _report_growth(self, entry: TaskEntry, task: PacsTask) -> None:
+        more = len(task.instances) - entry.images
+        if entry.status == "stored" and more > 0 and entry.key not in self._reported:
+            self._reported.add(entry.key)
+            self._log("grown", task, f"{more} slices arrived after it was segmented")
+
+    def _store(self, key: TaskKey, task: PacsTask, uids: ResultUids) -> bool:
         """Segment, and store the results that the server does not have; returns whether it had all."""
         if problem := prompt_problem(task.prompt):
             raise DataError(problem)
@@ -249,24 +322,44 @@ class Watcher:
         wanted = [uids.seg, uids.sr]
         if self.settings.with_capture:
             wanted.append(uids.capture)
-        missing = [uid for uid in wanted if not self.pacs.holds(study, uid)]
+        missing = {uid for uid in wanted if not self.pacs.holds(study, uid)}
         if not missing:
             return True
 
+        # results that the server did not take before are not made again
+        made = [read_result(file) for file in self.state.kept(key, len(task.instances))]
+        kept = missing <= {dataset.SOPInstanceUID for dataset in made}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings of libraries quote values of the image
-            found = self.segmenter(self._files(task), task.prompt)
-            _check_sources(task, found)
-            made = results(
-                found,
-                self.segmenter,
-                uids,
-                with_capture=self.settings.with_capture,
-                fractional=self.settings.fractional,
-            )
+            if not kept:
+                made = self._made(task, uids)
             datasets = [dataset for dataset in made if dataset.SOPInstanceUID in missing]
-            self.pacs.store(study, datasets)
+            try:
+                self.pacs.store(study, datasets)
+            except PASSING:
+                if not kept:
+                    self._keep(key, task, made)
+                raise
         return False
+
+    def _keep(self, key: TaskKey, task: PacsTask, made: list[Any]) -> None:
+        try:
+            room = self.state.keep(key, len(task.instances), [encode(one) for one in made])
+        except DataError:
+            room = False
+        if not room:
+            self._log("not kept", task, "no room for the results; they are made again")
+
+    def _made(self, task: PacsTask, uids: ResultUids) -> list[Any]:
+        found = self.segmenter(self._files(task), task.prompt)
+        _check_sources(task, found)
+        return results(
+            found,
+            self.segmenter,
+            uids,
+            with_capture=self.settings.with_capture,
+            fractional=self.settings.fractional,
+        )
 
     def _files(self, task: PacsTask) -> list[bytes]:
         if len(task.instances) > MAX_SLICES:
@@ -283,27 +376,38 @@ class Watcher:
                 )
         return files
 
-    def _interrupted(self, key: TaskKey, task: PacsTask, error: PacsDownError) -> str:
-        """If the server does not answer at all, everything waits; if it fails for this task only, the task does."""
-        try:
-            self.pacs.ping()
-        except PacsError:
+    def _postponed(self, key: TaskKey, task: PacsTask, error: BaseException) -> str:
+        """A fault that may pass. If the server does not answer at all, everything waits; else only this task does."""
+        if isinstance(error, PacsDownError | PacsAccessError) and not self.pacs.responds():
             self.state.release(key)
-            raise error from None
-        return self._later(key, task, error)
+            raise error
 
-    def _later(self, key: TaskKey, task: PacsTask, error: PacsError) -> str:
-        entry = self.state.get(key)
-        if entry is not None and entry.attempts >= MAX_ATTEMPTS:
-            return self._failed(key, task, type(error).__name__, str(error))
-        self._log("later", task, str(error))
+        entry, now = self.state.get(key), self.health.clock()
+        since = now if entry is None or not entry.since else entry.since
+        faults = 1 if entry is None else entry.faults + 1
+        # names of files of this machine are not for the log, nor are messages of other libraries
+        kind = type(error).__name__
+        reason = str(error) if isinstance(error, TextMaskError) else "on this machine"
+        if now - since > self.settings.retry_days * DAY_S:
+            self.state.release(key)
+            reason = f"tried {faults} times in {self.settings.retry_days:g} days: {reason}"
+            return self._failed(key, task, kind, reason, trace_of(error))
+
+        after = retry_after_s(faults)
+        self.state.postpone(key, f"{kind}: {reason}", since, now + after)
+        late = now - since > OVERDUE_S
+        self._log(
+            "overdue" if late else "later",
+            task,
+            f"try {faults}, next in {after:.0f} s: {kind}: {reason}",
+        )
         return "later"
 
-    def _failed(self, key: TaskKey, task: PacsTask, kind: str, reason: str) -> str:
+    def _failed(self, key: TaskKey, task: PacsTask, kind: str, reason: str, trace: str = "") -> str:
         # error messages quote the prompt in these forms; it may come from a report
         for quoted in (task.prompt, task.prompt[:80], repr(task.prompt[:80])):
             reason = reason.replace(quoted, "(prompt)") if quoted else reason
-        self.state.finish(key, "failed", f"{kind}: {reason}")
+        self.state.finish(key, "failed", f"{kind}: {reason}", trace=trace)
         self._log("failed", task, kind)
         return "failed"
 

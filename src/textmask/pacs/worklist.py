@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,13 +13,19 @@ from textmask.errors import DataError, PacsDownError, PacsError
 from textmask.io.dicom.facts import is_uid, one_line
 from textmask.io.spreadsheets import column_of, read_csv
 from textmask.pacs.client import Pacs, Series
-from textmask.pacs.reports import report_of
+from textmask.pacs.reports import Report, report_of
+from textmask.text.findings import read_findings
 
 MAX_WORKLIST_BYTES = 10_000_000
 MAX_ROWS = 10_000
 MAX_PROMPT = 2000  # characters
 MAX_ACCESSION = 16  # characters of a DICOM short string
 MAX_REPORTS = 50_000  # kept in memory
+SETTLE_S = 2.0  # without a change, until a worklist is read
+LOOKS_FIRST = (
+    15  # at a worklist that is being written when the watcher starts: half a minute to a minute
+)
+SHRUNK_S = 600.0  # without a change, until fewer rows than before are believed
 KEYS = {"studyinstanceuid": "study", "accessionnumber": "accession", "sopinstanceuid": "instance"}
 
 
@@ -122,10 +130,10 @@ class ReportReader:
 
     def __init__(self, pacs: Pacs) -> None:
         self.pacs = pacs
-        self._known: dict[str, WorklistItem | None] = {}
+        self._known: dict[str, tuple[WorklistItem, ...]] = {}
 
     def items(self, since: str | None = None) -> Iterator[WorklistItem]:
-        """The findings of all reports, as prompts. A report that cannot be read is tried again next time.
+        """The findings of all reports, one prompt each. A report that cannot be read is tried again next time.
 
         Args:
             since: search only studies since this date (YYYYMMDD).
@@ -140,58 +148,148 @@ class ReportReader:
     def _of(self, series: Series) -> Iterator[WorklistItem]:
         try:
             instances = self.pacs.instances(series)
-        except PacsDownError:
-            raise
-        except PacsError:
+        except PacsError as error:
+            self._check_down(error)
             return
 
         for instance in instances:
             if instance.uid not in self._known:
                 try:
                     report = report_of(self.pacs.metadata(instance))
-                except PacsDownError:
-                    raise
-                except PacsError:
+                except PacsError as error:
+                    self._check_down(error)
                     continue
                 if len(self._known) >= MAX_REPORTS:
                     self._known.clear()
-                item = None
-                if report is not None:
-                    item = WorklistItem("study", series.study, report.prompt, report.images)
-                self._known[instance.uid] = item
+                self._known[instance.uid] = () if report is None else _asked(series, report)
+            yield from self._known[instance.uid]
 
-            if (found := self._known[instance.uid]) is not None:
-                yield found
+    def _check_down(self, error: PacsError) -> None:
+        """Raise if the server does not answer at all; a report that cannot be read does not stop the others."""
+        if isinstance(error, PacsDownError) and not self.pacs.responds():
+            raise error
+
+
+def _asked(series: Series, report: Report) -> tuple[WorklistItem, ...]:
+    """One prompt for each finding that a report names with its place, as `textmask predict --report` reads it."""
+    named = read_findings(report.prompt).named
+    return tuple(WorklistItem("study", series.study, text, report.images) for text in named)
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """Size in bytes and time of the last change in ns; a file that differs in one of them has been written."""
+
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp | None:
+        """The stamp of a file; None if it cannot be read."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls(found.st_size, found.st_mtime_ns)
 
 
 class WorklistRows:
-    """The rows of a worklist, read again each round; if that fails, the rows of the last round are used.
+    """The rows of a worklist, read again each round once the file has settled; until then those of the last round.
+
+    A file that is being written is not believed, because half a prompt may say the opposite of the whole one. It has
+    settled if its size and time do not change for `SETTLE_S`, its last line has a line end, and its rows are not fewer
+    than before. Fewer rows are used after `SHRUNK_S` without a change.
 
     Args:
         path: the worklist (CSV).
         complain: called once with each distinct warning.
+        wait: sleeps this number of seconds.
+        clock: seconds since 1970.
     """
 
-    def __init__(self, path: Path, complain: Callable[[str], None]) -> None:
-        self.path, self.complain = path, complain
+    def __init__(
+        self,
+        path: Path,
+        complain: Callable[[str], None],
+        wait: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path, self.complain, self.wait, self.clock = path, complain, wait, clock
         self.rows: tuple[WorklistItem, ...] | None = None
+        self.read: FileStamp | None = None  # of the file with these rows
+        self.lines = 0
         self.reported: set[str] = set()
 
     def __call__(self) -> tuple[WorklistItem, ...]:
-        """Read the usable rows."""
+        """The usable rows.
+
+        Raises:
+            DataError: the first time, the file cannot be read, or it is still being written after a minute.
+        """
         try:
-            found = read_worklist(self.path)
+            self._read()
         except DataError as error:
             if self.rows is None:
                 raise
-            self._complain(f"warning: {error}")
-            return self.rows
+            self._complain(f"warning: {error} The rows of the last round are used.")
+        return self.rows or ()
+
+    def _read(self) -> None:
+        stamp = self._settled()
+        if stamp is not None and stamp == self.read:
+            return
+        found = read_worklist(self.path)
+        if stamp != FileStamp.of(self.path):
+            raise DataError(f"{self.path}: was written while it was read.")
+
+        # a file that is written anew grows from nothing
+        lines = len(found.items) + len(found.problems)
+        age_s = self.clock() - (0 if stamp is None else stamp.changed_ns / 1e9)
+        if lines < self.lines and age_s < SHRUNK_S:
+            raise DataError(
+                f"{self.path}: has {lines} rows, and had {self.lines}. If that is meant, they are used when the file "
+                f"has not changed for {SHRUNK_S / 60:.0f} minutes."
+            )
         for number, problem in found.problems:
             self._complain(f"warning: {self.path} row {number}: {problem}")
-        self.rows = found.items
-        return found.items
+        self.rows, self.read, self.lines = found.items, stamp, lines
+
+    def _settled(self) -> FileStamp | None:
+        """The stamp of the file when it is no longer written; None if it does not exist.
+
+        Raises:
+            DataError: it is still being written after some looks, or after one if there are rows of a last round.
+        """
+        for look in range(1 if self.rows is not None else LOOKS_FIRST):
+            if look:
+                self.wait(SETTLE_S)
+            stamp = FileStamp.of(self.path)
+            if stamp is None or stamp == self.read:
+                return stamp
+
+            age_s = self.clock() - stamp.changed_ns / 1e9
+            if age_s < SETTLE_S:
+                self.wait(SETTLE_S)
+            if FileStamp.of(self.path) == stamp and _last_line_ends(self.path):
+                return stamp
+            if age_s > SETTLE_S * LOOKS_FIRST:  # nobody writes it
+                break
+        raise DataError(
+            f"{self.path}: is being written, or its last line has no line end; half a prompt may say the opposite. "
+            "Write another file and rename it, or end the last line."
+        )
 
     def _complain(self, text: str) -> None:
         if text not in self.reported:
             self.reported.add(text)
             self.complain(text)
+
+
+def _last_line_ends(path: Path) -> bool:
+    """Whether the last byte of a file is a line end; an empty file has none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) in (b"\n", b"\r")
+    except OSError:
+        return False

@@ -106,6 +106,7 @@ def _agreed(run: Run) -> dict[str, Any]:
         "empty_policy": recipe.empty_policy,
         "laterality": run.data.get("laterality"),
         "grammar": run.data.get("grammar"),
+        "domain": run.data.get("domain"),
         "data (sha256 of the manifest)": run.data.get("hash"),
     }
 

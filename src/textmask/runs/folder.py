@@ -17,6 +17,7 @@ from textmask.config import Recipe
 from textmask.data.loaders import SplitData
 from textmask.data.manifest import Manifest
 from textmask.errors import CheckpointError, ConfigError, DataError
+from textmask.io.dicom.domain import CHEST_CT, CHEST_RADIOGRAPH
 from textmask.io.files import file_sha256, write_json, write_whole
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method, load_recipe
@@ -25,6 +26,9 @@ from textmask.runs.checkpoint import text_fingerprint, write_tensors
 from textmask.runs.data_options import DataOptions
 from textmask.runs.environment import environment
 from textmask.runs.record import NAME_HASHES, names_hash, stored_names
+
+# what the images of a data set show, by the grammar of its prompts
+DOMAINS = {"qata": CHEST_RADIOGRAPH, "mosmed": CHEST_CT}
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,8 @@ class RunFolder:
         stored["counts"] = dict(self.manifest.splits)
         stored["laterality"] = str(self.manifest.laterality)
         stored["grammar"] = self.manifest.grammar
+        if self.manifest.grammar in DOMAINS:
+            stored["domain"] = DOMAINS[self.manifest.grammar].as_json()
         stored["train_rows"] = train_rows
         stored["labelled_rows"] = {name: len(rows) for name, rows in labelled.items()}
         return stored

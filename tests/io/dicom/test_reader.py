@@ -227,7 +227,7 @@ def test_frames_have_their_own_window_and_the_shared_geometry():
     [("L\\F", "LF"), ("R\\F", "RF"), ("L\\FP", "LF"), ("P\\F", "PF"), ("A\\H", "AH")],
 )
 def test_stated_orientation(stated, expected):
-    found = one(cr(orientation=stated)).orientation
+    found = one(cr(orientation=stated, ViewPosition="")).orientation
     assert found.columns + found.rows == expected
     assert found.source == "PatientOrientation"
 
@@ -562,3 +562,52 @@ def test_missing_pydicom_names_the_extra(monkeypatch):
     with pytest.raises(ConfigError, match=r"textmask\[dicom\]"):
         read_dicom(to_bytes(ct()))
     dicom._pydicom.cache_clear()
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (7, 9), (20, 30, 3)])
+def test_big_endian_words_of_two_pixels_are_not_swapped(shape):
+    pixels = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)
+    ds = dataset(pixels, pydicom.uid.SecondaryCaptureImageStorage, "OT", ConversionType="WSD")
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+    data = ds.PixelData
+    ds.add_new(0x7FE00010, "OB", data)
+    assert (one(big_endian(ds)).pixels == pixels).all()
+    # as words, the first pixel is the lower byte, which big endian stores second
+    ds.add_new(0x7FE00010, "OW", np.frombuffer(data, "<u2").astype(">u2").tobytes())
+    assert (one(big_endian(ds)).pixels == pixels).all()
+
+
+def big_endian(ds: Dataset) -> bytes:
+    stream = io.BytesIO()
+    pydicom.dcmwrite(stream, ds, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("orientation", "given"),
+    [
+        ("L\\F", {"ViewPosition": "LL"}),
+        ("R\\F", {"ViewPosition": "LATERAL"}),
+        ("A\\F", {"ViewPosition": "PA"}),
+        ("A\\F", {"ViewPosition": "LL", "ImageLaterality": "R"}),
+        ("A\\F", {"ViewPosition": "RL", "ImageLaterality": "L"}),
+    ],
+)
+def test_an_orientation_that_the_view_contradicts_is_unknown(orientation, given):
+    with pytest.warns(DataWarning, match="treated as unknown"):
+        assert one(cr(orientation=orientation, **given)).orientation is None
+
+
+@pytest.mark.parametrize(
+    ("orientation", "given"),
+    [
+        ("L\\F", {"ViewPosition": "AP", "ImageLaterality": "U"}),
+        ("R\\F", {"ViewPosition": "PA", "ImageLaterality": "L"}),
+        ("A\\F", {"ViewPosition": "LL", "ImageLaterality": "L"}),
+        ("A\\F", {"ViewPosition": ""}),
+        ("P\\F", {"ViewPosition": "LATERAL", "ImageLaterality": "R"}),
+    ],
+)
+def test_an_orientation_that_the_view_allows_is_kept(orientation, given):
+    found = one(cr(orientation=orientation, **given)).orientation
+    assert f"{found.columns}\\{found.rows}" == orientation

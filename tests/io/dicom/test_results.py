@@ -9,7 +9,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_sources import SECRETS, film, slices, study_of
+from dicom_sources import SECRETS, corpus, film, slices, study_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +62,72 @@ def test_a_binary_segmentation_comes_back_with_every_pixel(kind):
     assert refs.SeriesInstanceUID == source[0].SeriesInstanceUID
     assert len(refs.ReferencedInstanceSequence) == len(source)
     assert (found.SOPInstanceUID, found.SeriesInstanceUID) == (UIDS.seg, UIDS.seg_series)
+
+
+@pytest.mark.parametrize("kind", corpus())
+def test_what_is_written_of_each_class_of_source_is_read_back_with_highdicom(kind):
+    source = corpus()[kind]
+    mask = square(source)
+    made = results(source)
+    segment = hd.seg.segread(io.BytesIO(encode(made["binary"])))
+    back = segment.get_pixels_by_source_instance([one.SOPInstanceUID for one in source])
+    assert (back[..., 0] == mask).all()
+    hd.seg.segread(io.BytesIO(encode(made["fractional"])))
+    document = hd.sr.srread(io.BytesIO(encode(made["report"])))
+    assert document.content.get_observer_contexts()
+    shown = written(made["capture"])
+    assert shown.pixel_array.any()
+    flags = [one.get("LossyImageCompression") or "00" for one in (source[0], segment, shown)]
+    assert flags[1:] == flags[:1] * 2
+    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        assert segment.get(keyword) == source[0].get(keyword)
+    if len(source) > 1:
+        assert segment.FrameOfReferenceUID == source[0].FrameOfReferenceUID
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PixelSpacing", [0.5, 0.9]),
+        ("ImageOrientationPatient", [0.9, 0.435889894354, 0, 0, 0, -1]),
+        ("FrameOfReferenceUID", "1.2.3"),
+        ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.4"),
+        ("Rows", 33),
+    ],
+)
+def test_slices_that_differ_are_not_merged(keyword, value):
+    source = slices()
+    setattr(source[2], keyword, value)
+    with pytest.raises(DataError, match=f"differ in {keyword}"):
+        segmentation(source, square(source), request_of(), MODEL, UIDS)
+
+
+@pytest.mark.parametrize("one", [film, lambda **given: slices(**given)[0]])
+def test_private_classes_are_refused_by_name(one):
+    source = [one(SOPClassUID="1.3.46.670589.11.0.0.12.1")]
+    with pytest.raises(DataError, match="SOPClassUID of the source image is private"):
+        segmentation(source, square(source), request_of(), MODEL, UIDS)
+
+
+def test_slices_whose_numbers_were_rounded_are_one_series():
+    source = slices()
+    source[2].ImageOrientationPatient = [1, 1e-8, 0, 0, 0.9999999, 0]
+    source[3].PixelSpacing = [0.5000001, 0.8]
+    assert segmentation(source, square(source), request_of(), MODEL, UIDS).NumberOfFrames == 4
+
+
+@pytest.mark.parametrize("keyword", ["PixelSpacing", "ImageOrientationPatient"])
+def test_a_series_without_what_its_geometry_needs_is_refused_by_name(keyword):
+    source = slices(**{keyword: None})
+    with pytest.raises(DataError, match=keyword):
+        segmentation(source, square(source), request_of(), MODEL, UIDS)
+
+
+def test_the_syntax_of_a_file_tells_that_it_is_lossy_where_its_header_does_not():
+    source = film()
+    source.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
+    found = segmentation([source], square([source]), request_of(), MODEL, UIDS)
+    assert found.LossyImageCompression == "01"
 
 
 def test_a_probability_comes_back_to_a_255th():

@@ -131,10 +131,8 @@ def quantise(
 
 def _excluded(path: Path, keep_first: bool, kept: Sequence[str]) -> list[str]:
     """Nodes that stay in fp32: the first convolution, those named, and products of two activations."""
-    from onnx import load  # part of the same extra
-
     # products with a constant are layers, the others are attention
-    graph = load(str(path)).graph
+    graph = _onnx().load(str(path)).graph
     constants = {tensor.name for tensor in graph.initializer}
     excluded = []
     if keep_first:
@@ -145,3 +143,35 @@ def _excluded(path: Path, keep_first: bool, kept: Sequence[str]) -> list[str]:
         if of_activations or node.name.startswith(tuple(kept)):
             excluded.append(node.name)
     return excluded
+
+
+def fix_outputs(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> None:
+    """Write the shapes of the outputs into a graph, which the exporter leaves open.
+
+    Args:
+        path: the .onnx file, which is replaced.
+        shapes: of each output; a name is a free axis.
+    """
+    onnx = _onnx()
+    model = onnx.load(str(path))
+    for value in model.graph.output:
+        kind = value.type.tensor_type.elem_type
+        fixed = onnx.helper.make_tensor_value_info(value.name, kind, list(shapes[value.name]))
+        value.CopyFrom(fixed)
+    onnx.save(model, str(path))
+
+
+def add_metadata(path: Path, facts: Mapping[str, str]) -> None:
+    """Write facts into a graph; ONNX Runtime shows them as `get_modelmeta().custom_metadata_map`."""
+    onnx = _onnx()
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, dict(facts))
+    onnx.save(model, str(path))
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ConfigError("onnx is not installed: pip install 'textmask[export]'.") from error
+    return onnx

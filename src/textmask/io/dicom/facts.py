@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,8 @@ from textmask.errors import ConfigError, DataError
 
 SOFTWARE = "textmask"
 RESEARCH = "Research use only"
-LO_MOST, ST_MOST = 64, 1024  # characters that DICOM allows in a long string and in a short text
+# characters that DICOM allows in a long string, in a short text and in a code string
+LO_MOST, ST_MOST, CS_MOST = 64, 1024, 16
 SIDES = ("left", "right", "both")
 CHARACTERS = "ISO_IR 192"  # UTF-8
 SERIES = {"SEG": 9001, "SR": 9002, "OT": 9003}
@@ -42,12 +43,14 @@ GEOMETRY = (
     "SliceThickness",
     "SpacingBetweenSlices",
 )
-WHITELIST = (*PATIENT, *STUDY, *IMAGE, *GEOMETRY, "PatientOrientation")
+LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+WHITELIST = (*PATIENT, *STUDY, *IMAGE, *GEOMETRY, *LOSSY, "PatientOrientation")
 _FORMS = {
     "PatientBirthDate": r"\d{8}",
     "StudyDate": r"\d{8}",
     "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
     "PatientSex": "[MFO]",
+    "LossyImageCompression": "00|01",
 }
 _EMPTY = (*PATIENT[:1], *PATIENT[2:], *STUDY[1:])  # required, but may be empty
 
@@ -170,10 +173,16 @@ def whitelisted(source: Any) -> dict[str, Any]:
     """
     found: dict[str, Any] = dict.fromkeys(_EMPTY, "")
     for keyword in WHITELIST:
-        value = source.get(keyword)
-        if value in (None, "") or (keyword in GEOMETRY and not value):
-            continue
-        found[keyword] = _plain_value(keyword, value)
+        # pydicom converts a value when it is asked for, and may raise anything
+        try:
+            value = source.get(keyword)
+            if value in (None, "") or (keyword in (*GEOMETRY, *LOSSY) and not value):
+                continue
+            found[keyword] = _plain_value(keyword, value)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{keyword} of the source image is malformed ({type(error).__name__}). Export it again."
+            ) from error
 
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         if not is_uid(found.get(keyword)):
@@ -192,6 +201,11 @@ def whitelisted(source: Any) -> dict[str, Any]:
 def _plain_value(keyword: str, value: Any) -> Any:
     if keyword in ("Rows", "Columns"):
         return int(value)
+    if keyword in LOSSY[1:]:
+        several = value if isinstance(value, MutableSequence) else [value]
+        return [
+            float(one) if keyword == LOSSY[1] else long_string(str(one), CS_MOST) for one in several
+        ]
     if keyword in GEOMETRY:
         single = keyword.startswith(("Slice", "SpacingB"))
         return float(value) if single else [float(x) for x in value]

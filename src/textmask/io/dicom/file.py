@@ -33,6 +33,7 @@ class DicomFile:
         data: the file, inflated.
         start: offset of the value of PixelData in `data`.
         length: length of that value according to the file, in bytes; None if it is encapsulated.
+        words: it is stored as 16-bit words (OW), which big endian swaps also if a pixel has 8 bits.
 
     Raises:
         DataError: from a property, if the header lacks a value that is needed.
@@ -44,6 +45,7 @@ class DicomFile:
     data: memoryview
     start: int
     length: int | None
+    words: bool = False
 
     def _size(self, keyword: str) -> int:
         value = values.short(self.header, keyword)

@@ -47,6 +47,7 @@ RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor Blue
 RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData
 SegmentedRedPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData
 SegmentedBluePaletteColorLookupTableData SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+PresentationIntentType AnatomicRegionSequence ViewCodeSequence
 """.split()
 
 
@@ -62,6 +63,7 @@ def _pydicom() -> Any:
     kept = [tag_for_keyword(keyword) for keyword in KEPT]
     return SimpleNamespace(
         read_dataset=filereader.read_dataset,
+        dcmread=filereader.dcmread,
         pixels=pixels,
         UID=uid.UID,
         generate_frames=generate_frames,
@@ -120,6 +122,11 @@ def read_dicom(source: Path | bytes, index: int | None = None, name: str = "") -
         ) from None
 
 
+def read_result(data: bytes) -> Any:
+    """Read back a file that `textmask.io.dicom.results.encode` made, as a pydicom data set."""
+    return _pydicom().dcmread(io.BytesIO(data))
+
+
 def _parse_dicom(data: bytes, name: str) -> DicomFile:
     """Parse the header and find the pixels; all limits are checked."""
     check_size(len(data), name, MAX_FILE_BYTES)
@@ -151,8 +158,10 @@ def _parse_dicom(data: bytes, name: str) -> DicomFile:
     _check_elements(header)
     header.file_meta = meta
 
-    start, length = _pixel_element(data, stream.tell(), header)
-    file = DicomFile(name, header, syntax, memoryview(data), start, length)
+    at = stream.tell()
+    start, length = _pixel_element(data, at, header)
+    words = data[at + 4 : at + 6] == b"OW"
+    file = DicomFile(name, header, syntax, memoryview(data), start, length, words)
     check_file(file)
     return file
 
@@ -230,6 +239,9 @@ def _frames(file: DicomFile, frames: range | list[int]) -> Iterator[tuple[int, P
         _check_coded(file, source)
     else:
         source = source[: file.length]
+        # each word has two pixels, the first in its lower byte
+        if file.syntax == BIG_ENDIAN and file.words and file.bits[0] == 8:
+            source = np.frombuffer(source[: len(source) // 2 * 2], ">u2").astype("<u2").tobytes()
 
     options = {
         "rows": rows,

@@ -19,6 +19,7 @@ from textmask.io.dicom import codes
 from textmask.io.dicom.capture import capture_image
 from textmask.io.dicom.codes import Code
 from textmask.io.dicom.facts import (
+    LOSSY,
     RESEARCH,
     SOFTWARE,
     ModelFacts,
@@ -34,8 +35,8 @@ from textmask.io.dicom.facts import (
     slice_spacing_mm,
     spacing_mm,
     tracking_id,
-    whitelisted,
 )
+from textmask.io.dicom.sources import source_facts
 from textmask.io.orientation import Orientation
 
 try:
@@ -120,14 +121,17 @@ def segmentation(
             **common_attributes("SEG", request, model),
         )
 
+    # highdicom writes a spacing without a thickness, and does not read it; the source has it
+    shared = made.SharedFunctionalGroupsSequence[0]
+    if "SliceThickness" not in slim[0] and "PixelMeasuresSequence" in shared:
+        del shared.PixelMeasuresSequence
+
     # highdicom draws this UID by chance; the same request must give the same file
     dimension = derived_uid("dimension", uids.seg)
     made.DimensionOrganizationSequence[0].DimensionOrganizationUID = dimension
     for item in made.DimensionIndexSequence:
         item.DimensionOrganizationUID = dimension
-    if (
-        "ImageOrientationPatient" not in slim[0]
-    ):  # radiographs: nothing else gives their orientation
+    if "ImageOrientationPatient" not in slim[0]:  # radiographs: nothing else gives it
         made.PatientOrientation = slim[0].get("PatientOrientation") or None
     return made
 
@@ -304,6 +308,9 @@ def capture(
     if "IssuerOfPatientID" in slim[shown]:
         made.IssuerOfPatientID = slim[shown].IssuerOfPatientID
     made.DerivationDescription = short_text(f"{SOFTWARE} {model.name}: {request.prompt}")
+    for keyword in LOSSY:
+        if keyword in slim[shown]:
+            setattr(made, keyword, slim[shown][keyword].value)
     reference = Dataset()
     reference.ReferencedSOPClassUID = slim[shown].SOPClassUID
     reference.ReferencedSOPInstanceUID = slim[shown].SOPInstanceUID
@@ -327,31 +334,9 @@ def encode(dataset: Any) -> bytes:
 
 
 def _slim(source: Sequence[Any]) -> list[Any]:
-    """Copy the whitelisted attributes of the sources, and check that they belong to one series and have one size."""
-    if not source:
-        raise DataError("got no source image, expected at least one.")
-    facts = [whitelisted(one) for one in source]
-    if any(int(one.get("NumberOfFrames") or 1) > 1 for one in source):
-        raise DataError(
-            "the source is a multi-frame image; results are written for single-frame images only."
-        )
-
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Rows", "Columns"):
-        if len({str(one[keyword]) for one in facts}) > 1:
-            raise DataError(
-                f"the {len(facts)} source images differ in {keyword}; expected images of one series."
-            )
-    if len({one["SOPInstanceUID"] for one in facts}) < len(facts):
-        raise DataError("the same source image is given twice; expected each slice once.")
-    if len(facts) > 1 and not all(
-        {"FrameOfReferenceUID", "ImagePositionPatient"} <= one.keys() for one in facts
-    ):
-        raise DataError(
-            "several images have no position in the patient; write the result of each image separately."
-        )
-
+    """Data sets with the whitelisted attributes of the sources, which belong to one series."""
     made = []
-    for one in facts:
+    for one in source_facts(source):
         dataset = Dataset()
         for keyword, value in one.items():
             setattr(dataset, keyword, value)
@@ -442,7 +427,12 @@ def _refusals(what: str) -> Iterator[None]:
     log.setLevel(logging.ERROR)
     try:
         yield
-    except (ValueError, TypeError, OverflowError) as error:
+    except KeyError as error:
+        raise DataError(
+            f"the {what} cannot be written: the SOPClassUID of the source image is private or retired; results refer "
+            "to images of standard classes only. Export it as one of them, such as Secondary Capture."
+        ) from error
+    except (ValueError, TypeError, OverflowError, AttributeError) as error:
         raise DataError(
             f"the {what} cannot be written ({type(error).__name__}): the source image is malformed."
         ) from error

@@ -19,8 +19,16 @@ from textmask.io.intensity import FUNCTIONS, Pixels, Window
 from textmask.io.orientation import OPPOSITE, Orientation, orientation_of_cosines
 
 TAGS = {
+    "ImageType": 0x00080008,
     "SOPClassUID": 0x00080016,
     "Modality": 0x00080060,
+    "PresentationIntentType": 0x00080068,
+    "CodeMeaning": 0x00080104,
+    "AnatomicRegionSequence": 0x00082218,
+    "BodyPartExamined": 0x00180015,
+    "ViewPosition": 0x00185101,
+    "ImageLaterality": 0x00200062,
+    "ViewCodeSequence": 0x00540220,
     "ImagerPixelSpacing": 0x00181164,
     "NominalScannedPixelSpacing": 0x00182010,
     "SeriesInstanceUID": 0x0020000E,
@@ -54,6 +62,8 @@ TAGS = {
     "FrameVOILUTSequence": 0x00289132,
     "PixelValueTransformationSequence": 0x00289145,
 }
+FRONTAL = ("AP", "PA")
+LATERAL = {"LL": "L", "RL": "R", "LATERAL": "", "LAT": ""}  # views, and the side that they name
 MOST_LETTERS = 1 << 16  # of a value read as text; the rest is ignored
 
 
@@ -156,7 +166,8 @@ def orientation(dataset: Any, frame: int) -> Orientation | None:
 
     Warns:
         DataWarning: PatientOrientation does not name two directions, or contradicts ImageOrientationPatient; in the
-            second case the orientation is unknown.
+            second case the orientation is unknown. So it is if ViewPosition names a view in another plane (a lateral
+            one, and the columns run to the left), or the other side than ImageLaterality.
     """
     stated = _stated(dataset)
     cosines = first_numbers(dataset, "PlaneOrientationSequence", "ImageOrientationPatient", frame)
@@ -170,7 +181,31 @@ def orientation(dataset: Any, frame: int) -> Orientation | None:
             stacklevel=2,
         )
         return None
-    return stated or measured
+
+    found = stated or measured
+    if found is not None and (contradiction := _view_contradiction(dataset, found)):
+        warnings.warn(
+            f"{contradiction}; the orientation is treated as unknown.", DataWarning, stacklevel=2
+        )
+        return None
+    return found
+
+
+def _view_contradiction(dataset: Any, found: Orientation) -> str:
+    """What ViewPosition says against the orientation or against ImageLaterality; "" if nothing."""
+    try:
+        view = word(dataset, "ViewPosition").upper()
+        side = word(dataset, "ImageLaterality").upper()
+    except DataError:
+        return ""
+    plane = (found.usual.columns, found.usual.rows)
+    if view in FRONTAL and plane == ("P", "F"):
+        return f"ViewPosition is {view}, but {found.source} is that of a lateral view"
+    if view in LATERAL and plane == ("L", "F"):
+        return f"ViewPosition is {view}, but {found.source} is that of a frontal view"
+    if side in ("L", "R") and LATERAL.get(view, side) not in (side, ""):
+        return f"ViewPosition is {view}, but ImageLaterality is {side}"
+    return ""
 
 
 def _stated(dataset: Any) -> Orientation | None:
