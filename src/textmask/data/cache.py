@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -36,7 +35,7 @@ from textmask.progress import Progress, report
 from textmask.statement import Statement
 from textmask.text.grammar import parse
 
-FORMAT = 4  # 3: PNG and WebP are turned by their orientation tag; 4: keyed by content
+FORMAT = 5  # 3: PNG and WebP are turned by their orientation tag; 4 and 5: keyed by content
 
 
 @dataclass(frozen=True)
@@ -140,10 +139,12 @@ def open_split(
     manifest = decide_rule(manifest, cache_dir, progress, known)
 
     # a new cache for any change of the rows, their order, what the files contain, and how masks are read
-    hashes = {path: known[path] for path in sorted(_files_of(rows))}
-    files = [(row.image, row.mask, row.label) for row in rows]
     read = repr(manifest.mask_rule) + (" nearest" if manifest.resize_masks else "")
-    identity = json.dumps([FORMAT, files, hashes, read, list(image_size)])
+    parts = [f"{FORMAT} {read} {image_size[0]} {image_size[1]}"]
+    for row in rows:
+        mask = f"{row.mask}\t{known[row.mask]}\t{row.label}" if row.mask else ""
+        parts.append(f"{row.image}\t{known[row.image]}\t{mask}")  # a path has no control character
+    identity = "\n".join(parts)
     stem = cache_folder(cache_dir) / hashlib.sha256(identity.encode()).hexdigest()[:24]
     opened = _open_maps(stem, len(rows), image_size)
     if opened is None:
@@ -169,12 +170,13 @@ def open_split(
         statements=tuple(parse(row.text, row.grammar, row.laterality) for row in rows),
         keys=tuple(manifest.key(row) for row in rows),
         native_sizes=np.array(meta["native_sizes"], dtype=np.int64).reshape(-1, 2),
-        content=content_hash(manifest, rows, hashes),
+        content=content_hash(manifest, rows, known),
     )
 
 
-def _files_of(rows: Iterable[Row]) -> set[str]:
-    return {path for row in rows for path in (row.image, row.mask) if path}
+def _files_of(rows: Iterable[Row]) -> list[str]:
+    """Each file once, in the order of the rows."""
+    return list(dict.fromkeys(path for row in rows for path in (row.image, row.mask) if path))
 
 
 def _open_maps(
