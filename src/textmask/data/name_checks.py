@@ -123,7 +123,7 @@ def _judged(
             if max(within, around) > 0.05:
                 yield f"{name} inside of {structure.inside}", within > around
         if structure.brighter_than in masks:
-            gray = _gray(manifest, row)
+            gray = _green_channel(manifest, row)
             if gray is not None and gray.shape == masks[name].shape:
                 other = masks[structure.brighter_than]
                 agrees = bool(gray[masks[name]].mean() > gray[other].mean())
@@ -148,7 +148,7 @@ def _pair(
         yield rule, (left[1] > right[1]) == patient
 
 
-def _gray(manifest: Manifest, row: Row) -> Bytes | None:
+def _green_channel(manifest: Manifest, row: Row) -> Bytes | None:
     """The green channel of a color image, in which vessels differ most, or the gray image."""
     try:
         image = read_image(manifest.image_path(row))

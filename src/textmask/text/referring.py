@@ -286,9 +286,9 @@ def _relations(scene: _Scene) -> Made:
                 if _is_beyond(scene, step, pieces, label, axis):
                     yield "relation", step, {**slots, "relation": _DIRECTIONS[kind]}
             if structure.paired and len(pieces) == 2 and scene.named(label).side is not None:
-                step = Opposite(Find(structure.name), anchor)
-                if scene.is_clear(step):
-                    yield "relation", step, {**slots, "relation": "opposite to"}
+                other = Opposite(Find(structure.name), anchor)
+                if scene.is_clear(other):
+                    yield "relation", other, {**slots, "relation": "opposite to"}
     for label, outline in scene.masks.items():
         shares = [share_inside(mask, outline) for mask in scene.masks.values()]
         if max(shares) > 0.9 and sum(share > 0.1 for share in shares) == 1:
@@ -423,7 +423,7 @@ def _implicit(scene: _Scene) -> Made:
 def _apart(places: Sequence[float], scene: _Scene, axis: int) -> bool:
     """Whether two places differ clearly along an axis."""
     shape = next(iter(scene.masks.values())).shape
-    return abs(places[0] - places[1]) > CLEAR_PLACE * shape[axis]
+    return bool(abs(places[0] - places[1]) > CLEAR_PLACE * shape[axis])
 
 
 MAKERS: dict[str, Callable[[_Scene], Made]] = {
