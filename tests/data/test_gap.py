@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from textmask.cli.app import app
 from textmask.data.gap import best_single_mask, language_gap, most_expected_dice
 from textmask.data.label_maps import ClassNames, with_classes
-from textmask.data.manifest import Manifest, Row
+from textmask.data.manifest import Manifest, Row, write_manifest
 from textmask.errors import DataError
 
 
@@ -86,3 +88,22 @@ def test_a_set_without_masks_has_no_gap(tmp_path: Path) -> None:
     manifest = save(tmp_path, np.zeros((8, 8)))
     with pytest.raises(DataError, match=r"no row has a mask that is not empty.*--classes"):
         language_gap(manifest, (8, 8), tmp_path / "c")
+
+
+def test_the_command_prints_what_is_measured(tmp_path: Path) -> None:
+    halves = np.repeat([[1] * 8 + [2] * 8], 16, axis=0)
+    write_manifest(save(tmp_path, halves, halves), tmp_path / "table.csv")
+    (tmp_path / "classes.csv").write_text("value,name\n1,liver\n2,pancreas\n")
+    arguments = [
+        "data",
+        "gap",
+        str(tmp_path / "table.csv"),
+        "--classes",
+        "classes.csv",
+        "--size",
+        "16",
+    ]
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    for cell in ("text-blind ceiling", "text-only prior", "2.0", "0.667", "1.000"):
+        assert cell in done.output
