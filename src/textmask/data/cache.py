@@ -30,7 +30,7 @@ from textmask.data.mask_sizes import may_be_fitted
 from textmask.data.shard_files import on_this_machine
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import remove_unfinished, temporary_name, write_json
-from textmask.io.images import Bytes, read_image, resize_image, resize_mask
+from textmask.io.images import Bytes, read_image, resize_image, resize_label_map, resize_mask
 from textmask.parallel import map_in_order
 from textmask.progress import Progress, report
 from textmask.statement import Statement
@@ -46,7 +46,7 @@ class SplitData:
     Attributes:
         rows: the N manifest rows, in order.
         images: uint8 N C H W; C is 1 when every image is gray, else 3. An image with several rows is stored once.
-        masks: uint8 N H W, 0 or 1; all 0 if `has_mask` is False.
+        masks: uint8 N H W, 0 or 1 (label maps keep their values); all 0 if `has_mask` is False.
         has_mask: N booleans.
         prompts, statements, keys: the N prompts, their parsed claims, and the row keys.
         native_sizes: N 2, rows and columns before resizing.
@@ -300,9 +300,11 @@ def _rows_of_images(rows: tuple[Row, ...]) -> Iterator[tuple[Row, ...]]:
 
 def _decode_same(manifest: Manifest, rows: tuple[Row, ...], size: tuple[int, int]) -> _Decoded:
     image = read_image(manifest.image_path(rows[0]))
+    rule = manifest.mask_rule
+    resize = resize_label_map if rule is not None and rule.kind == "labels" else resize_mask
     masks = []
     for row in rows:
-        masks.append(np.ascontiguousarray(resize_mask(_mask_of(manifest, row, image), size)))
+        masks.append(np.ascontiguousarray(resize(_mask_of(manifest, row, image), size)))
     planes = resize_image(image, size)
     planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
     return _Decoded(rows[0].image, planes, masks, (image.shape[0], image.shape[1]))
