@@ -21,6 +21,7 @@ install_import_hook(
         "textmask.losses",
         "textmask.methods.biclip.model",
         "textmask.methods.c2seg.model",
+        "textmask.methods.compose.model",
         "textmask.data.patch_mix",
         "textmask.methods.ssa.alignment",
         "textmask.methods.ssa.guidance",

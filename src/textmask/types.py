@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -179,6 +180,21 @@ class Batch:
                 FurtherPrompt(p.text.to(device), send(p.mask, device)) for p in self.further
             ),
         )
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """What a method understood of one prompt.
+
+    Attributes:
+        program: the steps, as JSON.
+        vocabulary: the names that the method knows.
+        refused: words outside the vocabulary for which nothing is segmented -> the known names that are nearest.
+    """
+
+    program: Mapping[str, Any]
+    vocabulary: tuple[str, ...]
+    refused: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)

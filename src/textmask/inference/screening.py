@@ -18,6 +18,7 @@ CUT = "longer_than_window"
 # the masks of the split were predicted in half precision, and values may repeat
 HALF = 1e-3
 NOT_MIRRORED = "not_mirrored"
+REFUSED_NAME = "refused_name"
 CODES: Mapping[str, str] = {
     **WARNINGS,
     CUT: "the text encoder does not read the prompt to its end; the rest is lost",
@@ -27,6 +28,7 @@ CODES: Mapping[str, str] = {
     "negated": "places reported as free of findings are not marked",
     "view_overruled": "the named view differs from the one in the file; the named one is used",
     NOT_MIRRORED: "the prompt cannot be mirrored, so the flipped image is left out of the average",
+    REFUSED_NAME: "the prompt names a structure that the model does not know, so nothing is marked",
     "abstained": "the mask is withheld, for the reason next to this code",
     "no_medical_word": "neither a place nor a medical word was found in the prompt",
     "unlike_training_text": "too few words of the prompt are known from the training prompts or from medicine",

@@ -66,7 +66,7 @@ def prompt_losses(method: Method, stage: str, batch: Batch) -> dict[str, Tensor]
     with shared_features(method, batch.image) as shared:
         found = [method.losses(stage, each) for each in batch.by_prompt()]
     if shared.features is None or shared.uses < len(found):
-        raise ConfigError(_refusal(method, stage, len(found)))
+        raise ConfigError(_not_shared(method, stage, len(found)))
 
     means = {}
     for name in found[0]:
@@ -82,10 +82,10 @@ def refuse_prompts(method: Method, stage: Stage) -> None:
     """
     has_features = type(method).image_features is not Method.image_features
     if stage.prompts > 1 and stage.optim is not None and not has_features:
-        raise ConfigError(_refusal(method, stage.name, stage.prompts))
+        raise ConfigError(_not_shared(method, stage.name, stage.prompts))
 
 
-def _refusal(method: Method, stage: str, prompts: int) -> str:
+def _not_shared(method: Method, stage: str, prompts: int) -> str:
     return (
         f"stage {stage!r} draws {prompts} prompts per image, but the losses of {type(method).__name__} do not use "
         "`image_features`, so that every prompt would cost a whole forward pass. Set stages.*.prompts=1, or use a "
