@@ -27,7 +27,7 @@ COMMANDS = [
     ["train"], ["ensemble"], ["evaluate"], ["predict"], ["calibrate"], ["report"], ["table"], ["verify-table"],
     ["demo"], ["serve"],
     ["data", "inspect"], ["data", "convert"], ["data", "describe"], ["data", "slices"],
-    ["data", "phantom"], ["data", "cache"], ["methods", "list"],
+    ["data", "phantom"], ["data", "cache"], ["data", "gap"], ["methods", "list"],
     ["methods", "show"], ["study", "ablation"], ["study", "ambiguity"], ["study", "claims"], ["study", "features"],
     ["study", "prompts"], ["study", "text-noise"], ["study", "corruption"], ["study", "reading"], ["study", "mix"],
     ["study", "labels"], ["study", "sensitivity"], ["study", "folds"], ["study", "tune"], ["dicom", "segment"],

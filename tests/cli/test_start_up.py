@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from textmask.__main__ import running_beside
 from textmask.cli.study_robustness import CORRUPTION_KINDS
 from textmask.data.corruptions import CORRUPTIONS
 from textmask.data.manifest import write_manifest
@@ -127,27 +129,49 @@ def test_wrong_paths_and_names_are_answered_without_torch(folder, phantom_manife
 
 POLICY = """
 import os, sys
-from textmask.__main__ import start
+import textmask.__main__ as main
 assert "torch" not in sys.modules
+running, cores = int(sys.argv[1]), int(sys.argv[2])
+main.running_beside, main.os.cpu_count = lambda: running, lambda: cores
 sys.argv = ["textmask", "--version"]
 try:
-    start()
+    main.start()
 except SystemExit:
     pass
-print(os.environ["OMP_WAIT_POLICY"])
+print(os.environ.get("OMP_WAIT_POLICY"))
 """
 
 
 @pytest.mark.parametrize(
-    ("given", "used"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")]
+    ("running", "cores", "given", "used"),
+    [
+        (0, 2, {}, "None"),
+        (1, 2, {}, "passive"),
+        (1, 2, {"OMP_NUM_THREADS": "1"}, "None"),
+        (2, 2, {"OMP_NUM_THREADS": "1"}, "passive"),
+        (1, 2, {"OMP_NUM_THREADS": "two"}, "passive"),
+        (1, 2, {"OMP_WAIT_POLICY": "active"}, "active"),
+        (0, 2, {"OMP_WAIT_POLICY": "passive"}, "passive"),
+    ],
 )
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, used):
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+def test_waiting_threads_sleep_where_others_have_the_cores(running, cores, given, used):
+    own = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
     done = subprocess.run(
-        [sys.executable, "-c", POLICY],
+        [sys.executable, "-c", POLICY, str(running), str(cores)],
         capture_output=True, text=True, check=True, env={**environment, **given},
     )  # fmt: skip
     assert done.stdout.split()[-1] == used
+
+
+def test_a_busy_process_is_seen():
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.5)
+        assert running_beside() >= 1
+    finally:
+        busy.kill()
+        busy.wait()
 
 
 LOADED = """

@@ -1,5 +1,6 @@
 """Identity by content: changed pixels are noticed, damage is found, a cache is never trusted blindly."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,8 +13,8 @@ import pytest
 from textmask.data import cache, content
 from textmask.data.cache import open_split
 from textmask.data.cache_folder import cache_entries, keep_to_limit, remove_entries, size_limit
-from textmask.data.content import file_hashes
-from textmask.data.manifest import read_manifest
+from textmask.data.content import content_hash, file_hashes
+from textmask.data.manifest import Manifest, Row, read_manifest
 from textmask.errors import ConfigError, DataWarning
 
 SIZE = (32, 32)
@@ -175,3 +176,20 @@ def test_a_limit_that_is_no_size_is_named(monkeypatch):
     monkeypatch.setenv("TEXTMASK_CACHE_LIMIT", "lots")
     with pytest.raises(ConfigError, match="TEXTMASK_CACHE_LIMIT"):
         size_limit()
+
+
+def test_the_hash_of_rows_covers_them_as_json_lines(tmp_path):
+    rows = (
+        Row("a.png", "a_mask.png", 'opacité "left"\t', "train", label=(1, 3)),
+        Row("b.png", None, "", "train"),
+        Row("b.png", "a_mask.png", "\U0001f600", "train"),
+    )
+    manifest = Manifest(tmp_path, rows)
+    hashes = {"a.png": "01", "b.png": "02", "a_mask.png": "03"}
+    lines = []
+    for row in rows:
+        cells = [manifest.key(row), row.text, row.label, hashes[row.image], hashes.get(row.mask)]
+        lines.append(json.dumps(cells))
+    expected = hashlib.sha256("\n".join(["None", *sorted(lines)]).encode()).hexdigest()
+    assert content_hash(manifest, rows, hashes) == expected
+    assert content_hash(manifest, rows[::-1], hashes) == expected

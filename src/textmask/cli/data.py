@@ -214,6 +214,45 @@ def cache_command(
 
 
 @data_app.command()
+@reads_data(without=("laterality", "grammar"))
+def gap(
+    path: DataPath,
+    given: GivenOptions = NOTHING_GIVEN,
+    size: Annotated[
+        int,
+        typer.Option(
+            help="Rows and columns in pixels at which masks are compared (default: 96).",
+            min=8,
+            max=MAX_SIDE,
+        ),
+    ] = 96,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Measure how far data can be segmented without reading the prompts, and without looking at the images.
+
+    Masks are perfect: the ceiling is the best single mask per image, scored against each of its targets; the prior is the
+    mean mask of a prompt in the images of other groups. Data on which a model must read have both far below 1.
+
+    Example: textmask data gap data/JSRT --classes classes.csv
+    """
+    from textmask.data.gap import language_gap
+    from textmask.runs.data_options import DataOptions
+    from textmask.runs.read_data import read_data
+
+    manifest = read_data(path, given.over(DataOptions()))
+    found = language_gap(manifest, (size, size), cache_dir)
+    head = [
+        "data",
+        "images",
+        "targets per image",
+        "text-blind ceiling, Dice",
+        "text-only prior, Dice",
+    ]
+    cells = [f"{found.targets_per_image:.1f}", f"{found.ceiling:.3f}", f"{found.prior:.3f}"]
+    print_table(head, [[manifest.name or str(path), str(found.images), *cells]])
+
+
+@data_app.command()
 def slices(
     path: Annotated[
         Path, typer.Argument(metavar="DATA", help="nnU-Net raw data set of NIfTI volumes.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -30,13 +29,13 @@ from textmask.data.mask_scan import decide_rule, refuse_same_pixels, row_mask
 from textmask.data.mask_sizes import may_be_fitted
 from textmask.errors import DataError, DataWarning
 from textmask.io.files import remove_unfinished, temporary_name, write_json
-from textmask.io.images import Bytes, read_image, resize_image, resize_mask
+from textmask.io.images import Bytes, read_image, resize_image, resize_label_map, resize_mask
 from textmask.parallel import map_in_order
 from textmask.progress import Progress, report
 from textmask.statement import Statement
 from textmask.text.grammar import parse
 
-FORMAT = 4  # 3: PNG and WebP are turned by their orientation tag; 4: keyed by content
+FORMAT = 5  # 3: PNG and WebP are turned by their orientation tag; 4 and 5: keyed by content
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class SplitData:
     Attributes:
         rows: the N manifest rows, in order.
         images: uint8 N C H W; C is 1 when every image is gray, else 3. An image with several rows is stored once.
-        masks: uint8 N H W, 0 or 1; all 0 if `has_mask` is False.
+        masks: uint8 N H W, 0 or 1 (label maps keep their values); all 0 if `has_mask` is False.
         has_mask: N booleans.
         prompts, statements, keys: the N prompts, their parsed claims, and the row keys.
         native_sizes: N 2, rows and columns before resizing.
@@ -140,10 +139,12 @@ def open_split(
     manifest = decide_rule(manifest, cache_dir, progress, known)
 
     # a new cache for any change of the rows, their order, what the files contain, and how masks are read
-    hashes = {path: known[path] for path in sorted(_files_of(rows))}
-    files = [(row.image, row.mask, row.label) for row in rows]
     read = repr(manifest.mask_rule) + (" nearest" if manifest.resize_masks else "")
-    identity = json.dumps([FORMAT, files, hashes, read, list(image_size)])
+    parts = [f"{FORMAT} {read} {image_size[0]} {image_size[1]}"]
+    for row in rows:
+        mask = f"{row.mask}\t{known[row.mask]}\t{row.label}" if row.mask else ""
+        parts.append(f"{row.image}\t{known[row.image]}\t{mask}")  # a path has no control character
+    identity = "\n".join(parts)
     stem = cache_folder(cache_dir) / hashlib.sha256(identity.encode()).hexdigest()[:24]
     opened = _open_maps(stem, len(rows), image_size)
     if opened is None:
@@ -169,12 +170,13 @@ def open_split(
         statements=tuple(parse(row.text, row.grammar, row.laterality) for row in rows),
         keys=tuple(manifest.key(row) for row in rows),
         native_sizes=np.array(meta["native_sizes"], dtype=np.int64).reshape(-1, 2),
-        content=content_hash(manifest, rows, hashes),
+        content=content_hash(manifest, rows, known),
     )
 
 
-def _files_of(rows: Iterable[Row]) -> set[str]:
-    return {path for row in rows for path in (row.image, row.mask) if path}
+def _files_of(rows: Iterable[Row]) -> list[str]:
+    """Each file once, in the order of the rows."""
+    return list(dict.fromkeys(path for row in rows for path in (row.image, row.mask) if path))
 
 
 def _open_maps(
@@ -283,9 +285,11 @@ def _rows_of_images(rows: tuple[Row, ...]) -> Iterator[tuple[Row, ...]]:
 
 def _decode_same(manifest: Manifest, rows: tuple[Row, ...], size: tuple[int, int]) -> _Decoded:
     image = read_image(manifest.image_path(rows[0]))
+    rule = manifest.mask_rule
+    resize = resize_label_map if rule is not None and rule.kind == "labels" else resize_mask
     masks = []
     for row in rows:
-        masks.append(np.ascontiguousarray(resize_mask(_mask_of(manifest, row, image), size)))
+        masks.append(np.ascontiguousarray(resize(_mask_of(manifest, row, image), size)))
     planes = resize_image(image, size)
     planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
     return _Decoded(rows[0].image, planes, masks, (image.shape[0], image.shape[1]))

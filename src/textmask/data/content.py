@@ -8,7 +8,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 
 import xxhash
@@ -18,18 +20,19 @@ from textmask.data.manifest import Manifest, Row
 from textmask.io.files import write_whole
 from textmask.progress import Progress, with_progress
 
-FORMAT = 1
+FORMAT = 2  # 2: in columns
 THREADS = 4
 MISSING = ""  # the hash of a file that cannot be read; who decodes it says why
 Stamp = tuple[int, int]
+ABSENT: Stamp = (-1, 0)
 
 
 def file_stamp(path: Path | str) -> Stamp:
-    """Size and time of a file, which change when it is written; (-1, 0) if there is none."""
+    """Size and time of a file, which change when it is written; `ABSENT` if there is none."""
     try:
         stat = os.stat(path)
     except OSError:
-        return -1, 0
+        return ABSENT
     return stat.st_size, stat.st_mtime_ns
 
 
@@ -64,26 +67,26 @@ def file_hashes(
     """
     index = _index_path(manifest, cache_dir)
     known = _load_index(index, file_stamp(index))
-    wanted = sorted(set(paths))
-    root = str(manifest.root)  # joining strings is far quicker than joining paths
-    stamps = {path: file_stamp(os.path.join(root, path)) for path in wanted}
-    stale = [
-        path
-        for path in wanted
-        if verify or path not in known or known[path][0] != stamps[path] or stamps[path][0] < 0
-    ]
+    wanted = sorted(dict.fromkeys(paths))
+    root = f"{manifest.root}/"  # joining strings is far quicker than joining paths
+    stamps = [file_stamp(root + path) for path in wanted]
+
+    # nothing has changed: what every call but the first finds
+    if not verify and known.names == wanted and known.stamps == stamps and ABSENT not in stamps:
+        return dict(zip(wanted, known.hashes, strict=True))
+
+    entries = known.entries()
+    stale = []
+    for path, stamp in zip(wanted, stamps, strict=True):
+        if verify or stamp == ABSENT or path not in entries or entries[path][0] != stamp:
+            stale.append((path, stamp))
     if stale:
-        known = dict(known)
         with ThreadPoolExecutor(THREADS) as pool:
-            hashes = pool.map(hash_file, [manifest.root / path for path in stale])
-            for path in with_progress(stale, "file contents", progress):
-                known[path] = (stamps[path], next(hashes))
-        # a read-only cache only costs the next call the same reading
-        with contextlib.suppress(Exception):
-            index.parent.mkdir(parents=True, exist_ok=True)
-            readable = {path: entry for path, entry in known.items() if entry[1]}
-            write_whole(index, json.dumps([FORMAT, readable]).encode())
-    return {path: known[path][1] for path in wanted}
+            hashes = pool.map(hash_file, [manifest.root / path for path, _ in stale])
+            for path, stamp in with_progress(stale, "file contents", progress):
+                entries[path] = (stamp, next(hashes))
+        _store_index(index, entries)
+    return {path: entries[path][1] for path in wanted}
 
 
 def content_hash(manifest: Manifest, rows: Iterable[Row], hashes: Mapping[str, str]) -> str:
@@ -94,12 +97,13 @@ def content_hash(manifest: Manifest, rows: Iterable[Row], hashes: Mapping[str, s
         rows: the rows that matter, e.g. those of one split.
         hashes: of all their files (`file_hashes`).
     """
-    lines = [
-        json.dumps(
-            [manifest.key(row), row.text, row.label, hashes[row.image], hashes.get(row.mask or "")]
-        )
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        mask = hashes.get(row.mask or "")
+        key, text = encode_basestring_ascii(manifest.key(row)), encode_basestring_ascii(row.text)
+        label = ", ".join(map(str, row.label))
+        ending = "null" if mask is None else f'"{mask}"'
+        lines.append(f'[{key}, {text}, [{label}], "{hashes[row.image]}", {ending}]')  # as JSON
     read = repr(manifest.mask_rule) + (" nearest" if manifest.resize_masks else "")
     return hashlib.sha256("\n".join([read, *sorted(lines)]).encode()).hexdigest()
 
@@ -119,16 +123,40 @@ def _index_path(manifest: Manifest, cache_dir: Path | None) -> Path:
     return cache_folder(cache_dir) / f"{root}.contents"
 
 
+@dataclass(frozen=True)
+class _Index:
+    """The remembered hashes, in columns: names in order, their stamps and hashes."""
+
+    names: list[str]
+    stamps: list[Stamp]
+    hashes: list[str]
+
+    def entries(self) -> dict[str, tuple[Stamp, str]]:
+        """Stamp and hash by name."""
+        found = zip(self.stamps, self.hashes, strict=True)
+        return dict(zip(self.names, found, strict=True))
+
+
 @lru_cache(maxsize=1)
-def _load_index(path: Path, stamp: Stamp) -> Mapping[str, tuple[Stamp, str]]:
-    """The remembered hashes; none if the file is absent, damaged or of another version. Read again with a new stamp."""
+def _load_index(path: Path, stamp: Stamp) -> _Index:
+    """The index of a folder; empty if it is absent, damaged or of another version. Read again with a new stamp."""
     try:
-        version, entries = json.loads(path.read_text(encoding="utf-8"))
-        if version != FORMAT:
-            return {}
-        return {
-            name: ((int(size), int(time)), str(found))
-            for name, ((size, time), found) in entries.items()
-        }
+        version, names, sizes, times, hashes = json.loads(path.read_text(encoding="utf-8"))
+        if version == FORMAT and {*map(type, names), *map(type, hashes)} <= {str}:
+            stamps = list(zip(sizes, times, strict=True))
+            if len(names) == len(stamps) == len(hashes):
+                return _Index(names, stamps, hashes)
     except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+        pass
+    return _Index([], [], [])
+
+
+def _store_index(path: Path, entries: Mapping[str, tuple[Stamp, str]]) -> None:
+    """Write the index; a read-only cache only costs the next call the same reading."""
+    names = sorted(name for name, (_, digest) in entries.items() if digest)
+    stamps = [entries[name][0] for name in names]
+    sizes, times = [size for size, _ in stamps], [time for _, time in stamps]
+    hashes = [entries[name][1] for name in names]
+    with contextlib.suppress(Exception):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps([FORMAT, names, sizes, times, hashes]).encode())

@@ -122,6 +122,47 @@ def with_classes(
     return replace(manifest, rows=distinct, classes=dict(classes.names))
 
 
+def as_label_maps(
+    manifest: Manifest,
+    classes: ClassNames,
+    *,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Manifest, dict[str, tuple[int, ...]]]:
+    """The data set with the values of its label maps kept, and the values that show each named structure.
+
+    Rows without a mask are left out, and so are further rows of an image.
+
+    Args:
+        manifest: rows whose masks are label maps.
+        classes: the names of the values.
+        cache_dir: see `with_classes`.
+        progress: see `with_classes`.
+
+    Raises:
+        DataError: as `with_classes`, or a value is above 255.
+    """
+    first: dict[str, Row] = {}
+    for row in manifest.rows:
+        if row.mask and not row.label:
+            first.setdefault(row.image, replace(row, text=""))
+    maps = {row.mask or "": row for row in first.values()}
+    found = _map_values(scan_masks(manifest, cache_dir, progress), maps)
+    if found and max(found) > 255:
+        raise DataError(
+            f"{manifest.name or manifest.root}: a label map has the value {max(found)}; values above 255 are not "
+            "supported. Renumber the structures."
+        )
+    labels = _labels(manifest, classes, found)
+    kept = replace(
+        manifest,
+        rows=tuple(first.values()),
+        mask_rule=MaskRule("labels"),
+        classes=dict(classes.names),
+    )
+    return kept, labels
+
+
 def with_mask_values(manifest: Manifest, values: tuple[int, ...]) -> Manifest:
     """The data set with these values as the foreground of every mask that names none."""
     rows = [

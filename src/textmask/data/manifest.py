@@ -51,6 +51,7 @@ SPLIT_ALIASES = {
 }  # fmt: skip
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 ROW_NUMBER = re.compile(r"#\d+$")
+_Ending = tuple[Laterality, bool, str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ class Manifest:
 
     def key(self, row: Row) -> str:
         """Name of a row: its image, with `#1`, `#2` ... if the image has several rows, in any order of the rows."""
-        return self._numbers.get(row, row.image)
+        return self._numbers.get(row, row.image) if self._numbers else row.image
 
     @cached_property
     def _numbers(self) -> dict[Row, str]:
@@ -341,6 +342,9 @@ class _RowParser:
     _places: dict[str, int] = field(init=False)
     _splits: dict[str, str] = field(default_factory=dict)  # those that are valid
     _shared: dict[str, str] = field(default_factory=dict)
+    _endings: dict[tuple[str | bool, ...], _Ending] = field(
+        default_factory=dict
+    )  # those that are valid
 
     def __post_init__(self) -> None:
         # a column that the table does not have is the empty cell after the last one
@@ -359,23 +363,44 @@ class _RowParser:
             problems.add(number, "text", problem)
 
         return Row(
-            image=image,
-            mask=mask,
-            text=self._shared.setdefault(text, text),
-            split=self._split_cell(number, cells[place["split"]]),
-            group=self._group_cell(cells[place["group"]]),
-            laterality=laterality_cell(number, cells[place["laterality"]], problems),
-            labelled=labelled_cell(number, cells[place["labelled"]], mask, problems),
-            grammar=grammar_cell(number, cells[place["grammar"]], problems),
-            label=label_cell(number, cells[place["label"]], mask, problems),
+            image,
+            mask,
+            self._shared.setdefault(text, text),
+            self._split_cell(number, cells[place["split"]]),
+            self._group_cell(cells[place["group"]]),
+            *self._ending(number, cells, mask),
         )
+
+    def _ending(self, number: int, cells: list[str], mask: str | None) -> _Ending:
+        """Laterality, labelled, grammar and label; rows share few of them."""
+        place, problems = self._places, self.problems
+        laterality, labelled = cells[place["laterality"]], cells[place["labelled"]]
+        grammar, label = cells[place["grammar"]], cells[place["label"]]
+        key = (laterality, labelled, grammar, label, mask is None)
+        if key in self._endings:
+            return self._endings[key]
+
+        before = len(problems.found)
+        ending = (
+            laterality_cell(number, laterality, problems),
+            labelled_cell(number, labelled, mask, problems),
+            grammar_cell(number, grammar, problems),
+            label_cell(number, label, mask, problems),
+        )
+        # what is wrong is noted for each row
+        if len(problems.found) == before:
+            self._endings[key] = ending
+        return ending
 
     def _path_cell(self, number: int, column: str, text: str) -> str:
         path = text.strip(" ")
         if problem := path_problem(path):
             self.problems.add(number, column, problem)
             return ""
-        return posixpath.normpath(path)
+        # most paths are in their shortest form
+        if "//" in path or "./" in path or path[-1] in "./":
+            return posixpath.normpath(path)
+        return path
 
     def _split_cell(self, number: int, text: str) -> str:
         known = self._splits.get(text)

@@ -37,7 +37,7 @@ from textmask.io.nifti import refuse_other_axes
 from textmask.parallel import map_in_order
 from textmask.progress import Progress, with_progress
 
-FORMAT = 2
+FORMAT = 3  # 3: equal values are stored once
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,14 @@ def scan_masks(
         progress: called with (task, done, total) while masks are read.
         hashes: of all files of the manifest (`file_hashes`), if they are known already.
     """
-    paths = sorted({row.mask for row in manifest.rows if row.mask and not is_mask_source(row.mask)})
-    images = sorted({row.image for row in manifest.rows})
+    masks = dict.fromkeys(row.mask for row in manifest.rows)
+    paths = sorted(path for path in masks if path and not is_mask_source(path))
+    images = sorted(dict.fromkeys(row.image for row in manifest.rows))
     if hashes is None:
         hashes = file_hashes(manifest, (*paths, *images), cache_dir, progress)
-    read = {path: hashes[path] for path in (*paths, *images)}
-    identity = json.dumps([FORMAT, paths, sorted(read.items())])
+    # a path has no control character
+    read = [f"{path}\t{hashes[path]}" for path in (*paths, *images)]
+    identity = "\n".join([f"{FORMAT} {len(paths)}", *read])
     name = hashlib.sha256(identity.encode()).hexdigest()[:24]
     stored = cache_folder(cache_dir) / f"{name}.maskvalues"
     if (found := _load_scan(stored)) is not None:
@@ -99,7 +101,7 @@ def scan_masks(
     if len(files) == len(paths):
         with contextlib.suppress(OSError, DataError):
             stored.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(stored, json.dumps(asdict(found)).encode())
+            write_whole(stored, _scan_json(found).encode())
     return found
 
 
@@ -207,12 +209,21 @@ def refuse_same_pixels(row: Row, image: Bytes, mask: Bytes) -> None:
 def _load_scan(path: Path) -> MaskScan | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files = {}
-        for name, fields in content["files"].items():
-            files[name] = MaskValues(**{**fields, "values": tuple(fields["values"])})
+        found = [
+            MaskValues(**{**kind, "values": tuple(kind["values"])}) for kind in content["kinds"]
+        ]
+        files = {name: found[number] for name, number in content["files"].items()}
         return MaskScan(files, content["copies"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return None  # not there, or damaged: read again
+
+
+def _scan_json(scan: MaskScan) -> str:
+    """A scan as JSON: the kinds of values, of which there are few, and which of them a file has."""
+    kinds = {values: number for number, values in enumerate(dict.fromkeys(scan.files.values()))}
+    files = {name: kinds[values] for name, values in scan.files.items()}
+    content = {"kinds": [asdict(kind) for kind in kinds], "files": files, "copies": scan.copies}
+    return json.dumps(content)
 
 
 def _copies(

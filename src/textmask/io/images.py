@@ -193,6 +193,15 @@ def resize_mask(mask: Bytes, size: tuple[int, int]) -> Bytes:
     )
 
 
+def resize_label_map(values: Bytes, size: tuple[int, int]) -> Bytes:
+    """Resize a label map to `size` (rows, columns); each pixel takes the value of the nearest one, without a shift."""
+    if values.shape == size:
+        return values
+    return np.asarray(
+        cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
+    )
+
+
 def write_png(
     path: str | Path, array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.bool_]
 ) -> None:

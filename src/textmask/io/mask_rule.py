@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-RuleKind = Literal["binary", "threshold", "values"]
+RuleKind = Literal["binary", "threshold", "values", "labels"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class MaskRule:
     """Which stored values of a mask are foreground, for all masks of a data set.
 
     Attributes:
-        kind: "binary": every value but 0; "threshold": values above `threshold`; "values": those in `values`.
+        kind: "binary": every value but 0; "threshold": values above `threshold`; "values": those in `values`;
+            "labels": the values of a label map are kept as they are.
         threshold: in stored units, for kind "threshold".
         values: for kind "values".
     """
@@ -28,7 +29,7 @@ class MaskRule:
     def foreground(
         self, stored: npt.NDArray[Any], label: tuple[int, ...] = ()
     ) -> npt.NDArray[np.uint8]:
-        """Stored values H W -> 0 and 1.
+        """Stored values H W -> 0 and 1, or the values themselves for kind "labels" (at most 255).
 
         Args:
             stored: H W.
@@ -36,6 +37,8 @@ class MaskRule:
         """
         if label or self.kind == "values":
             found = np.isin(stored, label or self.values)
+        elif self.kind == "labels":
+            found = stored
         elif self.kind == "threshold":
             found = stored > self.threshold
         else:

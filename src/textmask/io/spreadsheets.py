@@ -89,6 +89,8 @@ def _unescaped(cell: str) -> str:
 
 def without_value(cells: Sequence[str]) -> list[str]:
     """The cells of a row; a cell that means no value (NaN, NULL, #N/A) is empty."""
+    if NO_VALUE.isdisjoint(map(str.lower, map(str.strip, cells))):
+        return list(cells)
     return ["" if cell.strip().lower() in NO_VALUE else cell for cell in cells]
 
 

@@ -315,7 +315,7 @@ class _Reader:
                 phrase.places[-1].append(token)
             elif kind == "start":
                 phrase.start = token.start
-            elif kind in ("select", "first"):
+            elif kind in ("select", "first", "ordinal"):
                 phrase.selectors.append(token)
             elif kind == "unknown":
                 self.ignore([token])

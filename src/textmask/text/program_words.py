@@ -77,11 +77,12 @@ _LARGE, _SMALL = "largest, larger, biggest, bigger", "smallest, smaller, tiniest
 _AREAS = ("cross section", "area", "cross sectional area", "extent")
 # words of prompts that say nothing of the target, beside those of `english.toml`
 _COMMANDS = """segment, segments, segmentation, segmented, outline, outlined, show, shown, mark, marked, delineate, \
-find, highlight, draw, label, labeled, labelled, mask, please, me, give, select, locate, contour, trace, want, see, \
-need, like, one, ones, two, three, four, five, side, sided, half, hand, directly, immediately, lies, lie, lying, \
-located, region, area, areas, part, parts, named, remaining, rest, counting, counted, count, complete, visible, \
-here, there, that, which, is, are, to be, of, its, it, whose, slice, scan, number, leave, empty, target, \
-targets, piece, exactly, case, them, must, i, you, we"""
+find, highlight, draw, label, labeled, labelled, mask, please, me, give, select, locate, contour, trace, \
+want, see, need, like, one, ones, two, three, four, five, side, sides, sided, half, hand, directly, \
+immediately, lies, lie, lying, located, region, area, areas, part, parts, named, remaining, rest, \
+counting, counted, count, complete, visible, here, there, that, which, is, are, to be, of, its, it, \
+whose, slice, scan, number, leave, empty, target, targets, piece, exactly, whichever, case, them, must, \
+i, you, we"""
 _PREPOSITIONS = frozenset("of in on at within near from along behind inside for around".split())
 # a side or selector between a preposition and a name does not separate them: "in the left lung"
 _LINKING = frozenset({"side", "level", "patient", "image", "all", "ordinal"})
@@ -245,7 +246,7 @@ def program_tokens(prompt: str, structures: StructureList) -> list[ProgramToken]
             )
             linked, adjacent = token.kind in _LINKING and linked, True
         i += length
-    return _declared(found)
+    return _declared(_without_commas(found))
 
 
 def _single(word: str) -> ProgramToken | None:
@@ -259,6 +260,16 @@ def _single(word: str) -> ProgramToken | None:
     if ordinal := _ORDINAL.fullmatch(word):
         return ProgramToken("ordinal", number=int(ordinal[1])) if int(ordinal[1]) else None
     return None
+
+
+def _without_commas(tokens: list[ProgramToken]) -> list[ProgramToken]:
+    """Leave out commas next to "counted from the top", which join nothing."""
+    kept = []
+    for i, token in enumerate(tokens):
+        beside = {one.kind for one in (*tokens[max(i - 1, 0) : i], *tokens[i + 1 : i + 2])}
+        if token.kind != "comma" or "start" not in beside:
+            kept.append(token)
+    return kept
 
 
 def _declared(tokens: list[ProgramToken]) -> list[ProgramToken]:

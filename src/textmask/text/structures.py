@@ -26,7 +26,8 @@ STARTS: tuple[Start, ...] = ("top", "bottom", "left", "right")
 PHRASE_KINDS = ("synonyms", "lay", "abbreviations", "descriptions", "unseen")
 _REFERENCES = ("inside", "left_of", "brighter_than")
 _FIELDS = (
-    "regions", "modality", "paired", "members", "start", "zone_map", "image_side", *PHRASE_KINDS, *_REFERENCES,
+    "regions", "modality", "plural", "paired", "members", "start", "zone_map", "image_side",
+    *PHRASE_KINDS, *_REFERENCES,
 )  # fmt: skip
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _PAIR = (Side.RIGHT, Side.LEFT)
@@ -39,12 +40,14 @@ class Structure:
 
     Attributes:
         name: canonical name, without a side if it is paired.
+        plural: of the name.
         phrases: kind of phrase (`PHRASE_KINDS`) -> phrases.
     """
 
     name: str
     regions: tuple[str, ...]
     modality: str = ""
+    plural: str = ""
     paired: bool = False
     members: tuple[str, ...] = ()
     start: Start | None = None
@@ -100,7 +103,7 @@ class StructureList:
     @staticmethod
     def phrases_of(structure: Structure) -> list[str]:
         """All phrases of a structure, its name first."""
-        found = [structure.name]
+        found = [structure.name, structure.plural]
         for kind in PHRASE_KINDS:
             found += structure.phrases.get(kind, ())
         return found
@@ -253,6 +256,7 @@ def _structure(name: str, entry: Any, source: str) -> Structure:
         name=name,
         regions=regions,
         modality=entry.get("modality", ""),
+        plural=entry.get("plural", f"{name}s"),
         paired=entry.get("paired", False),
         members=members,
         start=entry.get("start"),
