@@ -61,6 +61,14 @@ class ProgramExecutor:
             found += self._names_of(step, program)
         return tuple(dict.fromkeys(found))
 
+    def wordings(self, name: str) -> list[str]:
+        """The phrases for a name in training: all but those kept for tests; unknown words are their only phrase."""
+        structure = self.structures.structures.get(name)
+        if structure is None:
+            return [name]
+        kept = structure.phrases.get("unseen", ())
+        return [phrase for phrase in self.structures.phrases_of(structure) if phrase not in kept]
+
     def is_soft(self, program: Program) -> bool:
         """Whether no step chooses among pieces, whose borders have no gradient."""
         return all(self._is_soft(step) for step in steps_of(program.step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -75,9 +76,7 @@ class Compose(Method):
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """`dice` and `bce`; `exist`, cross-entropy of existence; `paraphrase`, squared distance between synonyms."""
         if batch.mask is None:
-            raise DataError(
-                "compose trains on labelled rows only; this batch has no masks. Add masks to the manifest."
-            )
+            raise DataError("compose trains on labelled rows only. Add masks to the manifest.")
         maps = self.image_features(batch.image)
         programs = self._programs(batch.text)
         seed = int(torch.randint(2**31, ()))  # every step draws other synonyms
@@ -100,6 +99,13 @@ class Compose(Method):
             difference = torch.sigmoid(logits) - torch.sigmoid(canonical)
             losses["paraphrase"] = difference.square().mean()
         return losses
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode all phrases for the names; the prompts themselves only for the path that reads all their words."""
+        phrases = [
+            p for name in self.executor.structures.structures for p in self.executor.wordings(name)
+        ]
+        super().prepare([*phrases, *prompts] if self.neural is not None else phrases)
 
     def reading(self, text: Text) -> list[PromptReading]:
         """What is understood of each prompt: its program, and the nearest names of what is refused."""
@@ -182,13 +188,9 @@ class Compose(Method):
         return self.text_encoder(Text(tuple(phrases), zones)).text_embedding
 
     def _wording(self, name: str, seed: int | None) -> str:
-        """A name in the vocabulary's words: itself, or one of its phrases except those kept for tests."""
-        structure = self.executor.structures.structures.get(name)
-        if structure is None or seed is None:
-            return name
-        kept = structure.phrases.get("unseen", ())
-        phrases = [p for p in self.executor.structures.phrases_of(structure) if p not in kept]
-        return phrases[(zlib.crc32(name.encode()) ^ seed) % len(phrases)]
+        """The name itself, or one of the phrases for it that a seed draws."""
+        phrases = self.executor.wordings(name)
+        return name if seed is None else phrases[(zlib.crc32(name.encode()) ^ seed) % len(phrases)]
 
     def _refused(self, program: Program, text: Text) -> list[Unknown]:
         """Targets outside the vocabulary that no name is near to, by the cosine of their text vectors."""

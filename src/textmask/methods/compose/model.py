@@ -58,8 +58,7 @@ class QueryHead(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, width + 1),
         )
-        last = cast(nn.Linear, self.layers[-1])
-        nn.init.constant_(last.bias[-1:], PRIOR_LOGIT)
+        nn.init.constant_(cast(nn.Linear, self.layers[-1]).bias[-1:], PRIOR_LOGIT)
 
     def forward(self, vectors: Embedding) -> Float[Tensor, "b _query"]:
         """P text vectors -> P queries of D + 1 numbers."""
