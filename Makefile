@@ -1,6 +1,7 @@
 # Two commands a newcomer needs: `make demo` and `make test`. Both make .venv first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+JOBS ?= 2
 READY := .venv/.ready
 export TEXTMASK_DATA ?= $(abspath $(wildcard ../shared/data))
 
@@ -9,8 +10,9 @@ export TEXTMASK_DATA ?= $(abspath $(wildcard ../shared/data))
 demo: $(READY)
 	$(BIN)/textmask demo --out demo
 
+# two processes, whose threads sleep while they wait: spinning threads would take each other's cores
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks tools docs

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binomtest
 from timing import Goals
 
 from textmask.inference.screening import Calibration, screen
@@ -114,6 +115,12 @@ def verdict(read: frozenset[str], tagged: frozenset[str]) -> str:
     return "too few" if read < tagged else "too many"
 
 
+def share(right: int, of: int) -> str:
+    """A percentage with its 95 % interval (Wilson); each report is of another patient."""
+    found = binomtest(right, of).proportion_ci(method="wilson")
+    return f"{100 * right / of:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
 def answered(clauses: set[str]) -> float:
     """Percentage of clauses that the bundled model does not withhold because of their words."""
     calibration = Calibration.from_json(json.loads((DEFAULT_RUN / "calibration.json").read_text()))
@@ -163,6 +170,8 @@ def main() -> int:
             print(row["MeSH"], "|", " ".join(text.split())[:300], "->", sorted(zones))
 
     print(f"{len(rows)} reports, {counts['sided']} with a sided tag:", dict(counts))
+    print("sides right:", share(counts["right"], counts["sided"]))
+    print("sides and levels right:", share(counts["levels right"], counts["levelled"]))
     goals = Goals()
     goals.at_least("sides_percent", 100 * counts["right"] / counts["sided"], 96)
     goals.at_least(

@@ -1,4 +1,4 @@
-"""Every method, killed at ten moments (writes and steps) of a training and resumed, has the numbers of no kill."""
+"""Every method, killed at several moments (writes and steps) of a training and resumed, has the numbers of no kill."""
 
 import json
 
@@ -6,9 +6,11 @@ import pytest
 from promises import SMALL, folders, leftovers, run_killer, training
 
 from textmask.data.phantom import PhantomConfig, write_phantoms
-from textmask.methods.registry import list_methods
+from textmask.methods.registry import get_method, list_methods
 
 KILLS = 10
+FEWER = 3  # of a baseline: its network and its loss are its own, its training is that of one of these
+TRAINED_ALIKE = ("unet", "ukan", "mean_teacher")
 
 pytestmark = pytest.mark.slow
 
@@ -28,18 +30,23 @@ def work(tmp_path_factory):
         command = ["train", method, data, *SMALL, *changes, "--out", "{work}/run"]
         words = [str(word) for word in command]
         again = [[*words, "--resume"], ["score", "{work}/run", str(data)]]
-        jobs.append((folder / "empty", folder / method, words, again, KILLS))
+        jobs.append((folder / "empty", folder / method, words, again, kills_of(method)))
     run_killer(jobs, folder)
     return folder
 
 
+def kills_of(method):
+    baseline = "(baseline)" in get_method(method).card.paper and method not in TRAINED_ALIKE
+    return FEWER if baseline else KILLS
+
+
 @pytest.mark.parametrize("method", list_methods())
-def test_ten_kills_change_no_number(method, work):
+def test_kills_change_no_number(method, work):
     whole = work / method / "complete" / "run"
     numbers, summary = training(whole), summary_of(whole)
-    assert len(folders(work / method / "killed")) == KILLS
+    assert len(folders(work / method / "killed")) == kills_of(method)
     resumed = folders(work / method / "again")
-    assert len(resumed) == KILLS
+    assert len(resumed) == kills_of(method)
     for folder in resumed:
         found = training(folder / "run")
         assert found.keys() == numbers.keys()

@@ -23,7 +23,6 @@ READ = {
 # losses that decide by values: the method and the reason; the rest of the losses is tested without that part
 VALUE_DEPENDENT = {
     "semi_medref": "T-PatchMix rewrites each prompt by the blocks that were mixed into its image",
-    "ssa": "Sinkhorn iterates until it has converged, and refuses a cost that is not finite",
 }
 COPIES = {aten._to_copy.default, aten.copy_.default, aten.copy.default}
 # CUDA too takes numbers of rows on the CPU, but no rows of a CPU tensor numbered on CUDA
@@ -84,11 +83,6 @@ def without_the_part_that_reads(name, method, monkeypatch):
     if name == "semi_medref":
         plain = method.recipe.model_copy(update={"mix": "none"})
         monkeypatch.setattr(method, "recipe", plain)
-    if name == "ssa":
-        monkeypatch.setattr(
-            "textmask.methods.ssa.alignment.transport_loss",
-            lambda cost, token_mask, **_: (cost * token_mask[:, None]).mean(),
-        )
 
 
 def test_prediction(name):

@@ -21,7 +21,7 @@ from textmask.training.steps import GradientStep
 META = torch.device("meta")
 aten = torch.ops.aten
 # methods whose losses still decide by values: see tests/runs/test_other_device.py, which names the part that reads
-STILL_READS = {"semi_medref", "ssa"}
+STILL_READS = {"semi_medref"}
 
 
 class NoWaiting(TorchDispatchMode):

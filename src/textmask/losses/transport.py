@@ -20,6 +20,10 @@ Cost = Float[Tensor, "b n l"]
 # text tokens first: matrix products over N then read memory in order
 Flipped = Float[Tensor, "b l n"]
 SAFE_EXPONENT = 80.0  # exp(-80) is 1.8e-35, still a normal fp32 number
+NOT_FINITE = (
+    "A transport cost is not finite (NaN or inf). Costs are 1 - cosine of token features: look for features "
+    "that overflow, lower the learning rate or set precision=fp32."
+)
 
 
 class Plan(NamedTuple):
@@ -56,8 +60,8 @@ def sinkhorn(
 ) -> Plan:
     """Entropic transport with uniform marginals over image tokens and over *real* text tokens, in fp32.
 
-    Each element of the batch stops on its own and does not depend on the others. The scalings are iterated if
-    exp(-cost / eps) is accurate in fp32, otherwise their logarithms; both give the same plan.
+    Each element of the batch stops on its own and does not depend on the others. On a CPU the scalings are iterated if
+    exp(-cost / eps) is accurate in fp32. Otherwise their logarithms are iterated, which gives the same plan.
 
     Args:
         cost: B N L; the columns of padding are ignored.
@@ -82,6 +86,8 @@ def sinkhorn(
         # a plan with one exact marginal: the other one is where the iteration stopped
         shares = (1.0, 0.0) if rows_exact else (0.0, 1.0)
         plan, iterations = _iterate(flipped, real, eps, max_iterations, tolerance, shares)
+        if not _is_on_cpu(flipped) and not bool(plan.isfinite().all()):
+            raise DataError(NOT_FINITE)
 
         # prompts without a real token have no plan and no violation
         off = plan.sum(dim=2) - real.target if rows_exact else plan.sum(dim=1) - 1 / plan.shape[2]
@@ -114,7 +120,7 @@ def transport_loss(
             dropped. `implicit` keeps dT/dM by the implicit function theorem (an L x L system).
 
     Raises:
-        DataError: a cost is not finite.
+        DataError: a cost is not finite. Only a CPU is asked: elsewhere the loss is then not finite.
     """
     implicit = choose("grad", grad, GRADIENTS) == "implicit"
     with torch.autocast(cost.device.type, enabled=False):
@@ -178,7 +184,10 @@ def _differentiate_directly(cost: Flipped, plan: Flipped, eps: float) -> Flipped
     system = columns[:, :, None] * columns[:, None, :] / total - torch.bmm(scaled, plan.mT)
     system = system + torch.diag_embed(torch.where(columns > 0, columns * (1 + RIDGE), 1.0))
 
-    beta = torch.linalg.solve(system, column_sum - torch.bmm(scaled, row_sum[..., None])[..., 0])
+    # without asking the device whether the system is singular, which the ridge excludes
+    beta, _ = torch.linalg.solve_ex(
+        system, column_sum - torch.bmm(scaled, row_sum[..., None])[..., 0]
+    )
     alpha = (row_sum - torch.bmm(beta[:, None], plan)[:, 0]) * over
     out = torch.add((1 + alpha / eps)[:, None], (beta / eps)[..., None], out=weighted)
     return out.sub_(cost, alpha=1 / eps).mul_(plan)
@@ -223,7 +232,7 @@ def _iterate(
     """Plan B L N and iterations B; `shares` mix the plan of exact image marginals and that of exact text marginals.
 
     Raises:
-        DataError: a cost is not finite.
+        DataError: a cost on a CPU is not finite.
     """
     mask = real.mask
     if real.whole:
@@ -235,13 +244,13 @@ def _iterate(
     spread = high - low.amin(dim=1)
     safe = spread < SAFE_EXPONENT * eps
     settings = (eps, max_iterations, tolerance, shares)
+    # another device would have to finish all its work before it could say anything about the costs
+    if not _is_on_cpu(cost):
+        return _logarithms(cost, low, real, *settings)
     if bool(safe.all()):  # NaN and inf are not
         return _scalings(cost, low, real, *settings)
     if not bool(torch.isfinite(spread).all()):
-        raise DataError(
-            "A transport cost is not finite (NaN or inf). Costs are 1 - cosine of token features: look for features "
-            "that overflow, lower the learning rate or set precision=fp32."
-        )
+        raise DataError(NOT_FINITE)
 
     # elements with large costs are solved with logarithms
     plan = torch.empty_like(cost)
@@ -261,36 +270,12 @@ def _scalings(
     tolerance: float,
     shares: tuple[float, float],
 ) -> tuple[Flipped, Int[Tensor, " b"]]:
-    """Sinkhorn on u and v with K = exp((row minimum - cost) / eps): fast; costs must differ by less than 80 eps."""
-    target = real.target
-    iterations = torch.zeros(len(cost), dtype=torch.long, device=cost.device)
-    if _is_on_cpu(cost):
-        plan = torch.empty_like(cost)
-        c, a, t, p, k = (tensor.numpy() for tensor in (cost, low, target, plan, iterations))
-        scale(c, a, t, p, k, max_iterations, (eps, tolerance, *shares))
-        return plan, iterations
-
-    kernel = torch.exp((low[:, None] - cost) / eps).masked_fill(~real.mask[..., None], 0.0)
-    tiny = torch.finfo(cost.dtype).tiny
-    u, v = cost.new_full((len(cost), 1, cost.shape[2]), 1 / cost.shape[2]), torch.zeros_like(target)
-    running = torch.ones_like(iterations, dtype=torch.bool)
-
-    for step in range(max_iterations + 1):
-        reached = torch.bmm(kernel, u.mT)[..., 0]
-        if step:
-            running &= (v * reached - target).abs().sum(dim=1) >= tolerance
-        if step == max_iterations or not bool(running.any()):
-            break
-        v = torch.where(running[:, None], target / reached.clamp(min=tiny), v)
-        u = torch.where(
-            running[:, None, None],
-            (1 / cost.shape[2]) / torch.bmm(v[:, None], kernel).clamp(min=tiny),
-            u,
-        )
-        iterations += running
-
-    v = _mixed(v, v * reached, target, shares)
-    return kernel.mul_(v[..., None]).mul_(u), iterations
+    """Sinkhorn on u and v with K = exp((row minimum - cost) / eps): fast; a CPU only, and costs within 80 eps."""
+    iterations = torch.zeros(len(cost), dtype=torch.long)
+    plan = torch.empty_like(cost)
+    c, a, t, p, k = (tensor.numpy() for tensor in (cost, low, real.target, plan, iterations))
+    scale(c, a, t, p, k, max_iterations, (eps, tolerance, *shares))
+    return plan, iterations
 
 
 def _is_on_cpu(cost: Flipped) -> bool:
@@ -316,7 +301,10 @@ def _logarithms(
     tolerance: float,
     shares: tuple[float, float],
 ) -> tuple[Flipped, Int[Tensor, " b"]]:
-    """The same iteration on log u and log v: slower, accurate for every finite cost."""
+    """The same iteration on log u and log v: slower, accurate for every finite cost.
+
+    Elements that have converged stay as they are. Only a CPU ends the loop early, because it knows when all have.
+    """
     n, mask, target = cost.shape[2], real.mask, real.target
     scores = (-cost / eps).masked_fill(~mask[..., None], -torch.inf)
     f, g = low / eps - math.log(n), torch.full_like(target, -torch.inf)  # the start of `_scalings`
@@ -327,7 +315,7 @@ def _logarithms(
         reached = torch.logsumexp(scores + f[:, None], dim=2).masked_fill(~mask, 0.0)
         if step:
             running &= ((g + reached).exp() - target).abs().sum(dim=1) >= tolerance
-        if step == max_iterations or not bool(running.any()):
+        if step == max_iterations or (_is_on_cpu(cost) and not bool(running.any())):
             break
         g = torch.where(running[:, None], target.log() - reached, g)
         f = torch.where(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from textmask.processes import counted_mean
 from textmask.statement import Level, Side, Statement, Zone
 from textmask.text.zones import ZONE_MAPS, Band, ZoneMap, image_zones, zone_map
-from textmask.types import Logits, Mask
+from textmask.types import Logits, Mask, send
 
 Frame = Literal["image", "box"]
 BoxName = Literal["tight", "soft"]
@@ -62,7 +62,7 @@ def bounding_box(
         box += [first / n, last / n]
 
     # an attention that is nearly empty or nearly everywhere does not place anything
-    whole = torch.tensor([0.0, 1.0, 0.0, 1.0], device=attention.device)
+    whole = send(torch.tensor([0.0, 1.0, 0.0, 1.0]), attention.device)
     usable = (passing >= share[0]) & (passing <= share[1])
     return torch.where(usable[:, None], torch.stack(box, dim=1), whole)
 
@@ -106,12 +106,12 @@ def prior(
     sides = _band_weights(side_bands, size[1], box[:, 2:], frame)
 
     # a Gaussian is a product of its two axes; sides that no prompt names are skipped
-    down = (named.to(device)[..., None] * levels[:, None]).amax(dim=2)  # B side H
+    down = (send(named, device)[..., None] * levels[:, None]).amax(dim=2)  # B side H
     found = torch.zeros(len(statements), *size, device=device)
     for i in torch.nonzero(named.amax(dim=(0, 2)))[:, 0].tolist():
         torch.maximum(found, down[:, i, :, None] * sides[:, i, None], out=found)
     nothing_named = ~named.flatten(1).any(dim=1)
-    found.masked_fill_(nothing_named.to(device)[:, None, None], 1.0)
+    found.masked_fill_(send(nothing_named, device)[:, None, None], 1.0)
     return found[:, None]
 
 
@@ -119,9 +119,8 @@ def _band_weights(
     bands: list[list[Band]], n: int, span: Float[Tensor, "b 2"], frame: Frame
 ) -> Float[Tensor, "b 3 n"]:
     """Three Gaussians along one axis, 0 outside `span` (two shares), in which frame `box` measures its shares."""
-    numbers = torch.tensor(
-        [[(band.centre, band.sigma) for band in row] for row in bands], device=span.device
-    )
+    values = [[(band.centre, band.sigma) for band in row] for row in bands]
+    numbers = send(torch.tensor(values), span.device)
     center, sigma = numbers[..., :1], numbers[..., 1:]
 
     place = ((torch.arange(n, device=span.device) + 0.5) / n)[None]
@@ -152,11 +151,11 @@ def guidance(
     found = bounding_box(full.detach())
     if box == "soft":
         if frame == "image":
-            found = found.new_tensor([0.0, 1.0, 0.0, 1.0]).expand_as(found)
+            found = send(torch.tensor([0.0, 1.0, 0.0, 1.0]), found.device).expand_as(found)
         m_pri = prior(statements, found, size, frame) * soft_box(full)
     else:
         m_pri = prior(statements, found, size, frame)
-    directed = torch.tensor([bool(directed_zones(s)) for s in statements], device=full.device)
+    directed = send(torch.tensor([bool(directed_zones(s)) for s in statements]), full.device)
     return Guidance(full, m_pri, full * m_pri, directed)
 
 
