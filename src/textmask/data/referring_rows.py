@@ -54,7 +54,7 @@ def referring_rows(
     rows: list[Row] = []
     for i in range(len(data)):
         rng = np.random.default_rng([seed, i])
-        rows += _rows_of(data, i, count, rng)
+        rows += _rows_of_image(data, i, count, rng)
     if not rows:
         raise DataError(
             f"{manifest.name or manifest.root}: no prompt could be made for split {split!r}. Compare the names in "
@@ -63,19 +63,21 @@ def referring_rows(
     return replace(manifest, rows=tuple(rows), classes=dict(classes.names))
 
 
-def _rows_of(data: ReferringData, number: int, count: int, rng: np.random.Generator) -> list[Row]:
+def _rows_of_image(
+    data: ReferringData, number: int, count: int, rng: np.random.Generator
+) -> list[Row]:
     """The prompts of one image."""
     source, masks = data.data.rows[number], data.masks(number)
     found: dict[str, Row] = {}
     for expression, mask in data.draw(number, 2 * count, rng):
-        values = _values_of(mask.astype(bool), masks, data.labels)
+        values = _values_of_union(mask.astype(bool), masks, data.labels)
         if values is not None and expression.prompt not in found:
             row = replace(source, text=expression.prompt, label=values, laterality=data.laterality)
             found[expression.prompt] = row
     return list(found.values())[:count]
 
 
-def _values_of(
+def _values_of_union(
     mask: Mask, masks: Mapping[str, Mask], labels: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...] | None:
     """The values of a label map whose union a mask is; None if it is none."""
