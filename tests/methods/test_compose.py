@@ -293,7 +293,7 @@ def test_in_training_a_name_is_worded_in_ways_that_are_not_kept_for_tests():
     method = built("mode=program")
     structure = structure_list().structures["clavicle"]
     drawn_words = {method._wording("clavicle", seed) for seed in range(200)}
-    assert drawn_words == {"clavicle", *structure.phrases["lay"]}
+    assert drawn_words >= {"clavicle", "collarbone", "collar bone"}
     assert not drawn_words & set(structure.phrases["unseen"])
     assert method._wording("clavicle", None) == "clavicle"
     assert method._wording("optic disc", 7) == "optic disc"
