@@ -60,8 +60,7 @@ class ComposeRecipe(Recipe):
     def lite(self) -> Self:
         """CPU preset: the plain encoder at stride 4, batches of 24 images with four prompts each."""
         stage = self.stages[0].lite(14, batch_size=24, augment=self.stages[0].augment)
-        net = {"image_encoder": "unet", "hidden": 64}
-        return self.model_copy(update={**net, "stages": (stage,)})
+        return self.model_copy(update={"image_encoder": "unet", "hidden": 64, "stages": (stage,)})
 
     def smoke(self) -> Self:
         """Tiny, for tests."""

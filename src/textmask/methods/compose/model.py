@@ -89,7 +89,8 @@ class Regions(nn.Module):
         """Embedding B D H W -> logits B 6 H W, in the order of `REGIONS`."""
         queries = self.queries.expand(len(embedding), -1, -1)
         maps = nn.functional.interpolate(self.maps.float(), embedding.shape[-2:], mode="bilinear")
-        return scaled_products(queries, embedding) + maps
+        logits: Tensor = scaled_products(queries, embedding) + maps
+        return logits
 
 
 class Existence(nn.Module):
@@ -109,5 +110,5 @@ class Existence(nn.Module):
         attention = flat.softmax(dim=1)
         e = rearrange(embedding, "b d h w -> b d (h w)")
         pooled = (e @ attention.to(e.dtype))[..., 0].float()
-        found = self.pooled(pooled).float() + self.peak * (attention * flat).sum(dim=1)
+        found: Tensor = self.pooled(pooled).float() + self.peak * (attention * flat).sum(dim=1)
         return found[..., None, None]
