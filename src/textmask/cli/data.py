@@ -230,8 +230,8 @@ def gap(
 ) -> None:
     """Measure how far data can be segmented without reading the prompts, and without looking at the images.
 
-    Masks are perfect: the ceiling is the best single mask per image, scored against each of its targets; the prior is the
-    mean mask of a prompt in the images of other groups. Data on which a model must read have both far below 1.
+    Masks are perfect: the ceiling is the best single mask per image, scored against each of its targets; the prior is
+    the mean mask of a prompt in the images of other groups. Data on which a model must read have both far below 1.
 
     Example: textmask data gap data/JSRT --classes classes.csv
     """

@@ -25,6 +25,7 @@ from textmask.data.mask_checks import (
 )
 from textmask.data.mask_scan import decide_rule
 from textmask.data.mask_sizes import may_be_fitted
+from textmask.data.name_checks import check_names
 from textmask.data.near_identical import near_identical
 from textmask.data.published import compare_counts
 from textmask.data.splits import READ_SPLITS, unread_splits
@@ -64,6 +65,8 @@ def check(
         check_shared_masks(facts, report)
         check_coverage(facts, report)
         check_tags(facts, report)
+        if manifest.classes:
+            check_names(manifest, report)
 
         # what prompts claim, against what their masks show
         claims = []
