@@ -2,9 +2,9 @@
 
     python tools/train_multi_target.py DATA RUN [--sets jsrt-scr,wbc] [--method compose] [--set FIELD=VALUE]
 
-DATA holds one folder per set with `index.csv` and `classes.csv`. Sets without a train split are left out, test splits are
-never read, and a tenth of the groups of each set is held out for validation. The same arguments with --resume continue.
-All prompts are in the patient's convention: sets whose names have no side are not affected by it.
+DATA holds one folder per set with `index.csv` and `classes.csv`. Sets without a train split are left out, test splits
+are never read, and a tenth of the groups of each set is held out for validation. The same arguments with --resume
+continue. All prompts are in the patient's convention: sets whose names have no side are not affected by it.
 """
 
 import argparse
