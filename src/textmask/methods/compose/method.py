@@ -101,11 +101,8 @@ class Compose(Method):
         return losses
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode all phrases for the names; the prompts themselves only for the path that reads all their words."""
-        phrases = [
-            p for name in self.executor.structures.structures for p in self.executor.wordings(name)
-        ]
-        super().prepare([*phrases, *prompts] if self.neural is not None else phrases)
+        """Encode the prompts if their words are read. Phrases for names are encoded when they are first drawn."""
+        super().prepare(prompts if self.neural is not None else ())
 
     def reading(self, text: Text) -> list[PromptReading]:
         """What is understood of each prompt: its program, and the nearest names of what is refused."""
