@@ -11,6 +11,7 @@ import torch
 from textmask.config import Config, Recipe
 from textmask.data.loaders import build_text
 from textmask.methods.base import Method
+from textmask.methods.presets import TwoStreamRecipe
 from textmask.methods.registry import build_method, get_method, list_methods, load_recipe
 from textmask.text.grammar import parse
 from textmask.training.optim import build_optimizer, parameter_groups, weighted_sum
@@ -24,6 +25,8 @@ PROMPTS = (
 
 # what some values need next to themselves
 COMPANIONS = {"contrast=none": ("stages.pretrain.epochs=0",)}
+# fields of the networks that the semi-supervised baselines share: all their values with one of them
+OF_SHARED_NETWORKS = ("backbone.mmi_unet.", "backbone.guide_decoder.", "unet.", "ema.")
 # fields of every recipe that no method reads: validation and scoring have tests of their own
 NOT_READ_BY_METHODS = {"select_on", "empty_policy"}
 
@@ -50,7 +53,8 @@ def settings() -> Iterator[tuple[str, Recipe]]:
             yield f"{name}-{precision}", base.override(f"precision={precision}")
         for value in values_of(type(base)):
             recipe = base.override(value, *COMPANIONS.get(value, ()))
-            if recipe != base:
+            twin = isinstance(base, TwoStreamRecipe) and name != "mean_teacher"
+            if recipe != base and not (twin and value.startswith(OF_SHARED_NETWORKS)):
                 yield f"{name}-{value}", recipe.override("precision=bf16")
 
 

@@ -54,7 +54,8 @@ def test_it_answers_straight_after_install(film):
     )
     assert found.mask.shape == (224, 224)
     assert (found.asked.said, found.asked.model) == ("image", "image")
-    assert found.compatibility is not None
+    assert found.scores.likeness is not None
+    assert found.scores.existence is not None
 
 
 @pytest.mark.filterwarnings("ignore::textmask.errors.PromptWarning")
@@ -97,7 +98,7 @@ def test_a_folder_called_default_is_that_folder(film, tmp_path, monkeypatch):
     )
     assert told.exit_code == 0, told.output
     (result,) = (tmp_path / "out").glob("*.json")
-    assert json.loads(result.read_text())["compatibility"] is None
+    assert json.loads(result.read_text())["scores"]["existence"] is None
 
 
 def test_default_is_a_run_everywhere_and_nothing_is_written_into_the_package(

@@ -143,3 +143,14 @@ def test_the_commands_of_the_data_page_run(tmp_path, monkeypatch):
     for words in ([*train, "--preset", "smoke"], evaluate, convert):
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, (words, result.output)
+
+
+def test_nothing_is_promised_about_reports_of_vulnerabilities_without_an_address():
+    root = DOCS.parent
+    fields = re.findall(r"^([a-z-]+):", (root / "CITATION.cff").read_text("utf-8"), re.MULTILINE)
+    text = " ".join((root / "SECURITY.md").read_text("utf-8").split())
+    assert "`contact`" in text
+    assert not re.search(r"https?://|\S+@\S+\.\w+", text)  # the address has one place
+    if not {"contact", "repository-code"} <= set(fields):
+        assert "nothing is promised" in text
+        assert not re.search(r"within (a|\d+) (day|week|month)", text)

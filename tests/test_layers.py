@@ -142,7 +142,7 @@ def test_there_is_no_import_circle():
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_no_method_imports_another_and_the_rest_imports_none(path):
     name = module(path)
-    shared = ("base", "registry", "presets")
+    shared = ("base", "registry", "presets", "two_streams")
     for other in ours(path):
         if other.startswith("methods.") and other.split(".")[1] not in shared:
             assert folder(name) == "methods", f"{name} imports the concrete method {other}"

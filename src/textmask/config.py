@@ -39,9 +39,9 @@ class Config(BaseModel):
 
 
 class Optim(Config):
-    """Optimizer of a stage."""
+    """Optimizer of a stage. The momentum of `sgd` and of `nesterov`, its variant by Nesterov, is the first beta."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "nesterov"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -51,10 +51,11 @@ class Schedule(Config):
     """Learning rate over the steps of a stage.
 
     `cosine` falls from lr to lr_min; `one_cycle` rises for `warmup` (a fraction of the stage) and falls to lr_min;
-    `warm_restarts` is a cosine restarted every `period_epochs`.
+    `warm_restarts` is a cosine restarted every `period_epochs`; `poly` falls to lr_min with (1 - t)^0.9, t from 0 to 1
+    over the stage.
     """
 
-    name: Literal["constant", "cosine", "one_cycle", "warm_restarts"] = "cosine"
+    name: Literal["constant", "cosine", "one_cycle", "warm_restarts", "poly"] = "cosine"
     warmup: float = Field(0.1, ge=0, lt=1)
     lr_min: float = Field(1e-6, ge=0)
     period_epochs: int = Field(10, ge=1, le=MAX_EPOCHS)

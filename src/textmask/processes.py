@@ -28,6 +28,27 @@ def gathered(rows: Tensor) -> Tensor:
     return out
 
 
+def gathered_tokens(tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Text tokens and their mask of all processes, padded to the longest prompt of any of them.
+
+    Args:
+        tokens: B L D; L may differ between processes.
+        token_mask: B L, True for real tokens.
+
+    Returns:
+        (processes x B) M D and (processes x B) M.
+    """
+    if process_count() == 1:
+        return tokens, token_mask
+    longest = torch.tensor(tokens.shape[1], device=tokens.device)
+    distributed.all_reduce(longest, distributed.ReduceOp.MAX)
+    missing = int(longest) - tokens.shape[1]
+
+    real = torch.nn.functional.pad(token_mask.to(tokens.dtype), (0, missing))
+    whole = torch.nn.functional.pad(tokens, (0, 0, 0, missing))
+    return gathered(whole), gathered(real) > 0
+
+
 def counted_mean(total: Tensor, count: Tensor) -> Tensor:
     """A mean whose mean over the processes is the sum of all totals over the sum of all counts.
 

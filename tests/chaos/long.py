@@ -22,6 +22,9 @@ from promises import SMALL, assert_whole, content, evaluation, leftovers, study,
 
 METHODS = ("unet", "statement_unet", "text_prior", "ukan", "mmi_unet", "biclip", "dusss", "c2seg")
 METHODS += ("guide_decoder", "mean_teacher", "semi_medref", "ssa")
+METHODS += ("unet_pp", "attention_unet", "nnunet_like", "trans_unet", "swin_unet")
+METHODS += ("lvit", "lavt", "tganet")
+METHODS += ("cps", "fixmatch", "unimatch", "ua_mt", "cct", "bcp", "mc_net", "ucmt", "spc")
 MOST_KILLS = 3
 
 

@@ -1,6 +1,7 @@
 """Codes of odd requests, and when no mask is given: unrelated text, denied findings, and what a calibration adds."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +13,12 @@ from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.errors import CheckpointError, ConfigError, DataError
 from textmask.inference.calibration import calibrate_run, vocabulary
 from textmask.inference.predictor import Predictor
-from textmask.inference.screening import CODES, Calibration, confidence, screen
+from textmask.inference.screening import CODES, Calibration, Scores, confidence, screen
 from textmask.methods.base import Method
 from textmask.methods.registry import get_method
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION, WEIGHTS
+from textmask.statement import Laterality
 from textmask.text.edit import UNRELATED
 from textmask.text.grammar import WARNINGS, parse
 from textmask.training.loop import train
@@ -70,7 +72,8 @@ def test_a_medical_sentence_is_answered(predictor, sentence):
     found = predictor.open(PIXELS).segment(sentence)
     assert not found.abstained
     assert found.mask.all()
-    assert found.compatibility is None
+    assert found.scores.likeness is None
+    assert found.scores.existence is None
 
 
 @pytest.mark.parametrize(
@@ -143,27 +146,78 @@ def test_a_calibration_withholds_strange_words_and_unsure_masks():
     sentence = "pulmonary lung"
     good = screen(sentence, parse(sentence), sure, 0.5, made())
     assert not good.abstained
-    assert good.compatibility == pytest.approx(0.67, abs=0.02)
+    assert good.scores == Scores(existence=pytest.approx(0.67, abs=0.02))
     bad = screen(sentence, parse(sentence), unsure, 0.5, made())
     assert bad.abstained
     assert "unlike_validation_masks" in bad.codes
-    assert bad.compatibility == 0
+    assert bad.scores.existence == 0
     strange = "the lung of a dog that likes cake"
     found = screen(strange, parse(strange), sure, 0.5, made())
     assert found.abstained
     assert "unlike_training_text" in found.codes
     assert found.unknown_words == ("dog", "likes", "cake")
-    assert found.compatibility == pytest.approx(1 / 4)
     nothing_marked = screen(sentence, parse(sentence), np.zeros((4, 4)), 0.5, made())
     assert not nothing_marked.abstained  # an empty mask is an answer
 
 
-def test_words_the_training_never_had_are_listed_and_medical_ones_are_answered():
-    sentence = "opacity in the lower left lobe"
-    found = screen(sentence, parse(sentence), np.full((4, 4), 0.8), 0.5, made())
+def test_words_that_neither_the_training_nor_medicine_knows_are_listed():
+    sure = np.full((4, 4), 0.8)
+    for sentence in ("opacity in the lower left lobe", "opacity in the lower left lung"):
+        found = screen(sentence, parse(sentence), sure, 0.5, made())
+        assert (found.codes, found.unknown_words) == ((), ())
+    sentence = "frobnicated opacity in the lower left lung"
+    found = screen(sentence, parse(sentence), sure, 0.5, made())
     assert not found.abstained
-    assert "out_of_vocabulary" in found.codes
-    assert found.unknown_words == ("opacity", "lobe")
+    assert found.codes == ("out_of_vocabulary",)
+    assert found.unknown_words == ("frobnicated",)
+
+
+def test_a_finding_that_is_hardly_seen_may_be_absent():
+    sentence = "opacity in both lungs"
+    for sure, expected, doubtful in ((0.89, 0.97, False), (0.605, 0.02, True)):
+        found = screen(sentence, parse(sentence), np.full((4, 4), sure), 0.5, made())
+        assert found.scores.existence == pytest.approx(expected, abs=0.02)
+        assert ("may_be_absent" in found.codes) == doubtful
+        assert not found.abstained
+    nothing = np.zeros((4, 4))
+    assert screen(sentence, parse(sentence), nothing, 0.5, made()).scores.existence == 0
+    denied = "no opacity in either lung"
+    assert screen(denied, parse(denied), nothing, 0.5, made()).scores.existence is None
+
+
+def test_a_mask_beside_the_place_that_was_asked_is_named():
+    sentence = "opacity in the lower left lung"
+    image = parse(sentence, "auto", Laterality.IMAGE)
+    probability = np.zeros((60, 60))
+    probability[40:50, 10:20] = 0.9
+    here = screen(sentence, image, probability, 0.5)
+    there = screen(sentence, image, probability[:, ::-1], 0.5)
+    assert (here.scores.agreement, here.codes) == (1.0, ())
+    assert (there.scores.agreement, there.codes) == (0.0, ("mask_elsewhere",))
+    # the mask is compared with what the network read, in its view
+    read = parse("opacity in the lower right lung", "auto", Laterality.IMAGE)
+    assert screen(sentence, image, probability[:, ::-1], 0.5, read=read).scores.agreement == 1.0
+    for nothing in ("opacity", "no opacity in the left lung"):
+        assert screen(nothing, parse(nothing), probability, 0.5).scores.agreement is None
+    assert screen(sentence, image, np.zeros((60, 60)), 0.5).scores.agreement is None
+
+
+def test_doubts_about_the_result_raise_no_warning_about_the_prompt(predictor):
+    """The mask covers the whole image, most of it elsewhere."""
+    predictor.set_image(PIXELS)
+    found = predictor.segment("opacity in the upper left lung")
+    assert found.warnings == ("mask_elsewhere",)
+    assert found.scores.agreement < 0.5
+
+
+def test_an_image_unlike_the_training_images_is_named():
+    sentence = "opacity in both lungs"
+    for likeness, expected in ((0.5, ()), (0.0, ("unlike_training_images",))):
+        found = screen(
+            sentence, parse(sentence), np.full((4, 4), 0.8), 0.5, made(), likeness=likeness
+        )
+        assert found.codes == expected
+        assert found.scores.likeness == likeness
 
 
 def test_the_vocabulary_holds_words_of_two_rows_and_no_sentence():
@@ -184,6 +238,12 @@ def calibrated(tmp_path_factory):
     return root / "run", manifest, calibrate_run(root / "run", manifest, cache_dir=root), root
 
 
+def warnings_of(run, manifest):
+    """The codes of the first image of the test split."""
+    row = manifest.rows_of("test")[0]
+    return Predictor(run).open(manifest.root / row.image).segment(row.text).warnings
+
+
 def test_calibrate_writes_what_predict_reads(calibrated):
     run, manifest, value, _ = calibrated
     assert json.loads((run / CALIBRATION).read_text()) == value
@@ -198,8 +258,11 @@ def test_calibrate_writes_what_predict_reads(calibrated):
     row = manifest.rows_of("valid")[0]
     found = opened.segment(row.text)
     assert not found.abstained
-    assert found.compatibility is not None
-    assert 0 < found.compatibility <= 1
+    assert found.scores.likeness is not None
+    assert found.scores.existence is not None
+    assert 0 < found.scores.existence <= 1
+    assert "unlike_training_images" in found.warnings  # an image of one gray level
+    assert "unlike_training_images" not in warnings_of(run, manifest)
     assert opened.segment("She tuned the violin before the concert.").abstained
 
 
@@ -210,6 +273,7 @@ def test_a_calibration_of_other_weights_or_a_damaged_one_is_refused(calibrated, 
         ("other", json.dumps(value | {"weights_sha256": "0" * 64}), "different weights"),
         ("damaged", json.dumps({"n": 3}), "Run textmask calibrate again"),
         ("odd", json.dumps(value | {"confidence_quantiles": [0.9, 0.1]}), "ascending"),
+        ("known", json.dumps(value | {"known_images": {"layout": {}}}), "known_images"),
     ):
         folder = tmp_path / name
         folder.mkdir()
@@ -217,6 +281,23 @@ def test_a_calibration_of_other_weights_or_a_damaged_one_is_refused(calibrated, 
         (folder / CALIBRATION).write_text(text)
         with pytest.raises(CheckpointError, match=message):
             Predictor(replace(loaded, path=folder)).open(PIXELS).segment("lower left lung")
+
+
+def test_images_alone_can_be_described_anew(calibrated, tmp_path):
+    run, manifest, value, root = calibrated
+    old = {name: kept for name, kept in value.items() if name != "known_images"}
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / CALIBRATION).write_text(json.dumps(old))
+    assert Predictor(copy).open(PIXELS).segment("opacity").scores.likeness is None
+    found = calibrate_run(copy, manifest, cache_dir=root, images_only=True)
+    assert found == value == json.loads((copy / CALIBRATION).read_text())
+    (copy / CALIBRATION).write_text(json.dumps(old | {"weights_sha256": "0" * 64}))
+    with pytest.raises(CheckpointError, match="different weights"):
+        calibrate_run(copy, manifest, cache_dir=root, images_only=True)
+    (copy / CALIBRATION).unlink()
+    with pytest.raises(CheckpointError):
+        calibrate_run(copy, manifest, cache_dir=root, images_only=True)
 
 
 def test_calibrate_says_what_is_missing(calibrated):

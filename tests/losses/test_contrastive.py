@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from textmask.losses.contrastive import (
+    clip_contrast,
     cluster_target,
+    convirt_contrast,
     cosine_similarity_matrix,
+    gloria_contrast,
     hard_target,
     soft_contrastive,
     target_entropy,
+    word_similarity,
 )
 
 
@@ -123,3 +127,94 @@ def test_flatness_of_near_equal_captions_is_visible_in_the_entropy():
         for t in (near, far)
     ]
     assert entropies[0] > math.log(16) - 0.05 > entropies[1]
+
+
+# --- the contrasts of other papers, one number at a time
+
+
+def literal_direction(s: list[list[float]], tau: float) -> float:
+    """-(1/N) sum_i log(exp(s_ii / tau) / sum_k exp(s_ik / tau))."""
+    n, total = len(s), 0.0
+    for i in range(n):
+        largest = max(s[i])
+        below = sum(math.exp((s[i][k] - largest) / tau) for k in range(n))
+        total -= (s[i][i] - largest) / tau - math.log(below)
+    return total / n
+
+
+def transposed(s: list[list[float]]) -> list[list[float]]:
+    return [[s[j][i] for j in range(len(s))] for i in range(len(s))]
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(a @ b) / (float(a.norm()) * float(b.norm()))
+
+
+def test_clip_is_half_the_sum_of_both_directions_and_its_temperature_gets_a_gradient():
+    s = cosine_similarity_matrix(vectors(6), vectors(6, seed=1))
+    rows = s.tolist()
+    tau = torch.tensor(0.07, requires_grad=True)
+    loss = clip_contrast(s, tau)
+    literal = 0.5 * (literal_direction(rows, 0.07) + literal_direction(transposed(rows), 0.07))
+    assert loss.item() == pytest.approx(literal, rel=1e-4)
+    loss.backward()
+    assert tau.grad.item() != 0
+
+
+def test_convirt_weighs_the_direction_from_images_to_prompts_with_three_quarters():
+    rows = cosine_similarity_matrix(vectors(6), vectors(6, seed=1)).tolist()
+    literal = 0.75 * literal_direction(rows, 0.1) + 0.25 * literal_direction(transposed(rows), 0.1)
+    found = convirt_contrast(torch.tensor(rows)).item()
+    assert found == pytest.approx(literal, rel=1e-4)
+    assert found != pytest.approx(convirt_contrast(torch.tensor(rows), image_share=0.5).item())
+
+
+def literal_word_similarity(places: torch.Tensor, words: torch.Tensor) -> float:
+    """log sum_w exp(5 cos(c_w, t_w)) of an image (P D) and a prompt (W D)."""
+    p, w = len(places), len(words)
+    share = [[0.0] * w for _ in range(p)]
+    for j in range(p):
+        total = sum(math.exp(float(places[j] @ words[k])) for k in range(w))
+        for i in range(w):
+            share[j][i] = math.exp(float(places[j] @ words[i])) / total
+    total = 0.0
+    for i in range(w):
+        below = sum(math.exp(4 * share[k][i]) for k in range(p))
+        found = torch.zeros(places.shape[1])
+        for j in range(p):
+            found += math.exp(4 * share[j][i]) / below * places[j]
+        total += math.exp(5 * cosine(found, words[i]))
+    return math.log(total)
+
+
+def test_gloria_is_global_and_local_contrast_in_both_directions():
+    places = vectors(4 * 5).reshape(4, 5, 6)
+    words = vectors(4 * 3, seed=1).reshape(4, 3, 6)
+    real = torch.tensor([[True] * 3, [True] * 3, [True, True, False], [True] * 3])
+    embedding = vectors(4, seed=2)
+
+    local = [
+        [literal_word_similarity(places[i], words[j][real[j]]) for j in range(4)] for i in range(4)
+    ]
+    assert torch.allclose(word_similarity(places, words, real), torch.tensor(local), atol=1e-5)
+
+    whole = [[cosine(places[i].mean(0), embedding[j]) for j in range(4)] for i in range(4)]
+    literal = sum(
+        literal_direction(s, 0.1) for s in (whole, transposed(whole), local, transposed(local))
+    )
+    found = gloria_contrast(places, embedding, words, real)
+    assert found.item() == pytest.approx(literal, rel=1e-4)
+
+    # what stands in the place of padding does not count
+    words[2, 2] = 1e3
+    assert torch.equal(gloria_contrast(places, embedding, words, real), found)
+
+
+def test_a_prompt_without_a_word_is_no_nan_for_gloria():
+    places = vectors(6).reshape(2, 3, 6).requires_grad_()
+    real = torch.tensor([[True, True], [False, False]])
+    loss = gloria_contrast(places, vectors(2), vectors(4).reshape(2, 2, 6), real)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert loss < 100
+    assert torch.isfinite(places.grad).all()

@@ -162,3 +162,28 @@ def test_published_dimensions_of_the_paper_preset():
     assert paper.stages[0].epochs == 150
     assert paper.stages[0].batch_size == 16
     assert paper.spatial.flip == 0.0
+
+
+def test_ef_unet_generates_the_pseudo_image_from_the_text_alone():
+    """The baseline of Tables 1 to 3: Dice and cross-entropy plus 0.1 L1, no image branch, cycle or IAC."""
+    arm = next(a for a in get_method("biclip").ablation_tables["table1"] if a.name == "ef_unet")
+    settings = get_method("biclip").recipe().override(*arm.settings)
+    assert settings.stages[0].weights == {"seg": 1.0, "gen": 0.1, "iac": 0.0, "cycle": 0.0}
+
+    method, b = build_method(recipe(fusion=settings.fusion, warp="input")).eval(), batch()
+    assert not [n for n, _ in method.named_parameters() if n.startswith(("bmf", "image_branch"))]
+    with torch.no_grad():
+        painting = method.paint(b.image, b.text)
+        text = method.text_head(method.text_encoder(b.text).text_embedding)
+        other = method.paint(1 - b.image, b.text)
+    torch.testing.assert_close(painting.refined, text)
+    torch.testing.assert_close(painting.pseudo_image, method.generator(text, (32, 32)))
+    torch.testing.assert_close(painting.pseudo_image, other.pseudo_image)
+
+
+def test_table2_compares_both_at_each_fraction():
+    arms = get_method("biclip").ablation_tables["table2"]
+    recipes = [get_method("biclip").recipe().override(*arm.settings) for arm in arms]
+    found = [(r.fusion, r.stages[0].labelled_fraction) for r in recipes]
+    fractions = (0.25, 0.1, 0.05, 0.01)
+    assert found == [(fusion, f) for f in fractions for fusion in ("none", "bmf")]

@@ -10,7 +10,7 @@ from torch import nn
 from textmask.errors import ConfigError
 from textmask.methods.c2seg import C2SegRecipe
 from textmask.methods.c2seg.model import BCAM, MLP, DualA, Fusion, KGate, Normed
-from textmask.methods.registry import build_method, get_method, load_recipe
+from textmask.methods.registry import build_method, get_method, load_recipe, preset_recipe
 from textmask.nn.kan import KANLinear
 from textmask.text.grammar import parse
 from textmask.types import Batch, Text
@@ -368,8 +368,8 @@ def test_the_named_studies_are_valid_recipes():
     assert [arm.name for arm in studies["table3"]] == [*"abcdefgh", "printed"]
     for arms in studies.values():
         for arm in arms:
-            recipe = C2SegRecipe().lite().override(*arm.settings)
-            assert recipe.method == "c2seg"
+            recipe = preset_recipe(arm.method or "c2seg", "lite").override(*arm.settings)
+            assert recipe.method == (arm.method or "c2seg")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from textmask.errors import ConfigError, PromptWarning
 from textmask.losses.contrastive import info_nce
 from textmask.losses.segmentation import bce
 from textmask.methods.dusss import DuSSSRecipe
-from textmask.methods.dusss.method import hard_dice, merged_label, segmentation_net
+from textmask.methods.dusss.method import hard_dice, merged_label
 from textmask.methods.dusss.similarity import (
     Gaussian,
     GaussianHead,
@@ -22,7 +22,6 @@ from textmask.methods.dusss.similarity import (
     uncertain_similarity,
     wasserstein2,
 )
-from textmask.methods.dusss.unet import CompactUNet
 from textmask.methods.registry import build_method, get_method, preset_recipe
 from textmask.metrics.overlap import counts, iou_per_image
 from textmask.statement import Laterality
@@ -432,7 +431,7 @@ def test_the_unet_has_the_printed_number_of_parameters():
     total += 64 + 1
     assert round(total / 1e6, 2) == 14.75
 
-    net = segmentation_net(DuSSSRecipe())
+    net = build_method(DuSSSRecipe(image_encoder="tiny", text_encoder="tiny")).net
     assert sum(p.numel() for p in net.parameters()) == total
     assert len([m for m in net.modules() if isinstance(m, torch.nn.ConvTranspose2d)]) == 4
 

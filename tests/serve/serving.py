@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import contextmanager
+from http import HTTPStatus
 
 from textmask.serve.segmenter import Segmenter
 
@@ -10,13 +11,15 @@ LOWER_LEFT = {"sentence": "opacity in the lower left lung"}
 
 
 def refused(answer, status, code):
-    """A refusal is problem JSON with a code and a message."""
+    """A refusal is problem JSON with a code; its detail."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
     assert (body["status"], body["code"]) == (status, code), body
-    assert body["message"]
-    return body["message"]
+    assert body["title"] == HTTPStatus(status).phrase
+    assert set(body) == {"type", "title", "status", "detail", "code"}
+    assert body["detail"]
+    return body["detail"]
 
 
 class Gated(Segmenter):

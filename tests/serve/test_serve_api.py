@@ -447,7 +447,7 @@ def test_unknown_routes_and_methods_are_problems(client):
     answer = client.put("/v1/images")
     refused(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
-    assert client.put(f"/v1/jobs/{'a' * 22}").headers["allow"] == "DELETE, GET"
+    assert client.put(f"/v1/jobs/{'a' * 22}").headers["allow"] == "DELETE, GET, HEAD"
     refused(client.get("/static/../app.py"), 404, "no_such_route")
     refused(client.get("/static/%2e%2e/app.py"), 404, "no_such_route")
 
@@ -574,6 +574,36 @@ def test_a_file_that_is_slow_to_decode_keeps_nobody_waiting(client_of, segmenter
     slow.gate.set()
     waiting.join()
     assert answers[0].status_code == 201
+
+
+def test_a_slice_that_is_slow_to_decode_keeps_nobody_waiting(client_of, png, monkeypatch):
+    """The frame is decoded by a reader and not by the only worker, and it has a time limit."""
+    begun, gate = threading.Event(), threading.Event()
+
+    class Slow:
+        size_bytes = 10
+
+        def image(self, index):
+            begun.set()
+            assert gate.wait(20)
+            raise AssertionError("too late")
+
+    client = client_of(limits=Limits(workers=1, decode_seconds=0.3))
+    service = client.app.service
+    kept = Upload(LoadedImage(np.zeros((20, 30), np.uint8)), 3, "", Slow())
+    slow, name = service.images.put(kept, 600), upload(client, png)
+    answers = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(
+            client.post(f"/v1/images/{slow}/masks", json={**LOWER_LEFT, "index": 1})
+        )
+    )
+    waiting.start()
+    assert begun.wait(10)
+    assert client.post(f"/v1/images/{name}/masks", json=LOWER_LEFT).status_code == 200
+    waiting.join()
+    assert "within 0.3 s" in refused(answers[0], 422, "too_slow")
+    gate.set()
 
 
 def test_decoding_has_a_time_limit(client_of, segmenter, png):

@@ -239,3 +239,48 @@ def test_requests_at_the_same_time_share_the_threads(monkeypatch, wanted, thread
 def test_a_number_of_workers_that_is_none(wanted):
     with pytest.raises(ConfigError, match="expected auto or a number of at least 1"):
         workers.worker_threads(wanted)
+
+
+def test_calls_that_take_too_long_keep_nobody_waiting():
+    gate, pool = threading.Event(), Workers(threads=2, queue=8)
+
+    async def go():
+        slow = [asyncio.create_task(pool.run(lambda: gate.wait(20), 0.05)) for _ in range(4)]
+        quick = [asyncio.create_task(pool.run(lambda: "done", 5)) for _ in range(4)]
+        assert await asyncio.wait_for(asyncio.gather(*quick), 10) == ["done"] * 4
+        for one in slow:
+            with pytest.raises(Problem) as caught:
+                await one
+            assert caught.value.code == "too_slow"
+        assert pool.pending == 0
+        # no more than a few threads are lost to such calls
+        more = [asyncio.create_task(pool.run(lambda: gate.wait(20), 0.05)) for _ in range(3)]
+        for one in more[:2]:
+            with pytest.raises(Problem):
+                await one
+        assert len([t for t in threading.enumerate() if t.name == "textmask-worker"]) <= 6
+        gate.set()
+        await asyncio.wait(more)
+        assert await asyncio.wait_for(pool.run(lambda: "after"), 10) == "after"
+
+    asyncio.run(go())
+    pool.close()
+    assert pool.pending == 0
+
+
+def test_closing_cancels_what_waits_and_leaves_what_takes_too_long():
+    gate, begun = threading.Event(), threading.Event()
+    pool = Workers(threads=1, queue=8)
+
+    async def go():
+        with pytest.raises(Problem):
+            await pool.run(lambda: gate.wait(20), 0.05)
+        running = asyncio.create_task(pool.run(lambda: (begun.set(), "ran")[1]))
+        assert await running == "ran"
+
+    asyncio.run(go())
+    pool.close()  # does not wait for the first call
+    gate.set()
+    with pytest.raises(Problem) as caught:
+        pool.in_line(lambda: None)
+    assert caught.value.code == "stopping"

@@ -8,7 +8,13 @@ import torch
 from textmask.config import Optim, Ramp, Schedule, Stage
 from textmask.errors import ConfigError
 from textmask.methods.registry import build_method, get_method
-from textmask.training.optim import learning_rate, parameter_groups, set_learning_rate, weighted_sum
+from textmask.training.optim import (
+    build_optimizer,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+    weighted_sum,
+)
 
 
 def test_cosine_falls_from_lr_to_lr_min():
@@ -58,3 +64,27 @@ def test_weighted_sum_is_the_sum_and_a_zero_weight_costs_nothing():
     losses = {"a": torch.tensor(2.0), "b": torch.tensor(float("nan")), "c": torch.tensor(3.0)}
     weights = {"a": 0.5, "b": 0.0, "c": Ramp(to=2.0, end_epoch=10)}
     assert float(weighted_sum(losses, weights, 5.0)) == pytest.approx(0.5 * 2 + 1.0 * 3)
+
+
+def test_poly_falls_with_the_power_of_nine_tenths():
+    s = Schedule(name="poly", lr_min=0.0)
+    for step in range(101):
+        expected = 0.01 * (1 - step / 100) ** 0.9
+        assert learning_rate(s, 0.01, step, 100, 10) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov"])
+def test_momentum_is_the_first_beta_and_nesterov_looks_ahead(name):
+    """v <- mu v + g; then p <- p - lr v, or p - lr (g + mu v) by Nesterov."""
+    p = torch.tensor([2.0], requires_grad=True)
+    optim = Optim(name=name, lr=0.1, betas=(0.9, 0.999), weight_decay=0.0)
+    optimizer = build_optimizer(optim, [{"params": [p], "factor": 1.0, "weight_decay": 0.0}])
+    expected, v = 2.0, 0.0
+    for _ in range(4):
+        optimizer.zero_grad()
+        (p**2).sum().backward()
+        optimizer.step()
+        g = 2 * expected
+        v = 0.9 * v + g
+        expected -= 0.1 * (v if name == "sgd" else g + 0.9 * v)
+        assert p.item() == pytest.approx(expected, rel=1e-5)

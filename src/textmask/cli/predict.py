@@ -223,6 +223,14 @@ def calibrate_command(
     level: Annotated[
         float, typer.Option(help="Fraction of the model's own masks that may be withheld.")
     ] = 0.01,
+    images_only: Annotated[
+        bool,
+        typer.Option(
+            "--images-only",
+            help="Describe the training images without predicting, and keep the rest of the run's calibration "
+            "(default: calibrate everything).",
+        ),
+    ] = False,
     given: GivenOptions = NOTHING_GIVEN,
     device: Device = "auto",
     cache_dir: CacheDir = None,
@@ -251,6 +259,7 @@ def calibrate_command(
         level=level,
         cache_dir=cache_dir,
         device=device,
+        images_only=images_only,
         progress=lambda done, total: tell("images", done, total),
     )
     say(

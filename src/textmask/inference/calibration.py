@@ -13,10 +13,11 @@ import numpy as np
 from textmask.data.loaders import SplitData, open_split
 from textmask.data.manifest import Manifest
 from textmask.data.shuffled_text import shuffled_prompts
-from textmask.errors import ConfigError, DataError
+from textmask.errors import CheckpointError, ConfigError, DataError
+from textmask.inference.likeness import KnownImages
 from textmask.inference.predict_split import predict_batches
 from textmask.inference.screening import Calibration, confidence
-from textmask.io.files import file_sha256, write_json
+from textmask.io.files import file_sha256, read_json, write_json
 from textmask.io.locks import only_replacer
 from textmask.runs.checkpoint import Run, load_run
 from textmask.runs.layout import CALIBRATION, output_folder, run_path
@@ -38,15 +39,18 @@ def calibrate_run(
     out: Path | None = None,
     cache_dir: Path | None = None,
     device: str = "auto",
+    images_only: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write calibration.json, by which `Predictor` abstains from then on, and return its content.
 
-    There are two signals, which every method has. Text: the share of the content words of a prompt that are known
-    from the training prompts or from medicine. The limit is half way between the lowest validation prompts (quantile
-    `level`) and the best of `text.edit.UNRELATED`. Mask: the mean probability inside the mask, compared with its
-    quantile `level` on the split. Prompts are not stored, only words that occur in at least two training rows. What
+    There are two signals to abstain by, which every method has. Text: the share of the content words of a prompt that
+    are known from the training prompts or from medicine. The limit is half way between the lowest validation prompts
+    (quantile `level`) and the best of `text.edit.UNRELATED`. Mask: the mean probability inside the mask, compared with
+    its quantile `level` on the split. Prompts are not stored, only words that occur in at least two training rows. What
     the limits would withhold on the split itself, with its own prompts and with those of other images, is stored too.
+
+    The training images are described too (`KnownImages`), so that `Scores` tell how unlike them an image is.
 
     Args:
         run: folder of a finished run, or `default` for the bundled model, which needs `out`.
@@ -56,6 +60,7 @@ def calibrate_run(
         out: folder of calibration.json; None means the run, where `Predictor` finds it.
         cache_dir: folder of the decoded images.
         device: auto, cpu, cuda, cuda:N or mps.
+        images_only: predict nothing: describe the training images anew, and keep the rest of the run's calibration.
         progress: called with (done, total).
 
     Raises:
@@ -72,11 +77,33 @@ def calibrate_run(
     # a wrong folder or device is answered before anything is predicted
     path = output_folder(run_path(run), out) / CALIBRATION
     loaded = load_run(run, device)
-    data = open_split(manifest, split, loaded.recipe.image_size, cache_dir)
+    size = loaded.recipe.image_size
+    data = open_split(manifest, split, size, cache_dir)
+    train = open_split(manifest, "train", size, cache_dir)
     with only_replacer(path):
-        value = _calibrated(loaded, manifest, split, data, level, progress)
+        value = (
+            _kept(loaded)
+            if images_only
+            else _calibrated(loaded, manifest, split, data, level, progress)
+        )
+        known = KnownImages.of_images(train.images, data.images)
+        value["known_images"] = None if known is None else known.as_json()
         # atomic: a reader sees the old or the new limits
         write_json(path, value)
+    return value
+
+
+def _kept(loaded: Run) -> dict[str, Any]:
+    """The calibration that a run has.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it was computed for other weights.
+    """
+    value = read_json(loaded.path / CALIBRATION)
+    if Calibration.from_json(value).weights_sha256 != file_sha256(loaded.weights):
+        raise CheckpointError(
+            f"{loaded.path / CALIBRATION} was computed for different weights. Calibrate without --images-only."
+        )
     return value
 
 

@@ -98,10 +98,3 @@ def as_stored(
         resized = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
         plane = np.asarray(resized, np.float32)
     return plane if orientation is None else orientation.from_usual(plane)
-
-
-def view_is_overruled(file: Orientation | None, named: Orientation | None) -> bool:
-    """Whether the user named another view than the file has."""
-    if file is None or named is None:
-        return False
-    return (file.columns, file.rows) != (named.columns, named.rows)

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     import pandas
 
 PREDICTIONS = "predictions.csv"
+SCORES = ("likeness", "existence", "agreement")
 COLUMNS = (
     *("name", "image", "index", "text", "status", "message", "mask_file", "overlay_file"),
     *("rows", "columns", "foreground_px", "foreground_fraction", "mean_probability"),
-    *("abstained", "compatibility", "warnings", "unknown_words", "conversion", "method"),
+    *("abstained", *SCORES, "warnings", "unknown_words", "conversion", "method"),
     "weights_sha256",
 )
 
@@ -93,15 +94,10 @@ def _line(out: Path, result: BatchResult) -> dict[str, Any]:
     except (TextMaskError, KeyError, TypeError) as error:
         line["message"] = f"{job.stem}.json is not a complete result ({error}); use --overwrite"
         return line
-    for name in (
-        "rows",
-        "columns",
-        "foreground_px",
-        "mean_probability",
-        "abstained",
-        "compatibility",
-    ):
-        line[name] = "" if record.get(name) is None else record[name]
+    # results of version 0.1 have no scores
+    figures = record | record.get("scores", {})
+    for name in ("rows", "columns", "foreground_px", "mean_probability", "abstained", *SCORES):
+        line[name] = "" if figures.get(name) is None else figures[name]
     line.update(method=record.get("method", ""), weights_sha256=record.get("weights_sha256", ""))
     line["warnings"] = " ".join(record.get("warnings", ()))
     line["unknown_words"] = " ".join(record.get("unknown_words", ()))

@@ -20,15 +20,9 @@ from textmask.errors import (
     collected_prompt_warnings,
 )
 from textmask.inference.backends.graphs import Backend, open_backend
-from textmask.inference.inputs import (
-    ImageInput,
-    as_loaded_image,
-    as_stored,
-    image_prompt_pairs,
-    view_is_overruled,
-)
+from textmask.inference.inputs import ImageInput, as_loaded_image, as_stored, image_prompt_pairs
 from textmask.inference.laterality import CONVENTIONS, DEFAULTS, convention, translate
-from textmask.inference.screening import NOT_MIRRORED, REFUSED_NAME, Calibration, screen
+from textmask.inference.screening import NOT_MIRRORED, REFUSED_NAME, Calibration, screen, view_codes
 from textmask.inference.segmentation import Segmentation as Segmentation
 from textmask.inference.segmentation import Segmentations, warned_of
 from textmask.inference.segmentation import explanation as explanation
@@ -74,6 +68,14 @@ class Opened:
     shown_size: tuple[int, int]
     features: tuple[Tensor, ...] | None
     mirrored: Opened | None = None
+
+    @cached_property
+    def likeness(self) -> float | None:
+        """`KnownImages.rank` of the image; None without a calibration that knows the training images."""
+        known = (
+            None if self.predictor.calibration is None else self.predictor.calibration.known_images
+        )
+        return None if known is None else known.rank(self.planes)
 
     def segment(
         self,
@@ -129,6 +131,8 @@ class Opened:
             planes["probability"],
             recipe.threshold,
             predictor.calibration,
+            read=shown,
+            likeness=self.likeness,
             cut=cut or bool(complaints),
         )
 
@@ -142,9 +146,7 @@ class Opened:
         if abstain and screening.empty:
             mask = np.zeros_like(mask)
 
-        codes = screening.codes
-        if view_is_overruled(self.loaded.orientation, self.orientation):
-            codes += ("view_overruled",)
+        codes = screening.codes + view_codes(self.loaded.orientation, self.orientation)
         if self.mirrored is not None and flipped is None:
             codes += (NOT_MIRRORED,)
         readings = predictor.run.method.reading(build_text([asked.sentence], [shown]))
@@ -158,7 +160,7 @@ class Opened:
             maps,
             asked,
             screening.abstained,
-            screening.compatibility,
+            screening.scores,
             screening.unknown_words,
             sentence,
             self.loaded.pixels,

@@ -182,7 +182,7 @@ def result_record(job: BatchItem, found: Segmentation, predictor: Predictor) -> 
         "warnings": list(found.warnings),
         "unknown_words": list(found.unknown_words),
         "abstained": found.abstained,
-        "compatibility": found.compatibility,
+        "scores": found.scores.as_json(),
         "understood": {
             "zones": sorted(f"{zone[0]} {zone[1]}" for zone in statement.zones),
             "count": statement.count,

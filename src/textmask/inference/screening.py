@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from textmask.errors import CheckpointError
+from textmask.inference.likeness import KnownImages
+from textmask.io.orientation import Orientation
+from textmask.metrics.agreement import share_in_zones
 from textmask.statement import Statement
 from textmask.text.grammar import WARNINGS
 from textmask.text.vocabulary import known_share, organs, unknown_words
@@ -19,14 +22,21 @@ CUT = "longer_than_window"
 HALF = 1e-3
 NOT_MIRRORED = "not_mirrored"
 REFUSED_NAME = "refused_name"
+DOUBTFUL = 0.05  # rank of `existence` below which the finding may be absent
+ELSEWHERE = 0.5  # of `agreement`: most of the mask lies outside the places
+# codes about image and mask rather than about the prompt
+DOUBTS = ("unlike_training_images", "may_be_absent", "mask_elsewhere")
 CODES: Mapping[str, str] = {
     **WARNINGS,
     CUT: "the text encoder does not read the prompt to its end; the rest is lost",
     "other_script": "letters of a non-Latin script; the grammar reads English",
-    "out_of_vocabulary": "words that do not occur in the training prompts",
+    "out_of_vocabulary": "words that neither the training prompts nor the medical vocabulary contain",
     "absent_finding": "the prompt reports that there is no finding, so nothing is marked",
     "negated": "places reported as free of findings are not marked",
     "view_overruled": "the named view differs from the one in the file; the named one is used",
+    "unlike_training_images": "the image is unlike the images that the model knows, so the mask may mean nothing",
+    "may_be_absent": "the model is less sure that the finding is there than for nearly all findings that are",
+    "mask_elsewhere": "most of the mask lies outside the places that the prompt names",
     NOT_MIRRORED: "the prompt cannot be mirrored, so the flipped image is left out of the average",
     REFUSED_NAME: "the prompt names a structure that the model does not know, so nothing is marked",
     "abstained": "the mask is withheld, for the reason next to this code",
@@ -47,6 +57,7 @@ class Calibration:
         confidence: 101 ascending quantiles of the mean probability inside the mask, over the validation split.
         level: share of the validation masks below which the model abstains, in (0, 0.5).
         weights_sha256: hash of the weights that were calibrated.
+        known_images: the training images; None in a calibration of version 0.1, or with fewer than 20 images.
     """
 
     vocabulary: frozenset[str]
@@ -54,6 +65,7 @@ class Calibration:
     confidence: tuple[float, ...]
     level: float
     weights_sha256: str
+    known_images: KnownImages | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Calibration:
@@ -65,12 +77,14 @@ class Calibration:
         # the file may be edited by hand or truncated
         try:
             quantiles = tuple(map(float, value["confidence_quantiles"]))
+            known = value.get("known_images")
             found = cls(
                 frozenset(map(str, value["vocabulary"])),
                 float(value["share_needed"]),
                 quantiles,
                 float(value["level"]),
                 str(value["weights_sha256"]),
+                None if known is None else KnownImages.from_json(known),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -92,6 +106,40 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Three numbers in [0, 1] about a result; low ones are reasons to doubt it. docs/predict.md has what they detect.
+
+    Attributes:
+        likeness: share of the validation images that are at least as unlike the training images as this one.
+        existence: `Calibration.rank` of the confidence in the mask: share of the validation masks, whose findings are
+            there, in which the model was at most as confident; 0 if nothing is marked.
+        agreement: share of the mask that lies in the places that the prompt names; None without a place or a mask.
+    """
+
+    likeness: float | None = None
+    existence: float | None = None
+    agreement: float | None = None
+
+    def as_json(self) -> dict[str, float | None]:
+        """For results and tables."""
+        return {
+            name: None if value is None else round(value, 4) for name, value in asdict(self).items()
+        }
+
+    def lowest(self, other: Scores) -> Scores:
+        """The lower of each score, for two findings of one image."""
+        values: dict[str, float | None] = {}
+        for name, mine in asdict(self).items():
+            theirs = getattr(other, name)
+            known = [value for value in (mine, theirs) if value is not None]
+            values[name] = min(known) if known else None
+        return Scores(**values)
+
+
+NO_SCORES = Scores()
+
+
+@dataclass(frozen=True)
 class Screening:
     """The assessment of a request.
 
@@ -99,15 +147,14 @@ class Screening:
         codes: keys of `CODES`, per source in the order of importance.
         empty: nothing should be marked: the model abstains, or the prompt denies the finding.
         abstained: the model abstains.
-        compatibility: the lower of the share of known words and the rank of the mask's confidence, in [0, 1]; None
-            without a calibration.
-        unknown_words: content words that do not occur in the training prompts.
+        scores: numbers about image, finding and mask.
+        unknown_words: content words that neither the training prompts nor medicine know.
     """
 
     codes: tuple[str, ...]
     empty: bool
     abstained: bool
-    compatibility: float | None
+    scores: Scores
     unknown_words: tuple[str, ...]
 
 
@@ -118,6 +165,8 @@ def screen(
     threshold: float,
     calibration: Calibration | None = None,
     *,
+    read: Statement | None = None,
+    likeness: float | None = None,
     cut: bool = False,
 ) -> Screening:
     """Assess a prompt and the prediction for it.
@@ -128,6 +177,8 @@ def screen(
         probability: h w in [0, 1], as the network predicted it.
         threshold: probability above which a pixel is foreground.
         calibration: of the run, if it has been calibrated.
+        read: what the prompt claims as the network reads it, after the conversion of sides; None means `statement`.
+        likeness: `KnownImages.rank` of the image.
         cut: the text encoder did not read the prompt to its end.
     """
     vocabulary = frozenset() if calibration is None else calibration.vocabulary
@@ -160,23 +211,39 @@ def screen(
         reasons.append("other_organ")
 
     # what is unusual compared with the training prompts and the validation masks
-    compatibility = None
+    existence = agreement = None
+    sure = confidence(probability, threshold)
     if calibration is not None:
-        compatibility = share
         if share < calibration.share and not reasons:
             reasons.append("unlike_training_text")
-        sure = confidence(probability, threshold)
-        if sure is not None and not denied:
-            rank = calibration.rank(sure)
-            compatibility = min(share, rank)
-            if rank < calibration.level:
+        if not denied:
+            existence = 0.0 if sure is None else calibration.rank(sure)
+            if sure is not None and existence < calibration.level:
                 reasons.append("unlike_validation_masks")
+    if sure is not None and not denied:
+        agreement = share_in_zones(probability > threshold, read or statement)
+
+    # what is doubtful but answered
+    if likeness is not None and calibration is not None and likeness < calibration.level:
+        codes.append("unlike_training_images")
+    if existence is not None and existence < DOUBTFUL:
+        codes.append("may_be_absent")
+    if agreement is not None and agreement < ELSEWHERE:
+        codes.append("mask_elsewhere")
 
     # the reasons follow the code that they explain
     abstained = bool(reasons)
     if abstained:
         codes += ["abstained", *reasons]
-    return Screening(tuple(codes), abstained or denied, abstained, compatibility, strange)
+    scores = Scores(likeness, existence, agreement)
+    return Screening(tuple(codes), abstained or denied, abstained, scores, strange)
+
+
+def view_codes(file: Orientation | None, named: Orientation | None) -> tuple[str, ...]:
+    """The code for an orientation that was named and differs from the one in the file."""
+    if file is None or named is None or (file.columns, file.rows) == (named.columns, named.rows):
+        return ()
+    return ("view_overruled",)
 
 
 def _other_organ(sentence: str, statement: Statement, calibration: Calibration) -> bool:

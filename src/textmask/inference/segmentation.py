@@ -12,7 +12,7 @@ import numpy as np
 
 from textmask.errors import ConfigError, DataError, PromptWarning
 from textmask.inference.laterality import NOTHING_ASKED, SideConversion
-from textmask.inference.screening import CODES, CUT
+from textmask.inference.screening import CODES, CUT, DOUBTS, NO_SCORES, Scores
 from textmask.io.data_frames import data_frame
 from textmask.io.images import png_bytes
 from textmask.plots.overlays import GREEN, Color, heat, side_by_side
@@ -40,9 +40,8 @@ class Segmentation:
             prompt names, `prior` is where the prompt locates it, `guide` combines both.
         asked: which laterality convention was used, and the prompt that the network read.
         abstained: the mask is withheld; the codes say why.
-        compatibility: in [0, 1], how usual the prompt and the mask are compared with the validation split; None
-            without a calibration.
-        unknown_words: words that do not occur in the training prompts; () without a calibration.
+        scores: numbers about the image, the finding and the place of the mask.
+        unknown_words: words that neither the training prompts nor medicine know; () without a calibration.
         prompt: as it was given.
         pixels: the image, uint8 H W or H W 3.
         reading: what the method understood of the prompt, if it parses prompts itself.
@@ -56,7 +55,7 @@ class Segmentation:
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     asked: SideConversion = NOTHING_ASKED
     abstained: bool = False
-    compatibility: float | None = None
+    scores: Scores = NO_SCORES
     unknown_words: tuple[str, ...] = ()
     prompt: str = ""
     pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
@@ -115,11 +114,11 @@ class Segmentation:
             "warnings": list(self.warnings),
             "unknown_words": list(self.unknown_words),
             "abstained": self.abstained,
-            "compatibility": self.compatibility,
+            **self.scores.as_json(),
             "conversion": self.asked.conversion,
             "program": self.program,
             "refused": {} if self.reading is None else dict(self.reading.refused),
-            "existence": self.existence,
+            "existence_probability": self.existence,
         }
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -172,12 +171,12 @@ def explanation(pixels: np.ndarray, found: Segmentation) -> np.ndarray:
 
 
 def warned_of(answer: tuple[Segmentation, list[str]]) -> Segmentation:
-    """The result, after a Python warning for each of its codes."""
+    """The result, after a Python warning for each of its codes about the prompt; doubts are in its scores."""
     found, complaints = answer
     # the text encoder's own message says more than the code
     messages = list(complaints)
     for code in found.warnings:
-        if code != CUT or not complaints:
+        if code not in DOUBTS and (code != CUT or not complaints):
             messages.append(f"{found.prompt[:80]!r}: {CODES[code]}")
     for message in messages:
         warnings.warn(message, PromptWarning, stacklevel=3)

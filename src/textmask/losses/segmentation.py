@@ -40,6 +40,27 @@ def bce(logits: Logits, mask: Mask, counted: Counted | None = None) -> Float[Ten
     return (each.flatten(1).mean(dim=1) * counted).mean()
 
 
+def hard_label(logits: Logits) -> Mask:
+    """The more likely class of each pixel, without gradient: B 1 H W -> B 1 H W, 0 or 1."""
+    return (logits.detach() > 0).float()
+
+
+def confident_bce(logits: Logits, label: Mask, tau: float) -> Float[Tensor, ""]:
+    """Binary cross-entropy with hard labels where they are confident, 0 elsewhere; the mean is over all pixels.
+
+    Args:
+        logits: B 1 H W.
+        label: probability of the foreground, B 1 H W; its hard label is whether it is above 0.5.
+        tau: confidence of the more likely class, in [0.5, 1), from which a pixel counts.
+
+    Source: FixMatch, Eq. 4, for pixels.
+    """
+    each = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), (label > 0.5).float(), reduction="none"
+    )
+    return (each * (torch.maximum(label, 1 - label) >= tau)).mean()
+
+
 def focal(logits: Logits, mask: Mask, gamma: float = 2.0) -> Float[Tensor, ""]:
     """Binary cross-entropy weighted by (1 - p_t)^gamma, mean over pixels; gamma 0 is `bce`."""
     y = mask.float()

@@ -1,19 +1,22 @@
-"""The base class of all methods."""
+"""The base class of all methods, and that of the networks that read the image alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
-from textmask.errors import ConfigError
+from textmask.errors import ConfigError, DataError
+from textmask.losses.segmentation import bce, soft_dice
+from textmask.types import Output
 
 if TYPE_CHECKING:
     from textmask.nn.teacher import Teacher
     from textmask.nn.text_cache import TextCache
     from textmask.nn.text_encoders import TextEncoder
-    from textmask.types import Batch, Embedding, Image, Output, PromptReading, Text
+    from textmask.types import Batch, Embedding, Image, Logits, Mask, PromptReading, Text
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -118,3 +121,50 @@ class Method(nn.Module):
         if self.teacher is None or self.training or not self.teacher.is_chosen:
             return student
         return cast(Net, self.teacher.net)
+
+
+class ImageOnlyMethod(Method):
+    """A network that does not read the prompt; it is trained with Dice and cross-entropy.
+
+    Subclasses implement `image_features`, `logits` and, with deep supervision, `supervised`.
+    """
+
+    def forward(self, image: Image, text: Text) -> Output:
+        """Image B 3 H W in [0, 1] -> logits B 1 H W; `text` is ignored."""
+        return self.decode(self.image_features(image), image, text)
+
+    def image_features(self, image: Image) -> tuple[Tensor, ...]:
+        """The maps that the heads read, the finest decoded one last: the prompt is not read."""
+        raise NotImplementedError(f"{type(self).__name__}.image_features")
+
+    def decode(self, features: tuple[Tensor, ...] | None, image: Image, text: Text) -> Output:
+        """Run the head; None computes the features first."""
+        features = self.image_features(image) if features is None else features
+        return Output(self.logits(features, image), {"feature": features[-1]})
+
+    def logits(self, features: tuple[Tensor, ...], image: Image) -> Logits:
+        """The head: features and image B 3 H W -> B 1 H W."""
+        raise NotImplementedError(f"{type(self).__name__}.logits")
+
+    def supervised(
+        self, features: tuple[Tensor, ...], image: Image, mask: Mask
+    ) -> list[tuple[float, Logits, Mask]]:
+        """What is compared in training: a weight, logits, and the mask of their size, for each head."""
+        return [(1.0, self.logits(features, image), mask)]
+
+    def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
+        """`dice` and `bce` on the labelled batch, summed over the heads by their weights.
+
+        Raises:
+            DataError: the batch has no masks.
+        """
+        if batch.mask is None:
+            raise DataError(
+                "This method trains on labelled rows only; this batch has no masks. Add masks to the manifest."
+            )
+        features = self.image_features(batch.image)
+        heads = self.supervised(features, batch.image, batch.mask)
+        return {
+            "dice": torch.stack([w * soft_dice(logits, mask) for w, logits, mask in heads]).sum(),
+            "bce": torch.stack([w * bce(logits, mask) for w, logits, mask in heads]).sum(),
+        }

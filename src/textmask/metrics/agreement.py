@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from textmask.errors import DataError, choose
 from textmask.metrics.overlap import Bools, Counts, Ints, as_masks
 from textmask.statement import ZONES, Laterality, Side, Statement
-from textmask.text.zones import ZONE_MAPS, ZoneMap, image_zones, zone_map
+from textmask.text.zones import ZONE_MAPS, Band, ZoneMap, image_zones, zone_map
 
 ASPECTS = ("side", "level", "zone", "lateral", "count", "absence")
 SUBSETS = ("all", "one_sided")
@@ -71,6 +71,34 @@ def shown(masks: npt.ArrayLike, statements: Sequence[Statement], table: str | No
         if ZONE_MAPS[name].told_by == "centroid":
             zones[i] = _by_centroid(centres, ZONE_MAPS[name])
     return Shown(zones, pieces, np.asarray(~array.any(axis=(1, 2)), np.bool_))
+
+
+def share_in_zones(mask: npt.NDArray[np.bool_], statement: Statement) -> float | None:
+    """Share of a mask H W that lies in the zones that a prompt names; None without a zone or without a mask.
+
+    The bands of neighboring zones overlap, and the outer ones reach to the edge of the image: a mask is only counted as
+    elsewhere if no reader would call its place by this name.
+    """
+    zones = image_zones(statement)
+    if not zones or not mask.any():
+        return None
+    table = zone_map(statement)
+    named = np.zeros(mask.shape, np.bool_)
+    for side, level in zones:
+        columns = _within(table.sides[side], table.sides.values(), mask.shape[1])
+        rows = _within(table.levels[level], table.levels.values(), mask.shape[0])
+        named |= rows[:, None] & columns[None]
+    return float(mask[named].sum() / mask.sum())
+
+
+def _within(band: Band, bands: Iterable[Band], n: int) -> npt.NDArray[np.bool_]:
+    """Which of n pixels lie in a band; the first and the last of the bands reach to the edges."""
+    others = list(bands)
+    low = 0.0 if band.low <= min(one.low for one in others) else band.low
+    high = 1.0 if band.high >= max(one.high for one in others) else band.high
+    at = (np.arange(n) + 0.5) / n
+    found: npt.NDArray[np.bool_] = (at >= low) & (at <= high)
+    return found
 
 
 def _by_share(masks: npt.NDArray[np.uint8], table: ZoneMap) -> Bools:

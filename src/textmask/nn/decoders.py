@@ -19,13 +19,24 @@ class UNetDecoder(nn.Module):
     """Bilinear up-sampling to the skip's size, concatenation, two convolutions; once per scale.
 
     Returns the finest decoded feature: B C_0 H/s_0 W/s_0.
+
+    Args:
+        channels: of the encoder's maps, fine to coarse.
+        norm: after every convolution.
+        narrow: each block hands on the width of the next finer map, not of its own.
     """
 
-    def __init__(self, channels: Sequence[int], norm: NormName = "batch") -> None:
+    def __init__(
+        self, channels: Sequence[int], norm: NormName = "batch", narrow: bool = False
+    ) -> None:
         super().__init__()
         # from the coarsest scale to the finest
-        pairs = list(zip(channels[1:], channels[:-1], strict=True))[::-1]
-        self.blocks = nn.ModuleList(ConvBlock(coarse + fine, fine, norm) for coarse, fine in pairs)
+        self.blocks = nn.ModuleList()
+        width = channels[-1]
+        for level in reversed(range(len(channels) - 1)):
+            out = channels[max(level - 1, 0) if narrow else level]
+            self.blocks.append(ConvBlock(width + channels[level], out, norm))
+            width = out
         self.out_channels = channels[0]
 
     def forward(
@@ -34,9 +45,14 @@ class UNetDecoder(nn.Module):
         """Features fine to coarse -> the finest decoded feature; `films` conditions each block, coarse to fine."""
         x = features[-1]
         for i, (block, skip) in enumerate(zip(self.blocks, reversed(features[:-1]), strict=True)):
+            skip = self.skip(i, skip, x)
             x = nn.functional.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skip], 1), None if films is None else films[i])
         return x
+
+    def skip(self, i: int, skip: Tensor, x: Tensor) -> Tensor:
+        """What block i (coarse to fine) reads of its skip, given the coarser decoded map x: here all of it."""
+        return skip
 
 
 class UpBlock(nn.Module):
@@ -187,6 +203,18 @@ class UNet(nn.Module):
     ) -> tuple[Logits, Float[Tensor, "b _c _h _w"]]:
         """Image B C H W -> (logits B 1 H W, last decoder feature)."""
         feature = self.features(image, films, extra)
+        return self.head(feature, image), feature
+
+    def encode(self, image: Image) -> list[Tensor]:
+        """Image B C H W -> the map of each scale, fine to coarse."""
+        features: list[Tensor] = self.encoder(image)
+        return features
+
+    def decode(
+        self, features: Sequence[Tensor], image: Image
+    ) -> tuple[Logits, Float[Tensor, "b _c _h _w"]]:
+        """The maps of `encode` and the image, which the head reads -> as `forward`."""
+        feature = self.decoder(features)
         return self.head(feature, image), feature
 
     def features(

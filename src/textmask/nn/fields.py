@@ -13,10 +13,27 @@ NormName = Literal["batch", "group"]
 HeadName = Literal["released", "image"]
 BlocksName = Literal["released", "plain"]
 IntensityName = Literal["released", "encoder"]
+# of maps, see `textmask.nn.perturbations.perturbed_maps`
+Perturbing = Literal["noise", "drop", "channels", "context", "objects"]
 # for the CPU presets: 2 M parameters with a stem at stride 4
 LITE_WIDTHS = (32, 80, 144, 208)
 UKAN_WIDTHS = (16, 32, 128, 160, 256)
 UKAN_LITE_WIDTHS = (32, 64, 128, 160, 208)  # for the CPU presets, with a stem at stride 4
+
+
+class UNetFields(Config):
+    """An image-only U-Net.
+
+    Attributes:
+        unet: `compact` is that of DuSSS (14.75 M parameters by default), `plain` that of the method `unet`.
+        widths, norm: channels per scale, fine to coarse; batch or group norm.
+        stem_stride: of the finest map of the plain U-Net.
+    """
+
+    unet: Literal["compact", "plain"] = "compact"
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+    stem_stride: int = 1
+    norm: NormName = "batch"
 
 
 class ReleasedFields(Config):
@@ -106,7 +123,9 @@ LITE_BACKBONE = BackboneFields(
     mmi_unet=MMIUNetFields(fused=3, head_channels=8),
     guide_decoder=GuideDecoderFields(max_tokens=32, head_channels=8),
 )
+LITE_UNET = UNetFields(unet="plain", widths=LITE_WIDTHS, stem_stride=4)
 # for the tests
+SMOKE_UNET = UNetFields(widths=(8, 12))
 SMOKE_BACKBONE = BackboneFields(
     image_encoder="tiny",
     mmi_unet=MMIUNetFields(heads=2, hidden=8, head_channels=4),

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from textmask.types import Embedding, Image
+from textmask.types import Image
 
 
 def in_chunks(
-    embed: Callable[[Image], Embedding], module: nn.Module, image: Image, chunk: int | None
-) -> Embedding:
-    """`embed(image)`, B C H W -> B D, keeping the activations of one chunk at a time.
+    embed: Callable[[Image], Tensor], module: nn.Module, image: Image, chunk: int | None
+) -> Tensor:
+    """`embed(image)`, B C H W -> B D or B P D, keeping the activations of one chunk at a time.
 
     Gradient caching (Gao et al., 2021): every chunk is embedded without its graph, and embedded again when the gradient
     of its vectors is known. Gradients equal those of the whole batch at once, except that batch norm sees one chunk;
@@ -33,7 +33,7 @@ def in_chunks(
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _held_statistics(module)
 
-    parts: list[Embedding] = []
+    parts: list[Tensor] = []
     for part in torch.split(image, chunk):
         parts.append(checkpoint(embed, part, use_reentrant=False, context_fn=contexts))
     return torch.cat(parts)

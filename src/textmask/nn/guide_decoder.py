@@ -25,6 +25,23 @@ from textmask.nn.referring import (
 from textmask.types import Image, TextFeatures, TextTokens, TokenMask
 
 
+def fixed_length(text_tokens: TextTokens, token_mask: TokenMask, length: int) -> Tensor:
+    """Text tokens for layers that have a weight per position: B L D -> B length D, zeros in the place of padding.
+
+    Warns:
+        PromptWarning: prompts with more than `length` tokens, which are cut.
+    """
+    if token_mask.shape[1] > length and token_mask[:, length:].any():
+        cut = int(token_mask[:, length:].any(dim=1).sum())
+        warn_prompt(
+            f"{cut} of {len(token_mask)} prompts are longer than the {length} tokens that the network reads and "
+            "were cut. Raise max_tokens and train again.",
+            stacklevel=3,
+        )
+    real = (text_tokens * token_mask[..., None])[:, :length]
+    return nn.functional.pad(real, (0, 0, 0, length - real.shape[1]))
+
+
 class TokenMixer(nn.Module):
     """L text tokens of width D -> n of width C: a map over positions, GELU, a map over channels, LeakyReLU.
 
@@ -39,22 +56,8 @@ class TokenMixer(nn.Module):
         self.channels = nn.Linear(text_width, channels)
 
     def forward(self, text_tokens: TextTokens, token_mask: TokenMask) -> Tensor:
-        """B L D -> B n C.
-
-        Warns:
-            PromptWarning: prompts longer than `max_tokens`.
-        """
-        if token_mask.shape[1] > self.max_tokens and token_mask[:, self.max_tokens :].any():
-            cut = int(token_mask[:, self.max_tokens :].any(dim=1).sum())
-            warn_prompt(
-                f"{cut} of {len(token_mask)} prompts are longer than the {self.max_tokens} tokens that the guide "
-                "block mixes and were cut. Raise max_tokens and train again.",
-                stacklevel=2,
-            )
-
-        # zeros in the place of padding add nothing to the mixture
-        real = (text_tokens * token_mask[..., None])[:, : self.max_tokens]
-        real = nn.functional.pad(real, (0, 0, 0, self.max_tokens - real.shape[1]))
+        """B L D -> B n C. Warns as `fixed_length`."""
+        real = fixed_length(text_tokens, token_mask, self.max_tokens)
         mixed = nn.functional.gelu(self.positions(real.transpose(1, 2))).transpose(1, 2)
         return nn.functional.leaky_relu(self.channels(mixed))
 

@@ -81,6 +81,17 @@ class ImageEncoder(nn.Module):
         return features
 
 
+def convolved(
+    in_channels: int, channels: int, kernel: int, dilation: int = 1, norm: NormName = "batch"
+) -> nn.Sequential:
+    """Convolution that keeps the size, norm, ReLU; `kernel` is odd."""
+    padding = dilation * (kernel // 2)
+    convolution = nn.Conv2d(
+        in_channels, channels, kernel, padding=padding, dilation=dilation, bias=False
+    )
+    return nn.Sequential(convolution, norm_layer(norm, channels), nn.ReLU())
+
+
 class ConvBlock(nn.Module):
     """Twice 3x3 convolution, norm, ReLU; with FiLM, the second norm's output is scaled and shifted by a condition.
 

@@ -62,6 +62,10 @@ class Teacher(nn.Module):
         """Output of the averaged network."""
         return self.net(*inputs)
 
+    def probability(self, image: Tensor, text: Any) -> Tensor:
+        """Probability B 1 H W of an averaged text-guided network, in fp32: image B 3 H W and its text features."""
+        return torch.sigmoid(self(image, text).logits.float())
+
     @torch.no_grad()
     def follow(self, student: nn.Module, decay: float | None = None) -> None:
         """Move one step towards the student.

@@ -1,7 +1,8 @@
 """The HTTP application: routes over the service. This is the only file that uses FastAPI.
 
 Upload an image once and segment any number of prompts: masks as PNG, run lengths, overlay or DICOM. Folders are
-segmented by background jobs. The names of the route functions are part of the OpenAPI description.
+segmented by background jobs. The names of the route functions are the operation ids of the OpenAPI description, which
+generated clients call: they stay as they are.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +25,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from textmask import __version__
-from textmask.serve import segmenter as made
+from textmask.data.phantom import PhantomConfig, make_phantom
+from textmask.io.images import png_bytes
 from textmask.serve.bodies import job_body
 from textmask.serve.guard import OPEN_PATHS, Guard
 from textmask.serve.problems import PROBLEM_TYPE, STATUSES, Problem, problem_body
@@ -55,6 +58,12 @@ Slice = Annotated[
 ]
 Parameters = Annotated[MaskQuery, Query()]
 BINARY = {"type": "string", "format": "binary"}
+TAGS = [
+    {"name": "images", "description": "Upload an image once, for any number of prompts."},
+    {"name": "masks", "description": "Segment an uploaded image by a prompt or a report."},
+    {"name": "jobs", "description": "Segment a folder on the machine of the service."},
+    {"name": "operation", "description": "What the service is, and whether it is running."},
+]
 ALWAYS = (400, 401, 403, 422)  # statuses of every route
 
 
@@ -93,6 +102,8 @@ def create_app(segmenter: Segmenter, options: ServiceOptions | None = None) -> S
         docs_url=None,  # the page would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,
+        openapi_tags=TAGS,
+        generate_unique_id_function=lambda route: route.name,
     )
 
     _handle_errors(app)
@@ -123,7 +134,7 @@ def _add_images(app: FastAPI, service: Service) -> None:
         return await service.open_image(file.file, index, _who(request))
 
     @app.delete("/v1/images/{id}", status_code=204, tags=["images"], responses=_may(404, 503))
-    async def forget_image(request: Request, id: Id) -> Response:
+    async def delete_image(request: Request, id: Id) -> Response:
         """Remove an image."""
         service.forget(id, _who(request))
         return Response(status_code=204)
@@ -134,10 +145,10 @@ def _add_images(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses=_file("image/png", 404, 429, 503),
     )
-    async def picture(id: Id, index: Slice = None) -> Response:
+    async def get_picture(id: Id, index: Slice = None) -> Response:
         """The image as 8-bit PNG, before it is resized for the network."""
-        upload = service.image(id)
-        data = await service.readers.run(lambda: made.image_png(upload.slice(index)))
+        await service.decode(id, index)
+        data = await service.readers.run(lambda: service.picture(id, index))
         return Response(data, media_type="image/png")
 
 
@@ -148,21 +159,17 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         response_model_exclude_unset=True,
         responses=_may(404, 408, 413, 415, 429, 503),
     )
-    async def ask(request: Request, id: Id, wanted: MaskRequest) -> MaskBody:
+    async def segment_image(request: Request, id: Id, wanted: MaskRequest) -> MaskBody:
         """Segment a prompt: the mask, what the parser understood, and warnings."""
-        service.image(id)  # an unknown id is refused before it waits for a worker
+        await service.decode(id, wanted.index)
         return await service.workers.run(lambda: service.mask_body(id, wanted, _who(request)))
 
     async def one_part(
         request: Request, id: str, wanted: MaskQuery, part: str, media_type: str
     ) -> Response:
-        upload = service.image(id)
-
-        def work() -> bytes:
-            shown = upload.slice(wanted.index)
-            return service.part(part, service.segment(shown, wanted, _who(request)))
-
-        return Response(await service.workers.run(work), media_type=media_type)
+        service.image(id)
+        data = await service.workers.run(lambda: service.mask_file(id, wanted, part, _who(request)))
+        return Response(data, media_type=media_type)
 
     @app.get(
         "/v1/images/{id}/mask.png",
@@ -170,7 +177,7 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses=_file("image/png", 404, 429, 503),
     )
-    async def mask_png(request: Request, id: Id, wanted: Parameters) -> Response:
+    async def get_mask_png(request: Request, id: Id, wanted: Parameters) -> Response:
         """The mask as PNG of 0 and 255, in the size of the image."""
         return await one_part(request, id, wanted, "png", "image/png")
 
@@ -180,7 +187,7 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses=_file("image/png", 404, 429, 503),
     )
-    async def overlay_png(request: Request, id: Id, wanted: Parameters) -> Response:
+    async def get_overlay_png(request: Request, id: Id, wanted: Parameters) -> Response:
         """The image with the mask tinted."""
         return await one_part(request, id, wanted, "overlay", "image/png")
 
@@ -190,19 +197,19 @@ def _add_masks(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses=_file("application/dicom", 404, 415, 429, 503),
     )
-    async def mask_dicom(request: Request, id: Id, wanted: Parameters) -> Response:
+    async def get_mask_dicom(request: Request, id: Id, wanted: Parameters) -> Response:
         """The mask as DICOM SEG, only for uploaded DICOM images."""
         return await one_part(request, id, wanted, "seg", "application/dicom")
 
 
 def _add_jobs(app: FastAPI, service: Service) -> None:
     @app.post("/v1/jobs", status_code=202, tags=["jobs"], responses=_may(404, 408, 413, 429, 503))
-    async def add_job(request: Request, wanted: JobRequest) -> JobBody:
+    async def create_job(request: Request, wanted: JobRequest) -> JobBody:
         """Segment a folder below the jobs folder in the background."""
         return job_body(await asyncio.to_thread(service.add_job, wanted, _who(request)))
 
     @app.get("/v1/jobs/{id}", tags=["jobs"], responses=_may(404))
-    async def job(id: Id) -> JobBody:
+    async def get_job(id: Id) -> JobBody:
         """Progress of a job."""
         return job_body(service.job(id))
 
@@ -216,17 +223,17 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
 
 def _add_operation(app: FastAPI, service: Service) -> None:
     @app.get("/v1/capabilities", tags=["operation"], responses=_may())
-    async def capabilities() -> CapabilitiesBody:
+    async def get_capabilities() -> CapabilitiesBody:
         """The model of this service and what it accepts."""
         return service.capabilities()
 
     @app.get("/healthz", tags=["operation"], responses=_may())
-    async def health() -> HealthBody:
+    async def get_health() -> HealthBody:
         """Whether the process is running."""
         return HealthBody(status="ok")
 
     @app.get("/readyz", tags=["operation"], responses=_may(503))
-    async def ready() -> HealthBody:
+    async def get_readiness() -> HealthBody:
         """Whether the service accepts prompts."""
         if not service.ready:
             raise Problem(
@@ -235,7 +242,7 @@ def _add_operation(app: FastAPI, service: Service) -> None:
         return HealthBody(status="ready")
 
     @app.get("/metrics", tags=["operation"], response_class=Response, responses=_file("text/plain"))
-    async def metrics() -> Response:
+    async def get_metrics() -> Response:
         """Metrics for Prometheus."""
         return Response(service.metrics.text(), headers={"Content-Type": TEXT})
 
@@ -249,7 +256,17 @@ def _add_page(app: FastAPI) -> None:
     async def icon() -> FileResponse:
         return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
 
+    @app.get("/example.png", include_in_schema=False)
+    async def example() -> Response:
+        return Response(await asyncio.to_thread(_example_png), media_type="image/png")
+
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+@cache
+def _example_png() -> bytes:
+    """A synthetic radiograph, so that the page can be tried without an image."""
+    return png_bytes(make_phantom(PhantomConfig(size=(448, 448)), seed=1).image)
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -283,6 +300,8 @@ def _allowed(app: FastAPI, request: Request) -> str:
     for route in app.routes:
         if isinstance(route, Route) and route.path_regex.match(request.url.path):
             methods.update(route.methods or ())
+    if "GET" in methods:
+        methods.add("HEAD")  # see Guard
     return ", ".join(sorted(methods))
 
 
@@ -319,6 +338,8 @@ def _openapi(app: FastAPI, token: bool) -> dict[str, Any]:
         parts["ProblemBody"] = ProblemBody.model_json_schema()
         for name in ("HTTPValidationError", "ValidationError"):
             parts.pop(name, None)
+        # generated clients upload a file only under this older name of "binary"
+        parts["Body_upload_image"]["properties"]["file"].update(BINARY)
 
         if token:
             schema["components"]["securitySchemes"] = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from textmask.errors import DataError, TextMaskError
 from textmask.inference.jobs import BatchItem, read_jobs
+from textmask.inference.report_masks import prompts_of
 from textmask.serve.access import below
 from textmask.serve.problems import Problem
 from textmask.serve.store import new_id
@@ -71,6 +72,9 @@ def rows_below(root: Path, source: str, prompt: str | None, most: int) -> list[B
         rows = read_jobs(path, prompt)
     except (TextMaskError, OSError) as error:
         raise Problem(422, "no_jobs", _relative(str(error), base)) from error
+
+    # a report is one row per finding
+    rows = [replace(row, text=text) for row in rows for text in prompts_of(row.text)]
 
     # a jobs file may name any path
     if len(rows) > most:

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterable
 from typing import Literal
 
+from textmask.inference.segmentation import Segmentation
 from textmask.serve.background import BackgroundJob
+from textmask.serve.rle import run_lengths
 from textmask.serve.schemas import (
     FailureBody,
     FindingBody,
+    FindingMaskBody,
     ImageBody,
     JobBody,
+    MaskRequest,
     OrientationBody,
+    RunLengthsBody,
+    ScoresBody,
     StatementBody,
+    WarningBody,
     Whose,
 )
-from textmask.serve.segmenter import ServedSegmentation, Upload
+from textmask.serve.segmenter import (
+    ServedSegmentation,
+    Upload,
+    mask_at,
+    mask_png,
+    message_of,
+    probability_png,
+)
 from textmask.statement import Side, Statement, Zone
 
 
@@ -78,6 +94,31 @@ def statement_body(found: ServedSegmentation) -> StatementBody:
         findings=[FindingBody.model_validate(finding.as_json()) for finding in statement.findings],
         laterality=whose(str(statement.laterality)),
     )
+
+
+def finding_mask_body(found: Segmentation, wanted: MaskRequest) -> FindingMaskBody:
+    """The result for one finding of a report, with those of the requested parts that a finding has."""
+    mask = mask_at(found, wanted.threshold)
+    body = FindingMaskBody(
+        sentence=found.prompt,
+        zones=_pairs(found.statement.zones),
+        foreground_px=int(mask.sum()),
+        abstained=found.abstained,
+        scores=ScoresBody(**found.scores.as_json()),
+        warnings=warning_bodies(found.warnings),
+    )
+    if "png" in wanted.parts:
+        body.png = base64.b64encode(mask_png(mask)).decode("ascii")
+    if "rle" in wanted.parts:
+        body.rle = RunLengthsBody(**run_lengths(mask))
+    if "probability" in wanted.parts:
+        body.probability = base64.b64encode(probability_png(found)).decode("ascii")
+    return body
+
+
+def warning_bodies(codes: Iterable[str]) -> list[WarningBody]:
+    """Warning codes with their texts."""
+    return [WarningBody(code=code, message=message_of(code)) for code in codes]
 
 
 def whose(name: str) -> Whose:

@@ -24,7 +24,7 @@ Count = Callable[[str, str, int, float], None]
 
 UPLOAD = "/v1/images"
 # what a browser needs before a token can be entered, and the health checks
-OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
+OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico", "/example.png")
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
@@ -67,6 +67,11 @@ class Guard:
         begin, status = time.perf_counter(), 0
         body = _Body(receive, self._cap(scope), self._limits.body_seconds, _brings_body(scope))
 
+        # a route that answers GET answers HEAD: the same headers without the body
+        head, verb = scope["method"] == "HEAD", scope["method"]
+        if head:
+            scope = {**scope, "method": "GET"}  # a copy: the server needs to know what was asked
+
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
@@ -75,6 +80,8 @@ class Guard:
                 if body.unread:  # the rest of the body is not needed
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
+            elif head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -85,7 +92,7 @@ class Guard:
                 await _refuse(problem, sending)
         finally:
             seconds = time.perf_counter() - begin
-            self._count(_known_verb(scope["method"]), _route(scope), status, seconds)
+            self._count(_known_verb(verb), _route(scope), status, seconds)
 
     def _cap(self, scope: Scope) -> int:
         return self._limits.max_bytes if scope["path"] == UPLOAD else MAX_JSON_BYTES

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
 
 from textmask.errors import LateralityError, TextMaskError
 
+# options of the command line that messages of the library name, and fields of a request
+_OPTIONS = re.compile(r"--(laterality|assume|view|index)\b")
 PROBLEM_TYPE = "application/problem+json"
 # meaning of each documented status; the codes are more specific
 STATUSES = {
@@ -25,7 +29,7 @@ STATUSES = {
 
 
 class Problem(HTTPException):
-    """An error response; becomes problem JSON (RFC 9457) with `code` and `message` next to the standard members."""
+    """An error response; becomes problem JSON (RFC 9457) with `code` next to the standard members."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -35,17 +39,17 @@ class Problem(HTTPException):
 
 
 def problem_body(status: int, code: str, message: str) -> dict[str, str | int]:
-    """The JSON of an error response."""
+    """The JSON of an error response; with the type about:blank the title is the phrase of the status."""
     return {
         "type": "about:blank",
-        "title": code,
+        "title": HTTPStatus(status).phrase,
         "status": status,
+        "detail": message,
         "code": code,
-        "message": message,
     }
 
 
 def problem_of(error: TextMaskError) -> Problem:
-    """Convert an error that the client can fix to a Problem."""
+    """Convert an error that the client can fix to a Problem, which names fields in place of options."""
     code = "laterality" if isinstance(error, LateralityError) else "cannot_be_done"
-    return Problem(422, code, str(error))
+    return Problem(422, code, _OPTIONS.sub(r"\1", str(error)))

@@ -25,7 +25,20 @@ class _Request(BaseModel):
 
 
 class MaskRequest(_Request):
-    """A prompt for an uploaded image."""
+    """A prompt or a report for an uploaded image."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"sentence": "opacity in the lower left lung", "return": ["rle"]},
+                {
+                    "sentence": "The left lung is clear. Patchy opacity in the right lower lobe.",
+                    "laterality": "patient",
+                    "view": "pa",
+                },
+            ]
+        }
+    )
 
     sentence: Sentence
     laterality: Whose | None = Field(
@@ -71,6 +84,18 @@ class MaskQuery(BaseModel):
 class JobRequest(_Request):
     """Many images below the jobs folder: a folder and one prompt, or a jobs file with its own prompts."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "source": "images",
+                    "sentence": "opacity in the lower left lung",
+                    "out": "masks",
+                }
+            ]
+        }
+    )
+
     source: Folder = Field(
         description="Folder, image, or csv/json of image and text; relative to the jobs folder."
     )
@@ -86,13 +111,13 @@ class JobRequest(_Request):
 
 
 class ProblemBody(BaseModel):
-    """Problem JSON (RFC 9457): `code` for programs, `message` for people."""
+    """Problem JSON (RFC 9457): `code` for programs, `detail` for people."""
 
     type: str
-    title: str
+    title: str = Field(description="Phrase of the status.")
     status: int
+    detail: str
     code: str
-    message: str
 
 
 class OrientationBody(BaseModel):
@@ -170,8 +195,36 @@ class RunLengthsBody(BaseModel):
     counts: list[int]
 
 
+class ScoresBody(BaseModel):
+    """Numbers from 0 to 1; low ones are reasons to doubt the result. null: unknown, e.g. without a calibration."""
+
+    likeness: float | None = Field(
+        description="Share of the validation images that are at least as unlike the training images."
+    )
+    existence: float | None = Field(
+        description="Share of the validation findings of which the model was at most as sure."
+    )
+    agreement: float | None = Field(
+        description="Share of the mask that lies in the places that the prompt names."
+    )
+
+
+class FindingMaskBody(BaseModel):
+    """The result for one finding of a report; the parts are those of the request, PNG in base64."""
+
+    sentence: str = Field(description="The finding in the words of the report.")
+    zones: list[tuple[str, str]] = Field(description="(side, level) as in the report.")
+    foreground_px: int
+    abstained: bool
+    scores: ScoresBody
+    warnings: list[WarningBody]
+    png: str | None = None
+    rle: RunLengthsBody | None = None
+    probability: str | None = None
+
+
 class MaskBody(BaseModel):
-    """The result for a prompt. PNG and DICOM parts are base64."""
+    """The result for a prompt, or for all findings of a report. PNG and DICOM parts are base64."""
 
     image: str
     rows: int
@@ -179,7 +232,13 @@ class MaskBody(BaseModel):
     statement: StatementBody
     asked: dict[str, Any] = Field(description="How the prompt was converted for the network.")
     abstained: bool
-    compatibility: float | None
+    withheld: bool = Field(
+        description="The mask is empty at every threshold: abstained, or the prompt denies the finding."
+    )
+    results: list[FindingMaskBody] = Field(
+        description="One result per finding of a report with several sentences; empty for a single prompt."
+    )
+    scores: ScoresBody
     warnings: list[WarningBody]
     threshold: float
     foreground_px: int

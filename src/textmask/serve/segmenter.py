@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,11 @@ from textmask import __version__
 from textmask.errors import DataError
 from textmask.inference.dicom_request import request_of
 from textmask.inference.jobs import BatchItem
-from textmask.inference.predictor import Opened, Predictor, Segmentation
+from textmask.inference.predictor import Opened, Predictor
+from textmask.inference.report_masks import TextSegmentation, segment_text
 from textmask.inference.results import write_segmentation
-from textmask.inference.screening import CODES
+from textmask.inference.screening import CODES, NO_SCORES, Scores
+from textmask.inference.segmentation import Segmentation
 from textmask.io.dicom.facts import ModelFacts, RequestFacts, ResultUids
 from textmask.io.images import png_bytes, stored_size
 from textmask.io.loaded import LoadedImage
@@ -27,101 +28,16 @@ from textmask.io.orientation import Orientation
 from textmask.io.read import kind_of, read_bytes
 from textmask.plots.overlays import overlay
 from textmask.serve.problems import Problem
+from textmask.serve.uploads import DicomFrames, Slices, Upload, without_tables
 from textmask.statement import Laterality, Statement, Zone
-from textmask.text.grammar import parse
 
 PLAIN = ("png", "jpeg", "tiff", "bmp")
 MEDICAL = {"dicom": "dicom", "gzip": "nifti", "nifti": "nifti"}
 FORMATS = (*PLAIN, "dicom", "nifti")
-RECENT = 4  # slices of an upload that are kept with what the model computed of them
 MESSAGES = {
     **CODES,
     "no_picture_side": "the laterality convention is unknown, so the zones may be on the other side",
 }
-
-
-class Slices(Protocol):
-    """A file with several images, of which any can be decoded at the cost of one."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory that it needs."""
-
-    def image(self, index: int) -> LoadedImage:
-        """The image with this index, counted from 0."""
-
-
-@dataclass(frozen=True)
-class DicomFrames:
-    """The frames of a DICOM file; the bytes are kept as they were uploaded.
-
-    Attributes:
-        data: the file.
-    """
-
-    data: bytes = field(repr=False)
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory of the file."""
-        return len(self.data)
-
-    def image(self, index: int) -> LoadedImage:
-        """Decode one frame."""
-        return read_bytes(self.data, "the file", index)[0]
-
-
-@dataclass(frozen=True)
-class Upload:
-    """An uploaded image, decoded.
-
-    Attributes:
-        image: pixels, and what the file says about the patient.
-        count: number of images in the file; `image` is one of them.
-        sha256: hash of the file.
-        slices: the whole file, if it has several images.
-        opened: features that the model has computed, by the requested view.
-        recent: the other slices that were used last, see `slice`.
-    """
-
-    image: LoadedImage
-    count: int
-    sha256: str
-    slices: Slices | None = field(default=None, compare=False, repr=False)
-    opened: dict[str | None, Opened] = field(default_factory=dict, compare=False, repr=False)
-    recent: dict[int, Upload] = field(default_factory=dict, compare=False, repr=False)
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the pixels, and of the whole file if other slices can be asked for."""
-        return self.image.pixels.nbytes + (0 if self.slices is None else self.slices.size_bytes)
-
-    def slice(self, index: int | None) -> Upload:
-        """Another image of the same file, without a new upload; None is the one that was chosen with the upload.
-
-        Raises:
-            Problem: 422 if the file has no such image, or it is damaged.
-        """
-        if index is None or index == (self.image.index or 0):
-            return self
-        known = self.recent.get(index)
-        if known is not None:
-            return known
-        if self.slices is None or index >= self.count:
-            raise Problem(
-                404, "no_such_index", f"the file contains {self.count} images, got index {index}."
-            )
-
-        try:
-            found = Upload(self.slices.image(index), self.count, self.sha256)
-        except DataError as error:
-            raise Problem(422, "damaged", str(error)) from error
-        # a reader goes through a volume and back: the last few are enough
-        with suppress(StopIteration, KeyError, RuntimeError):
-            while len(self.recent) >= RECENT:
-                del self.recent[next(iter(self.recent))]
-        self.recent[index] = found
-        return found
 
 
 @dataclass(frozen=True)
@@ -155,9 +71,10 @@ class ServedSegmentation:
         conversion: how the prompt was converted for the network.
         abstained: the model abstained, and the mask is empty.
         withheld: the mask is empty at every threshold: the model abstained, or the prompt denies the finding.
-        compatibility: how well prompt and image fit; None if the run is not calibrated.
+        scores: numbers about the image, the finding and the place of the mask.
         request: the request as DICOM results record it.
         orientation: of the image, or of the requested view.
+        parts: one result per finding of a report; () for a single prompt.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -169,9 +86,10 @@ class ServedSegmentation:
     conversion: Mapping[str, Any] = field(default_factory=dict)
     abstained: bool = False
     withheld: bool = False
-    compatibility: float | None = None
+    scores: Scores = NO_SCORES
     request: RequestFacts = field(default_factory=lambda: RequestFacts(""))
     orientation: Orientation | None = None
+    parts: tuple[Segmentation, ...] = ()
 
 
 def message_of(code: str) -> str:
@@ -240,29 +158,34 @@ class Segmenter:
 
         _check_pixels(image.pixels.shape, max_pixels)
         count = _count(image)
+        if image.format == "dicom":
+            without_tables(image.header)
         if image.format == "dicom" and count > 1:
             slices = DicomFrames(data)
         return Upload(image, count, hashlib.sha256(data).hexdigest(), slices if count > 1 else None)
 
-    def segment_opened(self, upload: Upload, request: PromptRequest) -> tuple[Opened, Segmentation]:
-        """Open the image, once per view, and segment one prompt; errors as in `segment`."""
+    def segment_opened(
+        self, upload: Upload, request: PromptRequest
+    ) -> tuple[Opened, TextSegmentation]:
+        """Open the image, once per view, and segment a prompt or a report; errors as in `segment`."""
         opened = upload.opened.get(request.view)
         if opened is None:
             opened = self._predictor.open(upload.image, request.view)
-            upload.opened[request.view] = opened
-        return opened, opened.segment(request.prompt, request.laterality, request.assume)
+            upload.keep(request.view, opened)
+        return opened, segment_text(opened, request.prompt, request.laterality, request.assume)
 
     def segment(self, upload: Upload, request: PromptRequest) -> ServedSegmentation:
-        """Segment one prompt.
+        """Segment one prompt, or each finding of a report.
 
         Raises:
             LateralityError: the prompt names a side, and it is unknown which side of the image that is.
             DataError: the request cannot be fulfilled.
         """
-        opened, found = self.segment_opened(upload, request)
+        opened, text = self.segment_opened(upload, request)
+        found = text.whole
 
         # what was understood is shown as the user wrote it, not as the network got it
-        shown = parse(request.prompt, self._predictor.grammar, found.asked.said)
+        shown = found.statement
         cells, free = _zones_in_image(shown, opened.orientation)
         denied = shown.absent or bool(shown.negated and not shown.zones)
         return ServedSegmentation(
@@ -275,9 +198,10 @@ class Segmenter:
             found.asked.as_json(),
             found.abstained,
             found.abstained or denied,
-            found.compatibility,
+            found.scores,
             request_of(request.prompt, [found], opened.orientation, request.view),
             opened.orientation,
+            text.parts,
         )
 
     def dicom(
@@ -350,11 +274,11 @@ class Segmenter:
             raise DataError(f"{item.image.name} cannot be read ({error.strerror}).") from error
 
         upload = self.read(data, item.index or 0, max_pixels)
-        opened, found = self.segment_opened(upload, request)
+        opened, text = self.segment_opened(upload, request)
         # clients do not see the folders of this machine
         facts = {"image": item.image.name, "image_sha256": upload.sha256}
-        write_segmentation(out, item, found, opened, facts=facts)
-        return found.warnings
+        write_segmentation(out, item, text.whole, opened, facts=facts)
+        return text.whole.warnings
 
 
 def _too_many(got: str, max_pixels: int) -> Problem:
@@ -392,9 +316,12 @@ def _zones_in_image(
     return turned.zones, turned.negated
 
 
-def mask_at(found: ServedSegmentation, threshold: float | None) -> npt.NDArray[np.uint8]:
+def mask_at(
+    found: ServedSegmentation | Segmentation, threshold: float | None
+) -> npt.NDArray[np.uint8]:
     """The mask at another threshold, uint8 H W; a withheld mask stays empty."""
-    if threshold is None or found.withheld:
+    withheld = found.withheld if isinstance(found, ServedSegmentation) else found.abstained
+    if threshold is None or withheld:
         return found.mask
     return (found.probability > threshold).astype(np.uint8)
 
@@ -404,7 +331,7 @@ def mask_png(mask: npt.NDArray[np.uint8]) -> bytes:
     return png_bytes(mask * np.uint8(255))
 
 
-def probability_png(found: ServedSegmentation) -> bytes:
+def probability_png(found: ServedSegmentation | Segmentation) -> bytes:
     """The probability as PNG of 0 to 255."""
     return png_bytes((found.probability * 255 + 0.5).astype(np.uint8))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -21,7 +22,13 @@ from textmask.serve import segmenter as made
 from textmask.serve.access import below
 from textmask.serve.audit import Audit
 from textmask.serve.background import BackgroundJob, BackgroundJobs, rows_below
-from textmask.serve.bodies import image_body, statement_body, whose
+from textmask.serve.bodies import (
+    finding_mask_body,
+    image_body,
+    statement_body,
+    warning_bodies,
+    whose,
+)
 from textmask.serve.limits import MAX_SENTENCE, Limits
 from textmask.serve.problems import Problem, problem_of
 from textmask.serve.rle import run_lengths
@@ -33,7 +40,7 @@ from textmask.serve.schemas import (
     MaskQuery,
     MaskRequest,
     RunLengthsBody,
-    WarningBody,
+    ScoresBody,
 )
 from textmask.serve.segmenter import PromptRequest, Segmenter, ServedSegmentation, Upload
 from textmask.serve.store import Store
@@ -92,7 +99,9 @@ class Service:
         self.workers = Workers(limits.workers, limits.queue)
         # a large file that is decoded keeps no prompt waiting
         self.readers = Workers(READERS, limits.queue)
-        self.images: Store[Upload] = Store(limits.images, limits.store_bytes, limits.keep_seconds)
+        self.images: Store[Upload] = Store(
+            limits.images, limits.store_bytes, limits.keep_seconds, shed=_shed
+        )
         self.metrics = Metrics()
         self.jobs = BackgroundJobs(limits.jobs, self.metrics.row)
         self.ready = False
@@ -159,6 +168,16 @@ class Service:
             )
         return found
 
+    async def decode(self, name: str, index: int | None) -> None:
+        """Decode a slice of an upload in a reader, so that no prompt waits for it; nothing if that has been done.
+
+        Raises:
+            Problem: 404 if there is no such image or slice, 422 if it is damaged or decoding takes too long.
+        """
+        upload = self.image(name)  # an unknown id is refused before it waits
+        if not upload.decoded(index):
+            await self.readers.run(lambda: upload.slice(index), self.limits.decode_seconds)
+
     def forget(self, name: str, who: str) -> None:
         """Remove an image.
 
@@ -200,7 +219,8 @@ class Service:
 
     def mask_body(self, name: str, wanted: MaskRequest, who: str) -> MaskBody:
         """The result as JSON, with the requested parts; runs in a worker."""
-        result = self.segment(self.image(name).slice(wanted.index), wanted, who)
+        with self._using(name) as upload:
+            result = self.segment(upload.slice(wanted.index), wanted, who)
         found, mask = result.found, result.mask
 
         # parts that were not requested stay unset, and are left out of the response
@@ -220,10 +240,10 @@ class Service:
             statement=statement_body(found),
             asked=dict(found.conversion),
             abstained=found.abstained,
-            compatibility=found.compatibility,
-            warnings=[
-                WarningBody(code=code, message=made.message_of(code)) for code in found.warnings
-            ],
+            withheld=found.withheld,
+            results=[finding_mask_body(one, wanted) for one in found.parts],
+            scores=ScoresBody(**found.scores.as_json()),
+            warnings=warning_bodies(found.warnings),
             threshold=result.threshold,
             foreground_px=int(mask.sum()),
             model_sha256=self.segmenter.sha256,
@@ -231,6 +251,21 @@ class Service:
             links={kind: link.format(kind) for kind in ("mask.png", "overlay.png", "mask.dcm")},
             **parts,
         )
+
+    def picture(self, name: str, index: int | None) -> bytes:
+        """An image as PNG; runs in a reader, because large images take a while to compress.
+
+        Raises:
+            Problem: 404 if there is no such image or slice, 422 if it is damaged.
+        """
+        with self._using(name) as upload:
+            return made.image_png(upload.slice(index))
+
+    def mask_file(self, name: str, wanted: MaskQuery, part: str, who: str) -> bytes:
+        """One part of the result for a prompt as the bytes of a file; runs in a worker. Errors as in `mask_body`."""
+        with self._using(name) as upload:
+            result = self.segment(upload.slice(wanted.index), wanted, who)
+        return self.part(part, result)
 
     def part(self, part: str, result: ServiceResult) -> bytes:
         """One part of a result as the bytes of a file: png, overlay, probability, seg or sr.
@@ -307,6 +342,15 @@ class Service:
             use=USE,
         )
 
+    @contextmanager
+    def _using(self, name: str) -> Iterator[Upload]:
+        """An uploaded image; what was kept of it in the meantime is counted afterwards."""
+        upload = self.image(name)
+        try:
+            yield upload
+        finally:
+            self.images.recount(name, upload.size_bytes)
+
     def _jobs_root(self) -> Path:
         if self.options.jobs_root is None:
             raise Problem(404, "no_jobs_root", "background jobs are not enabled on this service.")
@@ -321,6 +365,11 @@ class Service:
             model_sha256=self.segmenter.sha256,
             **fields,
         )
+
+
+def _shed(upload: Upload) -> int:
+    upload.shed()
+    return upload.size_bytes
 
 
 def _as_problem(work: Callable[[], T]) -> T:

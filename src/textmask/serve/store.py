@@ -36,6 +36,7 @@ class Store(Generic[T]):
         most_bytes: maximum size of all values together.
         seconds: time after which an unused value is evicted.
         clock: monotonic time in seconds.
+        shed: makes a value smaller and returns its new size; called before any value is evicted for its size.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Store(Generic[T]):
         most_bytes: int,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        shed: Callable[[T], int] | None = None,
     ) -> None:
         self._most, self._most_bytes, self._seconds, self._clock = most, most_bytes, seconds, clock
+        self._shed = shed
         self._kept: OrderedDict[str, _Kept[T]] = OrderedDict()
         self._lock = threading.Lock()
         self._bytes = 0
@@ -76,9 +79,8 @@ class Store(Generic[T]):
 
         with self._lock:
             self._expire()
-            while self._kept and (
-                len(self._kept) >= self._most or self._bytes + size_bytes > self._most_bytes
-            ):
+            self._fit(size_bytes)
+            while len(self._kept) >= self._most:
                 self._drop(next(iter(self._kept)))
 
             name = new_id()
@@ -97,6 +99,16 @@ class Store(Generic[T]):
             self._kept.move_to_end(name)
             return kept.value
 
+    def recount(self, name: str, size_bytes: int) -> None:
+        """State the size of a value that has grown; others, or in the end it, are made smaller or evicted for it."""
+        with self._lock:
+            kept = self._kept.get(name)
+            if kept is None:
+                return
+            self._bytes += size_bytes - kept.size_bytes
+            kept.size_bytes = size_bytes
+            self._fit(0)
+
     def remove(self, name: str) -> bool:
         """Remove a value; returns whether there was one."""
         with self._lock:
@@ -110,6 +122,17 @@ class Store(Generic[T]):
         """Evict values that were unused for too long; `put`, `get` and `remove` do this too."""
         with self._lock:
             self._expire()
+
+    def _fit(self, size_bytes: int) -> None:
+        """Make room; what can be computed again goes before what a client would have to upload again."""
+        for kept in list(self._kept.values()):
+            if self._shed is None or self._bytes + size_bytes <= self._most_bytes:
+                break
+            smaller = self._shed(kept.value)
+            self._bytes += smaller - kept.size_bytes
+            kept.size_bytes = smaller
+        while self._kept and self._bytes + size_bytes > self._most_bytes:
+            self._drop(next(iter(self._kept)))
 
     def _expire(self) -> None:
         oldest = self._clock() - self._seconds

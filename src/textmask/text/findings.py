@@ -35,12 +35,14 @@ class Findings:
         denied: those that say that something is free, clear or absent.
         items: every finding, located or not, present or denied; spans are characters of the report.
         skipped: headings of the sections that were not read, since they say what was asked or compared.
+        sentences: number of sentences that were read.
     """
 
     named: tuple[str, ...]
     denied: tuple[str, ...]
     items: tuple[Finding, ...] = ()
     skipped: tuple[str, ...] = ()
+    sentences: int = 0
 
 
 def findings(report: str) -> list[str]:
@@ -71,7 +73,8 @@ def read_findings(report: str) -> Findings:
     read_report(words, reading)
     named: dict[object, str] = {}
     denied: list[str] = []
-    for sentence in _sentences(report, tokens):
+    sentences = list(_sentences(report, tokens))
+    for sentence in sentences:
         for clause in _clauses(sentence, grammar):
             statement = parse(clause, grammar)
             if found := _located(statement):
@@ -84,6 +87,7 @@ def read_findings(report: str) -> Findings:
         tuple(dict.fromkeys(denied)),
         tuple(reading.findings),
         divided.skipped,
+        len(sentences),
     )
 
 

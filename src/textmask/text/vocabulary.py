@@ -107,11 +107,11 @@ def known_share(sentence: str, vocabulary: Collection[str] = ()) -> float | None
 
 
 def unknown_words(sentence: str, vocabulary: Collection[str]) -> tuple[str, ...]:
-    """The content words that are not in `vocabulary`, also not as they were meant."""
+    """The content words that neither `vocabulary` nor medicine knows, also not as they were meant."""
     return tuple(
         word
         for word in content_words(sentence)
-        if word not in vocabulary and repair(word) not in vocabulary
+        if not (word in vocabulary or repair(word) in vocabulary or is_medical(word))
     )
 
 

@@ -14,6 +14,9 @@ from textmask.config import Optim, Ramp, Schedule, Stage
 from textmask.errors import ConfigError
 from textmask.methods.base import Method
 
+# of the schedule `poly`, in nnU-Net, TransUNet and Swin-Unet alike
+POLY_POWER = 0.9
+
 
 def learning_rate(
     schedule: Schedule, lr: float, step: int, steps: int, steps_per_epoch: int
@@ -35,6 +38,9 @@ def learning_rate(
     if schedule.name == "warm_restarts":
         period = schedule.period_epochs * steps_per_epoch
         return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * (step % period) / period))
+
+    if schedule.name == "poly":
+        return low + (lr - low) * math.pow(max(1 - step / steps, 0.0), POLY_POWER)
 
     # cosine up to lr, then cosine down to lr_min
     warm = round(schedule.warmup * steps) if schedule.name == "one_cycle" else 0
@@ -80,8 +86,11 @@ def build_optimizer(optim: Optim, groups: list[dict[str, Any]]) -> torch.optim.O
     """Build the optimizer of a stage over parameter groups; fused if all parameters are on CUDA."""
     # one kernel for all parameters; with scaled gradients it also skips a step without asking the host
     fused = all(p.device.type == "cuda" for group in groups for p in group["params"]) or None
-    if optim.name == "sgd":
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.betas[0], fused=fused)
+    if optim.name in ("sgd", "nesterov"):
+        nesterov = optim.name == "nesterov"
+        return torch.optim.SGD(
+            groups, lr=optim.lr, momentum=optim.betas[0], nesterov=nesterov, fused=fused
+        )
     kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=optim.lr, betas=optim.betas, fused=fused)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Self
 
 from textmask.config import Augment, Optim, Recipe, Schedule, Stage
-from textmask.methods.registry import Card, MethodSpec
+from textmask.methods.registry import Arm, Card, MethodSpec
 from textmask.nn.fields import LITE_WIDTHS, NormName
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ CARD = Card(
     sources={
         "text_encoder": "paper: CXR-BERT, frozen",
         "text_grid": "code: 784 = 28^2",
+        "fusion": "paper: BMF (Eq. 1)",
         "image_widths": "code: 64, 256",
         "generator_widths": "code: 16, 8",
         "head_widths": "code: 32, 64",
@@ -70,6 +71,7 @@ class BiCLIPRecipe(Recipe):
         text_encoder: frozen encoder; `standardise_text` shifts and scales its text embeddings by the mean and
             deviation of the training prompts, which frozen vectors of near-equal captions need.
         text_grid: the projected text has text_grid^2 dimensions and is read as a text_grid x text_grid map.
+        fusion: `bmf` refines the text by the image (Eq. 1); `none` generates the pseudo image from the text alone.
         image_widths: channels of the two convolutions of the image branch; its input is pooled by `branch_pool`.
         generator_widths: channels of the transposed convolutions between the map and the pseudo image.
         head_widths: channels of the image-to-text head h.
@@ -86,6 +88,7 @@ class BiCLIPRecipe(Recipe):
     text_encoder: str = "cxr_bert"
     standardise_text: bool = False
     text_grid: int = 28
+    fusion: Literal["bmf", "none"] = "bmf"
     image_widths: tuple[int, int] = (64, 256)
     branch_pool: int = 1
     generator_widths: tuple[int, int] = (16, 8)
@@ -136,6 +139,37 @@ class BiCLIPRecipe(Recipe):
         return super().smoke().model_copy(update={**small, **net})
 
 
+# the ancestor: the pseudo image is generated from the text alone, neither cycle nor IAC
+EF_UNET = (
+    "fusion=none",
+    "stages.segment.weights.iac=0.0",
+    "stages.segment.weights.cycle=0.0",
+)
+ABLATION_TABLES = {
+    # every row whose network is here, in the paper's order
+    "table1": (
+        Arm("unet", "U-Net", method="unet"),
+        Arm("unet_pp", "UNet++", method="unet_pp"),
+        Arm("nnunet_like", "nnU-Net, plain network", method="nnunet_like"),
+        Arm("swin_unet", "Swin-Unet", method="swin_unet"),
+        Arm("lavt", "LAVT", method="lavt"),
+        Arm("tganet", "TGANet", method="tganet"),
+        Arm("lvit", "LViT", method="lvit"),
+        Arm("ef_unet", "EF-UNet", EF_UNET),
+        Arm("biclip", "BiCLIP"),
+    ),
+    "table2": tuple(
+        Arm(
+            f"{name}-{percent}",
+            f"{title}, {percent} % of the labels",
+            (*settings, f"stages.*.labelled_fraction={percent / 100}"),
+        )
+        for percent in (25, 10, 5, 1)
+        for name, title, settings in (("ef_unet", "EF-UNet", EF_UNET), ("biclip", "BiCLIP", ()))
+    ),
+}
+
+
 def build_biclip(recipe: BiCLIPRecipe) -> Method:
     """Build the network; only this imports torch."""
     from textmask.methods.biclip.method import BiCLIP
@@ -143,4 +177,4 @@ def build_biclip(recipe: BiCLIPRecipe) -> Method:
     return BiCLIP(recipe)
 
 
-SPEC = MethodSpec("biclip", CARD, BiCLIPRecipe, build_biclip)
+SPEC = MethodSpec("biclip", CARD, BiCLIPRecipe, build_biclip, ablation_tables=ABLATION_TABLES)

@@ -56,8 +56,11 @@ class BiCLIP(Method):
         # t has one value per cell of the map from which the pseudo image is generated
         width = recipe.text_grid**2
         self.text_head = TextHead(self.text_encoder.width, width)
-        self.image_branch = PooledBranch(recipe.image_widths, recipe.branch_pool)
-        self.bmf = BMF(width, recipe.image_widths[1])
+        self.image_branch: PooledBranch | None = None
+        self.bmf: BMF | None = None
+        if recipe.fusion == "bmf":
+            self.image_branch = PooledBranch(recipe.image_widths, recipe.branch_pool)
+            self.bmf = BMF(width, recipe.image_widths[1])
         self.generator = PseudoImageGenerator(recipe.text_grid, recipe.generator_widths)
         self.image_to_text = PooledBranch(recipe.head_widths, recipe.branch_pool, width)
 
@@ -66,9 +69,10 @@ class BiCLIP(Method):
         self.projection = ProjectionHead(self.unet.decoder.out_channels, recipe.iac_width)
 
     def paint(self, image: Image, text: Text) -> Painting:
-        """Text refined by the image (Eq. 1) and the pseudo image generated from it."""
-        projected = self.text_head(self.text_encoder(text).text_embedding)
-        refined = self.bmf(projected, self.image_branch(image))
+        """Text refined by the image (Eq. 1) and the pseudo image generated from it; without fusion t' is t."""
+        projected = refined = self.text_head(self.text_encoder(text).text_embedding)
+        if self.bmf is not None and self.image_branch is not None:
+            refined = self.bmf(projected, self.image_branch(image))
         return Painting(
             projected, refined, self.generator(refined, (image.shape[-2], image.shape[-1]))
         )

@@ -104,9 +104,11 @@ class C2SegRecipe(Recipe):
             does not see how strong its stream is.
         language_path_scale: Eq. 6 times P, or as printed (none), with which the language path is close to 0.
         residual: add V_l to F_out; not in the paper.
-        contrast: Stage I loss; `none` needs `stages.pretrain.epochs=0`.
+        contrast: Stage I loss; `none` needs `stages.pretrain.epochs=0`. `clip`, `convirt` and `gloria` replace CaCL by
+            the contrast of another paper, between the same image head and frozen text.
         merge_equal_text: the hard labels of equal prompts share their mass.
-        rho, tau: mix and temperature of Eq. 1-2.
+        rho, tau: mix and temperature of Eq. 1-2. `clip` learns its temperature from `tau` on; `convirt` and `gloria`
+            have their papers' own.
         chunk: samples that pretraining keeps in memory at a time (gradient caching).
     """
 
@@ -130,7 +132,7 @@ class C2SegRecipe(Recipe):
     kan_norm: bool = False
     language_path_scale: Literal["none", "P"] = "P"
     residual: bool = False
-    contrast: Literal["none", "hard", "cacl"] = "cacl"
+    contrast: Literal["none", "hard", "cacl", "clip", "convirt", "gloria"] = "cacl"
     merge_equal_text: bool = False
     rho: float = Field(0.8, ge=0, le=1)
     tau: float = Field(0.07, gt=0)
@@ -212,6 +214,22 @@ ALONE = (
     'stages.segment.lr_scale={"image_head.*": 0.0}',
 )
 ABLATION_TABLES = {
+    # every row whose network is here, in the paper's order; Table 2 has the same ones on other data
+    "table1": (
+        Arm("unet", "U-Net", method="unet"),
+        Arm("unet_pp", "U-Net++", method="unet_pp"),
+        Arm("nnunet_like", "nnU-Net, plain network", method="nnunet_like"),
+        Arm("trans_unet", "TransUNet", method="trans_unet"),
+        Arm("swin_unet", "Swin-Unet", method="swin_unet"),
+        Arm("ukan", "U-KAN", method="ukan"),
+        Arm("clip", "contrast of CLIP, network of C2Seg", ("contrast=clip",)),
+        Arm("gloria", "contrast of GLoRIA, network of C2Seg", ("contrast=gloria",)),
+        Arm("tganet", "TGANet", method="tganet"),
+        Arm("convirt", "contrast of ConVIRT, network of C2Seg", ("contrast=convirt",)),
+        Arm("lavt", "LAVT", method="lavt"),
+        Arm("lvit", "LViT", method="lvit"),
+        Arm("c2seg", "C2Seg"),
+    ),
     "table3": (
         Arm("a", "image only", (*ALONE, "fusion=none")),
         Arm("b", "+ text by DualA", (*ALONE, "fusion=dual_a", "gate=none")),
@@ -226,6 +244,14 @@ ABLATION_TABLES = {
             "C2Seg with Eq. 6 as printed, without the factor P",
             ("language_path_scale=none",),
         ),
+    ),
+    "contrast": (
+        Arm("none", "no pretraining", ALONE),
+        Arm("clip", "contrast of CLIP", ("contrast=clip",)),
+        Arm("gloria", "contrast of GLoRIA", ("contrast=gloria",)),
+        Arm("convirt", "contrast of ConVIRT", ("contrast=convirt",)),
+        Arm("hard", "hard contrast", ("contrast=hard",)),
+        Arm("cacl", "CaCL: C2Seg", ()),
     ),
     "table4-kan": (
         Arm("cnn", "CNN encoder", ("encoder=conv",)),

@@ -10,22 +10,25 @@ from torch import Tensor, nn
 
 from textmask.errors import DataError
 from textmask.losses.contrastive import (
+    clip_contrast,
     cluster_target,
+    convirt_contrast,
     cosine_similarity_matrix,
+    gloria_contrast,
     hard_target,
     soft_contrastive,
     target_entropy,
 )
 from textmask.losses.segmentation import bce, soft_dice
 from textmask.methods.base import Method
-from textmask.methods.c2seg.model import BCAM, MLP, DualA, Fusion, Normed
+from textmask.methods.c2seg.model import BCAM, MLP, DualA, Fusion, ImageHead, Normed
 from textmask.nn.attention import stretched
 from textmask.nn.gradient_cache import in_chunks
 from textmask.nn.image_encoders import standardise
 from textmask.nn.kan import KANLinear
 from textmask.nn.pretrained_text import build_text_encoder
 from textmask.nn.ukan import Map, UKANDecoder, UKANEncoder, build_head
-from textmask.processes import gathered
+from textmask.processes import gathered, gathered_tokens
 from textmask.types import Batch, Embedding, Image, Output, Text
 
 if TYPE_CHECKING:
@@ -53,7 +56,8 @@ class C2Seg(Method):
         self.encoder = UKANEncoder(
             widths, kan, kan_stages, recipe.kan_depth, recipe.stem_stride, recipe.norm
         )
-        self.image_head = nn.Linear(widths[-1], text_width)  # W_v
+        learned_tau = recipe.tau if recipe.contrast == "clip" else None
+        self.image_head = ImageHead(widths[-1], text_width, learned_tau)  # W_v
 
         # maps of the fusion; the norm is in front of all of them or of none
         maps: dict[str, Map] = {"linear": nn.Linear, "mlp": MLP}
@@ -125,10 +129,22 @@ class C2Seg(Method):
         return self._monitors
 
     def _contrast(self, batch: Batch) -> Tensor:
-        """CaCL, or its hard-label baseline, over the prompts of the batch in all processes."""
+        """The loss of stage `pretrain` over the pairs of the batch in all processes."""
         recipe = self.recipe
-        sentence = gathered(self.text_encoder(batch.text).text_embedding)
+        text = self.text_encoder(batch.text)
+        sentence = gathered(text.text_embedding)
+        if recipe.contrast == "gloria":
+            places = gathered(in_chunks(self._places, self.encoder, batch.image, recipe.chunk))
+            words = gathered_tokens(text.text_tokens, text.token_mask)
+            return gloria_contrast(places, sentence, *words)
+
         v = gathered(in_chunks(self.embed_image, self.encoder, batch.image, recipe.chunk))
+        similarity = cosine_similarity_matrix(v, sentence)
+        if recipe.contrast == "convirt":
+            return convirt_contrast(similarity)
+        if recipe.contrast == "clip":
+            self._monitors = {"tau": self.image_head.tau.detach()}
+            return clip_contrast(similarity, self.image_head.tau)
 
         # the target depends on frozen embeddings only
         with torch.no_grad():
@@ -142,4 +158,10 @@ class C2Seg(Method):
                 "target_diagonal": target.diagonal().mean(),
             }
 
-        return soft_contrastive(cosine_similarity_matrix(v, sentence), target, recipe.tau)
+        return soft_contrastive(similarity, target, recipe.tau)
+
+    def _places(self, image: Image) -> Tensor:
+        """W_v V_4 of each place, B P d_t; `embed_image` is the direction of their mean."""
+        deepest = self.encoder(standardise(image))[-1]
+        places: Tensor = self.image_head(deepest.flatten(2).transpose(1, 2))
+        return places.float()

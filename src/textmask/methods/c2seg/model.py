@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from textmask.errors import ConfigError
 from textmask.nn.ukan import Map
 from textmask.types import TextTokens, TokenMask
 
@@ -23,6 +24,31 @@ class Streams(NamedTuple):
     vision: Places
     language: Places
     place_weight: Float[Tensor, "b p"]
+
+
+class ImageHead(nn.Linear):
+    """W_v, and the temperature of the contrast if it is learned, as in CLIP: the factor 1 / tau is at most 100.
+
+    Args:
+        in_features: channels of V_4.
+        out_features: d_t.
+        tau: temperature at the start; None is no learned temperature.
+    """
+
+    def __init__(self, in_features: int, out_features: int, tau: float | None = None) -> None:
+        super().__init__(in_features, out_features)
+        self.log_factor = None if tau is None else nn.Parameter(torch.tensor(-math.log(tau)))
+
+    @property
+    def tau(self) -> Tensor:
+        """The learned temperature.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.log_factor is None:
+            raise ConfigError("This image head has no learned temperature. Set contrast=clip.")
+        return torch.exp(-self.log_factor.clamp(max=math.log(100)))
 
 
 class MLP(nn.Sequential):

@@ -206,15 +206,38 @@ PRETRAIN = (
     "stages.pretrain.batch_size=16",
     "stages.pretrain.unlabelled_batch_size=16",
 )
-ABLATION_TABLES = {
-    "table1": tuple(
-        Arm(
-            f"labels-{percent}",
-            f"{percent} % of the labels",
-            (f"stages.*.labelled_fraction={percent / 100}",),
-        )
-        for percent in (25, 50)
+# the peers of Table 1 read the image alone; the first patterns of the CPU presets name parts of a text-guided network
+IMAGE_ONLY = ("network=unet", "stages.*.lr_scale={}")
+PEERS = (
+    ("mt", "MT", "mean_teacher", IMAGE_ONLY),
+    (
+        "cct",
+        "CCT",
+        "cct",
+        (*IMAGE_ONLY, 'stages.burn_in.lr_scale={"decoders.*":0.0}'),
     ),
+    ("bcp", "BCP", "bcp", IMAGE_ONLY),
+    ("mc-net", "MC-Net", "mc_net", IMAGE_ONLY),
+    ("ucmt", "UCMT", "ucmt", IMAGE_ONLY),
+)
+UNET = Arm("unet", "U-Net, all labels", ("stages.*.labelled_fraction=1.0",), method="unet")
+
+
+def _rows_of_table1(percent: int) -> tuple[Arm, ...]:
+    """The rows of one label fraction, in the paper's order; DuSSS is the last."""
+    fraction = (f"stages.*.labelled_fraction={percent / 100}",)
+    rows = []
+    for name, title, method, settings in PEERS:
+        row = f"{title}, image only, {percent} % of the labels"
+        rows.append(Arm(f"{name}-{percent}", row, (*settings, *fraction), method=method))
+    # LViT has the same labelled images, and the others without their masks
+    lvit = (*fraction, "stages.*.unlabelled_batch_size=32")
+    rows.append(Arm(f"lvit-{percent}", f"LViT, {percent} % of the labels", lvit, method="lvit"))
+    return (*rows, Arm(f"labels-{percent}", f"{percent} % of the labels", fraction))
+
+
+ABLATION_TABLES = {
+    "table1": (UNET, *_rows_of_table1(25), *_rows_of_table1(50)),
     "table2": (
         Arm("baseline", "teacher and student", TEACHER_ALONE),
         Arm("sss", "SSS", (*NO_DCL, *NO_TG)),

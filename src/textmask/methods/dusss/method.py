@@ -28,9 +28,9 @@ from textmask.methods.dusss.similarity import (
     pooled_region,
     uncertain_similarity,
 )
-from textmask.methods.dusss.unet import CompactUNet
 from textmask.nn.attention import Attention, position_codes
-from textmask.nn.decoders import UNet
+from textmask.nn.compact_unet import build_plain_unet
+from textmask.nn.fields import UNetFields
 from textmask.nn.image_encoders import standardise
 from textmask.nn.pretrained_image import build_image_encoder
 from textmask.nn.pretrained_text import build_text_encoder
@@ -151,13 +151,6 @@ def merged_label(teacher: Logits, text: Logits, merge: str) -> Mask:
     return torch.sigmoid(a + b) if merge == "probability" else (a + b) / 2
 
 
-def segmentation_net(recipe: DuSSSRecipe) -> UNet | CompactUNet:
-    """The U-Net of teacher and student."""
-    if recipe.unet == "compact":
-        return CompactUNet(recipe.widths, recipe.norm)
-    return UNet(recipe.widths, recipe.stem_stride, norm=recipe.norm)
-
-
 class PseudoLabels(NamedTuple):
     """Labels of B images, B 1 H W each: of the teacher, of the prompt (y_text; None if it is not used), and merged."""
 
@@ -191,7 +184,14 @@ class DuSSS(Method):
             recipe.text_encoder, standardise=recipe.standardise_text
         )
         self.vlm = VisionLanguage(recipe, self.text_encoder.width)
-        self.net = segmentation_net(recipe)
+        self.net = build_plain_unet(
+            UNetFields(
+                unet=recipe.unet,
+                widths=recipe.widths,
+                stem_stride=recipe.stem_stride,
+                norm=recipe.norm,
+            )
+        )
         self.teacher = Teacher(self.net, recipe.ema)
         self._monitors: dict[str, Tensor] = {}
 

@@ -176,13 +176,31 @@ SUPERVISED_ALONE = (
     "stages.segment.validate_every=5",
 )
 ABLATION_TABLES = {
-    "table1": tuple(
-        Arm(
-            f"labels-{percent}",
-            f"{percent} % of the labels",
-            (f"stages.*.labelled_fraction={percent / 100}",),
-        )
-        for percent in (1, 2, 5, 15, 100)
+    # every method of Table 1 that is here, in the paper's order; 1 % is of Table 2
+    "table1": (
+        *(
+            Arm(
+                f"{name}-{percent}",
+                f"{title}, {percent} % of the labels",
+                (f"stages.*.labelled_fraction={percent / 100}", *settings),
+                method=name,
+            )
+            for name, title, settings in (
+                ("lavt", "LAVT", ()),
+                ("lvit", "LViT", ("stages.*.unlabelled_batch_size=32",)),
+                ("guide_decoder", "GuideDecoder", ()),
+                ("mmi_unet", "MMI-UNet", ()),
+            )
+            for percent in (2, 5, 15, 100)
+        ),
+        *(
+            Arm(
+                f"labels-{percent}",
+                f"{percent} % of the labels",
+                (f"stages.*.labelled_fraction={percent / 100}",),
+            )
+            for percent in (1, 2, 5, 15, 100)
+        ),
     ),
     "table2": (
         Arm("baseline", "backbone, labelled pictures only", (*SUPERVISED, *PLAIN)),
@@ -195,6 +213,7 @@ ABLATION_TABLES = {
         Arm("teacher", "strong pictures only", (*NO_ITCL, *PLAIN)),
         Arm("text-strong", "TextStrong", (*NO_ITCL, "text_view=generic", "mix=none")),
         Arm("cutmix", "w/ CutMix", (*NO_ITCL, "text_view=none", "mix=naive")),
+        Arm("spc", "w/ SPC", method="spc"),
         Arm("v1", "PosAug", (*NO_ITCL, "mix=none")),
         Arm("v2", "T-PatchMix", (*NO_ITCL, "text_view=none")),
         Arm(

@@ -161,6 +161,17 @@ GUIDANCE = {
     ),
 }
 ABLATION_TABLES = {
+    # Table I: every row whose network is here, in the paper's order
+    "table1": (
+        Arm("unet", "U-Net", method="unet"),
+        Arm("unet_pp", "U-Net++", method="unet_pp"),
+        Arm("attention_unet", "Attention U-Net", method="attention_unet"),
+        Arm("nnunet_like", "nnU-Net, plain network", method="nnunet_like"),
+        Arm("lvit", "LViT", method="lvit"),
+        Arm("guide_decoder", "GuideDecoder", method="guide_decoder"),
+        Arm("mmi_unet", "MMI-UNet", method="mmi_unet"),
+        Arm("ssa", "SSA"),
+    ),
     "table2": (
         Arm("1", "backbone", (*NO_DSOT, *NO_CDG)),
         Arm("2", "CDG", NO_DSOT),

@@ -56,6 +56,8 @@ def find_arms(method: str, study: str, names: Sequence[str] | None = None) -> tu
 def plan_ablation(method: str, study: str, names: Sequence[str] | None = None) -> StudyPlan:
     """A method's ablation table: each arm minus the one before it, and minus the first.
 
+    In a table with other methods, also the method's own last arm minus each other one, at each share of labels.
+
     Args:
         method: name of the method.
         study: name of its table.
@@ -65,8 +67,16 @@ def plan_ablation(method: str, study: str, names: Sequence[str] | None = None) -
         ConfigError: as `find_arms`.
     """
     arms = find_arms(method, study, names)
-    pairs = (*_successive_pairs(arms), *((arm, arms[0]) for arm in arms[2:]))
-    return StudyPlan("ablation", study, f"{study} of {method}", method, arms, pairs)
+    pairs = [*_successive_pairs(arms), *((arm, arms[0]) for arm in arms[2:])]
+
+    # with other methods, the method's last arm at each share of labels minus all arms at that share
+    if any(arm.method not in (None, method) for arm in arms):
+        last = {_labels_of(arm): arm for arm in arms if arm.method in (None, method)}
+        for arm in arms:
+            own = last.get(_labels_of(arm), arm)
+            pairs += [] if own is arm else [(own, arm)]
+    distinct = tuple(dict.fromkeys(pairs))
+    return StudyPlan("ablation", study, f"{study} of {method}", method, arms, distinct)
 
 
 def plan_labels(method: str, fractions: Sequence[float], beside: Sequence[str] = ()) -> StudyPlan:
@@ -169,6 +179,11 @@ def field_value(recipe: Recipe, path: str) -> str:
 
 def _successive_pairs(arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
     return tuple((arm, arms[i]) for i, arm in enumerate(arms[1:]))
+
+
+def _labels_of(arm: Arm) -> tuple[str, ...]:
+    """What an arm says of its share of labels."""
+    return tuple(setting for setting in arm.settings if "labelled_fraction" in setting)
 
 
 def _arm_at_fraction(method: str, fraction: float) -> Arm:
