@@ -19,6 +19,7 @@ install_import_hook(
     [
         "textmask.nn",
         "textmask.losses",
+        "textmask.methods.compose.model",
         "textmask.data.patch_mix",
         "textmask.methods.ssa.alignment",
         "textmask.methods.ssa.guidance",

@@ -17,6 +17,7 @@ FLOORS = (
         "errors",
         "types",
         "config",
+        "overrides",
         "weights",
         "compiled",
         "progress",

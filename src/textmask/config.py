@@ -13,15 +13,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from textmask.errors import ConfigError, choose
+from textmask.overrides import assign, sets_budget, without_budget
 
 # budget of the CPU presets: 100 images reach a useful model within minutes, and full QaTa trains for more anyway
 LITE_STEPS = 400
-# a stage that is given one of these has no budget any more: its number of steps was chosen by hand
-SETS_STEPS = ("epochs", "batch_size", "steps_per_epoch")
 
 MAX_SEED = 2**32 - 1  # NumPy, PyTorch and Lightning all take it
 MIN_SIDE, MAX_SIDE = 8, 8192  # of an image, in pixels; larger images need tiles
 MAX_EPOCHS, MAX_BATCH, MAX_STEPS = 1_000_000, 65_536, 1_000_000_000
+MAX_PROMPTS = 64  # per image and step
 
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 AtMostSide = Annotated[int, Field(le=MAX_SIDE)]
@@ -85,6 +85,39 @@ class Augment(Config):
         for name, (low, high) in (("scale", self.scale), ("gamma", self.gamma)):
             if low > high:
                 raise ValueError(f"{name} is [{low}, {high}]: write the smaller number first")
+        return self
+
+
+class TextAugment(Config):
+    """Other wordings of the prompts of a stage: the probability of each kind; a prompt gets at most one of them.
+
+    A flip with its mirrored prompt is `Augment.flip`. Rows of a label map, whose prompt is the name of a structure, get
+    typos only. See `textmask.data.wordings`.
+
+    Attributes:
+        typo: letters next to each other on the keyboard, swapped or missing.
+        abbreviation: bilat., unilat., inf., RLL, LUL.
+        paraphrase: another published style with the same claims.
+        report: words of a free report, with sentences about something else.
+        absent: the prompt denies the finding, and the mask is empty.
+    """
+
+    typo: float = Field(0.0, ge=0, le=1)
+    abbreviation: float = Field(0.0, ge=0, le=1)
+    paraphrase: float = Field(0.0, ge=0, le=1)
+    report: float = Field(0.0, ge=0, le=1)
+    absent: float = Field(0.0, ge=0, le=1)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Kind -> probability."""
+        return self.model_dump()
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> Self:
+        total = sum(self.shares.values())
+        if total > 1:
+            raise ValueError(f"the probabilities sum to {total:g}, expected at most 1 together")
         return self
 
 
@@ -181,6 +214,10 @@ class Stage(Config):
             rest is at full size. `[[0.5, 0.4], [0.7, 0.3]]` trains images of 224 at 112 for 40 % of the
             steps, at 160 for 30 %, and at 224 for the last 30 %. Sides are rounded to multiples of 16, tiles shrink
             with their images, validation is always at full size.
+        prompts: prompts per image and step. The features of an image are computed once and decoded once per prompt, and
+            the losses are averaged. The first prompt is that of the row, the others are those of further rows of the
+            image, or other wordings of it (`text`) if the image has no more rows.
+        text: other wordings of the prompts.
         accumulate: the batch is computed in so many equal parts whose gradients are added, which needs less memory.
             Batch norm and losses over a batch see one part at a time.
         start_from: name of an earlier stage with whose chosen weights this one starts; None continues the last one.
@@ -202,6 +239,8 @@ class Stage(Config):
     unlabelled_batch_size: int = Field(0, ge=0, le=MAX_BATCH)
     steps_per_epoch: int | None = Field(None, ge=1, le=MAX_STEPS)
     sizes: tuple[tuple[Share, Share], ...] = ()
+    prompts: int = Field(1, ge=1, le=MAX_PROMPTS)
+    text: TextAugment = TextAugment()
     accumulate: int = Field(1, ge=1, le=MAX_BATCH)
     start_from: str | None = None
     clip_norm: float | None = Field(1.0, gt=0)
@@ -235,6 +274,11 @@ class Stage(Config):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, which is not divisible by accumulate = {self.accumulate}"
                 )
+        if self.prompts > 1 and (self.unlabelled_batch_size or self.optim is None):
+            other = "an unlabelled stream" if self.unlabelled_batch_size else "no optimizer"
+            raise ValueError(
+                f"prompts is {self.prompts} in a stage with {other}, which sees one prompt per image. Set prompts=1"
+            )
         return self
 
     def lite(self, epochs: int, **changes: Any) -> Self:
@@ -350,7 +394,7 @@ class Recipe(Config):
         """
         tree = self.model_dump(mode="json")
         # first the ones that take a budget away, then the ones that may give another
-        for assignment in sorted(assignments, key=_sets_budget):
+        for assignment in sorted(assignments, key=sets_budget):
             path, sep, value = assignment.partition("=")
             if not sep:
                 raise ConfigError(
@@ -361,9 +405,8 @@ class Recipe(Config):
             except (ValueError, RecursionError):  # text, or a number of thousands of digits
                 parsed = value
             keys = path.strip().split(".")
-            _assign(tree, keys, parsed, path)
-            if keys[0] == "stages" and len(keys) == 3 and keys[2] in SETS_STEPS:
-                _assign(tree, [*keys[:2], "steps"], None, path)
+            assign(tree, keys, parsed, path)
+            without_budget(tree, keys, path)
         try:
             text = json.dumps(tree)
         except RecursionError:
@@ -403,43 +446,3 @@ def frozen(recipe: Recipe, patterns: Sequence[str]) -> Recipe:
             stage.model_copy(update={"lr_scale": scales}) if stage.optim is not None else stage
         )
     return recipe.model_copy(update={"stages": tuple(stages)})
-
-
-def _sets_budget(assignment: str) -> bool:
-    """Whether an override sets the budget of a stage."""
-    keys = assignment.partition("=")[0].strip().split(".")
-    return len(keys) == 3 and keys[0] == "stages" and keys[2] == "steps"
-
-
-def _assign(tree: Any, keys: list[str], value: Any, path: str) -> None:
-    """Set tree[keys...] = value in place; stages are found by name or number."""
-    key, rest = keys[0], keys[1:]
-
-    # a list of stages: the key is a name, a number or *
-    if isinstance(tree, list) and tree and isinstance(tree[0], dict) and "name" in tree[0]:
-        names = [item["name"] for item in tree]
-        if not rest:
-            raise ConfigError(
-                f"override {path!r} names a stage, but no field of it. Write for example {path}.epochs=3."
-            )
-        if key == "*":
-            for item in tree:
-                _assign(item, rest, value, path)
-            return
-        if key not in map(str, range(len(tree))):
-            choose(f"stage in override {path!r}: stage", key, names)
-            key = str(names.index(key))
-        _assign(tree[int(key)], rest, value, path)
-        return
-
-    # a field; only weights and lr_scale take new names
-    if not isinstance(tree, dict):
-        parent = path.rsplit(f".{key}", 1)[0]
-        raise ConfigError(f"override {path!r} does not name a field: {parent} is a scalar.")
-    if not rest:
-        if key not in tree and path.split(".")[-2:-1] not in (["weights"], ["lr_scale"]):
-            choose(f"field in override {path!r}: field", key, list(tree))
-        tree[key] = value
-        return
-    choose(f"field in override {path!r}: field", key, list(tree))
-    _assign(tree[key], rest, value, path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -92,6 +93,19 @@ class Text:
 
 
 @dataclass(frozen=True)
+class FurtherPrompt:
+    """One more prompt for each image of a batch, with its own mask.
+
+    Attributes:
+        text: the B prompts.
+        mask: B 1 H W, 0 or 1.
+    """
+
+    text: Text
+    mask: Mask
+
+
+@dataclass(frozen=True)
 class Batch:
     """B samples. Labelled means `mask is not None`.
 
@@ -102,6 +116,7 @@ class Batch:
         keys: the B row keys of the manifest (the image path).
         views: further images with the same geometry as `image`, e.g. {"strong": B 3 H W}.
         unlabelled: the unlabelled half of a semi-supervised step.
+        further: more prompts for the same images, see `Stage.prompts`; methods see one prompt at a time (`by_prompt`).
     """
 
     image: Image
@@ -110,10 +125,18 @@ class Batch:
     keys: tuple[str, ...] = ()
     views: dict[str, Image] = field(default_factory=dict)
     unlabelled: Batch | None = None
+    further: tuple[FurtherPrompt, ...] = ()
 
     def __len__(self) -> int:
         """Number of samples B."""
         return self.image.shape[0]
+
+    def by_prompt(self) -> list[Batch]:
+        """The batch once per prompt, with the very same images each time."""
+        batches = [replace(self, further=())]
+        for prompt in self.further:
+            batches.append(replace(batches[0], text=prompt.text, mask=prompt.mask))
+        return batches
 
     def parts(self, n: int) -> list[Batch]:
         """The batch cut into `n` equal parts, each with its part of the unlabelled batch."""
@@ -130,6 +153,7 @@ class Batch:
             keys=self.keys[part],
             views={name: view[part] for name, view in self.views.items()},
             unlabelled=None if self.unlabelled is None else self.unlabelled._part(i, n),
+            further=tuple(FurtherPrompt(p.text.take(part), p.mask[part]) for p in self.further),
         )
 
     def to(
@@ -152,7 +176,25 @@ class Batch:
             unlabelled=None
             if self.unlabelled is None
             else self.unlabelled.to(device, memory_format),
+            further=tuple(
+                FurtherPrompt(p.text.to(device), send(p.mask, device)) for p in self.further
+            ),
         )
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """What a method understood of one prompt.
+
+    Attributes:
+        program: the steps, as JSON.
+        vocabulary: the names that the method knows.
+        refused: words outside the vocabulary for which nothing is segmented -> the known names that are nearest.
+    """
+
+    program: Mapping[str, Any]
+    vocabulary: tuple[str, ...]
+    refused: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)

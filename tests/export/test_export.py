@@ -71,7 +71,14 @@ def jittered(name):
     return recipe, method
 
 
-@pytest.mark.parametrize("name", list_methods())
+def test_a_method_whose_prompts_are_programs_is_refused(tmp_path):
+    recipe, method = jittered("compose")
+    with pytest.raises(ConfigError, match=r"Compose cannot be exported.*backend torch"):
+        write_graphs(method, recipe.image_size, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", sorted(set(list_methods()) - {"compose"}))
 def test_the_graphs_of_every_method_equal_it_for_any_batch_and_number_of_tokens(name, tmp_path):
     recipe, method = jittered(name)
     files = write_graphs(method, recipe.image_size, tmp_path)

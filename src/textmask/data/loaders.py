@@ -13,6 +13,7 @@ import torch
 
 from textmask.config import Stage, Tiles
 from textmask.data.cache import SharedRows, SplitData, open_split
+from textmask.data.prompt_draws import DrawnPrompts, PromptDraws
 from textmask.data.raw_batch import RawBatch
 from textmask.data.transforms import (
     PHOTOMETRIC,
@@ -28,7 +29,7 @@ from textmask.errors import ConfigError, DataError, choose
 from textmask.statement import Statement
 from textmask.text.edit import drop_position
 from textmask.text.grammar import parse
-from textmask.types import Batch, Text
+from textmask.types import Batch, FurtherPrompt, Text
 
 __all__ = [
     "Damage",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 PREFETCH = 2
+PROMPT_STREAM = 2  # next to the labelled and the unlabelled one
 # images B C H W in [0, 1] and their keys -> images
 Damage = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 
@@ -133,7 +135,7 @@ class Loader:
 
     Args:
         data: the decoded split.
-        stage: batch sizes, augmentation and views.
+        stage: batch sizes, augmentation, views and prompts.
         seed: of shuffling and augmentation.
         train: shuffle, augment and drop the last incomplete batch; otherwise the rows in order, untouched.
         indices: the labelled rows; None means all rows with a mask that are marked as labelled.
@@ -190,6 +192,7 @@ class Loader:
         self.stage, self.seed, self.train = stage, seed, train
         self.full = SmallerImages(1.0, data.images, data.masks, tiles if train else None)
         self.smaller = tuple(smaller) if train else ()
+        self.draws = PromptDraws(self.data, self.labelled, stage)
         self.on_device = on_device
 
     @property
@@ -279,41 +282,47 @@ class Loader:
         # everything random is drawn for the whole batch, so that it is the same in every process
         data, augment = self.data, self.stage.augment if self.train else None
         sized = self._size_at(epoch * self.steps_per_epoch + step)
-        prompts = tuple(data.prompts[i] for i in rows)
-        statements = tuple(data.statements[i] for i in rows)
+        drawn = self._draw_prompts(rows, epoch, step, stream)
+        listed = [tuple(data.prompts[i] for i in each) for each in drawn.rows]
         rng = np.random.default_rng([self.seed, epoch, step, stream])
         whole = sized.masks.shape[1:]
         size = whole if sized.tiles is None else sized.tiles.size
         params = Geometry.still(len(rows))
         if augment is not None:
-            params = make_params(prompts, augment, size, rng)
+            params = make_params(listed[0], augment, size, rng, listed[1:])
         if sized.tiles is not None:
             params = random_crops(params, whole, size, rng)
         view_seeds = rng.integers(2**62, size=(len(self.stage.views), len(rows)))[:, part]
 
-        rows, prompts, statements = rows[part], prompts[part], statements[part]
+        rows, drawn, params = rows[part], drawn.slice(part), params.slice(part)
         untouched = augment is None and sized.tiles is None
-        params = params.slice(part)
-        if not untouched:
-            prompts, statements = _flip_prompts(prompts, statements, params.flipped)
-        text, keys = build_text(prompts, statements), tuple(data.keys[i] for i in rows)
+        texts, masks = [], []
+        for each, kinds in zip(drawn.rows, drawn.kinds, strict=True):
+            text, empty = self._text(each, kinds, params.flipped)
+            texts.append(text)
+            # row by row from the memory map: a batch of whole images could be large
+            masks.append([np.zeros_like(sized.masks[i]) if e else sized.masks[i] for i, e in empty])
+        keys = tuple(data.keys[i] for i in rows)
         seeds = tuple(int(each[0]) for each in view_seeds)
         if self.on_device:
+            sent = [torch.from_numpy(np.stack(each)) for each in masks]
             return RawBatch(
                 images=torch.from_numpy(np.stack([sized.images[i] for i in rows])),
-                masks=torch.from_numpy(np.stack([sized.masks[i] for i in rows])),
+                masks=sent[0],
                 geometry=None if untouched else params,
                 size=size,
-                text=text,
+                text=texts[0],
                 keys=keys,
                 views=tuple(zip(self.stage.views, seeds, strict=True)),
+                further=tuple(zip(texts[1:], sent[1:], strict=True)),
             )
 
         if untouched:
-            images, masks = sized.images[rows], sized.masks[rows]
-        else:  # row by row from the memory map: a batch of whole images could be large
+            images = sized.images[rows]
+            planes = [np.stack(each) for each in masks]
+        else:
             images = apply_image([sized.images[i] for i in rows], params, size)
-            masks = apply_mask([sized.masks[i] for i in rows], params, size)
+            planes = [apply_mask(each, params, size) for each in masks]
 
         image = torch.from_numpy(images).float().div_(255)
         # views share the geometry and differ in appearance
@@ -321,25 +330,39 @@ class Loader:
         for name, seed in zip(self.stage.views, seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
             views[name] = _three(photometric(image, PHOTOMETRIC[name], generator))
+        found = [torch.from_numpy(plane)[:, None].float() for plane in planes]
         return Batch(
             image=_three(image),
-            text=text,
-            mask=torch.from_numpy(masks)[:, None].float(),
+            text=texts[0],
+            mask=found[0],
             keys=keys,
             views=views,
+            further=tuple(map(FurtherPrompt, texts[1:], found[1:])),
         )
 
+    def _draw_prompts(self, rows: np.ndarray, epoch: int, step: int, stream: int) -> DrawnPrompts:
+        """The prompts of a global batch; from numbers of their own, so that images are drawn as without them."""
+        if not self.train or stream or self.draws.is_plain:
+            return self.draws.as_they_are(rows)
+        return self.draws.draw(rows, np.random.default_rng([self.seed, epoch, step, PROMPT_STREAM]))
 
-def _flip_prompts(
-    prompts: Sequence[str], statements: Sequence[Statement], flipped: np.ndarray
-) -> tuple[tuple[str, ...], tuple[Statement, ...]]:
-    """Prompts and statements that are true of the images after they were flipped."""
-    new_prompts, new_statements = [], []
-    for prompt, statement, flip in zip(prompts, statements, flipped, strict=True):
-        new_prompt, new_statement = apply_prompt(prompt, statement, flip)
-        new_prompts.append(new_prompt)
-        new_statements.append(new_statement)
-    return tuple(new_prompts), tuple(new_statements)
+    def _text(
+        self, rows: np.ndarray, kinds: np.ndarray, flipped: np.ndarray
+    ) -> tuple[Text, list[tuple[int, bool]]]:
+        """One prompt per image, true of the flipped images, and for each its row and whether its mask is empty."""
+        prompts, statements, empty = [], [], []
+        for row, kind, flip in zip(rows.tolist(), kinds, flipped, strict=True):
+            prompt, statement = apply_prompt(
+                self.data.prompts[row], self.data.statements[row], flip
+            )
+            wording = self.draws.wording(prompt, row, kind)
+            if wording.prompt != prompt:
+                grammar = self.data.rows[row].grammar
+                statement = parse(wording.prompt, grammar, statement.laterality)
+            prompts.append(wording.prompt)
+            statements.append(statement)
+            empty.append((row, wording.is_empty))
+        return build_text(prompts, statements), empty
 
 
 def _joined_streams(batch: Batch | RawBatch, other: Batch | RawBatch) -> Batch | RawBatch:

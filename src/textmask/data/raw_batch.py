@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from textmask.data.transforms import PHOTOMETRIC, Geometry, photometric, warp
-from textmask.types import Batch, Text, send
+from textmask.types import Batch, FurtherPrompt, Text, send
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class RawBatch:
         keys: the B row keys.
         views: name and seed of each further view.
         unlabelled: the unlabelled half of a semi-supervised step.
+        further: prompts and masks (uint8 B H W) of `Batch.further`.
     """
 
     images: Tensor
@@ -38,6 +39,7 @@ class RawBatch:
     keys: tuple[str, ...]
     views: tuple[tuple[str, int], ...] = ()
     unlabelled: RawBatch | None = None
+    further: tuple[tuple[Text, Tensor], ...] = ()
 
     def __len__(self) -> int:
         """Number of samples B."""
@@ -50,11 +52,12 @@ class RawBatch:
     ) -> Batch:
         """The batch on `device`, computed there; images in `memory_format`."""
         image = send(self.images, device).float().div_(255)
-        mask = None if self.masks is None else send(self.masks, device)[:, None].float()
         if self.geometry is not None:
             image = _toned(warp(image, self.geometry.matrices, size=self.size), self.geometry)
-            if mask is not None:
-                mask = warp(mask, self.geometry.matrices, "nearest", self.size)
+        mask = None if self.masks is None else self._warped_mask(self.masks, device)
+        further = []
+        for text, masks in self.further:
+            further.append(FurtherPrompt(text.to(device), self._warped_mask(masks, device)))
 
         # views share the geometry and differ in appearance
         views = {}
@@ -71,7 +74,15 @@ class RawBatch:
             unlabelled=None
             if self.unlabelled is None
             else self.unlabelled.to(device, memory_format),
+            further=tuple(further),
         )
+
+    def _warped_mask(self, masks: Tensor, device: torch.device | str) -> Tensor:
+        """Masks uint8 B H W -> B 1 h w on the device."""
+        mask = send(masks, device)[:, None].float()
+        if self.geometry is None:
+            return mask
+        return warp(mask, self.geometry.matrices, "nearest", self.size)
 
 
 def _toned(image: Tensor, geometry: Geometry) -> Tensor:

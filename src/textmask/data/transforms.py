@@ -70,23 +70,27 @@ def sample_affine(
 
 
 def make_params(
-    prompts: tuple[str, ...], augment: Augment, size: tuple[int, int], rng: np.random.Generator
+    prompts: tuple[str, ...],
+    augment: Augment,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    further: Sequence[tuple[str, ...]] = (),
 ) -> Geometry:
-    """Sample the parameters of a batch; a sample is not flipped if its prompt cannot be mirrored.
+    """Sample the parameters of a batch; a sample is not flipped if one of its prompts cannot be mirrored.
 
     Args:
         prompts: N prompts.
         augment: ranges and probabilities.
         size: rows and columns of the result.
         rng: draws the parameters.
+        further: N more prompts for the same images, any number of times.
     """
     n = len(prompts)
     matrices = sample_affine(n, augment, size, rng)
     wanted = rng.random(n) < augment.flip
-    flipped = np.array(
-        [bool(w) and mirror(p) is not None for w, p in zip(wanted, prompts, strict=True)],
-        dtype=bool,
-    )
+    flipped = np.zeros(n, dtype=bool)
+    for i, of_image in enumerate(zip(prompts, *further, strict=True)):
+        flipped[i] = wanted[i] and all(mirror(prompt) is not None for prompt in of_image)
 
     # mirror the output columns
     matrices[flipped, 0] = matrices[flipped, 0] * -1 + np.array([0, 0, size[1] - 1])

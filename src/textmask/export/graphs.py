@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from textmask.data.loaders import build_text
+from textmask.errors import ConfigError
 from textmask.inference.backends.graphs import DECODER, IMAGE, TEXT, WHOLE, feature_names
 from textmask.inference.backends.onnxruntime import fix_outputs
 from textmask.methods.base import Method
@@ -112,7 +113,15 @@ def write_graphs(
 
     Returns:
         Files by name: `image` and `decoder`, or `model`; and `text` if there is a text encoder.
+
+    Raises:
+        ConfigError: the words of a prompt decide what is computed, which no fixed graph can do.
     """
+    if method.reads_words:
+        raise ConfigError(
+            f"{type(method).__name__} cannot be exported: its prompts are programs, and each computes something else. "
+            "Use the run itself (backend torch), or export a method that reads prompts as vectors, such as mmi_unet."
+        )
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(len(EXAMPLES), 3, *size, generator=generator)
     text = build_text(EXAMPLES, tuple(map(parse, EXAMPLES)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from textmask.errors import ConfigError, DataError
 from textmask.io.arrays import ACCEPTED, channels_last, pixels_of_array
 from textmask.io.images import image_of_pillow, is_pillow_image
 from textmask.io.loaded import LoadedImage
+from textmask.io.orientation import Orientation
 from textmask.io.read import load_image, read_bytes
 
 # see `ACCEPTED`; Pillow's type is known in io.images only
@@ -79,3 +81,20 @@ def image_prompt_pairs(image: ImageInput, prompt: object) -> tuple[list[ImageInp
             f"got {len(images)} images and {len(prompts)} prompts, expected one prompt per image, or one for all."
         )
     return images, prompts
+
+
+def as_stored(
+    plane: np.ndarray, size: tuple[int, int], orientation: Orientation | None
+) -> np.ndarray:
+    """A plane h w as the model sees the image, in the size and the geometry of the file.
+
+    Args:
+        plane: float32.
+        size: rows and columns of the image in the usual view.
+        orientation: of the file.
+    """
+    # first the size, then the orientation: it may swap rows and columns
+    if plane.shape != size:
+        resized = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
+        plane = np.asarray(resized, np.float32)
+    return plane if orientation is None else orientation.from_usual(plane)

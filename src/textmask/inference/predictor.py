@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-import cv2
 import numpy as np
 from torch import Tensor
 
@@ -22,9 +21,9 @@ from textmask.errors import (
 )
 from textmask.inference.backends.graphs import Backend, open_backend
 from textmask.inference.domain import domain_of, screen_image
-from textmask.inference.inputs import ImageInput, as_loaded_image, image_prompt_pairs
+from textmask.inference.inputs import ImageInput, as_loaded_image, as_stored, image_prompt_pairs
 from textmask.inference.laterality import CONVENTIONS, DEFAULTS, convention, translate
-from textmask.inference.screening import NOT_MIRRORED, Calibration, screen, view_codes
+from textmask.inference.screening import NOT_MIRRORED, REFUSED_NAME, Calibration, screen, view_codes
 from textmask.inference.segmentation import Segmentation as Segmentation
 from textmask.inference.segmentation import Segmentations, warned_of
 from textmask.inference.segmentation import explanation as explanation
@@ -139,7 +138,10 @@ class Opened:
         screening = screen_image(screening, predictor.domain, self.loaded, self.orientation)
 
         # back to the size and geometry of the stored image
-        maps = {name: self._as_stored(plane) for name, plane in planes.items()}
+        existence = planes.pop("existence", None)
+        maps = {}
+        for name, plane in planes.items():
+            maps[name] = as_stored(plane, self.shown_size, self.orientation)
         probability = maps.pop("probability")
         mask = (probability > recipe.threshold).astype(np.uint8)
         if abstain and screening.empty:
@@ -148,6 +150,9 @@ class Opened:
         codes = screening.codes + view_codes(self.loaded.orientation, self.orientation)
         if self.mirrored is not None and flipped is None:
             codes += (NOT_MIRRORED,)
+        readings = predictor.run.method.reading(build_text([asked.sentence], [shown]))
+        if readings and readings[0].refused:
+            codes += (REFUSED_NAME,)
         found = Segmentation(
             mask,
             probability,
@@ -160,6 +165,8 @@ class Opened:
             screening.unknown_words,
             sentence,
             self.loaded.pixels,
+            readings[0] if readings else None,
+            None if existence is None else float(existence[0, 0]),
         )
         return found, complaints
 
@@ -184,7 +191,7 @@ class Opened:
 
         # maps may be bf16, which NumPy does not have
         planes = {"probability": output.probability}
-        planes.update({name: output.aux[name] for name in MAPS if name in output.aux})
+        planes.update({name: x for name, x in output.aux.items() if name in (*MAPS, "existence")})
         return {name: plane[0, 0].float().cpu().numpy() for name, plane in planes.items()}
 
     def _predict_mirrored(self, sentence: str, side: Laterality) -> dict[str, np.ndarray] | None:
@@ -195,14 +202,6 @@ class Opened:
         statement = parse(swapped, self.predictor.grammar, side)
         planes = self.mirrored._predict(swapped, statement)
         return {name: plane[:, ::-1] for name, plane in planes.items()}
-
-    def _as_stored(self, plane: np.ndarray) -> np.ndarray:
-        """A plane h w as the model sees the image, in the size and the geometry of the file."""
-        # first the size, then the orientation: it may swap rows and columns
-        if plane.shape != self.shown_size:
-            size = self.shown_size[::-1]
-            plane = np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR), np.float32)
-        return plane if self.orientation is None else self.orientation.from_usual(plane)
 
 
 class Predictor:

@@ -21,6 +21,7 @@ CUT = "longer_than_window"
 # the masks of the split were predicted in half precision, and values may repeat
 HALF = 1e-3
 NOT_MIRRORED = "not_mirrored"
+REFUSED_NAME = "refused_name"
 DOUBTFUL = 0.05  # rank of `existence` below which the finding may be absent
 ELSEWHERE = 0.5  # of `agreement`: most of the mask lies outside the places
 # codes about image and mask rather than about the prompt
@@ -37,6 +38,7 @@ CODES: Mapping[str, str] = {
     "may_be_absent": "the model is less sure that the finding is there than for nearly all findings that are",
     "mask_elsewhere": "most of the mask lies outside the places that the prompt names",
     NOT_MIRRORED: "the prompt cannot be mirrored, so the flipped image is left out of the average",
+    REFUSED_NAME: "the prompt names a structure that the model does not know, so nothing is marked",
     "abstained": "the mask is withheld, for the reason next to this code",
     "no_medical_word": "neither a place nor a medical word was found in the prompt",
     "unlike_training_text": "too few words of the prompt are known from the training prompts or from medicine",

@@ -19,6 +19,7 @@ from textmask.plots.overlays import GREEN, Color, heat, side_by_side
 from textmask.plots.overlays import contour as draw_contour
 from textmask.plots.overlays import overlay as draw_overlay
 from textmask.statement import Statement
+from textmask.types import PromptReading
 
 if TYPE_CHECKING:
     import pandas
@@ -43,6 +44,8 @@ class Segmentation:
         unknown_words: words that neither the training prompts nor medicine know; () without a calibration.
         prompt: as it was given.
         pixels: the image, uint8 H W or H W 3.
+        reading: what the method understood of the prompt, if it parses prompts itself.
+        existence: probability that the image shows what the prompt asks for, if the method estimates it.
     """
 
     mask: np.ndarray
@@ -56,6 +59,18 @@ class Segmentation:
     unknown_words: tuple[str, ...] = ()
     prompt: str = ""
     pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
+    reading: PromptReading | None = field(default=None, repr=False)
+    existence: float | None = None
+
+    @property
+    def program(self) -> Mapping[str, Any] | None:
+        """The steps that the prompt was read as, with the words that each rests on; None without a reading."""
+        return None if self.reading is None else self.reading.program
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The names that the model knows; () if it has no list of names."""
+        return () if self.reading is None else self.reading.vocabulary
 
     def contour(self) -> list[np.ndarray]:
         """Outlines of the mask and of its holes: one int32 N 2 array each, with x (column) and y (row) in pixels."""
@@ -101,6 +116,9 @@ class Segmentation:
             "abstained": self.abstained,
             **self.scores.as_json(),
             "conversion": self.asked.conversion,
+            "program": self.program,
+            "refused": {} if self.reading is None else dict(self.reading.refused),
+            "existence_probability": self.existence,
         }
 
     def to_pandas(self) -> pandas.DataFrame:

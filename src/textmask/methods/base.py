@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from textmask.nn.teacher import Teacher
     from textmask.nn.text_cache import TextCache
     from textmask.nn.text_encoders import TextEncoder
-    from textmask.types import Batch, Embedding, Image, Logits, Mask, Text
+    from textmask.types import Batch, Embedding, Image, Logits, Mask, PromptReading, Text
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -29,10 +29,13 @@ class Method(nn.Module):
     Attributes:
         text_encoder: encodes the prompts; None if the method reads no text, or only the parsed statement.
         teacher: moving average of the student's weights; None if the method has no teacher.
+        reads_words: the prompts themselves decide what is computed, and not only their features and zones. Such a
+            method is not a fixed graph and cannot be exported.
     """
 
     text_encoder: TextEncoder | TextCache | None
     teacher: Teacher | None
+    reads_words: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +57,10 @@ class Method(nn.Module):
         """Compute the rest of `forward`: `decode(image_features(x), x, text)` equals `self(x, text)`."""
         out: Output = self(image, text)
         return out
+
+    def reading(self, text: Text) -> list[PromptReading] | None:
+        """What was understood of each of the B prompts; None if the method does not parse them itself."""
+        return None
 
     def losses(self, stage: str, batch: Batch) -> dict[str, Tensor]:
         """Unweighted loss terms (scalars), named as in the paper; the recipe's `weights` must name the same terms."""

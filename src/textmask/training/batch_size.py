@@ -14,6 +14,7 @@ from textmask.methods.base import Method
 from textmask.training.labels import unlabelled_rows
 from textmask.training.launch import new_method
 from textmask.training.optim import build_optimizer, parameter_groups, weighted_sum
+from textmask.training.prompt_losses import prompt_losses
 from textmask.training.splits import TrainSplits
 
 LARGEST_TRIED = 1024
@@ -111,7 +112,7 @@ def _step_fits(
         batch = next(loader.batches(0)).to(fabric.device, torch.channels_last)
         for part in batch.parts(stage.accumulate):
             with fabric.autocast():
-                losses = method.losses(stage.name, part)
+                losses = prompt_losses(method, stage.name, part)
             torch.autograd.backward(weighted_sum(losses, stage.weights, 0.0))
         optimizer.step()
         torch.cuda.synchronize(fabric.device)

@@ -25,6 +25,7 @@ from textmask.training.labels import refuse_other_labels
 from textmask.training.launch import fitted_recipe, launch, new_method
 from textmask.training.optim import parameter_groups
 from textmask.training.options import TrainOptions, TrainResult
+from textmask.training.prompt_losses import refuse_prompts
 from textmask.training.resume import data_record, machine_record, note_machine, refuse_changes
 from textmask.training.saving import NO_SCORE, SavedRun, restore
 from textmask.training.splits import TrainSplits, open_train_splits
@@ -99,7 +100,9 @@ def train(
     method = new_method(recipe, splits, fabric)
     for stage in recipe.stages:
         if stage.optim is not None:
-            parameter_groups(method, stage)  # a wrong pattern is found before anything is written
+            # what does not go together is found before anything is written
+            parameter_groups(method, stage)
+            refuse_prompts(method, stage)
     init = None
     if not resumed:
         source = options.init or (stored_init(folder.path) if resume else None)

@@ -21,6 +21,7 @@ from textmask.training.optim import (
     set_learning_rate,
     weighted_sum,
 )
+from textmask.training.prompt_losses import prompt_losses
 from textmask.training.saving import AVERAGE, SCALER, pack, with_prefix
 from textmask.types import Batch
 
@@ -34,7 +35,7 @@ class LossModule(nn.Module):
 
     def forward(self, stage: str, batch: Callable[[], Batch]) -> dict[str, Tensor]:
         """Unweighted loss terms. The batch comes in a closure: Fabric would copy and cast a bare dataclass."""
-        return self.method.losses(stage, batch())
+        return prompt_losses(self.method, stage, batch())
 
 
 class GradientStep:
