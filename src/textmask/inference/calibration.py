@@ -86,7 +86,9 @@ def calibrate_run(
             if images_only
             else _calibrated(loaded, manifest, split, data, level, progress)
         )
-        known = KnownImages.of_images(train.images, data.images)
+        known = KnownImages.of_images(
+            *((split.images[i] for i in range(len(split))) for split in (train, data))
+        )
         value["known_images"] = None if known is None else known.as_json()
         # atomic: a reader sees the old or the new limits
         write_json(path, value)

@@ -25,12 +25,12 @@ from textmask.serve.schemas import (
 )
 from textmask.serve.segmenter import (
     ServedSegmentation,
-    Upload,
     mask_at,
     mask_png,
     message_of,
     probability_png,
 )
+from textmask.serve.uploads import Upload
 from textmask.statement import Side, Statement, Zone
 
 

@@ -42,9 +42,10 @@ from textmask.serve.schemas import (
     RunLengthsBody,
     ScoresBody,
 )
-from textmask.serve.segmenter import PromptRequest, Segmenter, ServedSegmentation, Upload
+from textmask.serve.segmenter import PromptRequest, Segmenter, ServedSegmentation
 from textmask.serve.store import Store
 from textmask.serve.telemetry import Metrics
+from textmask.serve.uploads import Upload
 from textmask.serve.workers import Workers
 
 T = TypeVar("T")

@@ -182,7 +182,8 @@ class Compose(Method):
     def _vectors(self, phrases: list[str], text: Text) -> Tensor:
         """The text vector of each phrase, on the device of the prompts."""
         zones = text.zones[:1].expand(len(phrases), -1)
-        return self.text_encoder(Text(tuple(phrases), zones)).text_embedding
+        vectors: Tensor = self.text_encoder(Text(tuple(phrases), zones)).text_embedding
+        return vectors
 
     def _wording(self, name: str, seed: int | None) -> str:
         """The name itself, or one of the phrases for it that a seed draws."""

@@ -74,7 +74,8 @@ def scaled_products(
     flat = rearrange(embedding, "b d h w -> b d (h w)")
     products = queries[..., :-1].to(flat.dtype) @ flat / flat.shape[1] ** 0.5
     logits = products.float() + queries[..., -1:].float()
-    return rearrange(logits, "b l (h w) -> b l h w", h=rows, w=columns)
+    out: Tensor = rearrange(logits, "b l (h w) -> b l h w", h=rows, w=columns)
+    return out
 
 
 class Regions(nn.Module):
