@@ -44,7 +44,8 @@ def screen_image(
         orientation: with which it was segmented: that of the file, or of the view that the user named.
     """
     named = orientation != loaded.orientation
-    if loaded.format != "dicom" or domain is None:
+    # an image made in code may have no header
+    if loaded.format != "dicom" or loaded.header is None or domain is None:
         return screening
     if not domain.mismatch(loaded.header, orientation, named):
         return screening
