@@ -24,6 +24,7 @@ from textmask.methods.dusss.similarity import (
 )
 from textmask.methods.registry import build_method, get_method, preset_recipe
 from textmask.metrics.overlap import counts, iou_per_image
+from textmask.nn.compact_unet import CompactUNet
 from textmask.statement import Laterality
 from textmask.text.edit import drop_count, meaning_kept
 from textmask.text.grammar import parse
