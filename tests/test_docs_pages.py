@@ -139,8 +139,12 @@ def test_the_commands_of_the_data_page_run(tmp_path, monkeypatch):
         lines.append(f"images/{i}.png,{split}")
     (tmp_path / "DATA/list.csv").write_text("\n".join(lines))
     (tmp_path / "DATA/classes.csv").write_text("value,name\n1,liver\n2,spleen\n")
-    convert, train, evaluate = commands("data.md")
-    for words in ([*train, "--preset", "smoke"], evaluate, convert):
+    convert, train, evaluate, *on_table = commands("data.md")
+    runs = [[*train, "--preset", "smoke"], evaluate, convert]
+    for i, words in enumerate(on_table):
+        small = ["DATA/table.csv" if word == "data/table.csv" else word for word in words]
+        runs.append([*small, "--preset", "smoke", "--out", f"runs/{i}"])
+    for words in runs:
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, (words, result.output)
 

@@ -16,6 +16,7 @@ from textmask.runs.data_options import DataOptions
 # what has no meaning for a command, or another one
 LEFT_OUT = {
     "data describe": {"laterality", "grammar"},  # of the prompts that it writes
+    "data gap": {"laterality", "grammar"},  # of the prompts, which it does not parse
     "study folds": {"hold_out", "merge_valid"},  # it does not use the splits
 }
 TRAINING = (
