@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_referring import NAMES, PATIENT, body, write
+from test_referring_data import NAMES, PATIENT, body, write
 
 from textmask.data.cache import open_split
 from textmask.data.label_maps import ClassNames

@@ -133,6 +133,7 @@ def test_frames_of_a_dicom_file_are_asked_one_at_a_time(run, tmp_path):
     assert "mr.dcm: contains 3 frames, expected one. Give --index" in many.message
 
 
+@pytest.mark.filterwarnings("ignore::textmask.errors.PromptWarning")
 def test_an_image_outside_of_the_domain_has_no_mask_unless_it_is_wanted(obedient, tmp_path):
     obedient.domain = CHEST_RADIOGRAPH
     chest = store(tmp_path / "chest.dcm", cr(BodyPartExamined="CHEST"))

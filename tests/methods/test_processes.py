@@ -93,6 +93,7 @@ def one_step(name: str, rank: int, world: int) -> dict[str, torch.Tensor]:
         if stage.optim is None:
             continue
         method = built(recipe).train()
+        torch.manual_seed(0)  # all processes draw the same words for a name (compose)
         losses = method.losses(stage.name, batch_of(recipe, stage.name, rank, world))
         sum(losses.values()).backward()
         values = {f"loss/{key}": loss.detach().clone() for key, loss in losses.items()}

@@ -116,7 +116,7 @@ def test_everything_works_by_keyboard(opened, film):
     opened.said.clear()
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "sentence"
-    with page.expect_file_chooser():
+    with page.expect_file_chooser(timeout=60_000):  # a busy machine
         page.keyboard.press("Escape")
         page.keyboard.press("o")
     reached = set()
