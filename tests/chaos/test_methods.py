@@ -9,9 +9,8 @@ from textmask.data.phantom import PhantomConfig, write_phantoms
 from textmask.methods.registry import get_method, list_methods
 
 KILLS = 10
-FEWER = (
-    3  # of a baseline: its network and its loss are its own, its training is that of one of these
-)
+# of a baseline: its network and its loss are its own, its training is that of one of these
+FEWER = 1
 TRAINED_ALIKE = ("unet", "ukan", "mean_teacher")
 
 pytestmark = pytest.mark.slow
