@@ -153,6 +153,8 @@ def trials(job: Job, clock: Clock) -> None:
     if job.kills is not None:
         step = (moments - 1) / max(job.kills - 1, 1)
         spread = dict.fromkeys(1 + round(i * step) for i in range(job.kills))
+        if job.kills == 1:  # the first moment says little
+            spread = {1 + moments // 2: None}
         numbers = iter([*spread, moments + 1])
 
     running: dict[int, int] = {}
