@@ -293,7 +293,7 @@ def main() -> int:
         for name, (peer, own, wanted) in rows.items():
             try:
                 candidates = {"peer": peer(), "here": own()}
-            except Absent as why:
+            except (Absent, ImportError) as why:  # a peer imports what may not be installed
                 print(f"{name}: skipped, {why}")
                 continue
             times = interleave(candidates, options.repeats)
