@@ -134,6 +134,20 @@ def test_a_stopped_writer_continues_and_makes_the_same_bytes(many, cache, tmp_pa
         write_shards(many, tmp_path / "out", shard_bytes=2 * SMALL)
 
 
+def test_another_reading_of_the_same_files_reaches_the_index(many, cache, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    index = write_shards(many, out, shard_bytes=SMALL)
+    assert not read_layout(out).resize_masks
+    written = []
+    monkeypatch.setattr(shards, "write_samples", lambda path, rest: written.append(path.name))
+
+    other = replace(many, resize_masks=True, classes={255: "lung"}, name="ours")
+    again = write_shards(other, out, shard_bytes=SMALL)
+    assert (again.shards, again.complete, written) == (index.shards, True, [])
+    read = read_layout(out)
+    assert (read.resize_masks, read.classes, read.name) == (True, {255: "lung"}, "ours")
+
+
 def test_a_damaged_or_missing_shard_is_named(many, cache, tmp_path):
     out = tmp_path / "shards"
     index = write_shards(many, out, shard_bytes=SMALL)
