@@ -235,6 +235,28 @@ def test_only_shards_that_are_not_unpacked_are_read(many, cache, tmp_path, monke
     assert not unpacked_folders()
 
 
+def test_a_removal_that_is_stopped_leaves_nothing_that_counts_as_unpacked(
+    many, cache, tmp_path, monkeypatch
+):
+    write_shards(many, tmp_path / "shards", shard_bytes=SMALL)
+    read = read_layout(tmp_path / "shards")
+
+    def stops(folder, **_):
+        next(path for path in folder.rglob("*.png")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stops)
+        with pytest.raises(KeyboardInterrupt):
+            remove_other_files()
+    again = read_layout(tmp_path / "shards")
+    assert again.root == read.root
+    assert all(again.image_path(row).is_file() for row in again.rows)
+    assert all(again.mask_path(row).is_file() for row in again.rows if row.mask)
+    assert remove_other_files() > 0
+    assert not unpacked_folders()
+
+
 def test_a_file_that_changes_or_is_missing_is_an_error(many, cache, tmp_path, monkeypatch):
     decide_rule(many)
     path = many.image_path(many.rows[5])
