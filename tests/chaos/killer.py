@@ -151,10 +151,10 @@ def trials(job: Job, clock: Clock) -> None:
     moments = warm(job, clock)
     numbers = iter(count(1))
     if job.kills is not None:
+        # from the first to the last; a single one in the middle
         step = (moments - 1) / max(job.kills - 1, 1)
-        spread = dict.fromkeys(1 + round(i * step) for i in range(job.kills))
-        if job.kills == 1:  # the first moment says little
-            spread = {1 + moments // 2: None}
+        first = 1 if job.kills > 1 else 1 + moments // 2
+        spread = dict.fromkeys(first + round(i * step) for i in range(job.kills))
         numbers = iter([*spread, moments + 1])
 
     running: dict[int, int] = {}

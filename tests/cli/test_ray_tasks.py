@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ options = EvaluationOptions(out=base / "evaluated", n_bootstrap=20, engine=engin
 evaluate(base / "run", read_layout(base / "shards"), "test", options)
 jobs = read_jobs(base / "shards", None)
 results = batch.predict_folder(base / "run", jobs, base / "masks", engine=engine)
-print(json.dumps([result.status for result in results]))
+(base / "statuses.json").write_text(json.dumps([result.status for result in results]))
 """
 
 
@@ -124,7 +125,7 @@ def test_ray_gives_the_results_of_this_process_although_a_worker_is_killed(run, 
     assert summaries[0] == summaries[1]
 
     # the same masks, each image once, and none written again by the task that took over
-    assert json.loads(done.stdout.splitlines()[-1]) == ["done"] * 78
+    assert json.loads((tmp_path / "statuses.json").read_text()) == ["done"] * 78
     masks = sorted((tmp_path / "here").glob("*.mask.png"))
     assert len(masks) == 78
     assert [path.name for path in masks] == sorted(
@@ -266,6 +267,41 @@ def test_parts_that_ray_counts_in_any_order_are_the_whole(run, ray, tmp_path, mo
     with pytest.raises(CheckpointError, match=r"images 64 to 69 could not be scored .* went away"):
         evaluate(run, read_layout(tmp_path / "shards"), "test", options)
     assert (tmp_path / "ray/scores.csv").read_text() == scores[0]
+
+
+def test_a_worker_that_lives_on_reads_a_run_and_shards_that_were_made_again(
+    run, tmp_path, monkeypatch
+):
+    def here(engine, function, tasks, device, shared=None):
+        for i, task in enumerate(tasks):
+            yield i, function(*([shared] if shared else []), *task), ""
+
+    monkeypatch.setattr(scoring, "run_tasks", here)
+    monkeypatch.setattr(cluster, "run_tasks", here)
+
+    def results(name, engine):
+        out, folder = tmp_path / f"{name}-scores", tmp_path / f"{name}-masks"
+        options = EvaluationOptions(out=out, n_bootstrap=20, engine=engine)
+        evaluate(run, read_layout(tmp_path / "shards"), "test", options)
+        jobs = read_jobs(tmp_path / "shards", None)[:4]
+        done = predict_folder(run, jobs, folder, engine=engine)
+        assert {result.status for result in done} == {"done"}
+        masks = [(folder / f"{job.stem}.mask.png").read_bytes() for job in jobs]
+        return (out / "scores.csv").read_text(), masks
+
+    first = results("first", Launcher("ray", threads=1))
+    shutil.rmtree(run)
+    shutil.rmtree(tmp_path / "shards")
+    shutil.rmtree(tmp_path / "cache/unpacked")
+    recipe = get_method("statement_unet").recipe().smoke()
+    recipe = recipe.override("image_size=[32,32]").override("threshold=0.05")
+    manifest = read_manifest(tmp_path / "data/manifest.csv")
+    train(recipe, manifest, run, progress=False)
+    write_shards(manifest, tmp_path / "shards", shard_bytes=50_000)
+    again = results("again", Launcher("ray", threads=1))
+    assert again == results("local", None)
+    assert again[0] != first[0]
+    assert again[1] != first[1]
 
 
 def test_shards_are_predicted_as_a_folder_is(run, tmp_path, monkeypatch):

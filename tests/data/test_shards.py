@@ -134,6 +134,20 @@ def test_a_stopped_writer_continues_and_makes_the_same_bytes(many, cache, tmp_pa
         write_shards(many, tmp_path / "out", shard_bytes=2 * SMALL)
 
 
+def test_another_reading_of_the_same_files_reaches_the_index(many, cache, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    index = write_shards(many, out, shard_bytes=SMALL)
+    assert not read_layout(out).resize_masks
+    written = []
+    monkeypatch.setattr(shards, "write_samples", lambda path, rest: written.append(path.name))
+
+    other = replace(many, resize_masks=True, classes={255: "lung"}, name="ours")
+    again = write_shards(other, out, shard_bytes=SMALL)
+    assert (again.shards, again.complete, written) == (index.shards, True, [])
+    read = read_layout(out)
+    assert (read.resize_masks, read.classes, read.name) == (True, {255: "lung"}, "ours")
+
+
 def test_a_damaged_or_missing_shard_is_named(many, cache, tmp_path):
     out = tmp_path / "shards"
     index = write_shards(many, out, shard_bytes=SMALL)
@@ -217,6 +231,28 @@ def test_only_shards_that_are_not_unpacked_are_read(many, cache, tmp_path, monke
     monkeypatch.setenv("TEXTMASK_CACHE", str(tmp_path / "other"))
     assert len(open_split(found, "train", (32, 32))) == len(many.rows)
     assert unpacked_folders()
+    assert remove_other_files() > 0
+    assert not unpacked_folders()
+
+
+def test_a_removal_that_is_stopped_leaves_nothing_that_counts_as_unpacked(
+    many, cache, tmp_path, monkeypatch
+):
+    write_shards(many, tmp_path / "shards", shard_bytes=SMALL)
+    read = read_layout(tmp_path / "shards")
+
+    def stops(folder, **_):
+        next(path for path in folder.rglob("*.png")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stops)
+        with pytest.raises(KeyboardInterrupt):
+            remove_other_files()
+    again = read_layout(tmp_path / "shards")
+    assert again.root == read.root
+    assert all(again.image_path(row).is_file() for row in again.rows)
+    assert all(again.mask_path(row).is_file() for row in again.rows if row.mask)
     assert remove_other_files() > 0
     assert not unpacked_folders()
 

@@ -15,6 +15,7 @@ from typing import Any
 import xxhash
 
 from textmask.errors import ConfigError
+from textmask.io.files import temporary_name
 
 BLOCK = 1 << 26  # bytes that share a checksum
 ALWAYS_CHECKED = (
@@ -123,9 +124,12 @@ def remove_other_files(cache_dir: Path | None = None, older_than: float = 0.0) -
                 path.unlink()
                 freed += stat.st_size
     for folder in unpacked_folders(cache_dir):
-        if time.time() - folder.stat().st_mtime >= older_than:
-            freed += folder_bytes(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime >= older_than:
+                size, gone = folder_bytes(folder), temporary_name(folder)
+                folder.rename(gone)  # half a folder must not count as unpacked
+                freed += size
+                shutil.rmtree(gone, ignore_errors=True)
     return freed
 
 

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -221,12 +220,6 @@ def unpack(index: ShardIndex, progress: Progress | None = None) -> Path:
             "TEXTMASK_CACHE names another folder."
         ) from error
     return root
-
-
-@lru_cache(maxsize=8)
-def unpack_folder(folder: Path) -> Path:
-    """`unpack` of a folder that a process of a cluster asks for again and again."""
-    return unpack(read_index(folder))
 
 
 def _waiting(index: ShardIndex, root: Path) -> list[Shard]:

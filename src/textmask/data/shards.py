@@ -86,7 +86,7 @@ def write_shards(
 
     plan = _plan(manifest, shard_bytes)
     index = _started(manifest, out, plan, hashes)
-    waiting = [number for number in range(len(plan)) if number >= len(index.shards)]
+    waiting = range(len(index.shards), len(plan))
     root = manifest.root
 
     def write(number: int) -> Shard:
@@ -171,7 +171,9 @@ def _started(
         # those up to the first one that is missing or damaged
         whole = (hash_file(out / shard.name) == shard.checksum for shard in earlier.shards)
         kept = earlier.shards[: len(list(takewhile(bool, whole)))]
-        if earlier.complete and kept == earlier.shards and hash_file(table) == earlier.table:
+        # what does not change the shards, such as names of classes, is in the index only
+        finished = replace(index, table=earlier.table, shards=kept, complete=True)
+        if earlier == finished and hash_file(table) == earlier.table:
             return earlier
         index = replace(index, shards=kept)
 

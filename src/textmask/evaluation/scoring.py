@@ -345,13 +345,14 @@ def count_part(
     shared: SharedValue, run_path: Path, part: slice, prompts: Sequence[str] | None
 ) -> Counted:
     """Predict and count some images of a split in a process of a cluster."""
-    scorer, run = _opened_scorer(shared), _loaded_run(run_path, shared.get().device)
+    scorer, run = _opened_scorer(shared), _loaded_run(shared, run_path)
     data = _opened_data(shared, run.recipe.image_size).part(part)
     batches = scorer.predict(run.recipe.method, run, data, prompts)
     return scorer.count(run, batches, part.start)
 
 
-# a process that gets several parts opens the split and loads the run once
+# a process that gets several parts opens the split and loads the run once, and again for the next call: it may live on
+# while the run is trained again
 @lru_cache(maxsize=1)
 def _opened_scorer(shared: SharedValue) -> Scorer:
     task: ScoringTask = shared.get()
@@ -373,9 +374,10 @@ def _opened_data(shared: SharedValue, size: tuple[int, int]) -> SplitData:
 
 
 @lru_cache(maxsize=1)
-def _loaded_run(path: Path, device: str) -> Run:
+def _loaded_run(shared: SharedValue, path: Path) -> Run:
+    task: ScoringTask = shared.get()
     prepare_cpu()
-    return load_run(path, device)
+    return load_run(path, task.device)
 
 
 def _joined_counts(parts: Sequence[Counted]) -> Counted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from textmask.data.shard_files import read_index, unpack
 from textmask.errors import ConfigError, DataError, TextMaskError
 from textmask.inference.jobs import BatchItem
 from textmask.inference.label_map import LabelMap
@@ -234,7 +236,8 @@ def _tasks(
 ) -> list[tuple[object, ...]]:
     """Arguments of `work_part`; all paths are absolute, because a task may start in another folder."""
     backend, export, device, tta = how
-    there = (backend, None if export is None else export.resolve(), device, tta)
+    call = secrets.token_hex(8)
+    there = (backend, None if export is None else export.resolve(), device, tta, call)
     run = predictor.run.path.resolve()
     return [(run, tuple(part), out.resolve(), wanted, there) for part in parts]
 
@@ -277,20 +280,24 @@ def work_part(
     jobs: Sequence[BatchItem],
     out: Path,
     wanted: Wanted,
-    how: tuple[str, Path | None, str, str],
+    how: tuple[str, Path | None, str, str, str],
 ) -> list[BatchResult]:
-    """Some items in a process on a cluster; `how` is backend, export, device and tta."""
-    for job in jobs:
-        job.unpack()
+    """Some items in a process on a cluster; `how` is backend, export, device, tta and a name of the call."""
+    # another machine may not have the files of the shards yet
+    for folder in {job.shards for job in jobs if job.shards is not None}:
+        unpack(read_index(folder))
     groups = prompts_by_image(jobs)
     return _segment_groups(_loaded(run, *how), groups, out, wanted, lambda done: None)
 
 
 @lru_cache(maxsize=1)
 def _loaded(
-    run: Path, backend: str, export: Path | None, device: str, tta: str = "none"
+    run: Path, backend: str, export: Path | None, device: str, tta: str, call: str
 ) -> Predictor:
-    """Cached: a process that gets several parts loads the model once."""
+    """Cached: a process that gets several parts of a call loads the model once.
+
+    It may live on while the run is trained again, so that the next call, which has another name, loads it again.
+    """
     return Predictor(run, backend, export, device=device, tta=tta)
 
 

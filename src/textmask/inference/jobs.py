@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from textmask.data.cache_folder import UNPACKED
-from textmask.data.shard_files import read_shards, shard_folder, unpack_folder
+from textmask.data.shard_files import read_shards, shard_folder
 from textmask.errors import DataError, choose
 from textmask.inference.folder_images import images_below
 from textmask.inference.laterality import CONVENTIONS
@@ -68,15 +68,6 @@ class BatchItem:
             parts += map(str, options)
         digest = hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:10]
         return f"{shown}-{digest}"
-
-    def unpack(self) -> None:
-        """Unpack the shards of the image, if it is from any and this machine does not have them yet.
-
-        Raises:
-            DataError, ConfigError: as `unpack`.
-        """
-        if self.shards is not None:
-            unpack_folder(self.shards)
 
     @property
     def shown(self) -> tuple[Path, int | None, str | None]:
